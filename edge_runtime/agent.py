@@ -1,0 +1,280 @@
+"""DeviceAgent: what an edge computer does in a round, from the order to the step.
+
+One agent may host several virtual devices. They share one copy of the weights and one forward
+session; each has its own data, its own private randomness and its own uplink.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edge_runtime.forward import Float32Array, OnnxForward
+from edge_runtime.parameters import ParameterStore
+from edge_runtime.private_random import PrivateRandom
+from edge_runtime.protocol import wire
+from edge_runtime.protocol.direction import GENERATOR
+from edge_runtime.protocol.errors import NonFiniteScalarError, PlanRefusedError
+from edge_runtime.protocol.rounds import (
+    DigestReport,
+    DigestRequest,
+    Participation,
+    RoundPlan,
+    RoundReport,
+    RoundResult,
+    SoundingOrder,
+    TransmitOrder,
+)
+from edge_runtime.spsa import ScalarEstimate, estimate_projected_gradient
+from edge_runtime.tasks import Batch, PromptSet
+from edge_runtime.uplink import Uplink
+from radio.errors import RadioError
+
+_logger = logging.getLogger(__name__)
+
+ScalarObserver = Callable[[int, int, ScalarEstimate], None]
+"""Called with (round_index, device_index, estimate). For simulations that compare the radio with
+the truth; a real device has none, because its scalar must not leave it except over the air."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceLimits:
+    """What a device allows itself, whatever a plan says.
+
+    Attributes:
+        max_clip: largest clip it accepts (a larger one would reveal more of a record).
+        min_batch_size: smallest nominal batch it accepts (likewise).
+        min_noise_std: least artificial noise it speaks with, in units of the scalar.
+    """
+
+    max_clip: float
+    min_batch_size: int
+    min_noise_std: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualDevice:
+    """One device: its data, its secrets, its way out."""
+
+    device_index: int
+    prompts: PromptSet
+    private_random: PrivateRandom
+    uplink: Uplink
+    limits: DeviceLimits
+
+
+class DeviceAgent:
+    """Carries out plans for its virtual devices on one copy of the weights."""
+
+    def __init__(
+        self,
+        *,
+        host: str,
+        run_id: str,
+        devices: Sequence[VirtualDevice],
+        store: ParameterStore,
+        forward: OnnxForward,
+        observe_scalar: ScalarObserver | None = None,
+    ) -> None:
+        self._host = host
+        self._run_id = run_id
+        self._devices = tuple(devices)
+        self._store = store
+        self._forward = forward
+        self._observe_scalar = observe_scalar
+        self._last_planned_round = -1
+        self._last_applied_round = -1
+
+    def handle(self, data: bytes) -> list[bytes]:
+        """Act on one message of the server; returns the answers, one per device that has any.
+
+        Raises:
+            WireError: the bytes are no message, or not one for a device.
+        """
+        message = wire.decode(data)
+        match message:
+            case SoundingOrder():
+                self.send_pilots(message)
+                return []
+            case RoundPlan():
+                return [wire.encode(report) for report in self.run_round(message)]
+            case RoundResult():
+                self.apply_result(message)
+                return []
+            case DigestRequest():
+                return [wire.encode(self.report_digest(message))]
+            case _:
+                raise PlanRefusedError(f"{type(message).__name__} is not a message for a device.")
+
+    def send_pilots(self, order: SoundingOrder) -> None:
+        """Each device sends its pilot in its own slot of the sounding frame."""
+        self._check_run(order.run_id)
+        for device in self._devices:
+            device.uplink.send_pilot(device.device_index, order)
+
+    def run_round(self, plan: RoundPlan) -> list[RoundReport]:
+        """Check the order, look both ways, speak one number per device."""
+        self.verify_plan(plan)
+        self._last_planned_round = plan.round_index
+        spoken = [(d, o) for d in self._devices if (o := plan.order_for(d.device_index))]
+        batches = [self._draw_batch(device, plan) for device, _ in spoken]
+        losses_plus, losses_minus = self.look_both_ways(plan, batches)
+
+        reports = {
+            device.device_index: self._report(plan, device, Participation.TRUNCATED)
+            for device in self._devices
+        }
+        for (device, order), plus, minus in zip(spoken, losses_plus, losses_minus, strict=True):
+            reports[device.device_index] = self._speak(plan, device, order, plus, minus)
+        return [reports[index] for index in sorted(reports)]
+
+    def verify_plan(self, plan: RoundPlan) -> None:
+        """Refuse a plan that this host should not carry out; it trusts nobody.
+
+        Raises:
+            PlanRefusedError: another run, a round that does not grow, an unknown generator, or an
+                order beyond a device's own limits.
+        """
+        self._check_run(plan.run_id)
+        if plan.round_index <= self._last_planned_round:
+            raise PlanRefusedError(
+                f"round_index {plan.round_index}: round {self._last_planned_round} was already "
+                "carried out; a second answer to one round would be a second release."
+            )
+        if plan.round_index != self._last_applied_round + 1:
+            raise PlanRefusedError(
+                f"round_index {plan.round_index}: the weights here are those after round "
+                f"{self._last_applied_round}; replay the missing results first."
+            )
+        if plan.direction_generator != GENERATOR:
+            raise PlanRefusedError(
+                f"direction_generator {plan.direction_generator!r}: this device makes "
+                f"{GENERATOR!r}. Install the same pairzero everywhere."
+            )
+        for device in self._devices:
+            order = plan.order_for(device.device_index)
+            if order is not None:
+                _check_limits(plan, order, device)
+
+    def look_both_ways(
+        self, plan: RoundPlan, batches: Sequence[Batch | None]
+    ) -> tuple[list[Float32Array], list[Float32Array]]:
+        """Losses of every batch at w + mu z and at w - mu z; the weights are w again afterwards."""
+        seed, scale = plan.direction_seed, plan.perturbation_scale
+        self._store.add_direction(seed, scale)
+        try:
+            losses_plus = self._losses(batches)
+        except BaseException:
+            self._store.add_direction(seed, -scale)
+            raise
+        self._store.add_direction(seed, -2.0 * scale)
+        try:
+            losses_minus = self._losses(batches)
+        finally:
+            self._store.add_direction(seed, scale)
+        return losses_plus, losses_minus
+
+    def apply_result(self, result: RoundResult) -> None:
+        """Take the step that everybody takes.
+
+        Raises:
+            PlanRefusedError: another run, or not the next round.
+        """
+        self._check_run(result.run_id)
+        if result.round_index != self._last_applied_round + 1:
+            raise PlanRefusedError(
+                f"result of round {result.round_index}: wanted round "
+                f"{self._last_applied_round + 1}; replay the missing results first."
+            )
+        self._store.apply_step(result)
+        self._last_applied_round = result.round_index
+        self._last_planned_round = max(self._last_planned_round, result.round_index)
+
+    def report_digest(self, request: DigestRequest) -> DigestReport:
+        """The digest of the weights this host holds."""
+        self._check_run(request.run_id)
+        return DigestReport(
+            run_id=self._run_id,
+            round_index=self._last_applied_round,
+            host=self._host,
+            parameter_digest=self._store.digest(),
+        )
+
+    def close(self) -> None:
+        """Silence every uplink and stop the worker threads."""
+        for device in self._devices:
+            device.uplink.close()
+        self._forward.close()
+
+    def _check_run(self, run_id: str) -> None:
+        if run_id != self._run_id:
+            raise PlanRefusedError(f"run_id {run_id!r}: this device serves run {self._run_id!r}.")
+
+    def _draw_batch(self, device: VirtualDevice, plan: RoundPlan) -> Batch | None:
+        """The device's secret Poisson batch; None when it came out empty."""
+        num_records = len(device.prompts)
+        probability = min(1.0, plan.batch_size / num_records)
+        chosen = device.private_random.poisson_batch(plan.round_index, num_records, probability)
+        return device.prompts.batch(chosen) if len(chosen) else None
+
+    def _losses(self, batches: Sequence[Batch | None]) -> list[Float32Array]:
+        outputs = iter(self._forward.run_many([b for b in batches if b is not None]))
+        nothing = np.empty(0, dtype=np.float32)
+        return [nothing if batch is None else next(outputs).losses for batch in batches]
+
+    def _speak(
+        self,
+        plan: RoundPlan,
+        device: VirtualDevice,
+        order: TransmitOrder,
+        losses_plus: Float32Array,
+        losses_minus: Float32Array,
+    ) -> RoundReport:
+        """Clip, add private noise, modulate, transmit. On any doubt: silence, and say why."""
+        try:
+            estimate = estimate_projected_gradient(
+                losses_plus,
+                losses_minus,
+                perturbation_scale=plan.perturbation_scale,
+                clip=plan.clip,
+                batch_size=plan.batch_size,
+            )
+            noise = device.private_random.circular_gaussian(
+                plan.round_index, order.artificial_noise_std
+            )
+            device.uplink.send_scalar(estimate.clipped_scalar + noise, order, plan)
+        except (NonFiniteScalarError, RadioError) as error:
+            _logger.warning("round %d device %d: %s", plan.round_index, device.device_index, error)
+            return self._report(plan, device, Participation.DROPPED, str(error))
+        if self._observe_scalar is not None:
+            self._observe_scalar(plan.round_index, device.device_index, estimate)
+        return self._report(plan, device, Participation.TRANSMITTED)
+
+    def _report(
+        self, plan: RoundPlan, device: VirtualDevice, what: Participation, reason: str = ""
+    ) -> RoundReport:
+        return RoundReport(
+            run_id=plan.run_id,
+            round_index=plan.round_index,
+            device_index=device.device_index,
+            participation=what,
+            reason=reason,
+        )
+
+
+def _check_limits(plan: RoundPlan, order: TransmitOrder, device: VirtualDevice) -> None:
+    limits, name = device.limits, f"device {device.device_index}"
+    if plan.clip > limits.max_clip:
+        raise PlanRefusedError(f"{name}: clip {plan.clip} is above its own {limits.max_clip}.")
+    if plan.batch_size < limits.min_batch_size:
+        raise PlanRefusedError(
+            f"{name}: batch size {plan.batch_size} is below its own {limits.min_batch_size}."
+        )
+    if order.artificial_noise_std < limits.min_noise_std:
+        raise PlanRefusedError(
+            f"{name}: noise {order.artificial_noise_std} is below its own {limits.min_noise_std}; "
+            "the antenna stays silent."
+        )

@@ -1,0 +1,1 @@
+"""Bundled model, tasks and data; see the LICENSE and SOURCE files beside them."""

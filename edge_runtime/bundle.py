@@ -1,0 +1,149 @@
+"""A bundle: the folder that export writes and a device loads.
+
+::
+
+    graph.onnx            the forward pass; no weights inside, every weight is an input
+    weights.safetensors   the weights under torch's names
+    tokenizer.json        the tokenizer (Hugging Face tokenizers)
+    manifest.json         shapes, quanta, task, source and the digest of every other file
+
+Opening a bundle checks every digest, so what runs is what was exported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+
+from edge_runtime.protocol.errors import BundleError
+
+FORMAT_VERSION = 1
+GRAPH_FILE = "graph.onnx"
+WEIGHTS_FILE = "weights.safetensors"
+TOKENIZER_FILE = "tokenizer.json"
+MANIFEST_FILE = "manifest.json"
+PAYLOAD_FILES = (GRAPH_FILE, WEIGHTS_FILE, TOKENIZER_FILE)
+MAX_MANIFEST_BYTES = 16 * 2**20
+
+HEAD_LABEL_WORDS = "label_words"
+HEAD_FULL_VOCABULARY = "full_vocabulary"
+
+
+class TensorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One weight tensor: a graph input of the same name, float32 on a lattice of its own."""
+
+    name: str
+    shape: tuple[int, ...]
+    stored_dtype: str
+    quantum_exponent: int
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a bundle says about itself.
+
+    Attributes:
+        format_version: meaning of these fields; a later one is refused.
+        source_model: where the weights came from, for people.
+        architecture: the OPT dimensions, for reports and memory estimates.
+        head: "label_words" (loss over the task's words) or "full_vocabulary".
+        task: name of the task the label words belong to.
+        label_words: label -> word, in class order; empty for the full vocabulary.
+        label_token_ids: the token of each word, in the same order.
+        tensors: every weight, in the order of the direction's tensor index.
+        digests: file name -> sha256, lower-case hex.
+        created_with: library name -> version.
+        direction_generator: name and version of the generator the quanta were chosen for.
+    """
+
+    format_version: int
+    source_model: str
+    architecture: dict[str, int | bool | str]
+    head: str
+    task: str
+    label_words: dict[str, str]
+    label_token_ids: tuple[int, ...]
+    tensors: tuple[TensorEntry, ...]
+    digests: dict[str, str]
+    created_with: dict[str, str]
+    direction_generator: str
+
+
+class Bundle(msgspec.Struct, frozen=True):
+    """An opened, checked bundle."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def graph_path(self) -> Path:
+        """The forward graph."""
+        return self.folder / GRAPH_FILE
+
+    @property
+    def weights_path(self) -> Path:
+        """The weights."""
+        return self.folder / WEIGHTS_FILE
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """The tokenizer."""
+        return self.folder / TOKENIZER_FILE
+
+    @property
+    def digest(self) -> str:
+        """One digest for the whole bundle: sha256 of the manifest, which holds the others."""
+        return file_digest(self.folder / MANIFEST_FILE)
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, lower-case hex, read in pieces."""
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            sha.update(piece)
+    return sha.hexdigest()
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write ``manifest.json``; export calls it last, so a folder without one is unfinished."""
+    encoded = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
+    (folder / MANIFEST_FILE).write_bytes(encoded + b"\n")
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Open a bundle and check every digest.
+
+    Raises:
+        BundleError: a file is missing, a digest differs, or the manifest cannot be understood.
+    """
+    path = folder / MANIFEST_FILE
+    if not path.is_file():
+        raise BundleError(
+            f"{folder}: no {MANIFEST_FILE} there, so it is not a bundle (or an unfinished one). "
+            "Make one with: pairzero export MODEL OUT --task TASK"
+        )
+    if path.stat().st_size > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{path}: larger than {MAX_MANIFEST_BYTES} bytes, refused.")
+    try:
+        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BundleError(
+            f"{path}: not a manifest of format {FORMAT_VERSION} ({error}). Export the model again."
+        ) from error
+    if manifest.format_version != FORMAT_VERSION:
+        raise BundleError(
+            f"{path}: format {manifest.format_version}, this pairzero reads {FORMAT_VERSION}. "
+            "Export the model again with this version."
+        )
+    for name in PAYLOAD_FILES:
+        if not (folder / name).is_file():
+            raise BundleError(f"{folder}: {name} is missing. Copy the bundle again.")
+        got, wanted = file_digest(folder / name), manifest.digests.get(name)
+        if got != wanted:
+            raise BundleError(
+                f"{folder / name}: sha256 is {got}, the manifest says {wanted}. "
+                "The file was changed or damaged: copy or export the bundle again."
+            )
+    return Bundle(folder=folder, manifest=manifest)

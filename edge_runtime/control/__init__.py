@@ -1,0 +1,1 @@
+"""How orders reach the devices and answers come back."""

@@ -1,0 +1,119 @@
+"""OnnxForward: forward passes of the bundle's graph on weights that live elsewhere.
+
+The graph has no weights inside. Each one is an input, bound once, without a copy, to the buffer of
+the ParameterStore; a weight moved in place is what the next run sees. One session serves several
+worker threads: each has its own binding, all share the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import SimpleQueue
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from edge_runtime.bundle import HEAD_LABEL_WORDS, Bundle
+from edge_runtime.parameters import ParameterStore
+from edge_runtime.protocol.errors import BundleError
+from edge_runtime.tasks import Batch
+
+Float32Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardOutput:
+    """What one forward pass gives.
+
+    Attributes:
+        losses: loss of each example [batch].
+        scores: logit of each label's word [batch, num_classes].
+    """
+
+    losses: Float32Array
+    scores: Float32Array
+
+
+class OnnxForward:
+    """Runs batches; ``num_workers`` of them at a time, each on ``intra_op_threads`` threads.
+
+    Guarantees: a batch's losses are the same bits whichever worker runs it and whatever runs
+    beside it, as long as ``intra_op_threads`` and the onnxruntime version are the same.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        store: ParameterStore,
+        *,
+        intra_op_threads: int = 1,
+        num_workers: int = 1,
+    ) -> None:
+        if bundle.manifest.head != HEAD_LABEL_WORDS:
+            raise BundleError(
+                f"{bundle.folder}: head is {bundle.manifest.head!r}, a classification run needs "
+                f"{HEAD_LABEL_WORDS!r}. Export with --task."
+            )
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = intra_op_threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(bundle.graph_path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime raises many types for one cause: a bad graph
+            raise BundleError(f"{bundle.graph_path}: onnxruntime refuses it: {error}") from error
+        wanted = {entry.name for entry in bundle.manifest.tensors}
+        inputs = {item.name for item in self._session.get_inputs()}
+        if missing := wanted - inputs:
+            raise BundleError(
+                f"{bundle.graph_path}: {sorted(missing)[:3]} are not inputs of the graph; moving "
+                "those weights would change nothing. Export the model again."
+            )
+        self._store = store
+        self._label_token_ids = np.array(bundle.manifest.label_token_ids, dtype=np.int64)
+        self._bindings: SimpleQueue[onnxruntime.IOBinding] = SimpleQueue()
+        for _ in range(num_workers):
+            self._bindings.put(self._bind_weights())
+        self._pool = ThreadPoolExecutor(num_workers) if num_workers > 1 else None
+
+    def _bind_weights(self) -> onnxruntime.IOBinding:
+        binding = self._session.io_binding()
+        for name, view in self._store.tensors.items():
+            binding.bind_input(name, "cpu", 0, np.float32, view.shape, view.ctypes.data)
+        ids = self._label_token_ids
+        binding.bind_input("label_token_ids", "cpu", 0, np.int64, ids.shape, ids.ctypes.data)
+        return binding
+
+    def run(self, batch: Batch) -> ForwardOutput:
+        """One forward pass over one batch."""
+        binding = self._bindings.get()
+        try:
+            for name, array in (
+                ("input_ids", batch.input_ids),
+                ("answer_position", batch.answer_position),
+                ("target", batch.target),
+            ):
+                binding.bind_input(name, "cpu", 0, np.int64, array.shape, array.ctypes.data)
+            binding.bind_output("loss", "cpu")
+            binding.bind_output("scores", "cpu")
+            self._session.run_with_iobinding(binding)
+            losses, scores = binding.copy_outputs_to_cpu()
+        finally:
+            self._bindings.put(binding)
+        return ForwardOutput(losses=losses, scores=scores)
+
+    def run_many(self, batches: Sequence[Batch]) -> list[ForwardOutput]:
+        """Many batches, in order; spread over the workers."""
+        if self._pool is None:
+            return [self.run(batch) for batch in batches]
+        return list(self._pool.map(self.run, batches))
+
+    def close(self) -> None:
+        """Stop the worker threads."""
+        if self._pool is not None:
+            self._pool.shutdown()

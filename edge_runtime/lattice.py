@@ -1,0 +1,65 @@
+"""The exact lattice: why perturb, restore and update never lose a bit.
+
+Every tensor has a power-of-two quantum q = 2^exponent. Its weights are multiples of q with
+abs(w) < 2^24 q, so each of them, and each sum of two of them that stays in the range, is a float32
+exactly. Additions then commute and undo each other: w + s - s == w, bit for bit, in any order and
+on any machine.
+
+The exponent follows the largest weight:
+
+    exponent = ceil(log2 max(max abs(w), FLOOR)) + HEADROOM_BITS - 23
+
+which leaves room for weights 2^(HEADROOM_BITS + 1) times as large as the largest at the start.
+Rounding to the lattice once costs at most q/2, less than the half-precision spacing of the
+published weights.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime.protocol.errors import LatticeError
+
+Float32Array = npt.NDArray[np.float32]
+
+HEADROOM_BITS = 1
+FLOOR = 1.0
+"""Tensors that start at zero (biases) get the quantum of weights this large, so they can grow."""
+
+SIGNIFICAND_BITS = 24
+
+
+def choose_quantum_exponent(max_abs: float) -> int:
+    """Exponent of the quantum for a tensor whose largest weight is ``max_abs``.
+
+    Raises:
+        LatticeError: if ``max_abs`` is not a finite number >= 0.
+    """
+    if not math.isfinite(max_abs) or max_abs < 0:
+        raise LatticeError(
+            f"max_abs: got {max_abs}, wanted a finite number >= 0. "
+            "The weights hold NaN or infinity: export the model again."
+        )
+    return math.ceil(math.log2(max(max_abs, FLOOR))) + HEADROOM_BITS - (SIGNIFICAND_BITS - 1)
+
+
+def range_limit(quantum_exponent: int) -> float:
+    """Weights must stay strictly below this in absolute value: 2^24 q."""
+    return math.ldexp(1.0, SIGNIFICAND_BITS + quantum_exponent)
+
+
+def round_to_lattice(weights: Float32Array, quantum_exponent: int) -> Float32Array:
+    """The nearest multiples of q (ties to even), as float32. Error at most q/2.
+
+    Scaling by a power of two is exact, and so is rint below 2^24.
+    """
+    scaled = np.rint(np.ldexp(weights, -quantum_exponent))
+    return np.ldexp(scaled, quantum_exponent).astype(np.float32, copy=False)
+
+
+def is_multiple_of_quantum(value: float, quantum_exponent: int) -> bool:
+    """Whether ``value`` is an integer multiple of 2^quantum_exponent."""
+    return math.ldexp(value, -quantum_exponent).is_integer()

@@ -1,0 +1,247 @@
+"""ParameterStore: the one copy of the weights, on an exact lattice, moved along public directions.
+
+A round moves the weights four times and leaves no trace but its step:
+
+    w + mu z   ->   w - mu z   ->   w   ->   w - step z
+
+Because every addition is exact (`edge_runtime.lattice`), the third state is the first, bit for bit,
+and replaying the steps in any order on any machine gives the same weights.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import safe_open
+
+from edge_runtime.bundle import Bundle, TensorEntry
+from edge_runtime.lattice import is_multiple_of_quantum, range_limit, round_to_lattice
+from edge_runtime.protocol.direction import WEIGHTS_PER_WORD, rounding_word, sign_bytes
+from edge_runtime.protocol.errors import BundleError, LatticeError
+from edge_runtime.protocol.rounds import STEP_QUANTUM, RoundResult
+
+Float32Array = npt.NDArray[np.float32]
+
+TRAINABLE_ALL = "all"
+TRAINABLE_NORMS_AND_BIASES = "norms_and_biases"
+
+_ALIGNMENT_BYTES = 64
+_STEP_EXPONENT = round(math.log2(STEP_QUANTUM))
+_CHUNK_WORDS = 1024  # 64 Ki weights: the scratch stays in the second-level cache
+
+# Row b holds the eight signs that byte b encodes, least significant bit first.
+_SIGNS_OF_BYTE: Float32Array = 1.0 - 2.0 * np.unpackbits(
+    np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"
+).astype(np.float32)
+
+
+def select_trainable(names: Sequence[str], trainable: str | Sequence[str]) -> tuple[bool, ...]:
+    """Which tensors a round moves.
+
+    Args:
+        names: tensor names, torch's.
+        trainable: "all", "norms_and_biases" (every layer norm and every bias), or shell-style
+            patterns such as ``["*.fc2.*", "model.decoder.final_layer_norm.*"]``.
+
+    Raises:
+        LatticeError: if a pattern matches no tensor; a typing mistake must not train nothing.
+    """
+    if trainable == TRAINABLE_ALL:
+        return tuple(True for _ in names)
+    if trainable == TRAINABLE_NORMS_AND_BIASES:
+        return tuple("layer_norm" in name or name.endswith(".bias") for name in names)
+    patterns = [trainable] if isinstance(trainable, str) else list(trainable)
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise LatticeError(
+                f"trainable: the pattern {pattern!r} matches none of the {len(names)} tensors. "
+                f"Names look like {names[0]!r}; or use 'all' or 'norms_and_biases'."
+            )
+    return tuple(any(fnmatch.fnmatchcase(name, p) for p in patterns) for name in names)
+
+
+class ParameterStore:
+    """Float32 weights in one flat buffer, every tensor on its own power-of-two lattice.
+
+    Guarantees:
+        ``add_direction(s, a)`` then ``add_direction(s, -a)`` restores every bit.
+        Moves commute: any order gives the same digest.
+        A move that would leave a tensor's range raises before any weight is touched.
+    """
+
+    def __init__(
+        self, entries: Sequence[TensorEntry], trainable: str | Sequence[str] = TRAINABLE_ALL
+    ) -> None:
+        self.entries = tuple(entries)
+        self.trainable = select_trainable([entry.name for entry in entries], trainable)
+        sizes = [math.prod(entry.shape) for entry in entries]
+        per_line = _ALIGNMENT_BYTES // 4
+        starts = np.cumsum([0] + [-(-size // per_line) * per_line for size in sizes])
+        raw = np.zeros(int(starts[-1]) + per_line, dtype=np.float32)
+        offset = (-raw.ctypes.data % _ALIGNMENT_BYTES) // 4
+        self._flats = [
+            raw[offset + start : offset + start + size]
+            for start, size in zip(starts[:-1].tolist(), sizes, strict=True)
+        ]
+        self._max_abs = [0.0] * len(sizes)
+        self._scratch = np.empty((_CHUNK_WORDS * 8, 8), dtype=np.float32)
+
+    @classmethod
+    def from_bundle(
+        cls, bundle: Bundle, trainable: str | Sequence[str] = TRAINABLE_ALL
+    ) -> ParameterStore:
+        """Load a bundle's weights, one tensor at a time, and round them to their lattices."""
+        store = cls(bundle.manifest.tensors, trainable)
+        store._load(bundle.weights_path)
+        return store
+
+    @classmethod
+    def from_arrays(
+        cls,
+        entries: Sequence[TensorEntry],
+        arrays: dict[str, Float32Array],
+        trainable: str | Sequence[str] = TRAINABLE_ALL,
+    ) -> ParameterStore:
+        """Build from arrays in memory, rounded to their lattices."""
+        store = cls(entries, trainable)
+        for index, entry in enumerate(store.entries):
+            store._set(index, arrays[entry.name])
+        return store
+
+    def _load(self, path: Path) -> None:
+        with safe_open(str(path), framework="np") as weights:
+            present = set(weights.keys())
+            for index, entry in enumerate(self.entries):
+                if entry.name not in present:
+                    raise BundleError(f"{path}: tensor {entry.name!r} is missing.")
+                self._set(index, weights.get_tensor(entry.name))
+
+    def _set(self, index: int, values: npt.NDArray[np.floating]) -> None:
+        entry = self.entries[index]
+        if tuple(values.shape) != tuple(entry.shape):
+            raise BundleError(
+                f"{entry.name}: shape {tuple(values.shape)}, the manifest says {entry.shape}."
+            )
+        rounded = round_to_lattice(values.astype(np.float32), entry.quantum_exponent)
+        max_abs = float(np.max(np.abs(rounded), initial=0.0))
+        if not max_abs < range_limit(entry.quantum_exponent):
+            raise LatticeError(
+                f"{entry.name}: holds {max_abs}, its lattice ends at "
+                f"{range_limit(entry.quantum_exponent)}. Export the model again."
+            )
+        self._flats[index][:] = rounded.reshape(-1)
+        self._max_abs[index] = max_abs
+
+    @property
+    def num_parameters(self) -> int:
+        """All weights, trained or not."""
+        return sum(flat.size for flat in self._flats)
+
+    @property
+    def num_trainable(self) -> int:
+        """The weights that a direction moves."""
+        return sum(f.size for f, moved in zip(self._flats, self.trainable, strict=True) if moved)
+
+    @property
+    def tensors(self) -> dict[str, Float32Array]:
+        """Name -> view of the live weights, in the manifest's order. Do not write to them."""
+        return {
+            entry.name: flat.reshape(entry.shape)
+            for entry, flat in zip(self.entries, self._flats, strict=True)
+        }
+
+    def check_perturbation_scale(self, perturbation_scale: float) -> None:
+        """Raise LatticeError unless every trained tensor's quantum divides the scale."""
+        for entry, moved in zip(self.entries, self.trainable, strict=True):
+            if moved and not is_multiple_of_quantum(perturbation_scale, entry.quantum_exponent):
+                raise LatticeError(
+                    f"perturbation_scale {perturbation_scale} is not a multiple of the quantum "
+                    f"2^{entry.quantum_exponent} of {entry.name}. Use a power of two of at least "
+                    f"2^{entry.quantum_exponent}, or leave that tensor out of `trainable`."
+                )
+
+    def add_direction(self, direction_seed: int, scale: float) -> None:
+        """w <- w + scale * z(direction_seed) for every trained tensor, exactly.
+
+        Raises:
+            LatticeError: the scale is off a tensor's lattice, or a weight would leave its range.
+                Nothing has been moved then.
+        """
+        self.check_perturbation_scale(scale)
+        self._add(direction_seed, [scale] * len(self.entries))
+
+    def apply_step(self, result: RoundResult) -> None:
+        """w <- w - step * z, the step rounded stochastically to each tensor's lattice.
+
+        With k = result.step_integer in units of 2^-40, a tensor of quantum 2^e takes
+        floor((k + u) / 2^(e+40)) quanta, u uniform on 0 .. 2^(e+40) - 1 from the public seed:
+        unbiased, E = k 2^-40 / q, and integers only, so every replica gets the same number.
+        """
+        if result.step_integer == 0:
+            return
+        scales = []
+        for index, entry in enumerate(self.entries):
+            shift = entry.quantum_exponent - _STEP_EXPONENT
+            dither = rounding_word(result.direction_seed, index) & ((1 << shift) - 1)
+            quanta = (result.step_integer + dither) >> shift
+            scales.append(-math.ldexp(quanta, entry.quantum_exponent))
+        self._add(result.direction_seed, scales)
+
+    def replay(self, results: Iterable[RoundResult]) -> None:
+        """Take many steps: how a late joiner or a resumed run catches up. No forward pass."""
+        for result in results:
+            self.apply_step(result)
+
+    def _add(self, direction_seed: int, scales: Sequence[float]) -> None:
+        moved = [i for i, trained in enumerate(self.trainable) if trained and scales[i] != 0.0]
+        for index in moved:
+            self._check_range(index, abs(scales[index]))
+        for index in moved:
+            self._max_abs[index] += abs(scales[index])
+            _add_signs(self._flats[index], direction_seed, index, scales[index], self._scratch)
+
+    def _check_range(self, index: int, move: float) -> None:
+        """The bound on abs(w) only grows; when it meets the limit, look at the real weights."""
+        entry = self.entries[index]
+        limit = range_limit(entry.quantum_exponent)
+        if self._max_abs[index] + move < limit:
+            return
+        self._max_abs[index] = float(np.max(np.abs(self._flats[index]), initial=0.0))
+        if not self._max_abs[index] + move < limit:
+            raise LatticeError(
+                f"{entry.name}: a weight of {self._max_abs[index]:.6g} would move by {move:.6g}, "
+                f"past the end of its exact range {limit:g}. Training diverges: lower the learning "
+                "rate or the clip."
+            )
+
+    def digest(self) -> str:
+        """sha256 over every tensor's name and little-endian bytes, in order. Equal bits, or not."""
+        sha = hashlib.sha256()
+        for entry, flat in zip(self.entries, self._flats, strict=True):
+            sha.update(entry.name.encode())
+            sha.update(flat.astype("<f4", copy=False).data)
+        return sha.hexdigest()
+
+
+def _add_signs(
+    flat: Float32Array, direction_seed: int, tensor_index: int, scale: float, scratch: Float32Array
+) -> None:
+    """flat += scale * z, chunk by chunk; a byte of the stream picks a row of eight moves."""
+    moves = _SIGNS_OF_BYTE * np.float32(scale)
+    num_words = -(-flat.size // WEIGHTS_PER_WORD)
+    for first_word in range(0, num_words, _CHUNK_WORDS):
+        words = min(_CHUNK_WORDS, num_words - first_word)
+        piece = flat[first_word * WEIGHTS_PER_WORD : (first_word + words) * WEIGHTS_PER_WORD]
+        picked = scratch[: words * 8]
+        # mode="clip" skips numpy's bounds check and its buffer; a byte cannot be out of bounds.
+        np.take(
+            moves, sign_bytes(direction_seed, tensor_index, first_word, words),
+            axis=0, out=picked, mode="clip",
+        )  # fmt: skip
+        piece += picked.reshape(-1)[: piece.size]

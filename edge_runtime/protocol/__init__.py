@@ -1,0 +1,1 @@
+"""The contract of a round, importable with numpy and msgspec alone."""

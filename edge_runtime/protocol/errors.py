@@ -1,0 +1,67 @@
+"""What can go wrong on a device, one class per reason.
+
+::
+
+    EdgeError
+      +- BundleError           the model bundle is damaged or of another version
+      +- TaskError             the data file or the label words do not fit the task
+      +- WireError             bytes from outside are not a message of this protocol
+      +- PlanRefusedError      the order was understood and is refused; the antenna stays silent
+      +- NonFiniteScalarError  a loss or an estimate is NaN or infinite; silent this round
+      +- LatticeError          a weight or a step would leave the exact lattice
+      +- JournalError          the list of steps cannot be replayed
+"""
+
+from __future__ import annotations
+
+
+class EdgeError(Exception):
+    """Base of every error this package raises on purpose; the message is meant for a person."""
+
+
+class BundleError(EdgeError):
+    """The bundle cannot be used.
+
+    Examples: a digest that does not match; a missing file; a manifest of a later version; a
+    graph whose inputs are not the manifest's tensors.
+    """
+
+
+class TaskError(EdgeError):
+    """The data do not fit the task.
+
+    Examples: an empty file; a line without a tab; a label without a word; a label word that is
+    not one token of this model.
+    """
+
+
+class WireError(EdgeError):
+    """Bytes from outside are not a message.
+
+    Examples: a flipped byte; a cut or lengthened frame; an unknown version; a message over the
+    size limit; a field of the wrong type.
+    """
+
+
+class PlanRefusedError(EdgeError):
+    """A well-formed plan that this device will not carry out.
+
+    Examples: a round index that does not grow; another run; a clip or transmit gain above the
+    device's own ceiling; an unknown direction generator.
+    """
+
+
+class NonFiniteScalarError(EdgeError):
+    """A loss, an estimate or a scalar is not finite. Example: a diverged model."""
+
+
+class LatticeError(EdgeError):
+    """Exactness would be lost.
+
+    Examples: a weight grew past the range of its tensor; a perturbation scale that is not a
+    multiple of a tensor's quantum.
+    """
+
+
+class JournalError(EdgeError):
+    """The journal of steps cannot be replayed. Examples: a gap; a round that comes twice."""

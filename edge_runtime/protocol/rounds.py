@@ -1,0 +1,216 @@
+"""The records of one round: what the server orders, what a device says, what everybody applies.
+
+They are frozen, validated at birth and versioned on the wire (`edge_runtime.protocol.wire`). None
+carries a device's scalar: that one number travels over the air only.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+
+import msgspec
+
+from edge_runtime.protocol.errors import WireError
+
+PROTOCOL_VERSION = 1
+"""Rises when the meaning of any record or of the direction generator changes."""
+
+STEP_QUANTUM = 2.0**-40
+"""A step travels as an integer multiple of this: fine enough that its rounding never shows."""
+
+MAX_ABS_STEP_INTEGER = 2**50
+
+
+class Access(enum.StrEnum):
+    """Who can see a single device's signal. The two need different privacy statements.
+
+    SUPERPOSED: all devices transmit at once, the receiver meets the sum alone.
+    SLOTTED: one after another, the receiver meets every scalar by itself.
+    """
+
+    SUPERPOSED = "superposed"
+    SLOTTED = "slotted"
+
+
+class Participation(enum.StrEnum):
+    """What a device did in a round. Three kinds of silence that must never share one flag.
+
+    TRANSMITTED: its signal went out. TRUNCATED: ordered to be silent, its channel was too weak.
+    DROPPED: it was to speak and could not (a loss was not finite, the plan was refused).
+    LATE: its signal would have missed the deadline.
+    """
+
+    TRANSMITTED = "transmitted"
+    TRUNCATED = "truncated"
+    DROPPED = "dropped"
+    LATE = "late"
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise WireError(message)
+
+
+def _require_finite(**values: float) -> None:
+    for name, value in values.items():
+        _require(math.isfinite(value), f"{name}: got {value}, wanted a finite number.")
+
+
+class TransmitOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How loud one device speaks: sample = tx_gain * (scalar + n + j m).
+
+    Attributes:
+        device_index: the device this order is for.
+        tx_gain_real: real part of the complex amplitude receive_scale / channel_gain.
+        tx_gain_imag: its imaginary part.
+        artificial_noise_std: standard deviation per quadrature of the device's private circular
+            noise, in units of the scalar. 0 means no privacy is promised for this round.
+    """
+
+    device_index: int
+    tx_gain_real: float
+    tx_gain_imag: float
+    artificial_noise_std: float
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        _require(self.device_index >= 0, f"device_index: got {self.device_index}, wanted >= 0.")
+        _require_finite(
+            tx_gain_real=self.tx_gain_real,
+            tx_gain_imag=self.tx_gain_imag,
+            artificial_noise_std=self.artificial_noise_std,
+        )
+        _require(
+            self.artificial_noise_std >= 0,
+            f"artificial_noise_std: got {self.artificial_noise_std}, wanted >= 0.",
+        )
+
+    @property
+    def tx_gain(self) -> complex:
+        """The complex amplitude that turns a scalar into a sample."""
+        return complex(self.tx_gain_real, self.tx_gain_imag)
+
+
+class RoundPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="round_plan"):
+    """The order for one round, the same for every device.
+
+    Attributes:
+        run_id: names the run; a plan of another run is refused.
+        round_index: 0-based, strictly increasing.
+        direction_seed: public uint64 seed of the direction.
+        direction_generator: name and version of the generator (`direction.GENERATOR`).
+        perturbation_scale: mu, a power of two.
+        clip: gamma, the bound on one example's projected gradient, and on the device's scalar.
+        batch_size: nominal batch size b, the divisor of the scalar, whatever a Poisson batch holds.
+        access: superposed or slotted.
+        frame_start_sample: when the payload frame starts on the medium's time axis.
+        orders: one per device that is to speak; a device without an order is silent.
+    """
+
+    run_id: str
+    round_index: int
+    direction_seed: int
+    direction_generator: str
+    perturbation_scale: float
+    clip: float
+    batch_size: int
+    access: Access
+    frame_start_sample: int
+    orders: tuple[TransmitOrder, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        _require(self.round_index >= 0, f"round_index: got {self.round_index}, wanted >= 0.")
+        _require(
+            0 <= self.direction_seed < 2**64,
+            f"direction_seed: got {self.direction_seed}, wanted an unsigned 64-bit integer.",
+        )
+        _require_finite(perturbation_scale=self.perturbation_scale)
+        _require(
+            self.perturbation_scale > 0 and math.frexp(self.perturbation_scale)[0] == 0.5,
+            f"perturbation_scale: got {self.perturbation_scale}, wanted a positive power of two.",
+        )
+        # An infinite clip is the noiseless reference; it can never be planned with privacy.
+        _require(self.clip > 0, f"clip: got {self.clip}, wanted > 0.")
+        _require(self.batch_size >= 1, f"batch_size: got {self.batch_size}, wanted >= 1.")
+        indices = [order.device_index for order in self.orders]
+        _require(
+            indices == sorted(set(indices)),
+            f"orders: device indices {indices}, wanted each once, in ascending order.",
+        )
+
+    def order_for(self, device_index: int) -> TransmitOrder | None:
+        """The order for one device, or None if it is to be silent."""
+        return next((o for o in self.orders if o.device_index == device_index), None)
+
+
+class RoundReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="round_report"):
+    """What one device says after a round. Nothing in it depends on its data.
+
+    ``reason`` is empty for TRANSMITTED, and otherwise tells an operator why the device was silent.
+    """
+
+    run_id: str
+    round_index: int
+    device_index: int
+    participation: Participation
+    reason: str = ""
+
+
+class RoundResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="round_result"):
+    """The step that everybody takes: w <- w - step * z(direction_seed).
+
+    step = step_integer * STEP_QUANTUM. An integer, so that every replica reads the same number.
+    0 means the round is skipped (nobody spoke).
+    """
+
+    run_id: str
+    round_index: int
+    direction_seed: int
+    step_integer: int
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        _require(self.round_index >= 0, f"round_index: got {self.round_index}, wanted >= 0.")
+        _require(
+            0 <= self.direction_seed < 2**64,
+            f"direction_seed: got {self.direction_seed}, wanted an unsigned 64-bit integer.",
+        )
+        _require(
+            abs(self.step_integer) <= MAX_ABS_STEP_INTEGER,
+            f"step_integer: got {self.step_integer}, wanted at most 2**50 in absolute value.",
+        )
+
+
+class SoundingOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="sounding_order"):
+    """Every device sends its pilot in its own slot, so that the receiver can learn its channel.
+
+    Pilots are known in advance: they depend on no data and cost no privacy.
+    """
+
+    run_id: str
+    round_index: int
+    amplitude: float
+    frame_start_sample: int
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        _require_finite(amplitude=self.amplitude)
+        _require(self.amplitude > 0, f"amplitude: got {self.amplitude}, wanted > 0.")
+
+
+class DigestRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="digest_request"):
+    """Asks every host of devices for the digest of its weights."""
+
+    run_id: str
+    round_index: int
+
+
+class DigestReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="digest_report"):
+    """The digest of one host's weights after the given round."""
+
+    run_id: str
+    round_index: int
+    host: str
+    parameter_digest: str

@@ -1,0 +1,80 @@
+"""Messages as bytes: framed, versioned, checked and limited in size.
+
+::
+
+    magic "pAZ0" | version u16 | length u32 | body (msgpack) | blake2b-128 of all before
+
+Integers are big endian. Whatever was flipped, cut, lengthened or made by another version ends in a
+WireError, never in a wrong record. The digest finds damage; it proves no sender.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+
+import msgspec
+
+from edge_runtime.protocol.errors import WireError
+from edge_runtime.protocol.rounds import (
+    PROTOCOL_VERSION,
+    DigestReport,
+    DigestRequest,
+    RoundPlan,
+    RoundReport,
+    RoundResult,
+    SoundingOrder,
+)
+
+Message = RoundPlan | RoundReport | RoundResult | SoundingOrder | DigestRequest | DigestReport
+
+MAX_BODY_BYTES = 1 << 20
+_MAGIC = b"pAZ0"
+_HEADER = struct.Struct(">4sHI")
+_DIGEST_BYTES = 16
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+
+
+def encode(message: Message) -> bytes:
+    """A message as bytes.
+
+    Raises:
+        WireError: the message is larger than the limit.
+    """
+    body = _encoder.encode(message)
+    if len(body) > MAX_BODY_BYTES:
+        raise WireError(f"message: {len(body)} bytes, at most {MAX_BODY_BYTES} may travel.")
+    framed = _HEADER.pack(_MAGIC, PROTOCOL_VERSION, len(body)) + body
+    return framed + _digest(framed)
+
+
+def decode(data: bytes) -> Message:
+    """Bytes as a message, or a WireError that says what is wrong with them."""
+    smallest = _HEADER.size + _DIGEST_BYTES
+    if not smallest <= len(data) <= smallest + MAX_BODY_BYTES:
+        raise WireError(f"message: {len(data)} bytes, wanted {smallest} to 1 MiB.")
+    magic, version, length = _HEADER.unpack_from(data)
+    if magic != _MAGIC:
+        raise WireError(f"message: starts with {magic!r}, wanted {_MAGIC!r}: not from pairzero.")
+    if version != PROTOCOL_VERSION:
+        raise WireError(
+            f"message: protocol version {version}, this side speaks {PROTOCOL_VERSION}. "
+            "Install the same pairzero everywhere."
+        )
+    framed, digest = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
+    if len(framed) != _HEADER.size + length:
+        raise WireError(
+            f"message: body of {len(framed) - _HEADER.size} bytes, header says {length}."
+        )
+    if digest != _digest(framed):
+        raise WireError("message: digest differs, it was damaged on its way.")
+    try:
+        return _decoder.decode(framed[_HEADER.size :])
+    except msgspec.MsgspecError as error:
+        raise WireError(f"message: {error}") from error
+
+
+def _digest(framed: bytes) -> bytes:
+    return hashlib.blake2b(framed, digest_size=_DIGEST_BYTES).digest()

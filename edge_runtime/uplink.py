@@ -1,0 +1,93 @@
+"""Uplink: how a device's one number leaves it.
+
+OverTheAirUplink modulates it and hands real samples to a transceiver. IdealUplink drops it into a
+box that adds exactly; it is the noiseless reference ("perfect" in the literature) and the oracle
+of the tests, and it promises no privacy.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from edge_runtime.protocol.rounds import RoundPlan, SoundingOrder, TransmitOrder
+from radio.transceiver import Transceiver
+from radio.waveforms.coherent import CoherentWaveform
+
+
+class Uplink(ABC):
+    """One device's way out."""
+
+    @abstractmethod
+    def send_pilot(self, device_index: int, order: SoundingOrder) -> None:
+        """Send the known pilot in the device's own slot."""
+
+    @abstractmethod
+    def send_scalar(self, noisy_scalar: complex, order: TransmitOrder, plan: RoundPlan) -> None:
+        """Send one number with its circular noise.
+
+        Raises:
+            RadioError: the radio refuses; nothing was transmitted then.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Fall silent. Idempotent."""
+
+
+@dataclass(frozen=True, slots=True)
+class OverTheAirUplink(Uplink):
+    """Coherent amplitude: samples = tx_gain * scalar * sequence."""
+
+    transceiver: Transceiver
+    waveform: CoherentWaveform
+
+    def send_pilot(self, device_index: int, order: SoundingOrder) -> None:
+        """Send the pilot at the ordered amplitude."""
+        burst, offset_samples = self.waveform.sounding_burst(device_index, order.amplitude)
+        self.transceiver.transmit(burst, start_sample=order.frame_start_sample + offset_samples)
+
+    def send_scalar(self, noisy_scalar: complex, order: TransmitOrder, plan: RoundPlan) -> None:
+        """Modulate and transmit in the payload slot."""
+        burst = self.waveform.modulate(noisy_scalar, order.tx_gain)
+        start_sample = plan.frame_start_sample + self.waveform.payload_offset_samples
+        self.transceiver.transmit(burst, start_sample=start_sample)
+
+    def close(self) -> None:
+        """Close the transceiver."""
+        self.transceiver.close()
+
+
+class ScalarBox:
+    """Adds what is put in, exactly rounded, whatever the order (math.fsum)."""
+
+    def __init__(self) -> None:
+        self._scalars: list[float] = []
+
+    def put(self, scalar: float) -> None:
+        """Add one number."""
+        self._scalars.append(scalar)
+
+    def take_sum(self) -> float:
+        """The sum of everything put in since the last call."""
+        total = math.fsum(self._scalars)
+        self._scalars.clear()
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class IdealUplink(Uplink):
+    """No radio. Does not model: anything."""
+
+    box: ScalarBox
+
+    def send_pilot(self, device_index: int, order: SoundingOrder) -> None:
+        """There is no channel to learn."""
+
+    def send_scalar(self, noisy_scalar: complex, order: TransmitOrder, plan: RoundPlan) -> None:
+        """Put the number into the box; the ideal link is noiseless, so it is real."""
+        self.box.put(noisy_scalar.real)
+
+    def close(self) -> None:
+        """Nothing to silence."""

@@ -1,0 +1,93 @@
+"""The border of the package: what counts as samples, as a position, as a positive number.
+
+Everything that comes from outside passes one of these functions, so that the arithmetic behind
+them never meets a NaN, a wrong type or a wrong shape. Array types are named here once.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any, SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+
+from radio.errors import RadioConfigurationError
+
+Complex64Array = npt.NDArray[np.complex64]
+Complex128Array = npt.NDArray[np.complex128]
+Float64Array = npt.NDArray[np.float64]
+
+
+def check_integer(name: str, value: SupportsIndex, *, minimum: int) -> int:
+    """``value`` as an int, at least ``minimum``.
+
+    Raises:
+        RadioConfigurationError: not an integer (a float is refused even if it is whole, because
+            positions computed in floating point are off by one sooner or later), or too small.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError as error:
+        raise RadioConfigurationError(
+            f"{name}: got {value!r}, wanted an integer >= {minimum}."
+        ) from error
+    if number < minimum:
+        raise RadioConfigurationError(f"{name}: got {number}, wanted an integer >= {minimum}.")
+    return number
+
+
+def check_positive(name: str, value: float) -> float:
+    """``value`` as a float, finite and > 0, or RadioConfigurationError."""
+    if not math.isfinite(value) or value <= 0:
+        raise RadioConfigurationError(f"{name}: got {value}, wanted a finite number > 0.")
+    return float(value)
+
+
+def check_not_negative(name: str, value: float) -> float:
+    """``value`` as a float, finite and >= 0, or RadioConfigurationError."""
+    if not math.isfinite(value) or value < 0:
+        raise RadioConfigurationError(f"{name}: got {value}, wanted a finite number >= 0.")
+    return float(value)
+
+
+def check_probability(name: str, value: float) -> float:
+    """``value`` as a float strictly between 0 and 1, or RadioConfigurationError."""
+    if not 0.0 < value < 1.0:
+        raise RadioConfigurationError(f"{name}: got {value}, wanted a number between 0 and 1.")
+    return float(value)
+
+
+def check_burst(name: str, samples: Any) -> Complex64Array:
+    """``samples`` itself, if it is a burst: complex64, one axis, not empty, all finite.
+
+    Other types are refused, not converted: a silent conversion of complex128 would round, and one
+    of float would hide that somebody lost the imaginary part.
+
+    Raises:
+        RadioConfigurationError: says which of the four is wrong.
+    """
+    if not isinstance(samples, np.ndarray) or samples.dtype != np.complex64:
+        kind = samples.dtype if isinstance(samples, np.ndarray) else type(samples).__name__
+        raise RadioConfigurationError(
+            f"{name}: got {kind}, wanted a complex64 array. "
+            "Convert with samples.astype(np.complex64) where the rounding is meant."
+        )
+    if samples.ndim != 1 or samples.size == 0:
+        raise RadioConfigurationError(
+            f"{name}: got shape {samples.shape}, wanted [num_samples] with at least one sample."
+        )
+    check_all_finite(name, samples)
+    return samples
+
+
+def check_all_finite(name: str, samples: npt.NDArray[Any]) -> None:
+    """Return if no sample is NaN or infinite, and say where the first one is otherwise."""
+    finite = np.isfinite(samples)
+    if not finite.all():
+        position = int(np.argmin(finite))
+        raise RadioConfigurationError(
+            f"{name}: sample {position} is {samples[position]}, wanted finite samples. "
+            "Look upstream for an overflow or a division by a zero channel gain."
+        )

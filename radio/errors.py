@@ -1,0 +1,52 @@
+"""What can go wrong between a number and the antenna, one class per reason.
+
+::
+
+    RadioError
+      +- RadioUnavailableError    the radio is not there, or is no longer there
+      +- RadioConfigurationError  the request cannot be meant; nothing was transmitted
+      +- RadioTimeoutError        the samples did not come in time
+      +- RadioSaturationError     a sample is larger than the converter can carry
+
+No call transmits a part of a burst and then raises one of these for a reason it could have seen
+beforehand: every check of the arguments is made before the first sample leaves.
+"""
+
+from __future__ import annotations
+
+
+class RadioError(Exception):
+    """Base of every error this package raises on purpose; the message is meant for a person."""
+
+
+class RadioUnavailableError(RadioError):
+    """The radio cannot be used at all.
+
+    Examples: an unknown backend; a driver that is not installed; a device unplugged between two
+    calls; a call after ``close()``; a driver that hands over NaN.
+    """
+
+
+class RadioConfigurationError(RadioError):
+    """The request is wrong.
+
+    Examples: a burst of the wrong type or shape; a device index beyond the last device; two
+    bursts of one device that overlap in time; a negative noise power; a scalar that is not finite;
+    a capture that is not as long as the frame.
+    """
+
+
+class RadioTimeoutError(RadioError):
+    """The samples did not come in time.
+
+    Examples: the driver's own deadline passed; fewer samples arrived than were asked for, because
+    the host was too slow and the radio dropped a buffer.
+    """
+
+
+class RadioSaturationError(RadioError):
+    """A sample is beyond full scale, where a converter clips and amplitudes stop to add up.
+
+    Examples: a transmit gain computed from a channel estimate that is too small; a scalar above
+    the bound that the power plan assumed.
+    """

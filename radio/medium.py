@@ -1,0 +1,184 @@
+"""`SoftwareMedium`: the air, as an equation.
+
+For bursts x_k placed at start_k, gains h_k and noise power N0, a capture at position s is
+
+    y[i] = sum_k h_k x_k[s + i - start_k] + w[i],    w[i] ~ CN(0, N0) iid,  i = 0..num_samples-1
+
+with x_k zero outside its burst. N0 is per complex sample: N0/2 in each of the two parts.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+
+import numpy as np
+import numpy.typing as npt
+
+from radio.checks import (
+    Complex64Array,
+    Complex128Array,
+    check_all_finite,
+    check_burst,
+    check_integer,
+    check_not_negative,
+    check_positive,
+)
+from radio.errors import RadioConfigurationError
+
+logger = logging.getLogger(__name__)
+
+
+class SoftwareMedium:
+    """Superposes the bursts of many transmitters on one time axis, at one receiver.
+
+    Guarantees:
+        * Linear in the bursts and in the gains; without bursts a capture is noise alone; a burst
+          that starts d samples later arrives d samples later.
+        * The sum is formed in float64 in ascending device order and rounded to complex64 once, so
+          the order (and the thread) in which devices call ``add`` does not change a bit of it.
+        * Noise comes from ``noise_rng`` alone, 2 num_samples normals per capture, none if
+          noise_power is 0. After ``begin_round`` with an equal generator, equal calls give equal
+          bits: a resumed run hears what the interrupted one would have heard.
+
+    Each capture draws its own noise: two captures of the same positions hear the same bursts under
+    independent noise, unlike two copies of one recording.
+
+    The gains in force when ``capture`` is called apply to all of it (block fading). ``add`` keeps a
+    copy of the burst until ``clear`` or ``begin_round``.
+
+    Args:
+        num_devices: how many transmitters, >= 1.
+        sample_rate_hz: of the common time axis, > 0; carried for the transceivers, not used here.
+        noise_power: N0 >= 0.
+        noise_rng: generator of the receiver noise, used by nobody else.
+        channel_name: what the gains are drawn from, for the transceivers' ``source``.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_devices: int,
+        sample_rate_hz: float,
+        noise_power: float,
+        noise_rng: np.random.Generator,
+        channel_name: str = "unnamed",
+    ) -> None:
+        self._num_devices = check_integer("num_devices", num_devices, minimum=1)
+        self._sample_rate_hz = check_positive("sample_rate_hz", sample_rate_hz)
+        self._noise_power = check_not_negative("noise_power", noise_power)
+        self._noise_rng = noise_rng
+        self._channel_name = channel_name
+        self._gains: Complex128Array | None = None
+        self._bursts: dict[int, list[tuple[int, Complex64Array]]] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def num_devices(self) -> int:
+        """How many transmitters there are."""
+        return self._num_devices
+
+    @property
+    def sample_rate_hz(self) -> float:
+        """Samples per second of the common time axis."""
+        return self._sample_rate_hz
+
+    @property
+    def noise_power(self) -> float:
+        """True N0 per complex sample. A receiver must measure it, not read it here."""
+        return self._noise_power
+
+    @property
+    def channel_name(self) -> str:
+        """What the gains are drawn from, in one word."""
+        return self._channel_name
+
+    def begin_round(self, noise_rng: np.random.Generator) -> None:
+        """Forget all bursts and take the receiver noise from ``noise_rng`` from here on."""
+        with self._lock:
+            self._bursts.clear()
+            self._noise_rng = noise_rng
+
+    def set_gains(self, gains: npt.ArrayLike) -> None:
+        """Begin a coherence block: complex [num_devices], amplitude ratios.
+
+        Raises:
+            RadioConfigurationError: another shape, or a gain that is not finite.
+        """
+        block = np.array(gains, dtype=np.complex128)
+        if block.shape != (self._num_devices,):
+            raise RadioConfigurationError(
+                f"gains: got shape {block.shape}, wanted ({self._num_devices},)."
+            )
+        check_all_finite("gains", block)
+        with self._lock:
+            self._gains = block
+
+    def add(self, device_index: int, burst: Complex64Array, start_sample: int) -> None:
+        """Put a burst of one device on the time axis.
+
+        Raises:
+            RadioConfigurationError: no such device; not a burst; a negative position; or the device
+                is on air already at one of these positions (it has one converter; what looks like
+                two bursts at once is nearly always a forgotten ``begin_round``).
+        """
+        device = check_integer("device_index", device_index, minimum=0)
+        if device >= self._num_devices:
+            raise RadioConfigurationError(
+                f"device_index: got {device}, wanted 0..{self._num_devices - 1}."
+            )
+        check_burst("burst", burst)
+        start = check_integer("start_sample", start_sample, minimum=0)
+        stop = start + burst.size
+        with self._lock:
+            queue = self._bursts.setdefault(device, [])
+            for other_start, other in queue:
+                other_stop = other_start + other.size
+                if start < other_stop and other_start < stop:
+                    raise RadioConfigurationError(
+                        f"device {device}: a burst at [{start}, {stop}) overlaps its own burst at "
+                        f"[{other_start}, {other_stop}). Call begin_round() between rounds."
+                    )
+            queue.append((start, burst.copy()))
+
+    def capture(self, start_sample: int, num_samples: int) -> Complex64Array:
+        """What the receiver hears at [start_sample, start_sample + num_samples).
+
+        Returns:
+            complex64 [num_samples], a new array.
+
+        Raises:
+            RadioConfigurationError: a position out of range; or there are bursts and no gains yet.
+        """
+        start = check_integer("start_sample", start_sample, minimum=0)
+        count = check_integer("num_samples", num_samples, minimum=1)
+        with self._lock:
+            total = self._superpose(start, count)
+            if self._noise_power > 0.0:
+                parts = self._noise_rng.standard_normal(2 * count)
+                parts *= math.sqrt(self._noise_power / 2.0)
+                total += parts.view(np.complex128)
+        return total.astype(np.complex64)
+
+    def clear(self) -> None:
+        """Forget all bursts. Gains and the noise generator stay."""
+        with self._lock:
+            self._bursts.clear()
+
+    def _superpose(self, start: int, count: int) -> Complex128Array:
+        total = np.zeros(count, dtype=np.complex128)
+        for device in sorted(self._bursts):
+            if self._gains is None:
+                raise RadioConfigurationError(
+                    "gains: there are bursts on air and no gains. Call set_gains() first."
+                )
+            gain = self._gains[device]
+            # Bursts of one device never overlap, so their order does not matter.
+            for burst_start, burst in self._bursts[device]:
+                first = max(start, burst_start)
+                last = min(start + count, burst_start + burst.size)
+                if first < last:
+                    heard = burst[first - burst_start : last - burst_start]
+                    total[first - start : last - start] += gain * heard.astype(np.complex128)
+        return total

@@ -1,0 +1,190 @@
+"""`Transceiver`: the one interface through which samples meet a radio, real or simulated.
+
+The public half is here and final: it checks, it translates a driver's errors, it knows whether it
+is closed. The protected half (``_transmit``, ``_receive``, ``_close``) is a backend's to write and
+can trust its arguments. Every backend passes `tests/conformance`.
+"""
+
+from __future__ import annotations
+
+import abc
+import logging
+from types import TracebackType
+from typing import Self, final
+
+import numpy as np
+
+from radio.checks import Complex64Array, check_burst, check_integer, check_positive
+from radio.errors import (
+    RadioConfigurationError,
+    RadioSaturationError,
+    RadioTimeoutError,
+    RadioUnavailableError,
+)
+
+logger = logging.getLogger(__name__)
+
+FULL_SCALE_TOLERANCE = 2.0**-23
+"""A sample of amplitude exactly at the limit may grow by this when it is rounded to complex64."""
+
+
+class Transceiver(abc.ABC):
+    """Sends and hears complex baseband samples on one time axis.
+
+    Model: the radio turns burst x into the band around its carrier so that sample x[i] is on air at
+    position start_sample + i, and hands over what it heard at the positions asked for. Amplitude
+    1.0 is full scale of the transmit converter. Positions count from the origin of the frame (the
+    moment that all radios of a round agree on); how a backend finds that moment is its own matter.
+
+    Guarantees:
+        * A burst is checked as a whole before its first sample leaves: it is complex64,
+          [num_samples], not empty, finite, and no sample is above ``max_amplitude``.
+        * The caller may change the array after ``transmit`` returns.
+        * ``receive`` returns exactly ``num_samples`` finite samples or raises.
+        * ``close`` can be called again; after it, transmit, receive and entering the context raise
+          RadioUnavailableError. The three properties stay readable, for reports.
+
+    A backend's TimeoutError comes out as RadioTimeoutError and its OSError (device unplugged,
+    connection lost) as RadioUnavailableError, with the cause chained.
+    """
+
+    _is_closed: bool = False
+
+    @property
+    @abc.abstractmethod
+    def sample_rate_hz(self) -> float:
+        """Samples per second, as the radio itself reports it."""
+
+    @property
+    @abc.abstractmethod
+    def max_amplitude(self) -> float:
+        """Largest abs(sample) that may be transmitted; 1.0 is full scale."""
+
+    @property
+    @abc.abstractmethod
+    def source(self) -> str:
+        """Where the samples come from, printed by every report, e.g. "loopback+awgn"."""
+
+    @abc.abstractmethod
+    def _transmit(self, burst: Complex64Array, start_sample: int) -> None:
+        """Put a checked burst on air. Must copy what it keeps."""
+
+    @abc.abstractmethod
+    def _receive(self, num_samples: int, start_sample: int, timeout_s: float) -> Complex64Array:
+        """Samples heard at [start_sample, start_sample + num_samples), within timeout_s."""
+
+    @abc.abstractmethod
+    def _close(self) -> None:
+        """Go silent and release everything. Called once."""
+
+    @final
+    def transmit(self, burst: Complex64Array, *, start_sample: int) -> None:
+        """Send one burst.
+
+        Args:
+            burst: complex64 [num_samples], amplitude 1.0 = full scale.
+            start_sample: position of its first sample, >= 0.
+
+        Raises:
+            RadioConfigurationError: the burst or the position is not what is described above.
+            RadioSaturationError: a sample is above ``max_amplitude``.
+            RadioUnavailableError, RadioTimeoutError: see the class.
+        """
+        self._check_open("transmit")
+        check_burst("burst", burst)
+        start = check_integer("start_sample", start_sample, minimum=0)
+        self._check_amplitude(burst)
+        try:
+            self._transmit(burst, start)
+        except TimeoutError as error:
+            raise RadioTimeoutError(
+                f"{self.source}: transmit of {burst.size} samples: {error}."
+            ) from error
+        except OSError as error:
+            raise self._lost("transmit", error) from error
+
+    @final
+    def receive(self, num_samples: int, *, start_sample: int, timeout_s: float) -> Complex64Array:
+        """Hear ``num_samples`` samples from ``start_sample`` on.
+
+        Args:
+            num_samples: how many, >= 1.
+            start_sample: position of the first, >= 0.
+            timeout_s: how long to wait at most, in seconds, > 0.
+
+        Returns:
+            complex64 [num_samples], all finite, owned by the caller.
+
+        Raises:
+            RadioConfigurationError: an argument is out of range.
+            RadioTimeoutError: the samples did not come in time, or fewer came than were asked for.
+            RadioUnavailableError: closed, unplugged, or the driver delivered NaN.
+        """
+        self._check_open("receive")
+        count = check_integer("num_samples", num_samples, minimum=1)
+        start = check_integer("start_sample", start_sample, minimum=0)
+        check_positive("timeout_s", timeout_s)
+        try:
+            capture = self._receive(count, start, timeout_s)
+        except TimeoutError as error:
+            raise RadioTimeoutError(
+                f"{self.source}: {count} samples did not arrive within {timeout_s} s: {error}."
+            ) from error
+        except OSError as error:
+            raise self._lost("receive", error) from error
+        if capture.shape != (count,):
+            raise RadioTimeoutError(
+                f"{self.source}: got samples of shape {capture.shape}, wanted ({count},). The host "
+                "lost a buffer: use a lower sample rate or more kernel buffers."
+            )
+        try:
+            return check_burst("capture", capture)
+        except RadioConfigurationError as error:
+            # Here the driver is at fault, not the caller.
+            raise RadioUnavailableError(f"{self.source}: {error}") from error
+
+    @final
+    def close(self) -> None:
+        """Go silent and release the radio. Further calls do nothing."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._close()
+            logger.debug("%s: closed", self.source)
+
+    @final
+    def __enter__(self) -> Self:
+        self._check_open("with")
+        return self
+
+    @final
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _check_open(self, what: str) -> None:
+        if self._is_closed:
+            raise RadioUnavailableError(
+                f"{self.source}: {what} after close(). Open a new transceiver."
+            )
+
+    def _check_amplitude(self, burst: Complex64Array) -> None:
+        parts = np.square(burst.astype(np.complex128).view(np.float64))
+        squared = parts[0::2] + parts[1::2]
+        position = int(squared.argmax())
+        peak = float(squared[position]) ** 0.5
+        if peak > self.max_amplitude * (1.0 + FULL_SCALE_TOLERANCE):
+            raise RadioSaturationError(
+                f"{self.source}: sample {position} of {burst.size} has amplitude {peak:.6g}, "
+                f"wanted at most {self.max_amplitude:.6g}. Nothing was transmitted. Plan with a "
+                "lower receive_scale, or leave a device with so weak a channel silent."
+            )
+
+    def _lost(self, what: str, error: OSError) -> RadioUnavailableError:
+        return RadioUnavailableError(
+            f"{self.source}: the radio failed during {what}: {error}. Check cable and power, then "
+            "open it again."
+        )

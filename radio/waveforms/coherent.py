@@ -1,0 +1,268 @@
+"""Coherent over-the-air sum: devices undo their channels, amplitudes add, the receiver reads it.
+
+Per round the receiver first learns the channels, then hears the sum::
+
+    sounding frame   | noise | pilot 0 |guard| pilot 1 |guard| ... | pilot K-1 |guard|
+                     one device after the other, all at the same known amplitude A
+
+    payload frame    | noise | payload |
+                     all devices at once, each with  tx_gain_k = receive_scale / h_hat_k
+
+One sample per symbol. Pilot and payload are Zadoff-Chu sequences z of unit amplitude, the payload
+the same for all devices. With y the capture, L the length of the sequence:
+
+    h_hat_k = sum_i conj(z[i]) y_k[i] / (L A)
+            = h_k + CN(0, N0 / (L A^2))
+    sum_estimate = Re sum_i conj(z[i]) y[i] / (L c)
+                 = sum_k Re(h_k / h_hat_k) s_k + N(0, N0 / (2 L c^2))
+
+Assumes: gains constant from sounding to payload, alignment to the sample, common carrier. At a
+residual offset of 100 Hz and a few milliseconds between the frames nothing is left of the phase:
+this is the waveform of the software medium and of radios with a shared trigger and clock.
+"""
+
+from __future__ import annotations
+
+import cmath
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from radio.checks import (
+    Complex64Array,
+    Complex128Array,
+    check_all_finite,
+    check_integer,
+    check_not_negative,
+    check_positive,
+)
+from radio.errors import RadioConfigurationError
+from radio.waveforms.error_model import (
+    amplitude_error_bound,
+    csi_bias,
+    csi_variance,
+    gain_error_variance,
+    noise_power_upper_bound,
+    receiver_noise_std,
+    rounding_error_bound,
+)
+from radio.waveforms.zadoff_chu import zadoff_chu
+
+__all__ = [
+    "ChannelEstimate",
+    "CoherentWaveform",
+    "Reception",
+    "amplitude_error_bound",
+    "csi_bias",
+    "csi_variance",
+    "gain_error_variance",
+    "noise_power_upper_bound",
+    "receiver_noise_std",
+    "rounding_error_bound",
+]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChannelEstimate:
+    """What the sounding frame told.
+
+    Attributes:
+        gains: h_hat, complex128 [num_devices], read-only.
+        error_variance: measured_noise_power / (pilot_symbols amplitude^2), E[abs(h_hat - h)^2].
+        noise_power: measured in the silence of this frame; its own relative standard deviation is
+            1 / sqrt(noise_symbols). For a promise use `noise_power_upper_bound`.
+    """
+
+    gains: Complex128Array
+    error_variance: float
+    noise_power: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reception:
+    """What the payload frame told.
+
+    Attributes:
+        sum_estimate: estimate of sum_k s_k over the devices that spoke, in scalar units.
+        receiver_noise_std: standard deviation of the receiver noise on it, from the measured noise
+            power. The error of the gain estimates is not in it (`csi_variance`).
+        noise_power: measured in the silence of this frame, per complex sample.
+        quadrature_estimate: the imaginary part, same units. Noise of the same size if all arrive
+            in phase; many receiver_noise_std mean that the gains are out of date.
+    """
+
+    sum_estimate: float
+    receiver_noise_std: float
+    noise_power: float
+    quadrature_estimate: float
+
+
+@dataclass(frozen=True, slots=True)
+class CoherentWaveform:
+    """Layout of the two frames, and the arithmetic at both ends (equations in the module).
+
+    Guarantees: pure, no state; slots never overlap; every sum is formed in float64 in a fixed
+    order, so equal captures give equal bits (on one machine and numpy version); a noise-free round
+    with exact gains is off by at most `rounding_error_bound`.
+
+    Attributes:
+        num_devices: pilot slots, >= 1.
+        pilot_symbols: length of each pilot, >= 1.
+        payload_symbols: length of the payload, >= 1.
+        guard_symbols: silence after each pilot, >= 0; room for a late device.
+        noise_symbols: silence at the start of each frame, >= 1; the noise power is measured there.
+
+    Raises:
+        RadioConfigurationError: a length is out of range.
+    """
+
+    num_devices: int
+    pilot_symbols: int = 1024
+    payload_symbols: int = 64
+    guard_symbols: int = 32
+    noise_symbols: int = 256
+
+    def __post_init__(self) -> None:
+        for name in ("num_devices", "pilot_symbols", "payload_symbols", "noise_symbols"):
+            check_integer(name, getattr(self, name), minimum=1)
+        check_integer("guard_symbols", self.guard_symbols, minimum=0)
+
+    @property
+    def sounding_samples(self) -> int:
+        """Length of the sounding frame."""
+        return self.noise_symbols + self.num_devices * (self.pilot_symbols + self.guard_symbols)
+
+    @property
+    def payload_samples(self) -> int:
+        """Length of the payload frame."""
+        return self.noise_symbols + self.payload_symbols
+
+    @property
+    def payload_offset_samples(self) -> int:
+        """Position of the payload burst in its frame."""
+        return self.noise_symbols
+
+    def symbols_per_round(self) -> tuple[int, int]:
+        """Symbols that carry energy in one round: (payload, pilots of all devices)."""
+        return self.payload_symbols, self.num_devices * self.pilot_symbols
+
+    def airtime_s(self, sample_rate_hz: float) -> float:
+        """Duration of both frames of a round, silence included, in seconds."""
+        check_positive("sample_rate_hz", sample_rate_hz)
+        return (self.sounding_samples + self.payload_samples) / sample_rate_hz
+
+    def sounding_burst(self, device_index: int, amplitude: float) -> tuple[Complex64Array, int]:
+        """One device's pilot and its position in the sounding frame.
+
+        Args:
+            device_index: 0..num_devices-1.
+            amplitude: A > 0, the same for all devices and known to the receiver; the transceiver's
+                ``max_amplitude`` gives the best estimate.
+
+        Returns:
+            (burst complex64 [pilot_symbols], offset_samples).
+
+        Raises:
+            RadioConfigurationError: an argument out of range.
+        """
+        device = check_integer("device_index", device_index, minimum=0)
+        if device >= self.num_devices:
+            raise RadioConfigurationError(
+                f"device_index: got {device}, wanted 0..{self.num_devices - 1}."
+            )
+        check_positive("amplitude", amplitude)
+        burst = (amplitude * zadoff_chu(self.pilot_symbols)).astype(np.complex64)
+        return burst, self.noise_symbols + device * (self.pilot_symbols + self.guard_symbols)
+
+    def estimate_gains(self, capture: npt.NDArray[Any], amplitude: float) -> ChannelEstimate:
+        """Gains from a capture of the sounding frame: correlate each slot with the pilot.
+
+        Least squares, unbiased, and of the smallest possible variance in white noise. A device that
+        did not sound has an estimate of pure noise; compare it with sqrt(error_variance).
+
+        Args:
+            capture: complex [sounding_samples], from the first sample of the frame on.
+            amplitude: A, as it was transmitted.
+
+        Raises:
+            RadioConfigurationError: another length, a sample that is not finite, a bad amplitude.
+        """
+        samples = _check_capture(capture, self.sounding_samples, "sounding frame")
+        check_positive("amplitude", amplitude)
+        noise_power = self._measure_noise_power(samples)
+        slots = samples[self.noise_symbols :].reshape(self.num_devices, -1)
+        matched = slots[:, : self.pilot_symbols] * zadoff_chu(self.pilot_symbols).conj()
+        gains = matched.sum(axis=1) / (self.pilot_symbols * amplitude)
+        gains.flags.writeable = False
+        return ChannelEstimate(
+            gains=gains,
+            error_variance=gain_error_variance(noise_power, self.pilot_symbols, amplitude),
+            noise_power=noise_power,
+        )
+
+    def modulate(self, noisy_scalar: complex, tx_gain: complex) -> Complex64Array:
+        """The payload burst tx_gain s z, complex64 [payload_symbols].
+
+        Peak amplitude is abs(tx_gain s), exactly that of every sample; the transceiver refuses it
+        above full scale, nothing is clipped here.
+
+        Args:
+            noisy_scalar: s = scalar + noise, in scalar units. The scalar is real; its noise may
+                have a quadrature part, which covers the directions the receiver does not use.
+            tx_gain: receive_scale / h_hat of this device.
+
+        Raises:
+            RadioConfigurationError: scalar, gain or product is not finite in complex64.
+        """
+        level = complex(tx_gain) * complex(noisy_scalar)
+        # The largest float32; beyond it the conversion below would make an infinity.
+        if not cmath.isfinite(level) or abs(level) > float(np.finfo(np.float32).max):
+            raise RadioConfigurationError(
+                f"modulate: scalar {noisy_scalar} and tx_gain {tx_gain}, wanted a finite product. "
+                "A device whose scalar is not finite stays silent this round."
+            )
+        burst: Complex64Array = (level * zadoff_chu(self.payload_symbols)).astype(np.complex64)
+        return burst
+
+    def demodulate(self, capture: npt.NDArray[Any], receive_scale: float) -> Reception:
+        """The sum of the scalars, from a capture of the payload frame.
+
+        Unbiased given exact gains; the noise on it is Gaussian with the standard deviation in the
+        result (which is itself measured, to a relative 1 / (2 sqrt(noise_symbols))).
+
+        Args:
+            capture: complex [payload_samples], from the first sample of the frame on.
+            receive_scale: c > 0, the common amplitude of arrival.
+
+        Raises:
+            RadioConfigurationError: another length, a sample that is not finite, a bad scale.
+        """
+        samples = _check_capture(capture, self.payload_samples, "payload frame")
+        check_positive("receive_scale", receive_scale)
+        noise_power = self._measure_noise_power(samples)
+        payload = samples[self.payload_offset_samples :]
+        matched = (payload * zadoff_chu(self.payload_symbols).conj()).sum()
+        level = complex(matched) / (self.payload_symbols * receive_scale)
+        return Reception(
+            sum_estimate=level.real,
+            receiver_noise_std=receiver_noise_std(noise_power, self.payload_symbols, receive_scale),
+            noise_power=noise_power,
+            quadrature_estimate=level.imag,
+        )
+
+    def _measure_noise_power(self, samples: Complex128Array) -> float:
+        parts = samples[: self.noise_symbols].view(np.float64)
+        return check_not_negative("noise_power", float(np.square(parts).sum()) / self.noise_symbols)
+
+
+def _check_capture(capture: npt.NDArray[Any], wanted: int, frame: str) -> Complex128Array:
+    if capture.shape != (wanted,):
+        raise RadioConfigurationError(
+            f"capture: got shape {capture.shape}, wanted ({wanted},), one {frame} from its first "
+            "sample on."
+        )
+    samples: Complex128Array = capture.astype(np.complex128)
+    check_all_finite("capture", samples)
+    return samples

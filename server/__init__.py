@@ -1,0 +1,1 @@
+"""The coordinator: plans, accounts, receives, evaluates, reports."""

@@ -1,0 +1,319 @@
+"""The configuration of a run: one TOML file, typed, every key known, every value checked.
+
+A file names only what it changes; the rest are the defaults below. A misspelt key is an error
+with the nearest valid name, never a silent default. Presets in `server/presets` are such files.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import msgspec
+
+from edge_runtime.protocol.rounds import Access
+from server.errors import ConfigurationError
+from server.privacy.units import NeighbouringRelation, PrivacyUnit
+
+PRESETS_FOLDER = Path(__file__).parent / "presets"
+BUNDLED_MODEL = "bundled"
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of the sections: frozen, no unknown keys."""
+
+
+class ModelSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which model, and which of its weights move.
+
+    Attributes:
+        bundle: "bundled", or the path of a folder made by ``pairzero export``.
+        trainable: "all", "norms_and_biases", or a list of tensor name patterns.
+    """
+
+    bundle: str = BUNDLED_MODEL
+    trainable: str | tuple[str, ...] = "all"
+
+
+class TaskSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is learned.
+
+    Attributes:
+        name: a task that comes with pairzero, or the path of a task file.
+        train: training data; empty takes the task's own.
+        validation: validation data, likewise.
+        max_tokens: longer prompts keep their first token and their end.
+        validation_examples: how many validation examples an evaluation uses; 0 means all.
+    """
+
+    name: str = "snips"
+    train: str = ""
+    validation: str = ""
+    max_tokens: int = 64
+    validation_examples: int = 0
+
+
+class FederationSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Who takes part. Training examples are shuffled and dealt out evenly (IID)."""
+
+    num_devices: int = 5
+
+
+class OptimizerSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The zeroth-order step: w <- w - learning_rate(t) * mean_estimate * z.
+
+    Attributes:
+        rounds: rounds of the whole run; the privacy budget is planned for exactly these.
+        batch_size: nominal examples per device and round.
+        perturbation_scale_log2: log2 of mu; -10 is about the 1e-3 of the literature.
+        learning_rate: at the first round.
+        final_learning_rate_fraction: the rate falls along a half cosine to this fraction.
+        clip: gamma, the bound on one example's projected gradient.
+    """
+
+    rounds: int = 1000
+    batch_size: int = 16
+    perturbation_scale_log2: int = -10
+    learning_rate: float = 1e-4
+    final_learning_rate_fraction: float = 0.05
+    clip: float = 50.0
+
+
+class RadioSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The air.
+
+    Attributes:
+        backend: "loopback", or "ideal": no radio at all, the exact mean of the scalars.
+        channel: "awgn" or "rayleigh".
+        snr_db: mean received power of one device at full scale over the noise power, per sample.
+        coherence_rounds: rounds for which a fading block keeps its gains; pilots are sent once
+            per block.
+        min_gain: devices whose estimated gain is below this amplitude stay silent.
+        pilot_symbols: length of each device's pilot.
+        payload_symbols: length of the sequence that carries the scalar.
+        max_amplitude: peak of a transmitted sample, 1 = full scale.
+    """
+
+    backend: Literal["loopback", "ideal"] = "loopback"
+    channel: Literal["awgn", "rayleigh"] = "rayleigh"
+    snr_db: float = 10.0
+    coherence_rounds: int = 10
+    min_gain: float = 0.3
+    pilot_symbols: int = 1024
+    payload_symbols: int = 64
+    max_amplitude: float = 1.0
+    sample_rate_hz: float = 1e6
+
+
+class PrivacySection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The promise.
+
+    Attributes:
+        enabled: false adds no noise and promises nothing; the run says so everywhere.
+        unit: "example" (record level) is what this version can plan.
+        relation: "add_or_remove_one".
+        epsilon: budget of the whole run.
+        delta: failure probability of the whole run, below 1/n.
+        access: "superposed": the receiver meets only the sum.
+        csi_failure_fraction: share of delta set aside for channel estimates worse than the bound
+            that the noise was planned with.
+        noise_source: "system": keys from the operating system's generator, kept by the devices.
+            "simulation": keys derived from the run's seed, so that a run can be repeated bit for
+            bit; protects nobody from a reader of the configuration; software radio only.
+    """
+
+    enabled: bool = True
+    unit: PrivacyUnit = PrivacyUnit.EXAMPLE
+    relation: NeighbouringRelation = NeighbouringRelation.ADD_OR_REMOVE_ONE
+    epsilon: float = 8.0
+    delta: float = 1e-5
+    access: Access = Access.SUPERPOSED
+    csi_failure_fraction: float = 0.1
+    noise_source: Literal["system", "simulation"] = "system"
+
+
+class RunSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the run is carried out.
+
+    Attributes:
+        seed: of everything that a simulation draws: data split, directions, channel.
+        evaluation_interval: rounds between evaluations.
+        digest_interval: rounds between comparisons of the replicas' weights.
+        workers: forward passes at a time; 0 means one per core.
+        intra_op_threads: threads within one forward pass.
+    """
+
+    seed: int = 0
+    evaluation_interval: int = 100
+    digest_interval: int = 100
+    workers: int = 0
+    intra_op_threads: int = 1
+
+
+class RunConfig(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A whole configuration; see the sections."""
+
+    description: str = ""
+    run: RunSection = RunSection()
+    model: ModelSection = ModelSection()
+    task: TaskSection = TaskSection()
+    federation: FederationSection = FederationSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    radio: RadioSection = RadioSection()
+    privacy: PrivacySection = PrivacySection()
+
+    def __post_init__(self) -> None:
+        """Check every value; all limits are stated here and nowhere else."""
+        _at_least("federation.num_devices", self.federation.num_devices, 1)
+        _at_least("optimizer.rounds", self.optimizer.rounds, 1)
+        _at_least("optimizer.batch_size", self.optimizer.batch_size, 1)
+        _within("optimizer.perturbation_scale_log2", self.optimizer.perturbation_scale_log2, -20, 0)
+        _positive("optimizer.learning_rate", self.optimizer.learning_rate)
+        _within(
+            "optimizer.final_learning_rate_fraction",
+            self.optimizer.final_learning_rate_fraction, 0.0, 1.0,
+        )  # fmt: skip
+        _positive("optimizer.clip", self.optimizer.clip)
+        _within("radio.snr_db", self.radio.snr_db, -60.0, 120.0)
+        _at_least("radio.coherence_rounds", self.radio.coherence_rounds, 1)
+        _positive("radio.min_gain", self.radio.min_gain)
+        _at_least("radio.pilot_symbols", self.radio.pilot_symbols, 16)
+        _at_least("radio.payload_symbols", self.radio.payload_symbols, 1)
+        _positive("radio.sample_rate_hz", self.radio.sample_rate_hz)
+        _within("radio.max_amplitude", self.radio.max_amplitude, 1e-6, 1.0)
+        _at_least("task.max_tokens", self.task.max_tokens, 8)
+        _at_least("task.validation_examples", self.task.validation_examples, 0)
+        _at_least("run.evaluation_interval", self.run.evaluation_interval, 1)
+        _at_least("run.digest_interval", self.run.digest_interval, 1)
+        _at_least("run.workers", self.run.workers, 0)
+        _at_least("run.intra_op_threads", self.run.intra_op_threads, 1)
+        _within("privacy.csi_failure_fraction", self.privacy.csi_failure_fraction, 0.0, 0.5)
+        if self.privacy.enabled:
+            self._check_privacy()
+        elif not math.isfinite(self.optimizer.clip) and self.radio.backend != "ideal":
+            raise ConfigurationError(
+                "optimizer.clip: infinite; a transmitter needs a bound. Set a finite clip, or "
+                'radio.backend = "ideal".'
+            )
+
+    def _check_privacy(self) -> None:
+        _positive("privacy.epsilon", self.privacy.epsilon)
+        if not math.isfinite(self.optimizer.clip):
+            raise ConfigurationError("optimizer.clip: infinite; privacy needs a finite clip.")
+        if not 0.0 < self.privacy.delta < 1.0:
+            raise ConfigurationError(
+                f"privacy.delta: got {self.privacy.delta}, wanted between 0 and 1, and below 1/n."
+            )
+        if self.privacy.csi_failure_fraction == 0.0 and self.radio.backend == "loopback":
+            raise ConfigurationError(
+                "privacy.csi_failure_fraction: got 0, wanted > 0: channel estimates have errors "
+                "without a certain bound, so part of delta must cover them."
+            )
+        if self.privacy.unit is not PrivacyUnit.EXAMPLE:
+            raise ConfigurationError(
+                f"privacy.unit: got {self.privacy.unit!r}; this version plans 'example' only."
+            )
+        if self.privacy.relation is not NeighbouringRelation.ADD_OR_REMOVE_ONE:
+            raise ConfigurationError(
+                f"privacy.relation: got {self.privacy.relation!r}; Poisson batches are accounted "
+                "under 'add_or_remove_one'."
+            )
+        if self.privacy.access is not Access.SUPERPOSED:
+            raise ConfigurationError(
+                f"privacy.access: got {self.privacy.access!r}; this version's waveform is "
+                "superposed."
+            )
+        if self.radio.backend == "ideal":
+            raise ConfigurationError(
+                'radio.backend "ideal" sends no samples and adds no noise: set '
+                "privacy.enabled = false."
+            )
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigurationError(f"{name}: got {value}, wanted at least {least}.")
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ConfigurationError(f"{name}: got {value}, wanted {low} to {high}.")
+
+
+def _positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ConfigurationError(f"{name}: got {value}, wanted > 0.")
+
+
+def available_presets() -> dict[str, str]:
+    """Preset name -> its one-line description."""
+    presets = {}
+    for path in sorted(PRESETS_FOLDER.glob("*.toml")):
+        presets[path.stem] = str(tomllib.loads(path.read_text("utf-8")).get("description", ""))
+    return presets
+
+
+def load_config(preset_or_path: str, overrides: dict[str, Any] | None = None) -> RunConfig:
+    """Load a preset by name or a file by path; ``overrides`` are "section.key" -> value.
+
+    Raises:
+        ConfigurationError: no such preset or file, unknown key, wrong type, impossible value.
+    """
+    path = Path(preset_or_path)
+    if path.suffix != ".toml":
+        path = PRESETS_FOLDER / f"{preset_or_path}.toml"
+        if not path.is_file():
+            known = available_presets()
+            raise ConfigurationError(
+                f"preset: no preset {preset_or_path!r}.{_did_you_mean(preset_or_path, known)} "
+                f"Known: {', '.join(known)}; or give the path of a .toml file."
+            )
+    try:
+        document = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read ({error.strerror}).") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: not TOML: {error}") from error
+    for dotted, value in (overrides or {}).items():
+        section, _, key = dotted.partition(".")
+        document.setdefault(section, {})[key] = value
+    return parse_config(document, source=str(path))
+
+
+def parse_config(document: dict[str, Any], *, source: str) -> RunConfig:
+    """Turn a parsed TOML document into a checked configuration."""
+    sections = {f.name: f.type for f in msgspec.structs.fields(RunConfig)}
+    for name, value in document.items():
+        if name not in sections:
+            raise ConfigurationError(
+                f"{source}: unknown section [{name}].{_did_you_mean(name, sections)} "
+                f"Known: {', '.join(sections)}."
+            )
+        if isinstance(value, dict):
+            known = get_type_hints(sections[name])
+            for key in value:
+                if key not in known:
+                    raise ConfigurationError(
+                        f"{source}: unknown key {key!r} in [{name}].{_did_you_mean(key, known)} "
+                        f"Known: {', '.join(known)}."
+                    )
+    try:
+        return msgspec.convert(document, RunConfig)
+    except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, ConfigurationError):
+            raise error.__cause__ from None
+        raise ConfigurationError(f"{source}: {error}") from error
+
+
+def _did_you_mean(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def dump_config(config: RunConfig) -> dict[str, Any]:
+    """The configuration as plain values, for the run store and summaries."""
+    plain: dict[str, Any] = msgspec.to_builtins(config)
+    return plain

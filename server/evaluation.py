@@ -1,0 +1,31 @@
+"""How good is the model now: loss and accuracy on examples that no device trains on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edge_runtime.forward import OnnxForward
+from edge_runtime.tasks import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Mean loss, and the share of examples whose likeliest label word is the right one."""
+
+    loss: float
+    accuracy: float
+
+
+def evaluate(forward: OnnxForward, batches: Sequence[Batch]) -> Evaluation:
+    """Run the batches through the current weights."""
+    losses, correct = [], []
+    for batch, output in zip(batches, forward.run_many(batches), strict=True):
+        losses.append(output.losses)
+        correct.append(np.argmax(output.scores, axis=1) == batch.target)
+    return Evaluation(
+        loss=float(np.mean(np.concatenate(losses), dtype=np.float64)),
+        accuracy=float(np.mean(np.concatenate(correct))),
+    )

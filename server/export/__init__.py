@@ -1,0 +1,115 @@
+"""Export: a Hugging Face OPT becomes a bundle that a device can load.
+
+The only place where torch, transformers, onnx and optimum are used, and they are imported when an
+export starts, not before.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edge_runtime.bundle import HEAD_LABEL_WORDS
+from server.errors import ExportError
+
+if TYPE_CHECKING:
+    from edge_runtime.tasks import TaskSpec
+
+__all__ = ["VIA_NATIVE", "VIA_OPTIMUM", "export_bundle"]
+
+logger = logging.getLogger(__name__)
+
+VIA_NATIVE = "native"
+VIA_OPTIMUM = "optimum"
+
+SELF_CHECK_SEED = 0
+
+
+def export_bundle(
+    model: str | Path,
+    out: str | Path,
+    *,
+    task: TaskSpec,
+    head: str = HEAD_LABEL_WORDS,
+    via: str = VIA_NATIVE,
+) -> Path:
+    """Export ``model`` into the new folder ``out`` and return it.
+
+    Args:
+        model: hub id (facebook/opt-125m) or Hugging Face folder of an OPT.
+        out: the bundle; must not exist yet, or be empty.
+        task: gives the label words; each must be one token of this model.
+        head: "label_words" scores those words only, "full_vocabulary" every token (the bundle then
+            holds no label words).
+        via: "native" generates the graph from the dimensions, "optimum" uses the ecosystem's
+            exporter.
+
+    Guarantees: a bundle that appears has passed the self-check (`server.export.self_check`); on
+    any error nothing is written.
+
+    Raises:
+        ExportError: the model cannot be loaded or exported, or the self-check fails.
+        TaskError: a label word is not exactly one token.
+    """
+    from edge_runtime.tasks import label_token_ids
+    from server.export import bundle_writer, hugging_face, interface, self_check
+
+    if via not in (VIA_NATIVE, VIA_OPTIMUM):
+        raise ExportError(f"via: got {via!r}, wanted {VIA_NATIVE!r} or {VIA_OPTIMUM!r}.")
+    interface.check_head(head)
+    out = Path(out)
+    bundle_writer.check_target(out)
+
+    source = hugging_face.load_opt(model)
+    label_ids: tuple[int, ...] = ()
+    label_words: dict[str, str] = {}
+    if head == HEAD_LABEL_WORDS:
+        label_ids = label_token_ids(task, source.tokenizer)
+        label_words = dict(task.label_words)
+    stored = source.stored_weights()
+    if {name: array.shape for name, array in stored.items()} != source.architecture.tensor_shapes():
+        raise ExportError(
+            f"{model}: its tensors are not those of an OPT with these dimensions. "
+            "It was changed (adapters, extra heads?): export the plain model."
+        )
+
+    if via == VIA_NATIVE:
+        from server.export.graph import build_graph
+
+        graph = build_graph(source.architecture, head)
+    else:
+        from server.export.via_optimum import build_graph_via_optimum
+
+        graph = build_graph_via_optimum(source.model.config, source.architecture, head)
+
+    # The check moves these copies about; what is written are the weights as they were stored.
+    working = {name: array.astype(np.float32) for name, array in stored.items()}
+    report = self_check.check_graph(
+        graph,
+        source.architecture,
+        head,
+        working,
+        self_check.torch_reference(source.model, working),
+        label_token_ids=label_ids,
+        rng=np.random.default_rng(SELF_CHECK_SEED),
+    )
+    contents = bundle_writer.BundleContents(
+        source_model=source.name,
+        architecture=source.architecture,
+        head=head,
+        task=task.name,
+        label_words=label_words,
+        label_token_ids=label_ids,
+        graph=graph.SerializeToString(deterministic=True),
+        weights=stored,
+        tokenizer_json=source.tokenizer.to_str(pretty=False),
+    )
+    bundle_writer.write_bundle(out, contents)
+    logger.info(
+        "%s: exported via %s to %s; agrees with torch to %.1e",
+        source.name, via, out, report.max_relative_error,
+    )  # fmt: skip
+    return out

@@ -1,0 +1,140 @@
+"""The dimensions of an OPT, and from them the name and shape of every weight tensor.
+
+Names and order are torch's (``OPTForCausalLM.named_parameters()``), so a tensor's position here is
+its index in the direction. A tied language-model head has no tensor of its own: the head reads the
+embedding.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from server.errors import ExportError
+
+EMBEDDING = "model.decoder.embed_tokens.weight"
+POSITIONS = "model.decoder.embed_positions.weight"
+UNTIED_HEAD = "lm_head.weight"
+
+POSITION_OFFSET = 2
+"""OPT leaves the first two rows of its position table unused."""
+
+
+@dataclass(frozen=True, slots=True)
+class OptArchitecture:
+    """What a Hugging Face ``OPTConfig`` says about the forward pass.
+
+    ``has_final_layer_norm`` is false for OPT-350M, the one post-norm member of the family.
+    """
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    ffn_dim: int
+    vocab_size: int
+    word_embed_proj_dim: int
+    max_position_embeddings: int
+    do_layer_norm_before: bool
+    has_final_layer_norm: bool
+    activation_function: str
+    enable_bias: bool
+    layer_norm_elementwise_affine: bool
+    tie_word_embeddings: bool
+
+    def __post_init__(self) -> None:
+        """Refuse dimensions no OPT can have."""
+        for name in (
+            "hidden_size", "num_hidden_layers", "num_attention_heads", "ffn_dim", "vocab_size",
+            "word_embed_proj_dim", "max_position_embeddings",
+        ):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise ExportError(
+                    f"{name}: got {getattr(self, name)}, wanted >= 1. "
+                    "The model's config.json is damaged: download the model again."
+                )
+        if self.hidden_size % self.num_attention_heads:
+            raise ExportError(
+                f"hidden_size: got {self.hidden_size}, wanted a multiple of num_attention_heads = "
+                f"{self.num_attention_heads}. The model's config.json is damaged."
+            )
+
+    @classmethod
+    def from_config(cls, config: Any) -> OptArchitecture:
+        """Read a ``transformers.OPTConfig``."""
+        before = bool(config.do_layer_norm_before)
+        return cls(
+            hidden_size=config.hidden_size,
+            num_hidden_layers=config.num_hidden_layers,
+            num_attention_heads=config.num_attention_heads,
+            ffn_dim=config.ffn_dim,
+            vocab_size=config.vocab_size,
+            word_embed_proj_dim=config.word_embed_proj_dim,
+            max_position_embeddings=config.max_position_embeddings,
+            do_layer_norm_before=before,
+            has_final_layer_norm=before and not getattr(config, "_remove_final_layer_norm", False),
+            activation_function=config.activation_function,
+            enable_bias=bool(config.enable_bias),
+            layer_norm_elementwise_affine=bool(config.layer_norm_elementwise_affine),
+            tie_word_embeddings=bool(config.tie_word_embeddings),
+        )
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def has_projections(self) -> bool:
+        """Whether the embedding is narrower than the layers (OPT-350M)."""
+        return self.word_embed_proj_dim != self.hidden_size
+
+    @property
+    def head_weight(self) -> str:
+        """Name of the tensor the language-model head reads."""
+        return EMBEDDING if self.tie_word_embeddings else UNTIED_HEAD
+
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of every weight, in torch's order and layout ([out, in] for matrices)."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        width, embedding_width = self.hidden_size, self.word_embed_proj_dim
+
+        def add_linear(name: str, num_out: int, num_in: int, *, bias: bool) -> None:
+            shapes[f"{name}.weight"] = (num_out, num_in)
+            if bias:
+                shapes[f"{name}.bias"] = (num_out,)
+
+        def add_norm(name: str) -> None:
+            if self.layer_norm_elementwise_affine:
+                shapes[f"{name}.weight"] = (width,)
+                shapes[f"{name}.bias"] = (width,)
+
+        shapes[EMBEDDING] = (self.vocab_size, embedding_width)
+        shapes[POSITIONS] = (self.max_position_embeddings + POSITION_OFFSET, width)
+        if self.has_projections:
+            add_linear("model.decoder.project_out", embedding_width, width, bias=False)
+            add_linear("model.decoder.project_in", width, embedding_width, bias=False)
+        if self.has_final_layer_norm:
+            add_norm("model.decoder.final_layer_norm")
+        for layer in range(self.num_hidden_layers):
+            prefix = f"model.decoder.layers.{layer}"
+            for projection in ("k_proj", "v_proj", "q_proj", "out_proj"):
+                add_linear(f"{prefix}.self_attn.{projection}", width, width, bias=self.enable_bias)
+            add_norm(f"{prefix}.self_attn_layer_norm")
+            add_linear(f"{prefix}.fc1", self.ffn_dim, width, bias=self.enable_bias)
+            add_linear(f"{prefix}.fc2", width, self.ffn_dim, bias=self.enable_bias)
+            add_norm(f"{prefix}.final_layer_norm")
+        if not self.tie_word_embeddings:
+            shapes[UNTIED_HEAD] = (self.vocab_size, embedding_width)
+        return shapes
+
+    def describe(self) -> dict[str, int | bool | str]:
+        """The entries of the manifest's ``architecture``."""
+        names = (
+            "hidden_size", "num_hidden_layers", "num_attention_heads", "ffn_dim", "vocab_size",
+            "word_embed_proj_dim", "max_position_embeddings", "do_layer_norm_before",
+            "activation_function", "tie_word_embeddings",
+        )  # fmt: skip
+        described: dict[str, int | bool | str] = {name: getattr(self, name) for name in names}
+        described["num_parameters"] = sum(map(math.prod, self.tensor_shapes().values()))
+        return described

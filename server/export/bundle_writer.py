@@ -1,0 +1,131 @@
+"""Writes a bundle whole or not at all: into a hidden folder beside the target, then one rename."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime.bundle import (
+    FORMAT_VERSION,
+    GRAPH_FILE,
+    PAYLOAD_FILES,
+    TOKENIZER_FILE,
+    WEIGHTS_FILE,
+    Manifest,
+    TensorEntry,
+    file_digest,
+    write_manifest,
+)
+from edge_runtime.lattice import choose_quantum_exponent
+from edge_runtime.protocol.direction import GENERATOR
+from server.errors import ExportError
+from server.export.architecture import OptArchitecture
+from server.export.dependencies import load
+
+LIBRARIES = ("pairzero", "torch", "transformers", "onnx")
+
+
+@dataclass(frozen=True, slots=True)
+class BundleContents:
+    """Everything that goes into a bundle.
+
+    ``weights`` are in torch's order and in the precision to store; ``graph`` is serialised ONNX;
+    ``tokenizer_json`` is a Hugging Face tokenizers file. ``label_words`` and ``label_token_ids``
+    are empty for the full vocabulary.
+    """
+
+    source_model: str
+    architecture: OptArchitecture
+    head: str
+    task: str
+    label_words: Mapping[str, str]
+    label_token_ids: tuple[int, ...]
+    graph: bytes
+    weights: Mapping[str, npt.NDArray[Any]]
+    tokenizer_json: str
+
+
+def check_target(out: Path) -> None:
+    """Refuse to write where something is already.
+
+    Raises:
+        ExportError: ``out`` exists and is not an empty folder.
+    """
+    if out.is_dir() and not any(out.iterdir()):
+        return
+    if out.exists() or out.is_symlink():
+        raise ExportError(
+            f"{out}: there is something already, wanted a new folder. "
+            "Choose another name, or delete it first."
+        )
+
+
+def write_bundle(out: Path, contents: BundleContents) -> Path:
+    """Write the bundle folder ``out``.
+
+    Guarantees: on any error, ``out`` is as it was and nothing is left beside it.
+
+    Raises:
+        ExportError: something is in the way, or the disk would not take it.
+    """
+    check_target(out)
+    target = out.absolute()
+    partial = target.parent / f".{target.name}.partial-{os.getpid()}"
+    try:
+        partial.mkdir(parents=True)
+        _write_files(partial, contents)
+        partial.rename(target)
+    except OSError as error:
+        raise ExportError(
+            f"{out}: could not be written ({error.strerror or error}). "
+            "Check the space on the disk and the folder's permissions."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return out
+
+
+def _write_files(folder: Path, contents: BundleContents) -> None:
+    (folder / GRAPH_FILE).write_bytes(contents.graph)
+    (folder / TOKENIZER_FILE).write_text(contents.tokenizer_json, encoding="utf-8")
+    load("safetensors.numpy").save_file(dict(contents.weights), str(folder / WEIGHTS_FILE))
+    # safetensors writes for the owner alone; a bundle is for whoever may read its other files.
+    shutil.copymode(folder / GRAPH_FILE, folder / WEIGHTS_FILE)
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        source_model=contents.source_model,
+        architecture=contents.architecture.describe(),
+        head=contents.head,
+        task=contents.task,
+        label_words=dict(contents.label_words),
+        label_token_ids=contents.label_token_ids,
+        tensors=tuple(_entry(name, array) for name, array in contents.weights.items()),
+        digests={name: file_digest(folder / name) for name in PAYLOAD_FILES},
+        created_with={name: _version(name) for name in LIBRARIES},
+        direction_generator=GENERATOR,
+    )
+    write_manifest(folder, manifest)
+
+
+def _entry(name: str, array: npt.NDArray[Any]) -> TensorEntry:
+    return TensorEntry(
+        name=name,
+        shape=array.shape,
+        stored_dtype=array.dtype.name,
+        quantum_exponent=choose_quantum_exponent(float(np.abs(array).max())),
+    )
+
+
+def _version(library: str) -> str:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

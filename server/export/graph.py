@@ -1,0 +1,184 @@
+"""The native road: the loss graph of an OPT, generated from its dimensions alone.
+
+::
+
+    x = E[input_ids] (project_in) + P[2 .. 2 + sequence]
+    per layer, pre-norm:   x += attention(norm(x));   x += ffn(norm(x))
+               post-norm:  x = norm(x + attention(x)); x = norm(x + ffn(x))
+    (final norm) (project_out) -> loss head
+    attention = out_proj(softmax(q k^T + causal) v),  q = (W_q x + b_q) / sqrt(head_dim)
+
+Activations are kept as [batch * sequence, width], so every linear map is one Gemm that reads the
+weight in torch's layout. In the last layer everything after the attention runs at the answer
+positions only: nothing else of it is ever read, which saves three quarters of that layer and the
+head of every other position.
+
+Left out: dropout (a forward-only device never trains with it), attention masks for left padding,
+and cached keys. Equal to torch within float32 rounding, see `server.export.self_check`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from server.errors import ExportError
+from server.export.architecture import EMBEDDING, POSITION_OFFSET, POSITIONS, OptArchitecture
+from server.export.dependencies import load
+from server.export.interface import assemble, check_head, loss_head
+
+LAYER_NORM_EPSILON = 1e-5
+"""torch's default, which OPT uses throughout."""
+
+
+def build_graph(architecture: OptArchitecture, head: str) -> Any:
+    """The ``onnx.ModelProto`` of the bundle; see `server.export.interface` for its inputs.
+
+    Raises:
+        ExportError: the architecture has a variant this generator does not know.
+    """
+    check_head(head)
+    check_supported(architecture)
+    builder = _Builder(architecture)
+    hidden = builder.decoder()
+    head_nodes, head_constants = loss_head(hidden, architecture.head_weight, head)
+    return assemble(
+        builder.nodes + head_nodes,
+        builder.constants + head_constants,
+        architecture.tensor_shapes(),
+        head,
+    )
+
+
+def check_supported(architecture: OptArchitecture) -> None:
+    """Refuse what this generator does not know, by name."""
+    if architecture.activation_function != "relu":
+        raise ExportError(
+            f"activation_function: got {architecture.activation_function!r}, the native road "
+            "knows 'relu'. Export with via='optimum'."
+        )
+    if not architecture.layer_norm_elementwise_affine:
+        raise ExportError(
+            "layer_norm_elementwise_affine: got False, the native road knows True. "
+            "Export with via='optimum'."
+        )
+
+
+class _Builder:
+    """Collects nodes and small integer constants; every method returns its output's name."""
+
+    def __init__(self, architecture: OptArchitecture) -> None:
+        self.architecture = architecture
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+        self._onnx = load("onnx")
+
+    def add(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        self.nodes.append(self._onnx.helper.make_node(op, inputs, [output], output, **attributes))
+        return output
+
+    def integers(self, name: str, values: list[int]) -> str:
+        tensor = self._onnx.numpy_helper.from_array(np.array(values, dtype=np.int64), name)
+        self.constants.append(tensor)
+        return name
+
+    def linear(self, x: str, name: str, output: str, *, scale: float = 1.0) -> str:
+        """Scale * (x W^T + b): Gemm takes the scale into its own alpha and beta."""
+        inputs = [x, f"{name}.weight"]
+        if f"{name}.bias" in self.architecture.tensor_shapes():
+            inputs.append(f"{name}.bias")
+        return self.add("Gemm", inputs, output, alpha=scale, beta=scale, transB=1)
+
+    def norm(self, x: str, name: str, output: str) -> str:
+        inputs = [x, f"{name}.weight", f"{name}.bias"]
+        return self.add("LayerNormalization", inputs, output, epsilon=LAYER_NORM_EPSILON, axis=-1)
+
+    def decoder(self) -> str:
+        """Nodes up to the head: hidden states [num_answers, word_embed_proj_dim]."""
+        a = self.architecture
+        self.shared_shapes()
+        x = self.embed()
+        for layer in range(a.num_hidden_layers):
+            x = self.layer(x, layer, is_last=layer == a.num_hidden_layers - 1)
+        if a.has_final_layer_norm:
+            x = self.norm(x, "model.decoder.final_layer_norm", "final_norm")
+        if a.has_projections:
+            x = self.linear(x, "model.decoder.project_out", "project_out")
+        return x
+
+    def shared_shapes(self) -> None:
+        """What depends on batch and sequence only: shapes, end of positions, causal mask."""
+        a = self.architecture
+        self.add("Shape", ["input_ids"], "shape/ids")
+        self.add("Shape", ["input_ids"], "shape/sequence", start=1)
+        self.integers("shape/head", [a.num_attention_heads, a.head_dim])
+        self.integers("shape/width", [a.hidden_size])
+        self.integers("shape/flat", [-1, a.hidden_size])
+        self.add("Concat", ["shape/ids", "shape/head"], "shape/split", axis=0)
+        self.add("Concat", ["shape/ids", "shape/width"], "shape/embedded", axis=0)
+
+        self.integers("position/start", [POSITION_OFFSET])
+        self.integers("position/axis", [0])
+        self.add("Add", ["shape/sequence", "position/start"], "position/end")
+
+        # The lowest finite number, not -inf: a diverged score then gives a NaN that is noticed
+        # as NaN, and the softmax of it is exactly zero all the same.
+        lowest = np.array([np.finfo(np.float32).min], dtype=np.float32)
+        square = self.add("Concat", ["shape/sequence", "shape/sequence"], "mask/shape", axis=0)
+        value = self._onnx.numpy_helper.from_array(lowest)
+        full = self.add("ConstantOfShape", [square], "mask/full", value=value)
+        above_diagonal = self._onnx.numpy_helper.from_array(np.array(1, np.int64), "mask/k")
+        self.constants.append(above_diagonal)
+        self.add("Trilu", [full, "mask/k"], "mask/causal", upper=1)
+
+    def embed(self) -> str:
+        """Token plus position embedding, [batch * sequence, hidden_size]."""
+        x = self.add("Gather", [EMBEDDING, "input_ids"], "embed/token", axis=0)
+        if self.architecture.has_projections:
+            x = self.add("Flatten", [x], "embed/token_flat", axis=2)
+            x = self.linear(x, "model.decoder.project_in", "embed/projected")
+            x = self.add("Reshape", [x, "shape/embedded"], "embed/token_wide")
+        rows = [POSITIONS, "position/start", "position/end", "position/axis"]
+        positions = self.add("Slice", rows, "embed/position")
+        x = self.add("Add", [x, positions], "embed/sum")
+        return self.add("Flatten", [x], "embed/flat", axis=2)
+
+    def layer(self, x: str, layer: int, *, is_last: bool) -> str:
+        weights, at = f"model.decoder.layers.{layer}", f"layers.{layer}"
+        pre_norm = self.architecture.do_layer_norm_before
+
+        inner = self.norm(x, f"{weights}.self_attn_layer_norm", f"{at}/norm1") if pre_norm else x
+        context = self.attend(inner, f"{weights}.self_attn", f"{at}/attention")
+        if is_last:
+            context = self.add("Gather", [context, "answer_position"], f"{at}/context_at_answer")
+            x = self.add("Gather", [x, "answer_position"], f"{at}/x_at_answer")
+        mixed = self.linear(context, f"{weights}.self_attn.out_proj", f"{at}/out_proj")
+        x = self.add("Add", [x, mixed], f"{at}/sum1")
+        if not pre_norm:
+            x = self.norm(x, f"{weights}.self_attn_layer_norm", f"{at}/norm1")
+
+        inner = self.norm(x, f"{weights}.final_layer_norm", f"{at}/norm2") if pre_norm else x
+        inner = self.linear(inner, f"{weights}.fc1", f"{at}/fc1")
+        inner = self.add("Relu", [inner], f"{at}/relu")
+        inner = self.linear(inner, f"{weights}.fc2", f"{at}/fc2")
+        x = self.add("Add", [x, inner], f"{at}/sum2")
+        return x if pre_norm else self.norm(x, f"{weights}.final_layer_norm", f"{at}/norm2")
+
+    def attend(self, x: str, weights: str, at: str) -> str:
+        """Causal attention without out_proj, [batch * sequence, hidden_size]."""
+
+        def split(projection: str, perm: list[int], scale: float = 1.0) -> str:
+            y = self.linear(x, f"{weights}.{projection}", f"{at}/{projection}", scale=scale)
+            y = self.add("Reshape", [y, "shape/split"], f"{at}/{projection}_split")
+            return self.add("Transpose", [y], f"{at}/{projection}_heads", perm=perm)
+
+        query = split("q_proj", [0, 2, 1, 3], self.architecture.head_dim**-0.5)
+        key = split("k_proj", [0, 2, 3, 1])
+        value = split("v_proj", [0, 2, 1, 3])
+        scores = self.add("MatMul", [query, key], f"{at}/scores")
+        scores = self.add("Add", [scores, "mask/causal"], f"{at}/masked")
+        weights_out = self.add("Softmax", [scores], f"{at}/softmax", axis=-1)
+        y = self.add("MatMul", [weights_out, value], f"{at}/context_heads")
+        y = self.add("Transpose", [y], f"{at}/context_split", perm=[0, 2, 1, 3])
+        return self.add("Reshape", [y, "shape/flat"], f"{at}/context")

@@ -1,0 +1,344 @@
+"""Is the exported graph the model, and does every weight still reach its output?
+
+Two questions, asked of the graph exactly as a device will run it: in onnxruntime, at its default
+optimisation, with every weight bound once without a copy and then changed in place.
+
+1. *Agreement.* On random batches of several shapes, with right padding, at the model's own weights
+   and at two random ones, the losses (and label scores) equal torch's:
+   abs(got - torch) <= TOLERANCE * max(1, abs(torch)), the maximum taken over the batch.
+   The random weights are large enough to make attention sharp (see `_randomise`); with weights
+   fresh from initialisation it is so even that exchanged heads would go unseen.
+2. *Movement.* Every **use** of every weight is moved by itself, and the output must follow. A tied
+   embedding has two uses: the rows of the batch's tokens are looked up, rows the batch does not
+   hold are met by the head alone. Moving whole tensors would not do: constant folding can freeze
+   the head while the lookup stays live, and the tensor as a whole would still move the output.
+   One case is left to the agreement at random weights: a full-vocabulary head scores the
+   looked-up rows as well, so it keeps the output moving when their lookup alone is frozen.
+
+Exempt from movement: ``k_proj.bias``. It adds the same number q . b to every score of a softmax
+row, where it cancels; no correct graph reacts to it, and a frozen one would do no harm.
+(`server.export.interface.check_interface` sees that some node reads it.)
+
+Not covered: prompts longer than the longest batch here, and so the later rows of the position
+table.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime.bundle import HEAD_LABEL_WORDS
+from server.errors import ExportError
+from server.export.architecture import (
+    EMBEDDING,
+    POSITION_OFFSET,
+    POSITIONS,
+    OptArchitecture,
+)
+from server.export.dependencies import load
+from server.export.interface import check_interface, outputs
+
+logger = logging.getLogger(__name__)
+
+Float32Array = npt.NDArray[np.float32]
+Int64Array = npt.NDArray[np.int64]
+
+TOLERANCE = 5e-5
+"""Float32 sums in another order differ by some 5e-6 of the logits; ten times that is a fault."""
+
+PAD_TOKEN_ID = 1
+BATCH_SHAPES = ((1, 1), (2, 24), (4, 9))
+"""(rows, tokens) of the agreement batches."""
+
+PROBE_SHAPE = (2, 6)
+"""The same for the movement probes: small, because there is a run for every tensor."""
+
+RELATIVE_MOVE = 0.25
+"""Weights move by this part of their tensor's root mean square, ..."""
+
+SMALLEST_MOVE = 0.05
+"""... and vectors by this much at least: biases start at zero."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckBatch:
+    """Integer inputs of one check. ``lengths`` [batch] counts the tokens before the padding."""
+
+    input_ids: Int64Array
+    lengths: Int64Array
+    answer_position: Int64Array
+    target: Int64Array
+    label_token_ids: Int64Array | None
+
+    def feeds(self) -> dict[str, Int64Array]:
+        """The graph's inputs by name."""
+        feeds = {
+            "input_ids": self.input_ids,
+            "answer_position": self.answer_position,
+            "target": self.target,
+        }
+        if self.label_token_ids is not None:
+            feeds["label_token_ids"] = self.label_token_ids
+        return feeds
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What the check saw.
+
+    Attributes:
+        max_relative_error: largest abs(got - torch) / max(1, abs(torch)), over all comparisons.
+        num_uses_moved: uses of weights that were moved by themselves, the output following.
+        exempt: tensors that no output can react to.
+    """
+
+    max_relative_error: float
+    num_uses_moved: int
+    exempt: tuple[str, ...]
+
+
+Reference = Callable[[CheckBatch], dict[str, Float32Array]]
+
+
+def torch_reference(
+    model: Any, weights: dict[str, Float32Array]
+) -> Callable[[CheckBatch], dict[str, Float32Array]]:
+    """Torch's losses for the weights in the arrays ``weights``, now and after they change in place.
+
+    The model's parameters become views of the arrays, so torch and onnxruntime see the same memory.
+    """
+    torch = load("torch")
+    for name, parameter in model.named_parameters():
+        parameter.data = torch.from_numpy(weights[name])
+
+    def run(batch: CheckBatch) -> dict[str, Float32Array]:
+        ids = torch.from_numpy(batch.input_ids)
+        mask = (torch.arange(ids.shape[1]) < torch.from_numpy(batch.lengths)[:, None]).long()
+        with torch.inference_mode():
+            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            logits = logits.flatten(0, 1)[torch.from_numpy(batch.answer_position)]
+            if batch.label_token_ids is not None:
+                logits = logits[:, torch.from_numpy(batch.label_token_ids)]
+            target = torch.from_numpy(batch.target)
+            loss = torch.nn.functional.cross_entropy(logits, target, reduction="none")
+        result: dict[str, Float32Array] = {"loss": loss.numpy()}
+        if batch.label_token_ids is not None:
+            result["scores"] = logits.numpy()
+        return result
+
+    return run
+
+
+class BoundGraph:
+    """A graph in onnxruntime whose weights are the caller's arrays, bound once without a copy."""
+
+    def __init__(self, graph: bytes, weights: dict[str, Float32Array], head: str) -> None:
+        onnxruntime = load("onnxruntime")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        # torch runs in turns with this session: idle threads must not spin in its way.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = onnxruntime.InferenceSession(
+                graph, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime raises many types for one cause: a bad graph
+            raise ExportError(
+                f"onnxruntime refuses the exported graph ({error}). "
+                "Export with the other road (via='native' or via='optimum')."
+            ) from error
+        self._binding = self._session.io_binding()
+        self._output_names = list(outputs(head))
+        # A folded graph may have lost an input; its absence then shows as missing movement.
+        present = {item.name for item in self._session.get_inputs()}
+        for name, array in weights.items():
+            if name in present:
+                self._binding.bind_input(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+
+    def run(self, batch: CheckBatch) -> dict[str, Float32Array]:
+        """The outputs by name."""
+        for name, array in batch.feeds().items():
+            self._binding.bind_input(name, "cpu", 0, np.int64, array.shape, array.ctypes.data)
+        for name in self._output_names:
+            self._binding.bind_output(name, "cpu")
+        self._session.run_with_iobinding(self._binding)
+        return dict(zip(self._output_names, self._binding.copy_outputs_to_cpu(), strict=True))
+
+
+def check_graph(
+    graph: Any,
+    architecture: OptArchitecture,
+    head: str,
+    weights: dict[str, Float32Array],
+    reference: Reference,
+    *,
+    label_token_ids: Sequence[int],
+    rng: np.random.Generator,
+) -> CheckReport:
+    """Check interface, agreement and movement of ``graph`` (an ``onnx.ModelProto``).
+
+    Args:
+        graph: the graph under test.
+        architecture: dimensions of the model it should be.
+        head: "label_words" or "full_vocabulary".
+        weights: float32 arrays by torch's name. **Changed in place and left changed.**
+        reference: losses of the true model on the current contents of ``weights``.
+        label_token_ids: the task's label words; ignored for the full vocabulary.
+        rng: draws batches and moves.
+
+    Raises:
+        ExportError: naming the batch, or the tensor and its use, that failed.
+    """
+    check_interface(graph, architecture.tensor_shapes(), head)
+    bound = BoundGraph(graph.SerializeToString(), weights, head)
+    labels = np.array(label_token_ids, np.int64) if head == HEAD_LABEL_WORDS else None
+    batches = [_draw_batch(shape, architecture, labels, rng) for shape in BATCH_SHAPES]
+    probe = _draw_batch(PROBE_SHAPE, architecture, labels, rng)
+
+    worst = 0.0
+    for batch in batches:
+        worst = max(worst, _compare(bound, reference, batch, "the model's own weights"))
+
+    _randomise(weights, rng)
+    before = bound.run(probe)
+    num_moved, exempt = 0, []
+    for name, use, rows in _uses(architecture, probe):
+        if name.endswith("k_proj.bias"):
+            exempt.append(name)
+            continue
+        kept = weights[name][rows].copy()
+        _move(weights[name], rows, rng)
+        after = bound.run(probe)
+        if all(np.array_equal(before[key], after[key]) for key in before):
+            raise ExportError(
+                f"{name}, as {use}: moved, and no output of the graph followed. The exporter froze "
+                "this use of the tensor, so training could not reach it. Export with via='native'."
+            )
+        weights[name][rows] = kept
+        num_moved += 1
+    for _ in range(2):
+        for batch in batches:
+            worst = max(worst, _compare(bound, reference, batch, "all weights moved at once"))
+        _randomise(weights, rng)
+    report = CheckReport(worst, num_moved, tuple(exempt))
+    logger.info(
+        "self-check: %d uses moved, largest relative error %.1e",
+        num_moved,
+        report.max_relative_error,
+    )
+    return report
+
+
+def _draw_batch(
+    shape: tuple[int, int],
+    architecture: OptArchitecture,
+    labels: Int64Array | None,
+    rng: np.random.Generator,
+) -> CheckBatch:
+    """Random tokens from half of the vocabulary without pad and labels, so both uses can be told.
+
+    The first row is full, the others are right padded; every row is asked once, at its last token,
+    and the first also half way.
+    """
+    num_rows, width = shape[0], min(shape[1], architecture.max_position_embeddings)
+    reserved = [PAD_TOKEN_ID] if labels is None else [PAD_TOKEN_ID, *labels.tolist()]
+    free = np.setdiff1d(np.arange(architecture.vocab_size), reserved)
+    if len(free) < 2:
+        raise ExportError(
+            f"vocab_size: got {architecture.vocab_size}, of which {len(reserved)} are padding and "
+            "labels, wanted at least two more tokens to check the graph with."
+        )
+    pool = rng.permutation(free)[: max(1, len(free) // 2)]
+    input_ids = rng.choice(pool, size=(num_rows, width)).astype(np.int64)
+    lengths = rng.integers((width + 1) // 2, width + 1, size=num_rows)
+    lengths[0] = width
+    input_ids[np.arange(width) >= lengths[:, None]] = PAD_TOKEN_ID
+    last = np.arange(num_rows) * width + lengths - 1
+    num_classes = architecture.vocab_size if labels is None else len(labels)
+    answer_position = np.append(last, width // 2).astype(np.int64)
+    return CheckBatch(
+        input_ids=input_ids,
+        lengths=lengths.astype(np.int64),
+        answer_position=answer_position,
+        target=rng.integers(0, num_classes, size=len(answer_position)),
+        label_token_ids=labels,
+    )
+
+
+def _uses(
+    architecture: OptArchitecture, probe: CheckBatch
+) -> Iterator[tuple[str, str, slice | Int64Array]]:
+    """(tensor, use, rows): every use of every weight and the rows that only this use reads."""
+    is_token = np.arange(probe.input_ids.shape[1]) < probe.lengths[:, None]
+    looked_up = np.unique(probe.input_ids[is_token])
+    if probe.label_token_ids is not None:
+        scored = probe.label_token_ids
+    else:
+        scored = np.setdiff1d(np.arange(architecture.vocab_size), looked_up)
+    for name, shape in architecture.tensor_shapes().items():
+        if name == EMBEDDING:
+            yield name, "token lookup", looked_up
+        elif name == POSITIONS:
+            end = POSITION_OFFSET + probe.input_ids.shape[1]
+            yield name, "positions", slice(POSITION_OFFSET, end)
+        elif name != architecture.head_weight:
+            yield name, "bias" if len(shape) == 1 else "product", slice(None)
+        if name == architecture.head_weight:
+            yield name, "language-model head", scored
+
+
+def _randomise(weights: dict[str, Float32Array], rng: np.random.Generator) -> None:
+    """Move all weights at once, by independent Gaussian numbers.
+
+    Matrices get a spread of at least 1 / sqrt(inputs), so that every product keeps the scale of
+    its input, attention is sharp, and no tensor's share of the output is lost in rounding.
+    """
+    for array in weights.values():
+        least = SMALLEST_MOVE if array.ndim == 1 else array.shape[-1] ** -0.5
+        scale = np.float32(max(least, RELATIVE_MOVE * _root_mean_square(array)))
+        np.add(array, scale * rng.standard_normal(array.shape, dtype=np.float32), out=array)
+
+
+def _move(array: Float32Array, rows: slice | Int64Array, rng: np.random.Generator) -> None:
+    """Add random signs times RELATIVE_MOVE of the root mean square to the rows.
+
+    The signs are an outer product, which is quick for large matrices; a pattern that only varied
+    along one axis would be invisible, because layer norm removes whatever is common to all units.
+    """
+    part = array[rows]
+    signs = np.array([RELATIVE_MOVE * _root_mean_square(part)], dtype=np.float32)
+    for length in part.shape:
+        axis_signs = rng.choice(np.array([-1, 1], dtype=np.float32), size=length)
+        signs = np.multiply.outer(signs, axis_signs)
+    array[rows] = part + signs[0]
+
+
+def _root_mean_square(array: Float32Array) -> float:
+    return float(np.linalg.norm(array)) / math.sqrt(array.size)
+
+
+def _compare(bound: BoundGraph, reference: Reference, batch: CheckBatch, what: str) -> float:
+    """Largest abs(got - torch) / max(1, abs(torch)) over all outputs; raises above TOLERANCE."""
+    got, wanted = bound.run(batch), reference(batch)
+    scale = max(1.0, *(float(np.abs(value).max()) for value in wanted.values()))
+    worst = 0.0
+    for key, value in wanted.items():
+        error = float(np.abs(got[key].astype(np.float64) - value).max()) / scale
+        # Written so that a NaN fails too.
+        if not error <= TOLERANCE:
+            raise ExportError(
+                f"{key} of a batch of {batch.input_ids.shape[0]} x {batch.input_ids.shape[1]} "
+                f"tokens, with {what}: the graph and torch differ by {error:.1e} of the largest "
+                f"value, wanted at most {TOLERANCE:.0e}. A use of a weight is frozen, or the graph "
+                "computes something else. Export with the other road (via='native' or "
+                "via='optimum')."
+            )
+        worst = max(worst, error)
+    return worst

@@ -1,0 +1,140 @@
+"""The pictures of a run: colour-blind safe, labelled with units, PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from server.config import RunConfig
+from server.run_store import EvaluationRow, RoundRow
+
+# Okabe and Ito's palette: distinct for colour-blind readers and in grey print.
+_BLUE, _ORANGE, _GREEN, _BLACK = "#0072B2", "#D55E00", "#009E73", "#000000"
+_SIZE_INCHES = (7.5, 3.6)
+
+
+def draw_plots(
+    folder: Path,
+    config: RunConfig,
+    rows: Sequence[RoundRow],
+    evaluations: Sequence[EvaluationRow],
+    reference: Sequence[EvaluationRow] | None = None,
+) -> list[tuple[Path, str]]:
+    """Draw what there is to draw; returns (file, caption) in reading order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plots = []
+    if evaluations:
+        plots.append(_draw_learning(folder, evaluations, reference))
+    if any(row.true_mean is not None for row in rows):
+        plots.append(_draw_estimates(folder, rows))
+    if any(row.receiver_noise_std > 0 for row in rows):
+        plots.append(_draw_noise(folder, rows))
+        plots.append(_draw_channel(folder, config, rows))
+    if any(row.epsilon is not None for row in evaluations):
+        plots.append(_draw_epsilon(folder, config, evaluations))
+    return plots
+
+
+def _draw_learning(
+    folder: Path, evaluations: Sequence[EvaluationRow], reference: Sequence[EvaluationRow] | None
+) -> tuple[Path, str]:
+    figure, (left, right) = _figure(2)
+    curves = [(evaluations, "this run", _BLUE, "o-")]
+    if reference:
+        curves.append((reference, "no privacy, no noise", _ORANGE, "s--"))
+    for points, label, colour, style in curves:
+        rounds = [p.num_rounds for p in points]
+        accuracy = [100 * p.accuracy for p in points]
+        left.plot(rounds, accuracy, style, color=colour, label=label, markersize=3)
+        right.plot(rounds, [p.loss for p in points], style, color=colour, label=label, markersize=3)
+    _label(left, "round", "validation accuracy (%)")
+    _label(right, "round", "validation loss (nats)")
+    left.legend()
+    return _save(figure, folder / "learning.png", "Validation accuracy and loss over the rounds.")
+
+
+def _draw_estimates(folder: Path, rows: Sequence[RoundRow]) -> tuple[Path, str]:
+    figure, (axes,) = _figure(1)
+    spoken = [row for row in rows if row.true_mean is not None and row.num_speakers > 0]
+    true = [row.true_mean or 0.0 for row in spoken]
+    axes.plot(true, [row.mean_estimate for row in spoken], ".", color=_BLUE, markersize=2)
+    span = [min(true, default=0.0), max(true, default=0.0)]
+    axes.plot(span, span, "-", color=_BLACK, linewidth=0.8, label="estimate = truth")
+    _label(axes, "true mean of the clipped scalars", "receiver's estimate")
+    axes.legend()
+    return _save(
+        figure, folder / "estimates.png",
+        "What the receiver made of each round's superposition, against the truth that only a "
+        "simulation knows. The scatter is privacy noise, receiver noise and channel error.",
+    )  # fmt: skip
+
+
+def _draw_noise(folder: Path, rows: Sequence[RoundRow]) -> tuple[Path, str]:
+    figure, (axes,) = _figure(1)
+    rounds = [row.round_index for row in rows]
+    for values, label, colour in (
+        ([row.artificial_noise_std for row in rows], "artificial noise, charged", _BLUE),
+        ([row.receiver_noise_std for row in rows], "receiver noise, measured", _ORANGE),
+    ):
+        axes.plot(rounds, values, ".", color=colour, label=label, markersize=2)
+    axes.set_yscale("log")
+    _label(axes, "round", "std on the mean (projected gradient)")
+    axes.legend()
+    return _save(
+        figure, folder / "noise.png",
+        "Noise on the mean estimate. Only the artificial part carries the privacy promise.",
+    )  # fmt: skip
+
+
+def _draw_channel(folder: Path, config: RunConfig, rows: Sequence[RoundRow]) -> tuple[Path, str]:
+    figure, (left, right) = _figure(2)
+    rounds = [row.round_index for row in rows]
+    left.plot(rounds, [row.weakest_gain for row in rows], ".", color=_GREEN, markersize=2)
+    left.axhline(config.radio.min_gain, color=_BLACK, linewidth=0.8, label="min_gain")
+    left.legend()
+    _label(left, "round", "weakest speaker's gain (amplitude)")
+    counts = range(config.federation.num_devices + 1)
+    share = [sum(row.num_speakers == n for row in rows) / len(rows) * 100 for n in counts]
+    right.bar(list(counts), share, color=_BLUE)
+    _label(right, "devices that spoke", "rounds (%)")
+    return _save(
+        figure, folder / "channel.png",
+        "The weakest device that speaks sets the level for all; devices below min_gain are silent.",
+    )  # fmt: skip
+
+
+def _draw_epsilon(
+    folder: Path, config: RunConfig, evaluations: Sequence[EvaluationRow]
+) -> tuple[Path, str]:
+    figure, (axes,) = _figure(1)
+    points = [(p.num_rounds, p.epsilon) for p in evaluations if p.epsilon is not None]
+    axes.plot([n for n, _ in points], [e for _, e in points], "o-", color=_BLUE, markersize=3)
+    axes.axhline(config.privacy.epsilon, color=_BLACK, linestyle="--", linewidth=0.8)
+    axes.set_ylim(bottom=0)
+    _label(axes, "round", f"epsilon spent (delta {config.privacy.delta:g})")
+    return _save(
+        figure, folder / "epsilon.png",
+        "Privacy spent by the device that spent most; the dashed line is the budget.",
+    )  # fmt: skip
+
+
+def _figure(num_axes: int) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = [figure.add_subplot(1, num_axes, i + 1) for i in range(num_axes)]
+    return figure, axes
+
+
+def _label(axes: Axes, x: str, y: str) -> None:
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(alpha=0.3)
+
+
+def _save(figure: Figure, path: Path, caption: str) -> tuple[Path, str]:
+    figure.savefig(path, dpi=130)
+    return path, caption

@@ -1,0 +1,91 @@
+"""Can this plan learn anything? Two numbers to read before a run is started."""
+
+from __future__ import annotations
+
+import math
+
+from server.errors import ConfigurationError
+
+
+def predicted_mean_noise_std(
+    *,
+    sum_artificial_noise_std: float,
+    receive_scale: float,
+    noise_power: float,
+    payload_symbols: int,
+    num_participants: int,
+) -> float:
+    """Standard deviation of the noise on the estimate of the mean scalar.
+
+    std = sqrt(s + N0 / (2 L c^2)) / n, with s the variance of the sum of the artificial noises in
+    phase and N0 / 2 the receiver noise per real dimension of a sample, averaged over L symbols.
+    Left out: channel estimation error.
+
+    Args:
+        sum_artificial_noise_std: sqrt(s), in units of the scalar.
+        receive_scale: c.
+        noise_power: N0 per complex sample.
+        payload_symbols: L.
+        num_participants: n.
+
+    Raises:
+        ConfigurationError: a value out of range.
+    """
+    _check_positive(receive_scale=receive_scale)
+    _check_not_negative(sum_artificial_noise_std=sum_artificial_noise_std, noise_power=noise_power)
+    _check_count(payload_symbols=payload_symbols, num_participants=num_participants)
+    receiver_std = math.sqrt(noise_power / (2.0 * payload_symbols)) / receive_scale
+    return math.hypot(sum_artificial_noise_std, receiver_std) / num_participants
+
+
+def noise_to_clip_ratio(*, mean_noise_std: float, clip: float) -> float:
+    """Noise of the mean estimate in units of the clip; far above 1 nothing is learnt in a round."""
+    _check_positive(clip=clip)
+    _check_not_negative(mean_noise_std=mean_noise_std)
+    return mean_noise_std / clip
+
+
+def information_ceiling_nats(
+    *, num_rounds: int, num_devices: int, clip: float, sum_noise_std: float
+) -> float:
+    """At most this much information reaches the server in the whole run, in nats.
+
+    sum_t 1/2 ln(1 + K^2 gamma^2 / x): the capacity of a Gaussian channel whose input, the sum of K
+    scalars, is bounded by K gamma, with noise variance x. Infinite without noise.
+
+    Args:
+        num_rounds: T.
+        num_devices: K.
+        clip: gamma, the bound on one scalar.
+        sum_noise_std: sqrt(x), all noise on the received sum, in units of the scalar.
+
+    Raises:
+        ConfigurationError: a value out of range.
+
+    Source: theory.md, section 4.6.
+    """
+    _check_positive(clip=clip)
+    _check_not_negative(sum_noise_std=sum_noise_std)
+    _check_count(num_rounds=num_rounds, num_devices=num_devices)
+    if sum_noise_std == 0:
+        return math.inf
+    amplitude_ratio = num_devices * clip / sum_noise_std
+    return 0.5 * num_rounds * math.log1p(amplitude_ratio * amplitude_ratio)
+
+
+def _check_positive(**values: float) -> None:
+    for name, value in values.items():
+        if not (math.isfinite(value) and value > 0):
+            raise ConfigurationError(f"{name}: got {value}, wanted a finite number > 0.")
+
+
+def _check_not_negative(**values: float) -> None:
+    for name, value in values.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise ConfigurationError(f"{name}: got {value}, wanted a finite number >= 0.")
+
+
+def _check_count(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise ConfigurationError(f"{name}: got {value}, wanted >= 1.")

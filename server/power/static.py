@@ -1,0 +1,163 @@
+"""Static power plan: truncated channel inversion with an equal split of the artificial noise.
+
+Every participant arrives at one common level; a device in a deep fade stays silent instead of
+pulling everybody down to its own level.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+import numpy.typing as npt
+
+from server.errors import ConfigurationError
+
+DEFAULT_PEAK_FACTOR = 8.0
+
+# Samples are complex64: building, scaling and storing one may raise its magnitude by a few units
+# of 2**-24, and a sample above full scale is an error, not a rounding.
+_FLOAT32_HEADROOM = 1.0 - 2.0**-20
+
+
+@dataclass(frozen=True, slots=True)
+class PowerPlan:
+    """Who speaks, how loud, and with how much noise: device k sends tx_gain_k (p_k + n_k).
+
+    Attributes:
+        participants: devices that speak, ascending.
+        silent: devices whose channel is too weak, ascending.
+        receive_scale: common level c at which a scalar of 1 arrives; 0 if nobody speaks.
+        tx_gains: c / h_k of each participant, complex amplitude.
+        artificial_noise_std: sigma_k of each participant in units of the scalar, per real
+            dimension.
+    """
+
+    participants: tuple[int, ...]
+    silent: tuple[int, ...]
+    receive_scale: float
+    tx_gains: Mapping[int, complex]
+    artificial_noise_std: Mapping[int, float]
+
+    def __post_init__(self) -> None:
+        """Freeze the mappings."""
+        for name in ("tx_gains", "artificial_noise_std"):
+            mapping = getattr(self, name)
+            if tuple(sorted(mapping)) != self.participants:
+                raise ConfigurationError(
+                    f"{name}: got devices {sorted(mapping)}, wanted {list(self.participants)}."
+                )
+            object.__setattr__(self, name, MappingProxyType(dict(mapping)))
+
+    @property
+    def sum_noise_std(self) -> float:
+        """Standard deviation of the sum of all artificial noises, in units of the scalar."""
+        return math.hypot(*self.artificial_noise_std.values())
+
+
+def plan_static(
+    *,
+    gain_estimates: npt.NDArray[np.complex128],
+    max_amplitude: float,
+    scalar_bound: float,
+    required_noise_std: float,
+    min_gain: float,
+    peak_factor: float = DEFAULT_PEAK_FACTOR,
+) -> PowerPlan:
+    r"""Truncated inversion: tx_gain_k = c / h_k if abs(h_k) >= min_gain, else silent.
+
+    With n participants and an equal split of the noise::
+
+        sigma_k = required_noise_std / sqrt(n)
+        c       = min_k max_amplitude abs(h_k) / (G + peak_factor sigma_k)
+
+    so that every sample stays below max_amplitude unless the noise exceeds peak_factor standard
+    deviations. For the default 8 that happens with probability erfc(8 / sqrt 2) = 1.3e-15 a device
+    and round if the noise is real, and exp(-32) = 1.3e-14 if it has two quadratures of sigma_k.
+
+    Assumes block fading over sounding and payload, and takes the estimates at their word: the
+    estimation error belongs to the privacy record (amplitude_error_bound), not here.
+
+    Args:
+        gain_estimates: complex [num_devices], transmitted to received amplitude.
+        max_amplitude: largest magnitude of a transmitted sample (1.0 = full scale).
+        scalar_bound: G, the bound on abs(p_k).
+        required_noise_std: standard deviation of the sum of all artificial noises, in units of the
+            scalar; 0 in ideal mode.
+        min_gain: truncation threshold on abs(h_k).
+        peak_factor: how many noise standard deviations must fit below max_amplitude.
+
+    Guarantees:
+        * abs(tx_gain_k) (G + peak_factor sigma_k) <= max_amplitude, with room for float32;
+        * the sum of sigma_k^2 is at least required_noise_std^2 (rounded up);
+        * silent devices are exactly those below min_gain;
+        * more required noise never raises c; permuting the devices permutes the plan;
+        * if everybody is silent the plan has no participants: skip the round, charge nothing.
+
+    Raises:
+        ConfigurationError: a value out of range or a gain that is not finite.
+
+    Source: theory.md, sections 1 and 5.3.
+    """
+    gains = _check_gains(gain_estimates)
+    for name, value in (
+        ("max_amplitude", max_amplitude),
+        ("scalar_bound", scalar_bound),
+        ("min_gain", min_gain),
+        ("peak_factor", peak_factor),
+    ):
+        if not (math.isfinite(value) and value > 0):
+            raise ConfigurationError(f"{name}: got {value}, wanted a finite number > 0.")
+    if not (math.isfinite(required_noise_std) and required_noise_std >= 0):
+        raise ConfigurationError(
+            f"required_noise_std: got {required_noise_std}, wanted a finite number >= 0."
+        )
+    magnitudes = {k: abs(gain) for k, gain in enumerate(gains)}
+    participants = tuple(k for k, magnitude in magnitudes.items() if magnitude >= min_gain)
+    silent = tuple(k for k, magnitude in magnitudes.items() if magnitude < min_gain)
+    if not participants:
+        return PowerPlan((), silent, 0.0, {}, {})
+
+    noise_std = _split_equally(required_noise_std, len(participants))
+    peak_scalar = scalar_bound + peak_factor * noise_std
+    weakest = min(magnitudes[k] for k in participants)
+    receive_scale = max_amplitude * weakest / peak_scalar * _FLOAT32_HEADROOM
+    if not (math.isfinite(receive_scale) and receive_scale > 0):
+        raise ConfigurationError(
+            f"receive_scale: got {receive_scale} for gain {weakest} and peak scalar {peak_scalar}. "
+            "The numbers leave the range of float64; check their units."
+        )
+    return PowerPlan(
+        participants=participants,
+        silent=silent,
+        receive_scale=receive_scale,
+        tx_gains={k: receive_scale / gains[k] for k in participants},
+        artificial_noise_std=dict.fromkeys(participants, noise_std),
+    )
+
+
+def _check_gains(gain_estimates: npt.NDArray[np.complex128]) -> list[complex]:
+    array = np.asarray(gain_estimates)
+    if array.ndim != 1 or array.size == 0:
+        raise ConfigurationError(
+            f"gain_estimates: got shape {array.shape}, wanted [num_devices] with a device or more."
+        )
+    gains = [complex(gain) for gain in array]
+    for device_index, gain in enumerate(gains):
+        if not math.isfinite(abs(gain)):
+            raise ConfigurationError(
+                f"gain_estimates[{device_index}]: got {gain}, wanted a finite number. The channel "
+                "estimate failed; sound the channel again."
+            )
+    return gains
+
+
+def _split_equally(required_noise_std: float, num_participants: int) -> float:
+    """sigma_k with n sigma_k^2 >= required^2, also in floating point."""
+    noise_std = required_noise_std / math.sqrt(num_participants)
+    while math.hypot(*[noise_std] * num_participants) < required_noise_std:
+        noise_std = math.nextafter(noise_std, math.inf)
+    return noise_std

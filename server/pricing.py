@@ -1,0 +1,265 @@
+"""Pricing: what a round may cost in privacy, and the rule that it is paid before it is spent.
+
+Plan: the noise multiplier that the whole run can afford is found once. In each round the artificial
+noise of those who speak adds up to
+
+    certified_noise_std = noise_multiplier * sensitivity * (1 + eta) / (1 - eta),
+
+eta being the round's bound on the received amplitude's relative error: one record may weigh up to
+1 + eta, the others' noise may arrive as weak as 1 - eta (theory of the mechanism:
+`server.privacy.mechanism`). Receiver noise comes on top and is promised to nobody.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from edge_runtime.protocol.rounds import Access
+from radio.waveforms.coherent import ChannelEstimate
+from radio.waveforms.error_model import (
+    amplitude_error_bound,
+    gain_error_variance,
+    noise_power_upper_bound,
+)
+from server.config import RunConfig
+from server.power.static import PowerPlan, plan_static
+from server.privacy.accountant import Accountant
+from server.privacy.calibration import calibrate_noise_multiplier
+from server.privacy.ledger import PrivacyLedger
+from server.privacy.mechanism import (
+    POISSON_SUBSAMPLED_GAUSSIAN,
+    RECORD_VERSION,
+    ArtificialNoise,
+    MechanismRecord,
+    certified_noise_std,
+)
+from server.privacy.units import scalar_sensitivity
+
+MAX_AMPLITUDE_ERROR = 0.5
+"""A device whose gain is known worse than this stays silent: its noise price would explode."""
+
+CALIBRATION_SLACK = 1e-6
+"""Noise added on top, so that rounding on the way never makes a round dearer than planned."""
+
+_LARGEST_SCALAR = 1e6
+"""Stands for an infinite clip on the ideal link, where loudness means nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrivacyTerms:
+    """What was agreed for the whole run.
+
+    Attributes:
+        noise_multiplier: of every round.
+        sensitivity: of the sum of scalars to one record.
+        sampling_probabilities: of the records of each device.
+        noise_streams: public commitment of each device's private key.
+        csi_failure_probability: allowed per statement about the channel.
+    """
+
+    noise_multiplier: float
+    sensitivity: float
+    sampling_probabilities: tuple[float, ...]
+    noise_streams: tuple[str, ...]
+    csi_failure_probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRound:
+    """How loud, how noisy, at which price."""
+
+    power: PowerPlan
+    records: tuple[MechanismRecord, ...]
+    amplitude_error_bound: float
+    noise_multiplier: float
+    weakest_gain: float
+
+    def noise_std_of_mean(self, speakers: Sequence[int]) -> float:
+        """Standard deviation of the artificial noise on the mean over those who spoke."""
+        if not speakers:
+            return 0.0
+        stds = (self.power.artificial_noise_std[k] for k in speakers)
+        return math.hypot(*stds) / len(speakers)
+
+
+def agree_terms(
+    config: RunConfig, num_records: Sequence[int], noise_streams: Sequence[str]
+) -> PrivacyTerms:
+    """Find the least noise that keeps the whole run within its budget.
+
+    The device with the fewest records samples each of them most often, and sets the price for all.
+
+    Raises:
+        ConfigurationError: delta is not below 1/n.
+        PrivacyError: no amount of noise meets the budget.
+    """
+    optimizer, privacy = config.optimizer, config.privacy
+    probabilities = tuple(min(1.0, optimizer.batch_size / n) for n in num_records)
+    num_blocks = math.ceil(optimizer.rounds / config.radio.coherence_rounds)
+    # One statement per device and block about its gain, one per block about the noise power.
+    num_statements = (len(num_records) + 1) * num_blocks
+    return PrivacyTerms(
+        noise_multiplier=calibrate_noise_multiplier(
+            epsilon=privacy.epsilon,
+            delta=privacy.delta,
+            csi_delta=privacy.delta * privacy.csi_failure_fraction,
+            sampling_probability=max(probabilities),
+            num_rounds=optimizer.rounds,
+            num_records=sum(num_records),
+        ),
+        sensitivity=scalar_sensitivity(
+            clip=optimizer.clip,
+            batch_size=optimizer.batch_size,
+            unit=privacy.unit,
+            relation=privacy.relation,
+        ),
+        sampling_probabilities=probabilities,
+        noise_streams=tuple(noise_streams),
+        csi_failure_probability=privacy.delta * privacy.csi_failure_fraction / num_statements,
+    )
+
+
+class Pricing:
+    """Plans each round's loudness and noise, and pays for it before anything is sent."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        terms: PrivacyTerms | None,
+        accountant: Accountant | None,
+        ledger: PrivacyLedger | None,
+        noise_symbols: int,
+    ) -> None:
+        """Price a run.
+
+        Args:
+            config: the run's configuration.
+            terms: what was agreed, None for a run without privacy.
+            accountant: every device's account, None without privacy.
+            ledger: where prices are written down, None without privacy.
+            noise_symbols: silent samples from which a channel estimate's noise power is measured.
+        """
+        self._config = config
+        self._terms = terms
+        self._accountant = accountant
+        self._ledger = ledger
+        self._noise_symbols = noise_symbols
+        # A resumed run finds the price of its unfinished round here.
+        self._paid_before = frozenset(ledger.records()) if ledger is not None else frozenset()
+
+    def plan_round(self, round_index: int, channel: ChannelEstimate) -> PlannedRound:
+        """Who speaks, how loud, with how much noise, and what each of them pays."""
+        radio, terms = self._config.radio, self._terms
+        min_gain, gain_error = radio.min_gain, 0.0
+        if terms is not None:
+            gain_error = self._gain_error(channel, terms.csi_failure_probability)
+            min_gain = max(min_gain, gain_error / MAX_AMPLITUDE_ERROR)
+        loud_enough = np.abs(channel.gains)[np.abs(channel.gains) >= min_gain]
+        weakest_gain = float(np.min(loud_enough, initial=math.inf))
+        eta = gain_error / weakest_gain
+        required = 0.0
+        if terms is not None:
+            required = terms.noise_multiplier * terms.sensitivity * (1.0 + eta) / (1.0 - eta)
+        power = plan_static(
+            gain_estimates=channel.gains,
+            max_amplitude=radio.max_amplitude,
+            scalar_bound=min(self._config.optimizer.clip, _LARGEST_SCALAR),
+            required_noise_std=required * (1.0 + CALIBRATION_SLACK),
+            min_gain=min_gain,
+        )
+        records = () if terms is None else self._records(terms, round_index, power, eta)
+        return PlannedRound(
+            power=power,
+            records=records,
+            amplitude_error_bound=eta,
+            noise_multiplier=min((r.noise_multiplier for r in records), default=0.0),
+            weakest_gain=weakest_gain if power.participants else 0.0,
+        )
+
+    def pay(self, planned: PlannedRound) -> None:
+        """Check that the round can be afforded, and write its price down, on the disk.
+
+        A resumed run finds the price of its unfinished round already paid: the same noise streams
+        mean the very same numbers on the air, one release.
+
+        Raises:
+            BudgetExhaustedError: it cannot be afforded.
+            LedgerCorruptError: the price could not be written.
+        """
+        if self._accountant is None or self._ledger is None:
+            return
+        if not self._paid_before.issuperset(planned.records):
+            for record in planned.records:
+                self._accountant.check_affordable(record)
+        self._compose(self._ledger.append(planned.records))
+
+    def correct_price(self, planned: PlannedRound, speakers: Sequence[int]) -> None:
+        """A device that was to speak and did not has taken its noise away: the others pay more.
+
+        The corrected records are charged on top of the paid ones. Never downward.
+        """
+        if self._ledger is None or set(speakers) == set(planned.power.participants):
+            return
+        stds = {k: planned.power.artificial_noise_std[k] for k in speakers}
+        corrections = [
+            msgspec.structs.replace(
+                record, certified_noise_std=_certified_noise_std(record.device_index, stds)
+            )
+            for record in planned.records
+            if record.device_index in stds
+        ]
+        self._compose(self._ledger.append_correction(corrections))
+
+    def epsilon_spent(self) -> float | None:
+        """The largest epsilon on any device's account so far; None without privacy."""
+        return None if self._accountant is None else self._accountant.worst_spent()
+
+    def _compose(self, records: Sequence[MechanismRecord]) -> None:
+        if self._accountant is not None:
+            self._accountant.compose_all(records)
+
+    def _gain_error(self, channel: ChannelEstimate, failure_probability: float) -> float:
+        """sqrt(v ln(1/p)), with v from an upper confidence limit of the noise power."""
+        radio = self._config.radio
+        noise_power = noise_power_upper_bound(
+            channel.noise_power, self._noise_symbols, failure_probability
+        )
+        variance = gain_error_variance(noise_power, radio.pilot_symbols, radio.max_amplitude)
+        return amplitude_error_bound(variance, 1.0, failure_probability)
+
+    def _records(
+        self, terms: PrivacyTerms, round_index: int, power: PowerPlan, eta: float
+    ) -> tuple[MechanismRecord, ...]:
+        privacy = self._config.privacy
+        stds = {k: power.artificial_noise_std[k] for k in power.participants}
+        return tuple(
+            MechanismRecord(
+                version=RECORD_VERSION,
+                kind=POISSON_SUBSAMPLED_GAUSSIAN,
+                round_index=round_index,
+                device_index=k,
+                access=privacy.access,
+                unit=privacy.unit,
+                relation=privacy.relation,
+                sensitivity=terms.sensitivity,
+                sampling_probability=terms.sampling_probabilities[k],
+                certified_noise_std=_certified_noise_std(k, stds),
+                amplitude_error_bound=eta,
+                noise_stream=terms.noise_streams[k],
+            )
+            for k in power.participants
+        )
+
+
+def _certified_noise_std(device_index: int, noise_stds: Mapping[int, float]) -> float:
+    return certified_noise_std(
+        access=Access.SUPERPOSED,
+        artificial_noise=ArtificialNoise.CIRCULAR,
+        device_index=device_index,
+        noise_stds=noise_stds,
+    )

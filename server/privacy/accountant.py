@@ -1,0 +1,217 @@
+"""The account of every device: what it has spent, and whether it can afford another round."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable
+
+from server.errors import BudgetExhaustedError, ConfigurationError, PrivacyError
+from server.privacy.composition import (
+    Composer,
+    History,
+    PriceClass,
+    loss_interval_for,
+    make_history,
+    price_class_of,
+)
+from server.privacy.mechanism import MechanismRecord
+from server.privacy.units import NeighbouringRelation, PrivacyUnit
+
+logger = logging.getLogger(__name__)
+
+# With more price classes than this one more round is composed onto the last distribution instead
+# of looking ahead, because looking ahead has to compose every class again.
+_MAX_CLASSES_TO_LOOK_AHEAD = 4
+
+
+class Accountant:
+    """(epsilon, delta) of each device by exact composition of its records.
+
+    An example belongs to one device, so a device's account is the whole loss of its examples, and
+    the promise of a run is that of its worst device. Rounds that differ in the last digits of
+    their noise multiplier are priced alike, at the lower multiplier (`composition`).
+
+    Left out: noise parameters chosen from earlier *outputs* (they may depend on channel, clock and
+    configuration); the composition used here is for parameters that do not depend on the data.
+
+    Args:
+        epsilon: the budget of one device.
+        delta: total failure probability of the promise.
+        csi_delta: part of delta set aside for the event that a channel estimate was worse than its
+            bound in any round of the run (num_rounds * num_devices * failure probability).
+
+    Guarantees:
+        * `spent` is never below the exact epsilon of the records and never decreases;
+        * if every record passed `check_affordable` before `compose`, `spent` is at most epsilon;
+        * a record that cannot be priced raises; it is never free.
+
+    Raises:
+        ConfigurationError: epsilon not finite and positive, delta outside (0, 1), or csi_delta
+            that leaves nothing of delta.
+    """
+
+    def __init__(self, *, epsilon: float, delta: float, csi_delta: float = 0.0) -> None:
+        if not (math.isfinite(epsilon) and epsilon > 0):
+            raise ConfigurationError(f"epsilon: got {epsilon}, wanted a finite number > 0.")
+        if not 0 < delta < 1:
+            raise ConfigurationError(f"delta: got {delta}, wanted a number in (0, 1).")
+        if not 0 <= csi_delta < delta:
+            raise ConfigurationError(
+                f"csi_delta: got {csi_delta}, wanted 0 <= csi_delta < delta = {delta}. Lower the "
+                "failure probability of the channel bound."
+            )
+        self._epsilon = epsilon
+        self._delta = delta
+        self._csi_delta = csi_delta
+        # Rounded down: the difference of two floats may lie above the difference of the reals.
+        mechanism_delta = math.nextafter(delta - csi_delta, 0.0) if csi_delta else delta
+        self._composer = Composer(loss_interval=loss_interval_for(epsilon), delta=mechanism_delta)
+        self._promise: tuple[PrivacyUnit, NeighbouringRelation] | None = None
+        self._counts: dict[int, dict[PriceClass, int]] = {}
+        self._spent_floor: dict[int, float] = {}
+        # (the other classes of an account, one class) -> counts of that class known affordable,
+        # and known not to be. Equal accounts of many devices share an entry.
+        self._affordable: dict[tuple[History, PriceClass], int] = {}
+        self._unaffordable: dict[tuple[History, PriceClass], int] = {}
+
+    @property
+    def epsilon(self) -> float:
+        """The budget of one device."""
+        return self._epsilon
+
+    @property
+    def delta(self) -> float:
+        """Total failure probability, CSI failures included."""
+        return self._delta
+
+    @property
+    def csi_delta(self) -> float:
+        """The part of delta that channel estimation failures may use."""
+        return self._csi_delta
+
+    @property
+    def device_indices(self) -> tuple[int, ...]:
+        """The devices with at least one record, ascending."""
+        return tuple(sorted(self._counts))
+
+    def num_records(self, device_index: int) -> int:
+        """How many releases a device has been charged for."""
+        return sum(self._counts.get(device_index, {}).values())
+
+    def spent(self, device_index: int) -> float:
+        """Epsilon that a device has spent, at delta; 0 for a device that never spoke."""
+        history = make_history(self._counts.get(device_index, {}))
+        value = max(self._composer.epsilon(history), self._spent_floor.get(device_index, 0.0))
+        self._spent_floor[device_index] = value
+        return value
+
+    def worst_spent(self) -> float:
+        """Epsilon of the device that has spent most: the promise of the whole run so far."""
+        return max((self.spent(index) for index in self.device_indices), default=0.0)
+
+    def compose(self, record: MechanismRecord) -> None:
+        """Charge a record to its device.
+
+        Does not ask whether it is affordable: a ledger that is read back must be counted in full.
+
+        Raises:
+            PrivacyError: unit or relation differ from the records before, or there is hardly any
+                noise.
+        """
+        price = self._price(record)
+        self._promise = (record.unit, record.relation)
+        counts = self._counts.setdefault(record.device_index, {})
+        counts[price] = counts.get(price, 0) + 1
+
+    def compose_all(self, records: Iterable[MechanismRecord]) -> None:
+        """Charge many records, for instance those of a ledger that is read back."""
+        for record in records:
+            self.compose(record)
+
+    def check_affordable(self, record: MechanismRecord) -> None:
+        """Raise unless the device can pay for the record; charge nothing.
+
+        Cheap for thousands of equal rounds: affordability is monotone, so a count that was once
+        certified covers every smaller one, and the count looked at doubles each time.
+
+        Raises:
+            BudgetExhaustedError: the account would exceed epsilon.
+            PrivacyError: the record cannot be priced beside the records before.
+        """
+        price = self._price(record)
+        counts = self._counts.get(record.device_index, {})
+        wanted = counts.get(price, 0) + 1
+        others = make_history({p: n for p, n in counts.items() if p != price})
+        if self._is_affordable(others, price, wanted):
+            return
+        total = self._composer.epsilon(make_history({**counts, price: wanted}))
+        logger.info("round %d: device %d is out of budget", record.round_index, record.device_index)
+        raise BudgetExhaustedError(
+            f"device {record.device_index}, round {record.round_index}: after this round epsilon "
+            f"would be {total:.6g}, the budget is {self._epsilon:.6g} at delta {self._delta:.3g} "
+            f"({self.num_records(record.device_index)} releases so far). Stop here and keep the "
+            "model, or plan a new run with more noise per round."
+        )
+
+    def affordable_rounds(self, record: MechanismRecord) -> int:
+        """How many more rounds like this one the device can pay for (at most 2**24)."""
+        price = self._price(record)
+        counts = self._counts.get(record.device_index, {})
+        already = counts.get(price, 0)
+        others = make_history({p: n for p, n in counts.items() if p != price})
+        low, high = already, already + 1
+        while self._is_affordable(others, price, high):
+            low, high = high, 2 * high
+            if high - already > 2**24:
+                return 2**24
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self._is_affordable(others, price, middle):
+                low = middle
+            else:
+                high = middle
+        return low - already
+
+    def epsilon_after(self, record: MechanismRecord, num_rounds: int) -> float:
+        """Epsilon of a fresh device after ``num_rounds`` rounds like this one; charges nothing."""
+        if num_rounds < 0:
+            raise ConfigurationError(f"num_rounds: got {num_rounds}, wanted >= 0.")
+        return self._composer.epsilon(
+            make_history({price_class_of(record.to_dp_event()): num_rounds})
+        )
+
+    def _price(self, record: MechanismRecord) -> PriceClass:
+        promise = (record.unit, record.relation)
+        if self._promise is not None and promise != self._promise:
+            raise PrivacyError(
+                f"round {record.round_index}, device {record.device_index}: the record protects "
+                f"{promise}, the account holds {self._promise}. Two different promises do not add "
+                "up; start a new run."
+            )
+        return price_class_of(record.to_dp_event())
+
+    def _is_affordable(self, others: History, price: PriceClass, wanted: int) -> bool:
+        """Whether ``wanted`` rounds of one class fit beside the other classes."""
+        key = (others, price)
+        if wanted <= self._affordable.get(key, 0):
+            return True
+        if wanted >= self._unaffordable.get(key, 2**63):
+            return False
+        for count in self._counts_to_try(key, wanted):
+            history = make_history({**dict(others), price: count})
+            if self._composer.epsilon(history) <= self._epsilon:
+                self._affordable[key] = count
+                return True
+            self._unaffordable[key] = count
+        return False
+
+    def _counts_to_try(self, key: tuple[History, PriceClass], wanted: int) -> Iterable[int]:
+        """Counts from which ``wanted`` can be decided, the most far-sighted first."""
+        others, _ = key
+        if len(others) < _MAX_CLASSES_TO_LOOK_AHEAD:
+            count = min(2 * wanted, (wanted + self._unaffordable.get(key, 2**63)) // 2)
+            while count > wanted:
+                yield count
+                count = (wanted + count) // 2
+        yield wanted

@@ -1,0 +1,151 @@
+"""How much noise a run needs: the smallest multiplier that meets the budget, on the safe side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from server.errors import ConfigurationError, PrivacyError
+from server.privacy.composition import (
+    MAX_NOISE_MULTIPLIER,
+    MIN_NOISE_MULTIPLIER,
+    Composer,
+    PriceClass,
+    grid_index_below,
+    grid_multiplier,
+    loss_interval_for,
+)
+
+RECORD_SLACK = 1e-6
+"""What a caller may lose in floating point between the calibrated multiplier and a record's own."""
+
+# The search goes down from a safe multiplier, found on a loss grid this much coarser.
+_COARSENING = 8.0
+
+
+def calibrate_noise_multiplier(
+    *,
+    epsilon: float,
+    delta: float,
+    sampling_probability: float,
+    num_rounds: int,
+    num_records: int,
+    csi_delta: float = 0.0,
+) -> float:
+    """The smallest noise multiplier for ``num_rounds`` equal rounds within (epsilon, delta).
+
+    Bisection over the multiplier grid of `composition` with the accountant's own arithmetic. The
+    sum of the artificial noises then needs the standard deviation
+    multiplier * sensitivity * (1 + eta) / (1 - eta), eta the amplitude error bound.
+
+    Args:
+        epsilon: budget of one device.
+        delta: total failure probability of the promise.
+        sampling_probability: Poisson rate q of one example in one round; 1 without subsampling.
+        num_rounds: rounds in which the device speaks.
+        num_records: n, how many units the promise protects: all examples of all devices (or the
+            number of devices where whole devices are protected).
+        csi_delta: part of delta set aside for channel estimation failures.
+
+    Guarantees:
+        * a record with at least (1 - 1e-6) of the returned multiplier can be composed
+          ``num_rounds`` times by ``Accountant(epsilon=..., delta=..., csi_delta=...)``; asserted
+          before returning;
+        * at most 0.1 % above the smallest multiplier that the accountant accepts (or at the floor
+          of `composition.MIN_NOISE_MULTIPLIER`).
+
+    Raises:
+        ConfigurationError: a value out of range, or delta >= 1 / num_records: at such a delta a
+            mechanism that publishes a random example in the clear would be called private.
+        PrivacyError: no amount of noise meets the budget with the arithmetic used here.
+    """
+    _check_request(epsilon, delta, sampling_probability, num_rounds, num_records, csi_delta)
+    mechanism_delta = math.nextafter(delta - csi_delta, 0.0) if csi_delta else delta
+    interval = loss_interval_for(epsilon)
+
+    def make_test(loss_interval: float) -> Callable[[int], bool]:
+        composer = Composer(loss_interval=loss_interval, delta=mechanism_delta)
+
+        def meets(grid_index: int) -> bool:
+            price = PriceClass(float(sampling_probability), grid_index)
+            return composer.epsilon(((price, num_rounds),)) <= epsilon
+
+        return meets
+
+    lowest = grid_index_below(MIN_NOISE_MULTIPLIER) + 1
+    highest = grid_index_below(MAX_NOISE_MULTIPLIER)
+    meets = make_test(interval)
+    # A coarse grid only overstates epsilon, so its answer is safe, near, and found in no time.
+    start = _bisect(make_test(interval * _COARSENING), lowest, highest)
+    index = None if start is None else _gallop_down(meets, lowest, start)
+    if index is None:
+        index = _bisect(meets, lowest, highest)
+    if index is None:
+        raise PrivacyError(
+            f"no noise meets epsilon {epsilon} at delta {delta} (csi_delta {csi_delta}) over "
+            f"{num_rounds} rounds with sampling probability {sampling_probability}. Allow a larger "
+            "epsilon or delta, or plan fewer rounds."
+        )
+    multiplier = grid_multiplier(index) * (1.0 + 2.0 * RECORD_SLACK)
+    if grid_index_below(multiplier * (1.0 - RECORD_SLACK)) < index or not meets(index):
+        raise PrivacyError(
+            f"calibration failed its own check at multiplier {multiplier}; nothing was started. "
+            "Please report the arguments."
+        )
+    return multiplier
+
+
+def _bisect(meets: Callable[[int], bool], lowest: int, highest: int) -> int | None:
+    """The smallest index that meets a monotone condition, None if not even ``highest`` does."""
+    if not meets(highest):
+        return None
+    while lowest < highest:
+        middle = (lowest + highest) // 2
+        if meets(middle):
+            highest = middle
+        else:
+            lowest = middle + 1
+    return highest
+
+
+def _gallop_down(meets: Callable[[int], bool], lowest: int, start: int) -> int | None:
+    """Like `_bisect`, from an index that should meet the condition and be close to the answer."""
+    step = 1
+    below = max(lowest, start - step)
+    while below > lowest and meets(below):
+        step *= 2
+        below = max(lowest, start - step)
+    return _bisect(meets, below, start)
+
+
+def _check_request(
+    epsilon: float,
+    delta: float,
+    sampling_probability: float,
+    num_rounds: int,
+    num_records: int,
+    csi_delta: float,
+) -> None:
+    """Refuse what cannot be meant."""
+    if not (math.isfinite(epsilon) and epsilon > 0):
+        raise ConfigurationError(f"epsilon: got {epsilon}, wanted a finite number > 0.")
+    if num_rounds < 1:
+        raise ConfigurationError(f"num_rounds: got {num_rounds}, wanted >= 1.")
+    if num_records < 1:
+        raise ConfigurationError(f"num_records: got {num_records}, wanted >= 1.")
+    if not 0 < delta < 1 / num_records:
+        raise ConfigurationError(
+            f"delta: got {delta}, wanted 0 < delta < 1 / {num_records} = {1 / num_records:.3g}. At "
+            "a larger delta a mechanism that publishes one random example in the clear would be "
+            "called private. 1e-5 is usual."
+        )
+    if not 0 <= csi_delta < delta:
+        raise ConfigurationError(
+            f"csi_delta: got {csi_delta}, wanted 0 <= csi_delta < delta = {delta}. Lower the "
+            "failure probability of the channel bound."
+        )
+    if not 0 < sampling_probability <= 1:
+        raise ConfigurationError(
+            f"sampling_probability: got {sampling_probability}, wanted a number in (0, 1]. It is "
+            "batch_size / num_examples."
+        )

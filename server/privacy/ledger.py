@@ -1,0 +1,330 @@
+"""The privacy ledger: what was paid, written down before the antenna speaks.
+
+Every record is chained by SHA-256 to all records before it, and a second table holds the number of
+records and the last link, changed in the same transaction; so a flipped bit, a gap and a missing
+tail are all noticed. The chain has no key: it finds damage, not a forger with write access.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from edge_runtime.protocol.rounds import Access
+from server.errors import LedgerCorruptError, PrivacyError, UnknownMechanismError
+from server.privacy.mechanism import MechanismRecord
+
+logger = logging.getLogger(__name__)
+
+GENESIS = hashlib.sha256(b"pairzero privacy ledger 1").hexdigest()
+"""The link before the first record."""
+
+_SYNCHRONOUS_FULL = 2
+_DOES_NOT_SURVIVE_POWER_LOSS = (
+    "the connection has PRAGMA synchronous={} and journal_mode={}, wanted synchronous FULL and a "
+    "journal. A record must be on disk before its signal is in the air."
+)
+
+_SCHEMA = (
+    "CREATE TABLE privacy_ledger (sequence INTEGER PRIMARY KEY, round_index INTEGER NOT NULL, "
+    "device_index INTEGER NOT NULL, attempt INTEGER NOT NULL, record BLOB NOT NULL, "
+    "chain TEXT NOT NULL)",
+    "CREATE TABLE ledger_head (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), "
+    "count INTEGER NOT NULL, chain TEXT NOT NULL)",
+)
+
+# One attempt at a round: the record of each device. A correction is an attempt too.
+_Attempt = dict[int, MechanismRecord]
+
+
+def _next_link(previous: str, attempt: int, record: bytes) -> str:
+    """SHA-256 over the previous link, the attempt number and the record."""
+    return hashlib.sha256(f"{previous}|{attempt}|".encode("ascii") + record).hexdigest()
+
+
+class PrivacyLedger:
+    """An append-only list of `MechanismRecord` in a SQLite database.
+
+    Opening it verifies every record; a ledger in doubt stops the run, because a forgotten record
+    would be a free release. The caller owns the connection and closes it.
+
+    Args:
+        connection: opened with ``PRAGMA synchronous=FULL`` (or EXTRA) and a rollback journal or
+            WAL, and not inside a transaction. The tables are made if neither exists.
+
+    Guarantees:
+        * after `append` returns, the records survive a power cut;
+        * what `records` returns is exactly what was appended, in order, or LedgerCorruptError;
+        * a re-sent identical release is not charged twice, and a new one never counts as re-sent.
+
+    Not noticed: the whole database replaced by an older copy, or both tables dropped. Keep `head`
+    elsewhere too (for instance in the run's log) to notice that.
+
+    Raises:
+        LedgerCorruptError: a broken chain, a gap, a missing tail, an unreadable record, or a
+            missing table.
+        PrivacyError: a connection that does not survive a power cut.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        with _corruption_is_named():
+            self._check_durable()
+            self._create_if_new()
+        self._count = 0
+        self._chain = GENESIS
+        self._records: list[MechanismRecord] = []
+        self._rounds: dict[int, list[_Attempt]] = {}
+        self.verify()
+
+    @property
+    def head(self) -> tuple[int, str]:
+        """Number of records and the last link of the chain."""
+        return self._count, self._chain
+
+    def records(self) -> tuple[MechanismRecord, ...]:
+        """Every record that was ever charged, oldest first, corrections included."""
+        return tuple(self._records)
+
+    def append(self, records: Sequence[MechanismRecord]) -> tuple[MechanismRecord, ...]:
+        """Write down the releases of one round; return those that are new and must be charged.
+
+        A round that is resumed after a crash sends the very same noisy scalars again. That is the
+        same release, known by its noise streams, and costs nothing:
+
+        * SUPERPOSED: free only if the *whole* round is identical. If some devices sent the same
+          signal again and others a new one (or none), the difference of the two sums would hold
+          the changed devices with nobody else's noise: refused. A round whose streams are all new
+          is a further release.
+        * SLOTTED: each device by itself; identical is free, a new stream is a further release.
+        * The same stream with anything else changed would let two equations cancel the noise:
+          refused.
+
+        The ledger sees the plan, not the air: "identical" also needs the same speakers and the
+        same gains, which only a repeatable simulation has. On a real radio skip a paid round.
+
+        Call it before transmission, then compose what it returns. An empty round appends nothing.
+
+        Raises:
+            PrivacyError: records of several rounds or access modes, a device twice, noise that was
+                used before, or a write that failed (nothing was written; do not transmit).
+            LedgerCorruptError: somebody else wrote to the ledger meanwhile.
+        """
+        if not records:
+            return ()
+        round_index = _check_one_round(records)
+        attempts = self._rounds.get(round_index, [])
+        requested = {record.device_index: record for record in records}
+        if records[0].access is Access.SUPERPOSED and requested in attempts:
+            logger.info("round %d: the same release again, nothing to charge", round_index)
+            return ()
+        known = [record for attempt in attempts for record in attempt.values()]
+        if any(record.access is not records[0].access for record in known):
+            raise PrivacyError(
+                f"round {round_index} was charged with another access mode before. Start a new "
+                "round instead."
+            )
+        if records[0].access is Access.SLOTTED:
+            requested = {k: record for k, record in requested.items() if record not in known}
+        known_streams = {record.noise_stream for record in known}
+        reused = sorted(k for k, r in requested.items() if r.noise_stream in known_streams)
+        if reused:
+            raise PrivacyError(
+                f"round {round_index}: devices {reused} would use the noise of an earlier attempt "
+                "at this round again, but the round is not identical. The noise would cancel "
+                "between the two. Repeat the round exactly, or draw fresh noise on every device."
+            )
+        return self._write(round_index, requested)
+
+    def append_correction(self, records: Sequence[MechanismRecord]) -> tuple[MechanismRecord, ...]:
+        """Charge more for a round that turned out to hold less noise than was certified.
+
+        Example: a device dropped out after the ledger was written, so its noise is missing from
+        the sum. The correction is charged on top of the first record: never downward.
+
+        Raises:
+            PrivacyError: no earlier record of that device and noise stream in that round, one that
+                certified no more noise than the correction, or a failed write.
+        """
+        if not records:
+            return ()
+        round_index = _check_one_round(records)
+        attempts = self._rounds.get(round_index, [])
+        requested = {record.device_index: record for record in records}
+        if requested in attempts:
+            return ()
+        for device_index, record in requested.items():
+            earlier = [a[device_index] for a in attempts if device_index in a]
+            same = [r for r in earlier if r.noise_stream == record.noise_stream]
+            if not same or min(r.noise_multiplier for r in same) <= record.noise_multiplier:
+                raise PrivacyError(
+                    f"round {round_index}, device {device_index}: a correction needs an earlier "
+                    "record with the same noise stream and more certified noise. Use append() for "
+                    "a release of its own."
+                )
+        return self._write(round_index, requested)
+
+    def verify(self) -> None:
+        """Read the whole ledger again and check every link.
+
+        Raises:
+            LedgerCorruptError: see the class.
+        """
+        count, chain = 0, GENESIS
+        records: list[MechanismRecord] = []
+        rounds: dict[int, list[_Attempt]] = {}
+        with _corruption_is_named():
+            rows = self._connection.execute(
+                "SELECT sequence, round_index, device_index, attempt, record, chain "
+                "FROM privacy_ledger ORDER BY sequence"
+            ).fetchall()
+            heads = self._connection.execute("SELECT count, chain FROM ledger_head").fetchall()
+        for sequence, round_index, device_index, attempt, blob, link in rows:
+            if sequence != count + 1:
+                raise LedgerCorruptError(
+                    f"privacy ledger: record {count + 1} is missing, the next is {sequence}. "
+                    "Restore the run folder from a copy; a gap may hide a release."
+                )
+            if not isinstance(blob, bytes) or not isinstance(attempt, int):
+                raise LedgerCorruptError(f"privacy ledger: record {sequence} has a wrong type.")
+            chain = _next_link(chain, attempt, blob)
+            if link != chain:
+                raise LedgerCorruptError(
+                    f"privacy ledger: the chain breaks at record {sequence}; it or one before it "
+                    "was changed. Restore the run folder from a copy."
+                )
+            try:
+                record = MechanismRecord.decode(blob)
+            except UnknownMechanismError as error:
+                raise LedgerCorruptError(
+                    f"privacy ledger: record {sequence} is intact but cannot be priced: {error}"
+                ) from error
+            if (record.round_index, record.device_index) != (round_index, device_index):
+                raise LedgerCorruptError(
+                    f"privacy ledger: record {sequence} and its index columns disagree."
+                )
+            count = sequence
+            records.append(record)
+            _file_under_round(rounds, attempt, record)
+        if heads != [(count, chain)]:
+            raise LedgerCorruptError(
+                f"privacy ledger: {count} records are here, the head says {heads}. The tail is "
+                "missing or the head was changed; restore the run folder from a copy."
+            )
+        self._count, self._chain, self._records, self._rounds = count, chain, records, rounds
+
+    def _create_if_new(self) -> None:
+        names = {
+            name
+            for (name,) in self._connection.execute(
+                "SELECT name FROM sqlite_master WHERE type = 'table' "
+                "AND name IN ('privacy_ledger', 'ledger_head')"
+            )
+        }
+        if len(names) == 1:
+            raise LedgerCorruptError(
+                f"privacy ledger: only the table {names.pop()!r} is there. Restore the run folder."
+            )
+        if not names:
+            with self._transaction():
+                for statement in _SCHEMA:
+                    self._connection.execute(statement)
+                self._connection.execute("INSERT INTO ledger_head VALUES (1, 0, ?)", (GENESIS,))
+
+    def _write(self, round_index: int, requested: _Attempt) -> tuple[MechanismRecord, ...]:
+        """Append one attempt in one durable transaction; all of it or nothing."""
+        if not requested:
+            return ()
+        self._check_durable()
+        attempt = len(self._rounds.get(round_index, []))
+        count, chain = self._count, self._chain
+        try:
+            with self._transaction():
+                stored = self._connection.execute("SELECT count, chain FROM ledger_head").fetchall()
+                if stored != [(count, chain)]:
+                    raise LedgerCorruptError(
+                        f"privacy ledger: the head says {stored}, this process wrote {count} "
+                        "records. Another process has the ledger open; stop one of them."
+                    )
+                for device_index in sorted(requested):
+                    blob = requested[device_index].encode()
+                    count, chain = count + 1, _next_link(chain, attempt, blob)
+                    self._connection.execute(
+                        "INSERT INTO privacy_ledger VALUES (?, ?, ?, ?, ?, ?)",
+                        (count, round_index, device_index, attempt, blob, chain),
+                    )
+                self._connection.execute(
+                    "UPDATE ledger_head SET count = ?, chain = ?", (count, chain)
+                )
+        except sqlite3.Error as error:
+            raise PrivacyError(
+                f"privacy ledger: round {round_index} could not be written ({error}). Nothing was "
+                "charged and nothing may be transmitted. Check the disk and resume."
+            ) from error
+        written = tuple(requested[device_index] for device_index in sorted(requested))
+        self._count, self._chain = count, chain
+        self._records.extend(written)
+        for record in written:
+            _file_under_round(self._rounds, attempt, record)
+        return written
+
+    def _check_durable(self) -> None:
+        """Refuse a connection on which a commit may still be lost."""
+        if self._connection.in_transaction:
+            raise PrivacyError(
+                "the connection is inside a transaction, so an append would not be on disk before "
+                "the signal is sent. Commit first."
+            )
+        (synchronous,) = self._connection.execute("PRAGMA synchronous").fetchone()
+        (journal_mode,) = self._connection.execute("PRAGMA journal_mode").fetchone()
+        if synchronous < _SYNCHRONOUS_FULL or journal_mode == "off":
+            raise PrivacyError(_DOES_NOT_SURVIVE_POWER_LOSS.format(synchronous, journal_mode))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+
+def _check_one_round(records: Sequence[MechanismRecord]) -> int:
+    """The common round of some records; PrivacyError if they are not one round's."""
+    devices = [record.device_index for record in records]
+    if len({(record.round_index, record.access) for record in records}) != 1:
+        raise PrivacyError("records of several rounds or access modes, wanted those of one round.")
+    if len(set(devices)) != len(devices):
+        raise PrivacyError(f"devices {devices}: wanted each device once in a round.")
+    return records[0].round_index
+
+
+def _file_under_round(
+    rounds: dict[int, list[_Attempt]], attempt: int, record: MechanismRecord
+) -> None:
+    """Add a record to its attempt; attempts of a round are numbered without gaps."""
+    attempts = rounds.setdefault(record.round_index, [])
+    if attempt == len(attempts):
+        attempts.append({})
+    if attempt != len(attempts) - 1 or record.device_index in attempts[attempt]:
+        raise LedgerCorruptError(
+            f"privacy ledger: attempt {attempt} at round {record.round_index} is out of order."
+        )
+    attempts[attempt][record.device_index] = record
+
+
+@contextmanager
+def _corruption_is_named() -> Iterator[None]:
+    """Turn SQLite's own complaints about a damaged file into ours."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        raise LedgerCorruptError(
+            f"privacy ledger: SQLite cannot read it ({error}). Restore the run folder from a copy."
+        ) from error

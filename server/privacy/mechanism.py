@@ -1,0 +1,259 @@
+"""What one device released in one round, written down so that it can be priced.
+
+A `MechanismRecord` holds everything the price depends on and nothing that depends on data. It is
+validated at birth, versioned, and read back strictly: what cannot be understood is never free.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import dp_accounting
+import msgspec
+
+from edge_runtime.protocol.rounds import Access
+from server.errors import PrivacyError, UnknownMechanismError
+from server.privacy.units import NeighbouringRelation, PrivacyUnit
+
+RECORD_VERSION = 1
+"""Rises when a field is added or the meaning of one changes."""
+
+POISSON_SUBSAMPLED_GAUSSIAN = "poisson_subsampled_gaussian"
+GAUSSIAN = "gaussian"
+KINDS = (POISSON_SUBSAMPLED_GAUSSIAN, GAUSSIAN)
+
+# Float64 operations on the way to a multiplier or a sum of squares each lose at most 2**-53.
+_ROUND_DOWN = 1.0 - 2.0**-49
+_HEX = re.compile(r"[0-9a-f]{8,}")
+
+
+class ArtificialNoise(enum.StrEnum):
+    """How a device's private noise lies in the complex plane before its tx gain turns it.
+
+    IN_PHASE: one real number, tx_gain * (p + n).
+    CIRCULAR: independent numbers of equal variance in both quadratures, tx_gain * (p + n + j m).
+    """
+
+    IN_PHASE = "in_phase"
+    CIRCULAR = "circular"
+
+
+def certified_noise_std(
+    *,
+    access: Access,
+    artificial_noise: ArtificialNoise,
+    device_index: int,
+    noise_stds: Mapping[int, float],
+) -> float:
+    """The artificial noise that provably covers one device's scalar, per real dimension.
+
+    SLOTTED: sigma_k alone, because the receiver meets the scalar by itself.
+    SUPERPOSED, circular noise: sqrt(sum_j sigma_j^2) over everybody who transmits.
+    SUPERPOSED, in-phase noise: sigma_k alone. Device j arrives along u_j = (cos phi_j, sin phi_j)
+    with its small residual phase error phi_j, so the noise covariance is S = sum_j sigma_j^2 u_j
+    u_j', nearly flat, and device k's loss is shift^2 u_k' S^-1 u_k. That does not shrink with the
+    phase errors: with equal noise it averages twice shift^2 / sum_j sigma_j^2 over the devices and
+    can reach shift^2 / sigma_k^2 (with two devices it always does). A receiver that keeps both
+    quadratures, and whose own noise is not counted, can tell the devices apart. Circular noise
+    covers every direction alike.
+
+    Left out: amplitude errors (`MechanismRecord.amplitude_error_bound`), receiver noise (never
+    counted), colluding devices, and anything but a complex gain that differs between the bursts
+    (carrier frequency, timing); see the README beside this file.
+
+    Args:
+        access: who meets the scalar.
+        artificial_noise: how the devices draw their noise.
+        device_index: k.
+        noise_stds: sigma_j per real dimension in units of the scalar, of all that transmit.
+
+    Guarantees: the result is never above the real number (rounded down).
+
+    Raises:
+        PrivacyError: the device is not among those that transmit, or a std is not finite and >= 0.
+    """
+    for index, noise_std in noise_stds.items():
+        if not (math.isfinite(noise_std) and noise_std >= 0):
+            raise PrivacyError(
+                f"noise_stds[{index}]: got {noise_std}, wanted a finite number >= 0."
+            )
+    if device_index not in noise_stds:
+        raise PrivacyError(
+            f"device {device_index} is not among the transmitting devices {sorted(noise_stds)}, "
+            "so nothing covers it. A silent device needs no record."
+        )
+    own = noise_stds[device_index]
+    if access is Access.SLOTTED or artificial_noise is ArtificialNoise.IN_PHASE:
+        return own
+    if access is Access.SUPERPOSED and artificial_noise is ArtificialNoise.CIRCULAR:
+        return max(own, math.hypot(*noise_stds.values()) * _ROUND_DOWN)
+    raise PrivacyError(
+        f"got access {access!r} and artificial_noise {artificial_noise!r}, wanted members of "
+        "Access and ArtificialNoise."
+    )
+
+
+class MechanismRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One device's release in one round: sensitivity, subsampling and the noise that counts.
+
+    Attributes:
+        version: RECORD_VERSION of the writer.
+        kind: "poisson_subsampled_gaussian" or "gaussian".
+        round_index: 0-based.
+        device_index: whose data the release touches; the price goes on this device's account.
+        access: superposed or slotted; in slotted access only the device's own noise may be
+            certified (`certified_noise_std` knows the rule).
+        unit: whom the promise protects.
+        relation: which change of the data it survives.
+        sensitivity: `units.scalar_sensitivity`, of the sum, in units of the scalar.
+        sampling_probability: Poisson rate q of one example; 1 for kind "gaussian".
+        certified_noise_std: lower bound on the noise per real dimension, in units of the scalar.
+        amplitude_error_bound: eta; every device arrives within [1 - eta, 1 + eta] of the common
+            level (except with the probability that the accountant sets aside as csi_delta).
+        noise_stream: hexadecimal commitment to the noise that was drawn. Equal streams mean the
+            very same noise, so a re-sent scalar can be told from a new release.
+
+    Raises:
+        PrivacyError: a value that no honest release can have.
+        UnknownMechanismError: another version, an unknown kind, or a combination of kind, unit and
+            relation that has no proof here.
+    """
+
+    version: int
+    kind: str
+    round_index: int
+    device_index: int
+    access: Access
+    unit: PrivacyUnit
+    relation: NeighbouringRelation
+    sensitivity: float
+    sampling_probability: float
+    certified_noise_std: float
+    amplitude_error_bound: float
+    noise_stream: str
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be priced."""
+        self._check_mechanism()
+        for name in ("round_index", "device_index"):
+            value = getattr(self, name)
+            _require(
+                isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63,
+                f"{name}: got {value!r}, wanted an integer in 0..2**63-1.",
+            )
+        for name, kind in (
+            ("access", Access),
+            ("unit", PrivacyUnit),
+            ("relation", NeighbouringRelation),
+        ):
+            value = getattr(self, name)
+            _require(isinstance(value, kind), f"{name}: got {value!r}, wanted {kind.__name__}.")
+        for name in ("sensitivity", "certified_noise_std"):
+            value = getattr(self, name)
+            _require(
+                math.isfinite(value) and value > 0,
+                f"{name}: got {value}, wanted a finite number > 0.",
+            )
+        _require(
+            0 <= self.amplitude_error_bound < 1,
+            f"amplitude_error_bound: got {self.amplitude_error_bound}, wanted a number in [0, 1). "
+            "Raise min_gain or sound the channel longer.",
+        )
+        _require(
+            0 < self.sampling_probability <= 1,
+            f"sampling_probability: got {self.sampling_probability}, wanted a number in (0, 1].",
+        )
+        _require(
+            _HEX.fullmatch(self.noise_stream) is not None,
+            f"noise_stream: got {self.noise_stream!r}, wanted at least 8 lower-case hex digits.",
+        )
+        _require(
+            math.isfinite(self.noise_multiplier) and self.noise_multiplier > 0,
+            f"noise multiplier: got {self.noise_multiplier} from std {self.certified_noise_std} "
+            f"and sensitivity {self.sensitivity}, wanted a finite number > 0.",
+        )
+
+    def _check_mechanism(self) -> None:
+        """Refuse a version, kind or combination without a proof."""
+        if type(self.version) is not int or self.version != RECORD_VERSION:
+            raise UnknownMechanismError(
+                f"version: got {self.version!r}, this program prices version {RECORD_VERSION}. "
+                "Use the program that wrote the record."
+            )
+        if self.kind not in KINDS:
+            raise UnknownMechanismError(
+                f"kind: got {self.kind!r}, wanted one of {', '.join(KINDS)}. An unknown mechanism "
+                "is never counted as free."
+            )
+        if self.kind == GAUSSIAN and self.sampling_probability != 1:
+            raise UnknownMechanismError(
+                f"kind 'gaussian' with sampling_probability {self.sampling_probability}: wanted 1. "
+                "Use kind 'poisson_subsampled_gaussian' if batches are drawn by Poisson sampling."
+            )
+        if self.kind == POISSON_SUBSAMPLED_GAUSSIAN and (
+            self.unit is not PrivacyUnit.EXAMPLE
+            or self.relation is not NeighbouringRelation.ADD_OR_REMOVE_ONE
+        ):
+            raise UnknownMechanismError(
+                f"kind 'poisson_subsampled_gaussian' with unit {self.unit} and relation "
+                f"{self.relation}: amplification is proved here for one example, added or removed. "
+                "Use kind 'gaussian'."
+            )
+
+    @property
+    def noise_multiplier(self) -> float:
+        """certified_noise_std / (sensitivity (1 + eta) / (1 - eta)), rounded down.
+
+        The device's own shift may arrive larger by 1 + eta while everybody's noise arrives smaller
+        by 1 - eta. In slotted access both carry the same factor and eta may be recorded as 0.
+        """
+        eta = self.amplitude_error_bound
+        attenuated = self.certified_noise_std * (1.0 - eta)
+        return attenuated / (self.sensitivity * (1.0 + eta)) * _ROUND_DOWN
+
+    def to_dp_event(self) -> Any:
+        """The same release in the words of dp_accounting."""
+        gaussian = dp_accounting.GaussianDpEvent(self.noise_multiplier)
+        if self.kind == GAUSSIAN:
+            return gaussian
+        return dp_accounting.PoissonSampledDpEvent(self.sampling_probability, gaussian)
+
+    def encode(self) -> bytes:
+        """Canonical bytes: JSON with the fields in the order of this class."""
+        return msgspec.json.encode(self)
+
+    @classmethod
+    def decode(cls, data: bytes) -> MechanismRecord:
+        """Read `encode` back, strictly.
+
+        Guarantees: the result encodes to exactly ``data``.
+
+        Raises:
+            UnknownMechanismError: anything else, the cause chained.
+        """
+        try:
+            record = _DECODER.decode(data)
+        except UnknownMechanismError:
+            raise
+        except (msgspec.MsgspecError, PrivacyError, UnicodeDecodeError) as error:
+            raise UnknownMechanismError(
+                f"a privacy record of {len(data)} bytes cannot be read: {error} It is not counted "
+                "as free; restore the ledger or use the program that wrote it."
+            ) from error
+        if record.encode() != data:
+            raise UnknownMechanismError(
+                "a privacy record is not in canonical form, so it was not written by this program."
+            )
+        return record
+
+
+_DECODER = msgspec.json.Decoder(MechanismRecord)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise PrivacyError(message)

@@ -1,0 +1,84 @@
+"""Whom the promise protects, against which change, and how far that change moves the sum.
+
+A privacy number means nothing without these two words, so no function here has a default for them.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from fractions import Fraction
+
+from edge_runtime.protocol.rounds import Access
+from server.errors import ConfigurationError
+
+__all__ = ["Access", "NeighbouringRelation", "PrivacyUnit", "scalar_sensitivity"]
+
+
+class PrivacyUnit(enum.StrEnum):
+    """Whom the promise protects: one EXAMPLE of one device, or everything a DEVICE holds."""
+
+    EXAMPLE = "example"
+    DEVICE = "device"
+
+
+class NeighbouringRelation(enum.StrEnum):
+    """When two data sets count as neighbours.
+
+    ADD_OR_REMOVE_ONE: one unit is present in only one of them (an absent device sends 0).
+    REPLACE_ONE: one unit differs; a stronger promise at the same epsilon, with twice the shift.
+    """
+
+    ADD_OR_REMOVE_ONE = "add_or_remove_one"
+    REPLACE_ONE = "replace_one"
+
+
+def scalar_sensitivity(
+    *, clip: float, batch_size: int, unit: PrivacyUnit, relation: NeighbouringRelation
+) -> float:
+    """How far one unit can move the sum of the transmitted scalars.
+
+    A device sends p = (1/b) sum_i clip(g_i, -gamma, gamma), clipped again to [-gamma, gamma], with
+    b the *nominal* batch size. The second clip is 1-Lipschitz, so it never adds::
+
+                            add or remove one    replace one
+        one example              gamma / b        2 gamma / b
+        one whole device           gamma            2 gamma
+
+    Noise, amplitude errors and subsampling are left out; see `mechanism.MechanismRecord`.
+
+    Args:
+        clip: gamma, the bound on one example's projected gradient and on the device's scalar.
+        batch_size: b, the divisor that devices use, whatever a Poisson batch really holds.
+        unit: whom the promise protects.
+        relation: which change it survives.
+
+    Guarantees: the result is at least the real number of the table (the division rounds up).
+
+    Raises:
+        ConfigurationError: a clip that is not finite and positive, a batch below one, or a unit or
+            relation that is not a member of its enum.
+
+    Source: theory.md, section 3.
+    """
+    if not isinstance(unit, PrivacyUnit) or not isinstance(relation, NeighbouringRelation):
+        raise ConfigurationError(
+            f"scalar_sensitivity: got unit {unit!r} and relation {relation!r}, wanted a member of "
+            "PrivacyUnit and of NeighbouringRelation. Say which promise is meant."
+        )
+    if not (math.isfinite(clip) and clip > 0):
+        raise ConfigurationError(
+            f"clip: got {clip}, wanted a finite number > 0. Without a clip one example can move "
+            "the sum without limit, and no noise protects it."
+        )
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ConfigurationError(f"batch_size: got {batch_size!r}, wanted an integer >= 1.")
+    distance = clip if relation is NeighbouringRelation.ADD_OR_REMOVE_ONE else 2.0 * clip
+    if not math.isfinite(distance):
+        raise ConfigurationError(f"clip: got {clip}, too large for float64. Choose a smaller one.")
+    if unit is PrivacyUnit.DEVICE:
+        return distance
+    quotient = distance / batch_size
+    if Fraction(quotient) * batch_size < Fraction(distance):
+        quotient = math.nextafter(quotient, math.inf)
+    return quotient

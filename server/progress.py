@@ -1,0 +1,90 @@
+"""What a person sees while a run goes on, and the table at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from server.experiment import Experiment, Progress
+
+
+class ProgressPrinter:
+    """A line per evaluation, and between them one line that rewrites itself on a terminal."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._is_terminal = out.isatty()
+
+    def header(self, experiment: Experiment) -> None:
+        """What is about to run, and what is promised."""
+        config = experiment.config
+        privacy = config.privacy
+        promise = "none: this run adds no noise and protects nobody"
+        if privacy.enabled:
+            promise = (
+                f"epsilon {privacy.epsilon:g} at delta {privacy.delta:g}, "
+                f"{privacy.relation.replace('_', ' ')} {privacy.unit}, {privacy.access} access"
+            )
+        self._line(
+            f"{experiment.folder}: {config.task.name}, {config.federation.num_devices} devices, "
+            f"{config.optimizer.rounds} rounds, {experiment.source}"
+        )
+        self._line(
+            f"  {experiment.num_trainable:,} of {experiment.num_parameters:,} weights move; "
+            f"privacy: {promise}"
+        )
+        if privacy.enabled and privacy.noise_source == "simulation":
+            self._line(
+                "  noise keys derive from the seed (a repeatable simulation): the figures are "
+                "those of the mechanism,\n  but whoever knows this configuration can undo the "
+                'noise. For real data: privacy.noise_source = "system".'
+            )
+        self._line(
+            "   round    loss  accuracy  estimate  noise: added  measured  epsilon  rounds/s"
+        )
+
+    def update(self, progress: Progress) -> None:
+        """Show where the run stands."""
+        evaluation, row = progress.evaluation, progress.row
+        if evaluation is None:
+            if self._is_terminal and row is not None and row.round_index % 10 == 0:
+                self._out.write(
+                    f"\r{progress.rounds_done:8d}{'':18s}{row.mean_estimate:10.3f}"
+                    f"{'':27s}{progress.rounds_per_s:10.1f}"
+                )
+                self._out.flush()
+            return
+        epsilon = "       -" if evaluation.epsilon is None else f"{evaluation.epsilon:8.3f}"
+        radio = "         -             -         -"
+        if row is not None:
+            radio = (
+                f"{row.mean_estimate:10.3f}{row.artificial_noise_std:14.3f}"
+                f"{row.receiver_noise_std:10.3f}"
+            )
+        start = "\r" if self._is_terminal else ""
+        self._line(
+            f"{start}{progress.rounds_done:8d}{evaluation.loss:8.4f}{evaluation.accuracy:10.1%}"
+            f"{radio}{epsilon:>9s}{progress.rounds_per_s:10.1f}"
+        )
+
+    def table(self, summaries: Sequence[dict[str, Any]], folder: Path) -> None:
+        """The final table, one line per run."""
+        self._line("")
+        self._line(
+            "source                        rounds  accuracy before  after   NMSE dB  epsilon"
+            "     wall s  peak MB"
+        )
+        for s in summaries:
+            epsilon = "none" if s["epsilon"] is None else f"{s['epsilon']:.3f}"
+            nmse = "-" if s["nmse_db"] is None else f"{s['nmse_db']:.1f}"
+            self._line(
+                f"{s['source']:28s}{s['rounds']:8d}{s['accuracy_before']:17.1%}"
+                f"{s['accuracy_after']:7.1%}{nmse:>10s}{epsilon:>9s}{s['wall_s']:11.1f}"
+                f"{s['peak_rss_mb']:9.0f}"
+            )
+        self._line(f"\nReport: {folder / 'report.html'}")
+
+    def _line(self, text: str) -> None:
+        self._out.write(text + "\n")
+        self._out.flush()

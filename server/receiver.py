@@ -1,0 +1,105 @@
+"""The receiving end: from samples to an estimate of the sum, with the noise that was measured."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime.uplink import ScalarBox
+from radio.transceiver import Transceiver
+from radio.waveforms.coherent import ChannelEstimate, CoherentWaveform, Reception
+
+_RECEIVE_TIMEOUT_S = 5.0
+
+
+class Receiver(ABC):
+    """Hears pilots and sums."""
+
+    @property
+    @abstractmethod
+    def source(self) -> str:
+        """What the numbers come from, for every report: "loopback+rayleigh", "ideal"."""
+
+    @abstractmethod
+    def hear_pilots(self, frame_start_sample: int, amplitude: float) -> ChannelEstimate:
+        """Estimate every device's channel gain from a sounding frame."""
+
+    @abstractmethod
+    def hear_sum(self, frame_start_sample: int, receive_scale: float) -> Reception:
+        """Demodulate the superposed payload into an estimate of the sum of scalars."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let the radio go. Idempotent."""
+
+
+@dataclass(frozen=True, slots=True)
+class RadioReceiver(Receiver):
+    """A transceiver and the coherent waveform's demodulator."""
+
+    transceiver: Transceiver
+    waveform: CoherentWaveform
+
+    @property
+    def source(self) -> str:
+        """The transceiver's own name for itself."""
+        return self.transceiver.source
+
+    def hear_pilots(self, frame_start_sample: int, amplitude: float) -> ChannelEstimate:
+        """Capture a sounding frame and correlate with each pilot."""
+        capture = self.transceiver.receive(
+            self.waveform.sounding_samples,
+            start_sample=frame_start_sample,
+            timeout_s=_RECEIVE_TIMEOUT_S,
+        )
+        return self.waveform.estimate_gains(capture, amplitude)
+
+    def hear_sum(self, frame_start_sample: int, receive_scale: float) -> Reception:
+        """Capture a payload frame and correlate with the payload sequence."""
+        capture = self.hear_samples(frame_start_sample)
+        return self.waveform.demodulate(capture, receive_scale)
+
+    def hear_samples(self, frame_start_sample: int) -> npt.NDArray[np.complex64]:
+        """The raw samples of a payload frame."""
+        return self.transceiver.receive(
+            self.waveform.payload_samples,
+            start_sample=frame_start_sample,
+            timeout_s=_RECEIVE_TIMEOUT_S,
+        )
+
+    def close(self) -> None:
+        """Close the transceiver."""
+        self.transceiver.close()
+
+
+@dataclass(frozen=True, slots=True)
+class IdealReceiver(Receiver):
+    """The exact sum: unit gains, no noise, no radio."""
+
+    box: ScalarBox
+    num_devices: int
+
+    @property
+    def source(self) -> str:
+        """Says that nothing was on any air."""
+        return "ideal (no radio)"
+
+    def hear_pilots(self, frame_start_sample: int, amplitude: float) -> ChannelEstimate:
+        """Every gain is 1, known exactly."""
+        gains = np.ones(self.num_devices, dtype=np.complex128)
+        return ChannelEstimate(gains=gains, error_variance=0.0, noise_power=0.0)
+
+    def hear_sum(self, frame_start_sample: int, receive_scale: float) -> Reception:
+        """The exactly rounded sum."""
+        return Reception(
+            sum_estimate=self.box.take_sum(),
+            receiver_noise_std=0.0,
+            noise_power=0.0,
+            quadrature_estimate=0.0,
+        )
+
+    def close(self) -> None:
+        """Nothing to let go of."""

@@ -1,0 +1,211 @@
+"""What a run leaves for people: summary.json, plots, and one HTML page that opens offline.
+
+Everything is read from the run store, so a report can be written again at any time.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from radio.metrics import nmse_db
+from server.config import RunConfig, parse_config
+from server.plots import draw_plots
+from server.run_store import EvaluationRow, RoundRow, RunStore
+
+SUMMARY_FILE = "summary.json"
+REPORT_FILE = "report.html"
+PLOTS_FOLDER = "plots"
+
+
+def write_run(folder: Path, reference: Path | None = None) -> dict[str, Any]:
+    """Write summary, plots and page into a run folder; returns the summary.
+
+    Args:
+        folder: the run.
+        reference: a second run to draw beside it, if any.
+    """
+    store = RunStore.open(folder)
+    try:
+        config = parse_config(store.meta("config"), source=str(store.path))
+        rows, evaluations = store.rounds(), store.evaluations()
+        summary = summarise(store, config, rows, evaluations)
+    finally:
+        store.close()
+    _write_atomically(folder / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
+    others = _read_reference(reference) if reference is not None else None
+    plots = draw_plots(folder / PLOTS_FOLDER, config, rows, evaluations, others)
+    summaries = [summary]
+    if reference is not None:
+        summaries.append(json.loads((reference / SUMMARY_FILE).read_text()))
+    _write_atomically(folder / REPORT_FILE, _page(config, summaries, plots))
+    return summary
+
+
+def summarise(
+    store: RunStore,
+    config: RunConfig,
+    rows: Sequence[RoundRow],
+    evaluations: Sequence[EvaluationRow],
+) -> dict[str, Any]:
+    """The figures of a run; None where a figure does not exist for it."""
+    privacy, radio = config.privacy, config.radio
+    spoken = [row for row in rows if row.num_speakers > 0]
+    compared = [row for row in spoken if row.true_mean is not None]
+    error_db = None
+    if any(row.true_mean for row in compared):
+        error_db = nmse_db(
+            [row.mean_estimate for row in compared],
+            [row.true_mean for row in compared if row.true_mean is not None],
+        )
+    last = evaluations[-1] if evaluations else None
+    is_ideal = radio.backend == "ideal"
+    payload = 0.0 if is_ideal else float(radio.payload_symbols)
+    pilots = 0.0 if is_ideal else radio.pilot_symbols / radio.coherence_rounds
+    spent = store.meta("epsilon_spent") if privacy.enabled else None
+    return {
+        "run_id": store.meta("run_id"),
+        "complete": len(rows) == config.optimizer.rounds,
+        "task": config.task.name,
+        "source": store.meta("source"),
+        "num_devices": config.federation.num_devices,
+        "rounds": len(rows),
+        "rounds_planned": config.optimizer.rounds,
+        "accuracy_before": evaluations[0].accuracy if evaluations else None,
+        "accuracy_after": last.accuracy if last else None,
+        "loss_before": evaluations[0].loss if evaluations else None,
+        "loss_after": last.loss if last else None,
+        "evaluated_after_rounds": last.num_rounds if last else None,
+        "epsilon": spent,
+        "epsilon_budget": privacy.epsilon if privacy.enabled else None,
+        "delta": privacy.delta if privacy.enabled else None,
+        "privacy_unit": privacy.unit if privacy.enabled else None,
+        "neighbouring_relation": privacy.relation if privacy.enabled else None,
+        "noise_source": privacy.noise_source if privacy.enabled else None,
+        "noise_multiplier": rows[-1].noise_multiplier if rows and privacy.enabled else None,
+        "access": privacy.access,
+        "payload_symbols_per_device_per_round": payload,
+        "pilot_symbols_per_device_per_round": pilots,
+        "uplink_symbols_per_device_per_round": payload + pilots,
+        "nmse_db": _rounded(error_db, 3),
+        "mean_speakers": _rounded(_mean([row.num_speakers for row in rows]), 3),
+        "rounds_without_speakers": len(rows) - len(spoken),
+        "share_clipped": _rounded(
+            _mean([row.share_clipped for row in rows if row.share_clipped is not None]), 5
+        ),
+        "parameter_digest": store.meta("parameter_digest"),
+        "wall_s": round(float(store.meta("wall_s")), 3),
+        "rounds_per_s": _rounded(_mean([1.0 / row.wall_s for row in rows if row.wall_s > 0]), 2),
+        "peak_rss_mb": store.meta("peak_rss_mb"),
+        "environment": store.meta("environment"),
+        "bundle_digest": store.meta("bundle_digest"),
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None or not math.isfinite(value) else round(value, digits)
+
+
+def _read_reference(folder: Path) -> list[EvaluationRow]:
+    store = RunStore.open(folder)
+    try:
+        return store.evaluations()
+    finally:
+        store.close()
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    """A reader sees the old file or the new one, never half of one."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+       color: #1b1b1b; background: #fff; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: .3rem .6rem; border-bottom: 1px solid #ddd; }
+th:first-child, td:first-child { text-align: left; }
+figure { margin: 1.5rem 0; } img { max-width: 100%; } figcaption { color: #444; }
+.note { background: #f5f2e8; border-left: 4px solid #b08900; padding: .6rem 1rem; }
+pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; }
+"""
+
+
+def _page(
+    config: RunConfig, summaries: Sequence[dict[str, Any]], plots: Sequence[tuple[Path, str]]
+) -> str:
+    """One self-contained page: no link leaves it."""
+    summary = summaries[0]
+    figures = "\n".join(
+        f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,'
+        f'{base64.b64encode(path.read_bytes()).decode()}"><figcaption>{html.escape(caption)}'
+        "</figcaption></figure>"
+        for path, caption in plots
+    )
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>pairzero: {html.escape(str(summary["run_id"]))}</title><style>{_STYLE}</style></head><body>
+<h1>{html.escape(str(summary["run_id"]))}</h1>
+<p>{html.escape(config.description)}</p>
+{_notes(config, summary)}
+<table><thead><tr><th>source</th><th>rounds</th><th>accuracy before</th><th>after</th>
+<th>NMSE dB</th><th>epsilon</th><th>wall s</th><th>peak RSS MB</th></tr></thead><tbody>
+{"".join(_table_row(s) for s in summaries)}</tbody></table>
+{figures}
+<h2>Summary</h2><pre>{html.escape(json.dumps(summary, indent=1))}</pre>
+</body></html>
+"""
+
+
+def _table_row(summary: dict[str, Any]) -> str:
+    def cell(value: Any, text: str) -> str:
+        return f"<td>{'-' if value is None else text.format(value)}</td>"
+
+    s = summary
+    return (
+        f"<tr><td>{html.escape(str(s['source']))}</td>"
+        + cell(s["rounds"], "{}")
+        + cell(s["accuracy_before"], "{:.1%}")
+        + cell(s["accuracy_after"], "{:.1%}")
+        + cell(s["nmse_db"], "{:.1f}")
+        + cell(s["epsilon"], "{:.3f}")
+        + cell(s["wall_s"], "{:.1f}")
+        + cell(s["peak_rss_mb"], "{:.0f}")
+        + "</tr>\n"
+    )
+
+
+def _notes(config: RunConfig, summary: dict[str, Any]) -> str:
+    notes = []
+    if str(summary["source"]).startswith("loopback"):
+        notes.append("A software radio: no number on this page was measured on hardware.")
+    if not config.privacy.enabled:
+        notes.append("No privacy: no noise was added and nothing is promised.")
+    else:
+        notes.append(
+            f"Spent epsilon {summary['epsilon']:.3f} of {summary['epsilon_budget']:g} at delta "
+            f"{summary['delta']:g}, per {config.privacy.unit}, {config.privacy.relation}, "
+            f"{config.privacy.access} access. Receiver noise is not counted."
+        )
+        if config.privacy.noise_source == "simulation":
+            notes.append(
+                "Noise keys derive from the seed, so the run can be repeated; whoever knows the "
+                "configuration can undo the noise."
+            )
+    if not summary["complete"]:
+        notes.append("The run was interrupted and can be resumed.")
+    return "".join(f'<p class="note">{html.escape(note)}</p>' for note in notes)

@@ -1,0 +1,207 @@
+"""RoundLoop: one round as a story. No arithmetic here; each sentence is a function elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from edge_runtime.control.channel import ControlChannel
+from edge_runtime.parameters import ParameterStore
+from edge_runtime.protocol.direction import GENERATOR, derive_direction_seed
+from edge_runtime.protocol.errors import NonFiniteScalarError
+from edge_runtime.protocol.rounds import (
+    DigestReport,
+    DigestRequest,
+    Participation,
+    RoundPlan,
+    RoundReport,
+    RoundResult,
+    SoundingOrder,
+    TransmitOrder,
+)
+from radio.waveforms.coherent import ChannelEstimate
+from server.config import RunConfig
+from server.errors import ReplicaMismatchError
+from server.optimizer import learning_rate, mean_of_sum, step_integer
+from server.power.static import PowerPlan
+from server.pricing import PlannedRound, Pricing
+from server.receiver import Receiver
+from server.run_store import RoundRow, RunStore
+
+
+class Air(Protocol):
+    """What only a simulation has: the world outside, brought to the right state for a frame."""
+
+    def begin_sounding(self, round_index: int) -> None:
+        """A sounding frame is about to be sent."""
+
+    def begin_payload(self, round_index: int) -> None:
+        """A payload frame is about to be sent."""
+
+
+class TruthKeeper(Protocol):
+    """What only a simulation knows: the scalars before noise and channel."""
+
+    def true_mean(self, round_index: int) -> float | None:
+        """The mean over the devices that spoke."""
+
+    def share_clipped(self, round_index: int) -> float | None:
+        """The share of examples that were clipped."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundLoop:
+    """The server's side of a run."""
+
+    run_id: str
+    config: RunConfig
+    control: ControlChannel
+    receiver: Receiver
+    pricing: Pricing
+    replica: ParameterStore
+    store: RunStore
+    air: Air
+    truth: TruthKeeper
+    clock: Callable[[], float] = time.perf_counter
+
+    def run_round(self, round_index: int, channel: ChannelEstimate) -> RoundRow:
+        """Plan, pay, announce, hear, decide, step, record.
+
+        Args:
+            round_index: the next round.
+            channel: the fading block's channel estimate, from `learn_channel`.
+
+        Raises:
+            PrivacyError: the round may not be afforded; nothing was transmitted.
+            NonFiniteScalarError: the model has diverged: no device had a finite loss.
+        """
+        started = self.clock()
+        planned = self.pricing.plan_round(round_index, channel)
+        self.pricing.pay(planned)
+        reports = self.announce(self.make_plan(round_index, planned.power))
+        speakers = _speakers(reports)
+        self.pricing.correct_price(planned, speakers)
+        estimate, receiver_noise_std = self.hear_mean(planned.power, len(speakers))
+        result = self.decide_step(round_index, estimate)
+        row = self.describe(planned, speakers, estimate, receiver_noise_std, result, started)
+        self.take_step(result)
+        self.store.append_round(row)
+        return row
+
+    def learn_channel(self, round_index: int) -> ChannelEstimate:
+        """Have the devices sound at the start of the round's fading block and estimate gains."""
+        block_start = round_index - round_index % self.config.radio.coherence_rounds
+        amplitude = self.config.radio.max_amplitude
+        self.air.begin_sounding(block_start)
+        self.control.broadcast(SoundingOrder(self.run_id, block_start, amplitude, 0))
+        return self.receiver.hear_pilots(0, amplitude)
+
+    def make_plan(self, round_index: int, power: PowerPlan) -> RoundPlan:
+        """The order that goes to every device."""
+        return RoundPlan(
+            run_id=self.run_id,
+            round_index=round_index,
+            direction_seed=derive_direction_seed(self.config.run.seed, round_index),
+            direction_generator=GENERATOR,
+            perturbation_scale=2.0**self.config.optimizer.perturbation_scale_log2,
+            clip=self.config.optimizer.clip,
+            batch_size=self.config.optimizer.batch_size,
+            access=self.config.privacy.access,
+            frame_start_sample=0,
+            orders=tuple(
+                TransmitOrder(
+                    device_index=index,
+                    tx_gain_real=power.tx_gains[index].real,
+                    tx_gain_imag=power.tx_gains[index].imag,
+                    artificial_noise_std=power.artificial_noise_std[index],
+                )
+                for index in power.participants
+            ),
+        )
+
+    def announce(self, plan: RoundPlan) -> list[RoundReport]:
+        """Broadcast the plan; the devices answer when their signals are out, or why not."""
+        self.air.begin_payload(plan.round_index)
+        self.control.broadcast(plan)
+        return [m for m in self.control.collect() if isinstance(m, RoundReport)]
+
+    def hear_mean(self, power: PowerPlan, num_speakers: int) -> tuple[float, float]:
+        """The mean estimate and its measured receiver noise; zero when nobody spoke."""
+        if num_speakers == 0:
+            return 0.0, 0.0
+        reception = self.receiver.hear_sum(0, power.receive_scale)
+        return (
+            mean_of_sum(reception.sum_estimate, num_speakers, self.config.optimizer.clip),
+            reception.receiver_noise_std / num_speakers,
+        )
+
+    def decide_step(self, round_index: int, mean_estimate: float) -> RoundResult:
+        """The step that everybody will take."""
+        seed = derive_direction_seed(self.config.run.seed, round_index)
+        rate = learning_rate(self.config.optimizer, round_index)
+        return RoundResult(self.run_id, round_index, seed, step_integer(rate, mean_estimate))
+
+    def take_step(self, result: RoundResult) -> None:
+        """Every device and the server's own replica move by the same integers."""
+        self.control.broadcast(result)
+        self.replica.apply_step(result)
+
+    def compare_replicas(self, round_index: int) -> str:
+        """Ask every host for its digest; equal bits, or an error.
+
+        Raises:
+            ReplicaMismatchError: a host holds other weights than the server.
+        """
+        own = self.replica.digest()
+        self.control.broadcast(DigestRequest(self.run_id, round_index))
+        for report in self.control.collect():
+            if isinstance(report, DigestReport) and report.parameter_digest != own:
+                raise ReplicaMismatchError(
+                    f"after round {round_index}: {report.host} holds weights "
+                    f"{report.parameter_digest[:16]}, the server {own[:16]}. Its base weights or "
+                    "its direction generator differ; it must join again from the bundle."
+                )
+        return own
+
+    def describe(
+        self,
+        planned: PlannedRound,
+        speakers: list[int],
+        mean_estimate: float,
+        receiver_noise_std: float,
+        result: RoundResult,
+        started: float,
+    ) -> RoundRow:
+        """Everything worth remembering of the round."""
+        power = planned.power
+        return RoundRow(
+            round_index=result.round_index,
+            direction_seed=result.direction_seed,
+            step_integer=result.step_integer,
+            num_speakers=len(speakers),
+            mean_estimate=mean_estimate,
+            true_mean=self.truth.true_mean(result.round_index),
+            share_clipped=self.truth.share_clipped(result.round_index),
+            artificial_noise_std=planned.noise_std_of_mean(speakers),
+            receiver_noise_std=receiver_noise_std,
+            amplitude_error_bound=planned.amplitude_error_bound,
+            noise_multiplier=planned.noise_multiplier,
+            receive_scale=power.receive_scale,
+            weakest_gain=planned.weakest_gain,
+            learning_rate=learning_rate(self.config.optimizer, result.round_index),
+            wall_s=self.clock() - started,
+        )
+
+
+def _speakers(reports: list[RoundReport]) -> list[int]:
+    """Devices whose signals went out; if every one of them failed, the run cannot go on."""
+    speakers = [r.device_index for r in reports if r.participation is Participation.TRANSMITTED]
+    dropped = [r for r in reports if r.participation is Participation.DROPPED]
+    if dropped and not speakers:
+        raise NonFiniteScalarError(
+            f"round {dropped[0].round_index}: no device could speak. "
+            f"Device {dropped[0].device_index} says: {dropped[0].reason}"
+        )
+    return speakers

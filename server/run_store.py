@@ -1,0 +1,255 @@
+"""RunStore: one SQLite file per run. What is in it survives kill -9; what is not never happened.
+
+A round is written in two transactions, each on the disk before the next thing happens: the price
+(`server.privacy.ledger`, same file) before anything is transmitted, and the step with everything
+measured after everybody was told it. A run that died is continued from here: the weights are the
+bundle plus the steps.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from edge_runtime.protocol.rounds import RoundResult
+from server.errors import RunStoreError
+
+STORE_FILE = "run.sqlite3"
+_APPLICATION_ID = 0x70415A30  # "pAZ0"
+_SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRow:
+    """One finished round.
+
+    Attributes:
+        direction_seed, step_integer: the step; see RoundResult.
+        num_speakers: devices whose signals went out.
+        mean_estimate: what the receiver made of it, the estimated mean scalar.
+        true_mean: the mean that was sent, known to simulations only (None otherwise).
+        share_clipped: share of examples that were clipped; simulations only.
+        artificial_noise_std: of the mean, from the plan.
+        receiver_noise_std: of the mean, measured.
+        amplitude_error_bound: eta that the noise was planned with.
+        noise_multiplier: of the charged mechanism; 0 without privacy.
+        receive_scale: common receive level.
+        weakest_gain: smallest estimated gain among the speakers.
+        learning_rate: of this round.
+        wall_s: duration of the round.
+    """
+
+    round_index: int
+    direction_seed: int
+    step_integer: int
+    num_speakers: int
+    mean_estimate: float
+    true_mean: float | None
+    share_clipped: float | None
+    artificial_noise_std: float
+    receiver_noise_std: float
+    amplitude_error_bound: float
+    noise_multiplier: float
+    receive_scale: float
+    weakest_gain: float
+    learning_rate: float
+    wall_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationRow:
+    """The model after ``num_rounds`` rounds; epsilon spent so far (None without privacy)."""
+
+    num_rounds: int
+    loss: float
+    accuracy: float
+    epsilon: float | None
+
+
+_ROUND_COLUMNS = [field.name for field in fields(RoundRow)]
+
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE rounds (
+    round_index INTEGER PRIMARY KEY,
+    direction_seed TEXT NOT NULL,  -- unsigned 64 bits do not fit SQLite's integer
+    step_integer INTEGER NOT NULL,
+    num_speakers INTEGER NOT NULL,
+    mean_estimate REAL NOT NULL,
+    true_mean REAL,
+    share_clipped REAL,
+    artificial_noise_std REAL NOT NULL,
+    receiver_noise_std REAL NOT NULL,
+    amplitude_error_bound REAL NOT NULL,
+    noise_multiplier REAL NOT NULL,
+    receive_scale REAL NOT NULL,
+    weakest_gain REAL NOT NULL,
+    learning_rate REAL NOT NULL,
+    wall_s REAL NOT NULL
+) STRICT;
+CREATE TABLE evaluations (
+    num_rounds INTEGER PRIMARY KEY,
+    loss REAL NOT NULL,
+    accuracy REAL NOT NULL,
+    epsilon REAL
+) STRICT;
+"""
+
+
+class RunStore:
+    """The record of one run. One writer at a time; a second one is refused."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self.connection = connection
+        self.path = path
+
+    @classmethod
+    def create(cls, folder: Path, meta: dict[str, Any]) -> RunStore:
+        """Start a new run folder.
+
+        Raises:
+            RunStoreError: a run is already there.
+        """
+        path = folder / STORE_FILE
+        if path.exists():
+            raise RunStoreError(
+                f"{folder}: a run is already there. Continue it with: pairzero run --resume "
+                f"{folder}, or name another folder with --out."
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        store = cls(_connect(path), path)
+        with store._errors(), store.connection:
+            store.connection.executescript(
+                f"BEGIN; PRAGMA application_id = {_APPLICATION_ID};"
+                f"PRAGMA user_version = {_SCHEMA_VERSION}; {_SCHEMA} COMMIT;"
+            )
+            store.connection.executemany(
+                "INSERT INTO meta VALUES (?, ?)",
+                [(key, json.dumps(value, sort_keys=True)) for key, value in meta.items()],
+            )
+        return store
+
+    @classmethod
+    def open(cls, folder: Path) -> RunStore:
+        """Open an existing run.
+
+        Raises:
+            RunStoreError: no run there, not one of pairzero's, or in use by another process.
+        """
+        path = folder / STORE_FILE
+        if not path.is_file():
+            raise RunStoreError(f"{folder}: no {STORE_FILE} there, so no run to continue or show.")
+        store = cls(_connect(path), path)
+        with store._errors():
+            application_id = store.connection.execute("PRAGMA application_id").fetchone()[0]
+            version = store.connection.execute("PRAGMA user_version").fetchone()[0]
+        if (application_id, version) != (_APPLICATION_ID, _SCHEMA_VERSION):
+            store.close()
+            raise RunStoreError(
+                f"{path}: not a run store of version {_SCHEMA_VERSION} (version {version})."
+            )
+        return store
+
+    def meta(self, key: str) -> Any:
+        """A value given at creation, or set since; None if there is none."""
+        with self._errors():
+            row = self.connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return json.loads(row[0]) if row else None
+
+    def set_meta(self, key: str, value: Any) -> None:
+        """Set a value, durably."""
+        with self._errors(), self.connection:
+            self.connection.execute(
+                "INSERT OR REPLACE INTO meta VALUES (?, ?)",
+                (key, json.dumps(value, sort_keys=True)),
+            )
+
+    def append_round(self, row: RoundRow) -> None:
+        """Record a finished round, durably. Rounds come in order, each once."""
+        if row.round_index != self.num_rounds():
+            raise RunStoreError(
+                f"{self.path}: round {row.round_index} comes after {self.num_rounds()} rounds. "
+                "The store and the run disagree; resume the run from the store."
+            )
+        values = asdict(row)
+        values["direction_seed"] = str(row.direction_seed)
+        marks = ", ".join("?" for _ in _ROUND_COLUMNS)
+        with self._errors(), self.connection:
+            self.connection.execute(
+                f"INSERT INTO rounds ({', '.join(_ROUND_COLUMNS)}) VALUES ({marks})",
+                [values[name] for name in _ROUND_COLUMNS],
+            )
+
+    def append_evaluation(self, row: EvaluationRow) -> None:
+        """Record an evaluation; the same one again (after a resume) changes nothing."""
+        with self._errors(), self.connection:
+            self.connection.execute(
+                "INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?, ?)",
+                (row.num_rounds, row.loss, row.accuracy, row.epsilon),
+            )
+
+    def num_rounds(self) -> int:
+        """Finished rounds."""
+        with self._errors():
+            return int(self.connection.execute("SELECT COUNT(*) FROM rounds").fetchone()[0])
+
+    def rounds(self) -> list[RoundRow]:
+        """Every finished round, in order."""
+        with self._errors():
+            rows = self.connection.execute(
+                f"SELECT {', '.join(_ROUND_COLUMNS)} FROM rounds ORDER BY round_index"
+            ).fetchall()
+        return [RoundRow(row[0], int(row[1]), *row[2:]) for row in rows]
+
+    def evaluations(self) -> list[EvaluationRow]:
+        """Every evaluation, in order."""
+        with self._errors():
+            rows = self.connection.execute(
+                "SELECT num_rounds, loss, accuracy, epsilon FROM evaluations ORDER BY num_rounds"
+            ).fetchall()
+        return [EvaluationRow(*row) for row in rows]
+
+    def results(self, run_id: str) -> Iterator[RoundResult]:
+        """The journal: every step taken so far, to be replayed on the bundle's weights."""
+        for row in self.rounds():
+            yield RoundResult(run_id, row.round_index, row.direction_seed, row.step_integer)
+
+    def close(self) -> None:
+        """Close the file."""
+        self.connection.close()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise RunStoreError(_explain(self.path, error)) from error
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    try:
+        connection = sqlite3.connect(path, timeout=2.0)
+        # A commit returns only when the disk has it: the ledger's promise rests on this line.
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("PRAGMA journal_mode = WAL")
+        # Take the write lock now, so that a second writer learns it at once.
+        connection.execute("BEGIN IMMEDIATE")
+        connection.rollback()
+    except sqlite3.Error as error:
+        raise RunStoreError(_explain(path, error)) from error
+    return connection
+
+
+def _explain(path: Path, error: sqlite3.Error) -> str:
+    message = str(error)
+    if "locked" in message or "busy" in message:
+        return f"{path}: in use by another process ({message}). Wait for it, or stop it."
+    if "full" in message:
+        return f"{path}: {message}. Free some disk space and resume; nothing recorded was lost."
+    return f"{path}: {message}. The file may be damaged; copy the run folder before trying again."

@@ -1,0 +1,90 @@
+"""What exists only because a run is simulated: the weather on the air, and the truth.
+
+Every random draw is a function of (seed, purpose, index), never of what was drawn before, so a run
+that was interrupted continues with the same bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import numpy as np
+
+from edge_runtime.spsa import ScalarEstimate
+from radio.channel_models import ChannelModel
+from radio.medium import SoftwareMedium
+
+
+def simulation_rng(seed: int, purpose: str, index: int) -> np.random.Generator:
+    """The generator for one purpose and index of a simulated run."""
+    text = f"pairzero/simulation/{seed}/{purpose}/{index}".encode()
+    key = int.from_bytes(hashlib.sha256(text).digest()[:16], "little")
+    return np.random.Generator(np.random.Philox(key=key))
+
+
+class SimulatedAir:
+    """Gains per fading block and noise per frame for a SoftwareMedium."""
+
+    def __init__(
+        self, medium: SoftwareMedium, channel: ChannelModel, *, seed: int, coherence_rounds: int
+    ) -> None:
+        self._medium = medium
+        self._channel = channel
+        self._seed = seed
+        self._coherence_rounds = coherence_rounds
+
+    def begin_sounding(self, round_index: int) -> None:
+        """The block's gains, and fresh noise for the sounding frame."""
+        self._begin("sounding", round_index)
+
+    def begin_payload(self, round_index: int) -> None:
+        """The block's gains, and fresh noise for the payload frame."""
+        self._begin("payload", round_index)
+
+    def _begin(self, frame: str, round_index: int) -> None:
+        block = round_index // self._coherence_rounds
+        gains = self._channel.gains(
+            simulation_rng(self._seed, "gains", block), self._medium.num_devices
+        )
+        self._medium.begin_round(simulation_rng(self._seed, f"noise/{frame}", round_index))
+        self._medium.set_gains(gains)
+
+
+class NoAir:
+    """The ideal link has no weather."""
+
+    def begin_sounding(self, round_index: int) -> None:
+        """Nothing to do."""
+
+    def begin_payload(self, round_index: int) -> None:
+        """Nothing to do."""
+
+
+class ScalarTruth:
+    """Remembers the scalars of the current round, to hold the radio's estimate against."""
+
+    def __init__(self) -> None:
+        self._round_index = -1
+        self._estimates: dict[int, ScalarEstimate] = {}
+
+    def observe(self, round_index: int, device_index: int, estimate: ScalarEstimate) -> None:
+        """Called by the simulated devices after they have spoken."""
+        if round_index != self._round_index:
+            self._round_index, self._estimates = round_index, {}
+        self._estimates[device_index] = estimate
+
+    def true_mean(self, round_index: int) -> float | None:
+        """Mean of the clipped scalars of those who spoke, before noise."""
+        if round_index != self._round_index or not self._estimates:
+            return None
+        scalars = [estimate.clipped_scalar for estimate in self._estimates.values()]
+        return math.fsum(scalars) / len(scalars)
+
+    def share_clipped(self, round_index: int) -> float | None:
+        """Share of the examples whose projected gradient was cut."""
+        if round_index != self._round_index:
+            return None
+        examples = sum(estimate.num_examples for estimate in self._estimates.values())
+        clipped = sum(estimate.num_clipped for estimate in self._estimates.values())
+        return clipped / examples if examples else None

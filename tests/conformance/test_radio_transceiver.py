@@ -1,0 +1,265 @@
+"""What every `Transceiver` must do, over all that exist; and that the check itself can fail."""
+
+import contextlib
+
+import numpy as np
+import pytest
+
+from radio.errors import (
+    RadioConfigurationError,
+    RadioSaturationError,
+    RadioTimeoutError,
+    RadioUnavailableError,
+)
+from radio.loopback import LoopbackTransceiver
+from radio.medium import SoftwareMedium
+from radio.transceiver import Transceiver
+
+START = 40
+LENGTH = 25
+FRAME = 100
+
+
+def check_transceiver(make_pair):
+    """``make_pair()`` opens a fresh (transmitter, receiver) over a path of unit gain, no noise."""
+    for check in (
+        check_properties,
+        check_burst_arrives_at_its_position,
+        check_delay_is_shift,
+        check_full_scale_limit,
+        check_bad_bursts_are_refused_whole,
+        check_bad_requests_are_refused,
+        check_caller_keeps_the_array,
+        check_captures_are_owned_by_the_caller,
+        check_close,
+    ):
+        transmitter, receiver = make_pair()
+        with contextlib.closing(transmitter), contextlib.closing(receiver):
+            check(transmitter, receiver)
+
+
+def make_burst(limit):
+    phase = 2j * np.pi * np.arange(LENGTH) ** 2 / LENGTH
+    return (limit * np.linspace(0.2, 0.9, LENGTH) * np.exp(phase)).astype(np.complex64)
+
+
+def hear(receiver, start=0):
+    return receiver.receive(FRAME, start_sample=start, timeout_s=1.0)
+
+
+def check_properties(transmitter, receiver):
+    for end in (transmitter, receiver):
+        assert np.isfinite(end.sample_rate_hz)
+        assert end.sample_rate_hz > 0
+        assert 0 < end.max_amplitude < np.inf
+        assert end.source
+    assert transmitter.sample_rate_hz == receiver.sample_rate_hz
+
+
+def check_burst_arrives_at_its_position(transmitter, receiver):
+    burst = make_burst(transmitter.max_amplitude)
+    transmitter.transmit(burst, start_sample=START)
+    expected = np.zeros(FRAME, dtype=np.complex64)
+    expected[START : START + LENGTH] = burst
+    capture = hear(receiver)
+    assert capture.dtype == np.complex64
+    np.testing.assert_allclose(capture, expected, atol=1e-6 * transmitter.max_amplitude)
+
+
+def check_delay_is_shift(transmitter, receiver):
+    transmitter.transmit(make_burst(transmitter.max_amplitude), start_sample=START)
+    np.testing.assert_allclose(hear(receiver, 7)[:-7], hear(receiver, 0)[7:], atol=1e-6)
+
+
+def check_full_scale_limit(transmitter, receiver):
+    limit = transmitter.max_amplitude
+    # Rounding to complex64 must not turn full scale into too much.
+    phases_rad = np.linspace(0, 2 * np.pi, LENGTH)
+    burst = (limit * np.exp(1j * phases_rad)).astype(np.complex64)
+    transmitter.transmit(burst, start_sample=START)
+    too_much = burst * np.float32(1.001)
+    with pytest.raises(RadioSaturationError, match="has amplitude"):
+        transmitter.transmit(too_much, start_sample=0)
+    assert np.abs(hear(receiver)[: START - 10]).max() < 1e-3 * limit
+
+
+def check_bad_bursts_are_refused_whole(transmitter, receiver):
+    good = make_burst(transmitter.max_amplitude)
+    spoiled = good.copy()
+    spoiled[3] = np.nan
+    for bad in (
+        good.astype(np.complex128),
+        good.real.copy(),
+        list(good),
+        good.reshape(5, 5),
+        good[:0],
+        spoiled,
+    ):
+        with pytest.raises(RadioConfigurationError, match="burst: "):
+            transmitter.transmit(bad, start_sample=0)
+    for start in (-1, 0.5, None):
+        with pytest.raises(RadioConfigurationError, match="start_sample: got"):
+            transmitter.transmit(good, start_sample=start)
+    assert np.abs(hear(receiver)).max() < 1e-3 * transmitter.max_amplitude
+
+
+def check_bad_requests_are_refused(transmitter, receiver):
+    for options in (
+        {"num_samples": 0, "start_sample": 0, "timeout_s": 1.0},
+        {"num_samples": 2.0, "start_sample": 0, "timeout_s": 1.0},
+        {"num_samples": 2, "start_sample": -1, "timeout_s": 1.0},
+        {"num_samples": 2, "start_sample": 0, "timeout_s": 0.0},
+        {"num_samples": 2, "start_sample": 0, "timeout_s": np.nan},
+    ):
+        with pytest.raises(RadioConfigurationError, match=": got"):
+            receiver.receive(**options)
+
+
+def check_caller_keeps_the_array(transmitter, receiver):
+    burst = make_burst(transmitter.max_amplitude)
+    original = burst.copy()
+    transmitter.transmit(burst, start_sample=START)
+    np.testing.assert_array_equal(burst, original)
+    burst[:] = 0
+    heard = hear(receiver)[START : START + LENGTH]
+    np.testing.assert_allclose(heard, original, atol=1e-6)
+
+
+def check_captures_are_owned_by_the_caller(transmitter, receiver):
+    transmitter.transmit(make_burst(transmitter.max_amplitude), start_sample=START)
+    first = hear(receiver)
+    kept = first.copy()
+    first[:] = 0
+    np.testing.assert_allclose(hear(receiver), kept, atol=1e-6)
+
+
+def check_close(transmitter, receiver):
+    with transmitter as entered:
+        assert entered is transmitter
+    transmitter.close()
+    receiver.close()
+    burst = make_burst(transmitter.max_amplitude)
+    with pytest.raises(RadioUnavailableError, match=r"transmit after close\(\)"):
+        transmitter.transmit(burst, start_sample=0)
+    with pytest.raises(RadioUnavailableError, match=r"receive after close\(\)"):
+        hear(receiver)
+    with pytest.raises(RadioUnavailableError, match=r"with after close\(\)"), transmitter:
+        pass
+    assert transmitter.source
+    assert transmitter.sample_rate_hz > 0
+
+
+def make_loopback_pair():
+    medium = SoftwareMedium(
+        num_devices=2,
+        sample_rate_hz=1e6,
+        noise_power=0.0,
+        noise_rng=np.random.default_rng(0),
+        channel_name="ideal",
+    )
+    medium.set_gains([0.0, 1.0])
+    return LoopbackTransceiver(medium, 1), LoopbackTransceiver(medium, None)
+
+
+class TapeTransceiver(Transceiver):
+    """A second, independent backend: one tape that both ends share. Faults can be switched on."""
+
+    def __init__(self, tape, *, fault=None):
+        self.tape = tape
+        self.fault = fault
+        self.num_closed = 0
+
+    @property
+    def sample_rate_hz(self):
+        return 2e6
+
+    @property
+    def max_amplitude(self):
+        return 0.5
+
+    @property
+    def source(self):
+        return "tape"
+
+    def _transmit(self, burst, start_sample):
+        if self.fault == "late":
+            start_sample += 1
+        if self.fault == "loud":
+            burst = 2 * burst
+        self.tape[start_sample : start_sample + burst.size] = burst
+        if self.fault == "scribbles":
+            burst[:] = 0
+
+    def _receive(self, num_samples, start_sample, timeout_s):
+        if isinstance(self.fault, Exception):
+            raise self.fault
+        heard = self.tape[start_sample : start_sample + num_samples]
+        match self.fault:
+            case "short":
+                return heard[:-1].copy()
+            case "wide":
+                return heard.astype(np.complex128)
+            case "nan":
+                return heard * np.float32(np.nan)
+            case "aliased":
+                return heard
+        return heard.copy()
+
+    def _close(self):
+        self.num_closed += 1
+
+
+def make_tape_pair(fault=None):
+    tape = np.zeros(1000, dtype=np.complex64)
+    return TapeTransceiver(tape, fault=fault), TapeTransceiver(tape, fault=fault)
+
+
+@pytest.mark.parametrize("make_pair", [make_loopback_pair, make_tape_pair])
+def test_transceiver_conforms(make_pair):
+    check_transceiver(make_pair)
+
+
+@pytest.mark.parametrize("fault", ["late", "loud", "scribbles", "short", "wide", "nan", "aliased"])
+def test_negative_control_the_check_finds_a_faulty_backend(fault):
+    with pytest.raises((AssertionError, RadioTimeoutError, RadioUnavailableError)):
+        check_transceiver(lambda: make_tape_pair(fault))
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "message"),
+    [
+        ("short", RadioTimeoutError, r"got samples of shape \(99,\), wanted \(100,\)"),
+        ("nan", RadioUnavailableError, "capture: sample 0 is"),
+        ("wide", RadioUnavailableError, "capture: got complex128"),
+        (TimeoutError("no data"), RadioTimeoutError, "did not arrive within 1.0 s: no data"),
+        (OSError(19, "No such device"), RadioUnavailableError, "failed during receive"),
+    ],
+)
+def test_driver_faults_become_typed_errors(fault, error, message):
+    _, receiver = make_tape_pair(fault)
+    with pytest.raises(error, match=message):
+        hear(receiver)
+
+
+def test_transmit_faults_become_typed_errors(monkeypatch):
+    transmitter, _ = make_tape_pair()
+    for fault, error in (
+        (TimeoutError("stuck"), RadioTimeoutError),
+        (ConnectionResetError("gone"), RadioUnavailableError),
+    ):
+
+        def fail(burst, start_sample, fault=fault):
+            raise fault
+
+        monkeypatch.setattr(transmitter, "_transmit", fail)
+        with pytest.raises(error, match="tape: ") as info:
+            transmitter.transmit(make_burst(0.5), start_sample=0)
+        assert info.value.__cause__ is fault
+
+
+def test_backend_is_closed_once_even_after_an_error():
+    transmitter, _ = make_tape_pair()
+    with pytest.raises(RadioSaturationError), transmitter:
+        transmitter.transmit(np.ones(2, dtype=np.complex64), start_sample=0)
+    transmitter.close()
+    assert transmitter.num_closed == 1

@@ -1,0 +1,191 @@
+"""From a Hugging Face folder to a bundle, on both roads, against torch."""
+
+import numpy as np
+import pytest
+
+from edge_runtime.bundle import open_bundle
+from edge_runtime.protocol.errors import TaskError
+from edge_runtime.tasks import TaskSpec
+from server.errors import ExportError
+from server.export import export_bundle
+
+pytestmark = [
+    # torch's tracing exporter and optimum announce their own retirement.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+TASK = TaskSpec(
+    name="toy",
+    template="{text} Intent:",
+    label_words={"PlayMusic": "music", "GetWeather": "weather", "RateBook": "book"},
+)
+STYLES = {
+    "pre_norm": {},
+    "post_norm_projected": {"do_layer_norm_before": False, "word_embed_proj_dim": 24},
+}
+TEXTS = ("play some music", "what is the weather like today ?", "rate this book")
+TOLERANCE = 2e-5
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_torch_thread():
+    """Tiny tensors gain nothing from threads, and lose much where cores are shared."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", params=STYLES)
+def model_folder(request, tmp_path_factory):
+    pytest.importorskip("torch")
+    from server.export.random_opt import write_random_opt
+
+    folder = tmp_path_factory.mktemp("opt") / request.param
+    # A large spread makes attention sharp, so that a wrong mask or head split would show.
+    changes = {**STYLES[request.param], "init_std": 0.2}
+    return write_random_opt(folder, size="tiny", seed=3, **changes)
+
+
+def prompts(bundle):
+    """Padded prompts of TEXTS: ids [3, width], lengths, positions of the answers."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(bundle.tokenizer_path))
+    rows = [tokenizer.encode(TASK.template.replace("{text}", text)).ids for text in TEXTS]
+    lengths = np.array([len(row) for row in rows])
+    ids = np.full((len(rows), lengths.max()), 1, dtype=np.int64)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = row
+    return ids, lengths, np.arange(len(rows)) * ids.shape[1] + lengths - 1
+
+
+def run_bundle(folder, target):
+    """Losses (and scores) of a bundle, from its files alone."""
+    import onnxruntime
+    from safetensors.numpy import load_file
+
+    bundle = open_bundle(folder)
+    ids, _, answer_position = prompts(bundle)
+    feeds = {n: w.astype(np.float32) for n, w in load_file(bundle.weights_path).items()}
+    assert list(feeds) != [] and set(feeds) == {e.name for e in bundle.manifest.tensors}
+    feeds |= {"input_ids": ids, "answer_position": answer_position, "target": target}
+    if bundle.manifest.label_token_ids:
+        feeds["label_token_ids"] = np.array(bundle.manifest.label_token_ids)
+    session = onnxruntime.InferenceSession(
+        str(bundle.graph_path), providers=["CPUExecutionProvider"]
+    )
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, feeds), strict=True))
+
+
+def run_torch(model_folder, bundle_folder, target, head):
+    import torch
+    from transformers import OPTForCausalLM
+
+    bundle = open_bundle(bundle_folder)
+    ids, lengths, answer_position = prompts(bundle)
+    model = OPTForCausalLM.from_pretrained(model_folder).float().eval()
+    mask = torch.from_numpy((np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int64))
+    with torch.inference_mode():
+        logits = model(torch.from_numpy(ids), attention_mask=mask).logits
+    scores = logits.flatten(0, 1)[torch.from_numpy(answer_position)]
+    if head == "label_words":
+        scores = scores[:, list(bundle.manifest.label_token_ids)]
+    loss = torch.nn.functional.cross_entropy(scores, torch.from_numpy(target), reduction="none")
+    return {"loss": loss.numpy(), "scores": scores.numpy()}
+
+
+@pytest.mark.parametrize("head", ["label_words", "full_vocabulary"])
+def test_both_roads_agree_with_torch_and_with_each_other(model_folder, tmp_path, head):
+    pytest.importorskip("optimum.exporters.onnx")
+    target = np.array([0, 1, 2])
+    results, manifests = {}, {}
+    for via in ("native", "optimum"):
+        out = export_bundle(model_folder, tmp_path / via, task=TASK, head=head, via=via)
+        results[via] = run_bundle(out, target)
+        manifests[via] = open_bundle(out).manifest
+    wanted = run_torch(model_folder, tmp_path / "native", target, head)
+    assert wanted["loss"].std() > 1e-3
+    for got in results.values():
+        for name, value in got.items():
+            scale = max(1.0, float(np.abs(wanted[name]).max()))
+            np.testing.assert_allclose(value, wanted[name], rtol=0, atol=TOLERANCE * scale)
+    assert manifests["native"].tensors == manifests["optimum"].tensors
+    assert manifests["native"].label_token_ids == manifests["optimum"].label_token_ids
+    same = ("weights.safetensors", "tokenizer.json")
+    assert all(manifests["native"].digests[f] == manifests["optimum"].digests[f] for f in same)
+
+
+def test_label_words_must_be_one_token_each_and_nothing_is_written(model_folder, tmp_path):
+    task = TaskSpec(name="toy", template="{text}", label_words={"A": "music", "B": "xylophone"})
+    with pytest.raises(TaskError, match=r"'B'.*'xylophone'.*tokens \["):
+        export_bundle(model_folder, tmp_path / "bundle", task=task)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_arguments_are_refused_before_any_work(tmp_path):
+    with pytest.raises(ExportError, match=r"via: got 'magic', wanted 'native' or 'optimum'"):
+        export_bundle("no/model", tmp_path / "bundle", task=TASK, via="magic")
+    with pytest.raises(ExportError, match=r"head: got 'magic'"):
+        export_bundle("no/model", tmp_path / "bundle", task=TASK, head="magic")
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(ExportError, match="there is something already"):
+        export_bundle("no/model", tmp_path, task=TASK)
+
+
+@pytest.mark.parametrize("via", ["native", "optimum"])
+def test_negative_control_a_detached_head_never_becomes_a_bundle(
+    model_folder, tmp_path, monkeypatch, via
+):
+    import onnx
+    from safetensors.numpy import load_file
+
+    from server.export import graph, interface, via_optimum
+
+    embedding = load_file(model_folder / "model.safetensors")["model.decoder.embed_tokens.weight"]
+    sound = interface.loss_head
+
+    def detached(hidden, head_weight, head):
+        nodes, constants = sound(hidden, "folded_head", head)
+        folded = onnx.numpy_helper.from_array(embedding.astype(np.float32), "folded_head")
+        return nodes, [*constants, folded]
+
+    monkeypatch.setattr(graph, "loss_head", detached)
+    monkeypatch.setattr(via_optimum, "loss_head", detached)
+    # With the first line of defence, and without it.
+    with pytest.raises(ExportError, match="folded_head"):
+        export_bundle(model_folder, tmp_path / "bundle", task=TASK, via=via)
+    monkeypatch.setattr("server.export.self_check.check_interface", lambda *_: None)
+    with pytest.raises(ExportError, match="language-model head: moved, and no output"):
+        export_bundle(model_folder, tmp_path / "bundle", task=TASK, via=via)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensors_of_equal_value_stay_apart_on_optimums_road(tmp_path):
+    # torch's exporter merges initialisers of equal value: every fresh bias is zero, every norm 1.
+    torch = pytest.importorskip("torch")
+    from transformers import OPTForCausalLM
+
+    from server.export.random_opt import write_random_opt
+
+    folder = write_random_opt(tmp_path / "opt", size="tiny")
+    model = OPTForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1:
+                parameter.fill_(float("norm.weight" in name))
+    model.save_pretrained(folder)
+    open_bundle(export_bundle(folder, tmp_path / "bundle", task=TASK, via="optimum"))
+
+
+def test_another_activation_takes_optimums_road(tmp_path):
+    pytest.importorskip("torch")
+    from server.export.random_opt import write_random_opt
+
+    folder = write_random_opt(tmp_path / "opt", size="tiny", activation_function="gelu")
+    with pytest.raises(ExportError, match=r"activation_function.*via='optimum'"):
+        export_bundle(folder, tmp_path / "native", task=TASK)
+    open_bundle(export_bundle(folder, tmp_path / "optimum", task=TASK, via="optimum"))

@@ -1,0 +1,87 @@
+"""Losses of two tiny OPTs, written by torch, met by onnxruntime alone."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+FOLDER = Path(__file__).parent
+PROVENANCE = json.loads((FOLDER / "tiny_opt_losses.json").read_text(encoding="utf-8"))
+
+
+def load_case(case):
+    """The arrays of one case, by group."""
+    assert PROVENANCE["format"] == 1, f"unknown format; to regenerate: {PROVENANCE['regenerate']}"
+    groups = {"weight": {}, "input": {}, "output": {}}
+    with np.load(FOLDER / "tiny_opt_losses.npz", allow_pickle=False) as arrays:
+        for key in arrays.files:
+            if key.startswith(f"{case}/") and ":" in key:
+                group, name = key.removeprefix(f"{case}/").split(":", 1)
+                groups[group][name] = arrays[key]
+        graph = arrays[f"{case}/graph"].tobytes()
+    return graph, groups["weight"], groups["input"], groups["output"]
+
+
+def run(graph, weights, inputs, names):
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    float32 = {name: array.astype(np.float32) for name, array in weights.items()}
+    return dict(zip(names, session.run(names, {**float32, **inputs}), strict=True))
+
+
+def assert_meets(got, wanted, case):
+    for name, value in wanted.items():
+        worst = float(np.abs(got[name] - value).max())
+        assert worst <= PROVENANCE["tolerance"], (
+            f"{case}: {name} differs from torch's by {worst:.1e}, wanted at most "
+            f"{PROVENANCE['tolerance']} ({PROVENANCE['tolerance_reason']}). If the graph was "
+            f"changed on purpose: {PROVENANCE['regenerate']}"
+        )
+
+
+@pytest.mark.parametrize("case", PROVENANCE["cases"])
+def test_stored_graph_meets_torch(case):
+    graph, weights, inputs, wanted = load_case(case)
+    assert_meets(run(graph, weights, inputs, list(wanted)), wanted, case)
+
+
+@pytest.mark.parametrize("case", PROVENANCE["cases"])
+def test_padding_changes_nothing(case):
+    graph, weights, inputs, wanted = load_case(case)
+    rows, width = inputs["input_ids"].shape
+    wider = np.pad(inputs["input_ids"], ((0, 0), (0, 5)), constant_values=1)
+    row, column = np.divmod(inputs["answer_position"], width)
+    padded = {**inputs, "input_ids": wider, "answer_position": row * (width + 5) + column}
+    assert rows == len(wider)
+    assert_meets(run(graph, weights, padded, list(wanted)), wanted, case)
+
+
+@pytest.mark.parametrize("case", PROVENANCE["cases"])
+def test_graph_built_today_meets_torch(case):
+    pytest.importorskip("onnx")
+    from server.export.architecture import OptArchitecture
+    from server.export.graph import build_graph
+
+    _, weights, inputs, wanted = load_case(case)
+    style, head = case.split("/")
+    projected = style == "post_norm_projected"
+    architecture = OptArchitecture(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, ffn_dim=32, vocab_size=40,
+        word_embed_proj_dim=12 if projected else 16, max_position_embeddings=16,
+        do_layer_norm_before=not projected, has_final_layer_norm=not projected,
+        activation_function="relu", enable_bias=True, layer_norm_elementwise_affine=True,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    graph = build_graph(architecture, head).SerializeToString()
+    assert_meets(run(graph, weights, inputs, list(wanted)), wanted, case)
+
+
+def test_negative_control_a_slightly_wrong_weight_is_seen():
+    case = PROVENANCE["cases"][0]
+    graph, weights, inputs, wanted = load_case(case)
+    name = "model.decoder.layers.1.self_attn.q_proj.weight"
+    wrong = {**weights, name: weights[name] * np.float16(1.01)}
+    got = run(graph, wrong, inputs, list(wanted))
+    with pytest.raises(AssertionError, match="differs from torch"):
+        assert_meets(got, wanted, case)

@@ -1,0 +1,128 @@
+"""Does the mechanism keep the promise, and the noise the plan? With stated alarm probability."""
+
+import math
+
+import numpy as np
+from scipy.stats import beta, binom, chi2
+
+from edge_runtime.protocol.rounds import Access
+from server.power.static import plan_static
+from server.privacy.accountant import Accountant
+from server.privacy.calibration import calibrate_noise_multiplier
+from server.privacy.mechanism import MechanismRecord
+from server.privacy.units import NeighbouringRelation, PrivacyUnit
+
+ALPHA = 1e-6
+DELTA = 1e-5
+NUM_TRIALS = 200_000
+NUM_ROUNDS = 4
+RATE = 0.5
+
+
+def claimed_epsilon(multiplier):
+    record = MechanismRecord(
+        version=1,
+        kind="poisson_subsampled_gaussian",
+        round_index=0,
+        device_index=0,
+        access=Access.SUPERPOSED,
+        unit=PrivacyUnit.EXAMPLE,
+        relation=NeighbouringRelation.ADD_OR_REMOVE_ONE,
+        sensitivity=1.0,
+        sampling_probability=RATE,
+        certified_noise_std=multiplier,
+        amplitude_error_bound=0.0,
+        noise_stream="00000000",
+    )
+    return Accountant(epsilon=8.0, delta=DELTA).epsilon_after(record, NUM_ROUNDS)
+
+
+def audited_epsilon(true_multiplier, threshold, seed):
+    """A lower bound on epsilon by guessing, from transcripts, whether a canary took part.
+
+    The guess is the optimal one (likelihood ratio above a fixed threshold). Clopper-Pearson bounds
+    on both rates, each at ALPHA / 2: the bound is above the true epsilon with probability <= ALPHA.
+    """
+    rng = np.random.default_rng(seed)
+    shape = (NUM_TRIALS, NUM_ROUNDS)
+
+    def guesses(with_canary):
+        sums = true_multiplier * rng.standard_normal(shape)
+        if with_canary:
+            sums += rng.random(shape) < RATE
+        ratio = np.exp((2 * sums - 1) / (2 * true_multiplier**2))
+        return int(np.sum(np.log1p(RATE * (ratio - 1)).sum(axis=1) > threshold))
+
+    hits, false_alarms = guesses(True), guesses(False)
+    hit_rate = beta.ppf(ALPHA / 2, hits, NUM_TRIALS - hits + 1)
+    alarm_rate = beta.ppf(1 - ALPHA / 2, false_alarms + 1, NUM_TRIALS - false_alarms)
+    return math.log((hit_rate - DELTA) / alarm_rate)
+
+
+def test_no_audit_refutes_the_claim_and_half_the_noise_is_caught():
+    """H0: epsilon is at most the claim. n = 2 x 200,000 runs; false alarm 1e-6.
+
+    Negative control: noise halved, the smallest defect this must catch.
+    """
+    multiplier = calibrate_noise_multiplier(
+        epsilon=1.5, delta=DELTA, sampling_probability=RATE, num_rounds=NUM_ROUNDS, num_records=100
+    )
+    claim = claimed_epsilon(multiplier)
+    assert 1.49 < claim <= 1.5
+    threshold = 1.1 * claim
+    assert audited_epsilon(multiplier, 0.3 * claim, seed=1) <= claim
+    assert audited_epsilon(multiplier, 0.6 * claim, seed=2) <= claim
+    assert audited_epsilon(multiplier / 2, threshold, seed=3) > claim
+
+
+def test_the_sum_of_the_planned_noises_has_the_required_variance():
+    """H0: variance of the sum = required^2. n = 100,000, alpha 1e-6 two-sided (chi squared).
+
+    Must catch a standard deviation that is 5 % too small (negative control).
+    """
+    required, num_draws = 3.0, 100_000
+    rng = np.random.default_rng(4)
+    gains = rng.standard_normal(7) + 1j * rng.standard_normal(7)
+    plan = plan_static(
+        gain_estimates=gains,
+        max_amplitude=1.0,
+        scalar_bound=1.0,
+        required_noise_std=required,
+        min_gain=0.3,
+    )
+    stds = np.array(list(plan.artificial_noise_std.values()))
+    total = (rng.standard_normal((num_draws, len(stds))) * stds).sum(axis=1)
+    low, high = chi2.ppf([ALPHA / 2, 1 - ALPHA / 2], num_draws)
+
+    def is_alarm(draws):
+        return not low <= np.sum(np.square(draws)) / required**2 <= high
+
+    assert not is_alarm(total)
+    assert is_alarm(0.95 * total)
+
+
+def test_the_peak_is_exceeded_no_more_often_than_the_stated_tail():
+    """H0: P(abs(p + n) > limit) <= exp(-f^2 / 2) for circular noise, here with f = 3.
+
+    n = 1,000,000; alarm above the exact binomial point with alpha 1e-6. Control: 10 % more noise.
+    """
+    num_draws, factor = 1_000_000, 3.0
+    rng = np.random.default_rng(6)
+    plan = plan_static(
+        gain_estimates=np.array([1.0 + 0j]),
+        max_amplitude=1.0,
+        scalar_bound=1.0,
+        required_noise_std=2.0,
+        min_gain=0.5,
+        peak_factor=factor,
+    )
+    noise = rng.standard_normal((2, num_draws)) * plan.artificial_noise_std[0]
+    worst = binom.ppf(1 - ALPHA, num_draws, math.exp(-(factor**2) / 2))
+
+    def exceedances(scale, scalar):
+        samples = plan.tx_gains[0] * (scalar + scale * (noise[0] + 1j * noise[1]))
+        return np.count_nonzero(np.abs(samples) > 1.0)
+
+    assert exceedances(1.0, 1.0) <= worst
+    # Without a scalar the limit leaves G / sigma = 0.5 more: the control takes that away too.
+    assert exceedances(1.1 * (1.0 + factor * 2.0) / (factor * 2.0), 0.0) > worst

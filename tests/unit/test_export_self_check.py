@@ -1,0 +1,168 @@
+"""The self-check passes a true graph and catches frozen uses: its negative controls.
+
+No torch here: the reference is a second, sound copy of the graph in onnxruntime.
+"""
+
+import numpy as np
+import onnx
+import pytest
+
+from server.errors import ExportError
+from server.export.architecture import EMBEDDING, OptArchitecture
+from server.export.graph import build_graph
+from server.export.interface import HEADS
+from server.export.self_check import BoundGraph, check_graph
+
+LABELS = (3, 7, 11)
+Q_PROJ = "model.decoder.layers.0.self_attn.q_proj.weight"
+
+
+def architecture():
+    return OptArchitecture(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, ffn_dim=24, vocab_size=40,
+        word_embed_proj_dim=16, max_position_embeddings=30, do_layer_norm_before=True,
+        has_final_layer_norm=True, activation_function="relu", enable_bias=True,
+        layer_norm_elementwise_affine=True, tie_word_embeddings=True,
+    )  # fmt: skip
+
+
+def make_weights(arch):
+    rng = np.random.default_rng(1)
+    return {
+        name: rng.normal(float("norm.weight" in name), 0.02, shape).astype(np.float32)
+        for name, shape in arch.tensor_shapes().items()
+    }
+
+
+def check(damage=None, head="label_words", sound_interface=True, monkeypatch=None):
+    """Run the self-check on a graph that ``damage(graph, weights)`` may have changed."""
+    arch = architecture()
+    weights = make_weights(arch)
+    sound = BoundGraph(build_graph(arch, head).SerializeToString(), weights, head)
+    graph = build_graph(arch, head)
+    if damage is not None:
+        damage(graph, weights)
+    if not sound_interface:
+        monkeypatch.setattr("server.export.self_check.check_interface", lambda *_: None)
+    return check_graph(
+        graph, arch, head, weights, sound.run,
+        label_token_ids=LABELS, rng=np.random.default_rng(0),
+    )  # fmt: skip
+
+
+def freeze(op_type, name):
+    """Damage: the nodes of one kind read a constant copy of a tensor instead of the input.
+
+    This is what constant folding and prepacking do: right at first, deaf to training.
+    """
+
+    def damage(graph, weights):
+        copy = onnx.numpy_helper.from_array(weights[name].copy(), "folded")
+        graph.graph.initializer.append(copy)
+        hits = 0
+        for node in graph.graph.node:
+            if node.op_type != op_type:
+                continue
+            for index, read in enumerate(node.input):
+                if read == name:
+                    node.input[index] = "folded"
+                    hits += 1
+        assert hits == 1
+
+    return damage
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_true_graph_passes_and_every_use_is_counted(head):
+    report = check(head=head)
+    # 36 tensors, the embedding twice, the two k_proj biases not at all.
+    assert report.num_uses_moved == len(architecture().tensor_shapes()) + 1 - 2
+    assert report.exempt == tuple(
+        f"model.decoder.layers.{layer}.self_attn.k_proj.bias" for layer in (0, 1)
+    )
+    assert report.max_relative_error == 0.0
+
+
+def test_a_frozen_tensor_is_caught_by_the_interface_already():
+    with pytest.raises(ExportError, match=f"{Q_PROJ}: no node"):
+        check(freeze("Gemm", Q_PROJ))
+
+
+def test_negative_control_frozen_head_of_the_full_vocabulary(monkeypatch):
+    damage = freeze("Gemm", EMBEDDING)
+    with pytest.raises(ExportError, match=f"{EMBEDDING}.*language-model head"):
+        check(damage, "full_vocabulary", False, monkeypatch)
+
+
+@pytest.mark.parametrize("use", ["token lookup", "language-model head"])
+def test_negative_control_frozen_use_with_label_words(monkeypatch, use):
+    def damage(graph, weights):
+        copy = onnx.numpy_helper.from_array(weights[EMBEDDING].copy(), "folded")
+        graph.graph.initializer.append(copy)
+        reads = "input_ids" if use == "token lookup" else "label_token_ids"
+        (node,) = (n for n in graph.graph.node if list(n.input) == [EMBEDDING, reads])
+        node.input[0] = "folded"
+
+    with pytest.raises(ExportError, match=f"{EMBEDDING}.*{use}"):
+        check(damage, "label_words", False, monkeypatch)
+
+
+def test_negative_control_stale_lookup_hidden_by_a_live_head(monkeypatch):
+    # The full vocabulary's head scores the looked-up rows too, so the output does move;
+    # only the comparison with the true model tells.
+    with pytest.raises(ExportError, match=r"all weights moved at once.*frozen"):
+        check(freeze("Gather", EMBEDDING), "full_vocabulary", False, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [Q_PROJ, "model.decoder.layers.1.fc1.weight", "model.decoder.layers.0.self_attn.q_proj.bias"],
+)
+def test_negative_control_frozen_single_use_is_named(monkeypatch, name):
+    with pytest.raises(ExportError, match=f"{name}, as"):
+        check(freeze("Gemm", name), "label_words", False, monkeypatch)
+
+
+@pytest.mark.parametrize("name", ["LayerNormalization", "Slice"])
+def test_negative_control_frozen_norm_and_positions(monkeypatch, name):
+    tensor = {
+        "LayerNormalization": "model.decoder.layers.1.final_layer_norm.bias",
+        "Slice": "model.decoder.embed_positions.weight",
+    }[name]
+    with pytest.raises(ExportError, match=f"{tensor}, as"):
+        check(freeze(name, tensor), "label_words", False, monkeypatch)
+
+
+def drop_causal_mask(graph, weights):
+    for node in graph.graph.node:
+        if node.op_type == "Trilu":
+            node.op_type = "Mul"
+            node.input[1] = "position/axis_float"
+            del node.attribute[:]
+    zero = onnx.numpy_helper.from_array(np.float32(0).reshape(1), "position/axis_float")
+    graph.graph.initializer.append(zero)
+
+
+def exchange_query_and_key(graph, weights):
+    for node in graph.graph.node:
+        for index, name in enumerate(node.input):
+            for one, other in (("q_proj", "k_proj"), ("k_proj", "q_proj")):
+                if f"layers.0.self_attn.{one}" in name:
+                    node.input[index] = name.replace(one, other)
+                    break
+
+
+@pytest.mark.parametrize("damage", [drop_causal_mask, exchange_query_and_key])
+def test_negative_control_a_wrongly_wired_graph_disagrees(damage):
+    with pytest.raises(ExportError, match=r"differ by|no output"):
+        check(damage)
+
+
+def test_a_vocabulary_too_small_to_check_with_is_explained():
+    arch = architecture()
+    weights = make_weights(arch)
+    with pytest.raises(ExportError, match="vocab_size"):
+        check_graph(
+            build_graph(arch, "label_words"), arch, "label_words", weights, lambda _: {},
+            label_token_ids=range(39), rng=np.random.default_rng(0),
+        )  # fmt: skip

@@ -1,0 +1,67 @@
+import math
+
+import pytest
+
+from server.errors import ConfigurationError
+from server.power.feasibility import (
+    information_ceiling_nats,
+    noise_to_clip_ratio,
+    predicted_mean_noise_std,
+)
+
+PLAN = {
+    "sum_artificial_noise_std": 3.0,
+    "receive_scale": 0.5,
+    "noise_power": 1e-2,
+    "payload_symbols": 64,
+    "num_participants": 5,
+}
+
+
+def test_predicted_mean_noise_std_is_the_formula():
+    expected = math.sqrt(9.0 + 1e-2 / (2 * 64 * 0.25)) / 5
+    assert predicted_mean_noise_std(**PLAN) == pytest.approx(expected, rel=1e-14)
+
+
+def test_its_limits_are_each_noise_alone():
+    assert predicted_mean_noise_std(**{**PLAN, "noise_power": 0.0}) == 3.0 / 5
+    alone = predicted_mean_noise_std(**{**PLAN, "sum_artificial_noise_std": 0.0})
+    assert alone == pytest.approx(math.sqrt(1e-2 / 128) / 0.5 / 5)
+
+
+def test_noise_to_clip_ratio():
+    assert noise_to_clip_ratio(mean_noise_std=0.5, clip=2.0) == 0.25
+
+
+def test_information_ceiling_reproduces_the_theory():
+    # theory.md 4.6: K = 5, device level, (5, 1e-2): R_dp = 1.108 gives K^2 R / 4 = 6.9 nats.
+    num_rounds, clip = 8000, 100.0
+    sum_noise_std = math.sqrt(2 * clip**2 * num_rounds / 1.108)
+    ceiling = information_ceiling_nats(
+        num_rounds=num_rounds, num_devices=5, clip=clip, sum_noise_std=sum_noise_std
+    )
+    assert ceiling == pytest.approx(25 * 1.108 / 4, rel=1e-2)
+    assert ceiling <= 25 * 1.108 / 4
+
+
+def test_without_noise_there_is_no_ceiling():
+    assert math.isinf(
+        information_ceiling_nats(num_rounds=1, num_devices=1, clip=1.0, sum_noise_std=0.0)
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sum_artificial_noise_std": -1.0},
+        {"receive_scale": 0.0},
+        {"noise_power": math.nan},
+        {"payload_symbols": 0},
+        {"num_participants": 0},
+    ],
+)
+def test_numbers_out_of_range_are_refused(changes):
+    with pytest.raises(ConfigurationError):
+        predicted_mean_noise_std(**{**PLAN, **changes})
+    with pytest.raises(ConfigurationError):
+        noise_to_clip_ratio(mean_noise_std=-1.0, clip=1.0)

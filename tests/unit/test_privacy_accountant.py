@@ -1,0 +1,232 @@
+import math
+
+import dp_accounting
+import pytest
+from dp_accounting.pld import privacy_loss_distribution
+from scipy.stats import norm
+
+from edge_runtime.protocol.rounds import Access
+from server.errors import (
+    BudgetExhaustedError,
+    ConfigurationError,
+    PrivacyError,
+    UnknownMechanismError,
+)
+from server.privacy.accountant import Accountant
+from server.privacy.composition import (
+    MAX_NOISE_MULTIPLIER,
+    Composer,
+    PriceClass,
+    grid_index_below,
+    grid_multiplier,
+    make_history,
+    price_class_of,
+)
+from server.privacy.mechanism import MechanismRecord
+from server.privacy.units import NeighbouringRelation, PrivacyUnit
+
+DELTA = 1e-5
+
+
+def make_record(round_index=0, device_index=0, *, multiplier=1.0, rate=0.01, **changes):
+    fields = {
+        "version": 1,
+        "kind": "gaussian" if rate == 1.0 else "poisson_subsampled_gaussian",
+        "round_index": round_index,
+        "device_index": device_index,
+        "access": Access.SUPERPOSED,
+        "unit": PrivacyUnit.EXAMPLE,
+        "relation": NeighbouringRelation.ADD_OR_REMOVE_ONE,
+        "sensitivity": 1.0,
+        "sampling_probability": rate,
+        # The record rounds its multiplier down by a hair; stay on the wanted grid point.
+        "certified_noise_std": multiplier * (1 + 1e-9),
+        "amplitude_error_bound": 0.0,
+        "noise_stream": f"{round_index:08x}{device_index:08x}",
+    }
+    return MechanismRecord(**{**fields, **changes})
+
+
+def gaussian_delta(epsilon, gdp_mu):
+    """The exact curve of a Gaussian mechanism."""
+    upper = norm.cdf(-epsilon / gdp_mu + gdp_mu / 2)
+    return upper - math.exp(epsilon) * norm.cdf(-epsilon / gdp_mu - gdp_mu / 2)
+
+
+@pytest.mark.parametrize(("num_rounds", "multiplier"), [(1, 2.0), (50, 8.0), (1000, 64.0)])
+def test_spent_is_just_above_the_exact_gaussian_curve(num_rounds, multiplier):
+    accountant = Accountant(epsilon=8.0, delta=DELTA)
+    record = make_record(multiplier=multiplier, rate=1.0)
+    for _ in range(num_rounds):
+        accountant.compose(record)
+    spent = accountant.spent(0)
+    gdp_mu = math.sqrt(num_rounds) / multiplier
+    assert gaussian_delta(spent, gdp_mu) <= DELTA
+    assert gaussian_delta(0.995 * spent - 0.002, gdp_mu) > DELTA
+
+
+def test_spent_lies_between_an_optimistic_and_a_loose_witness():
+    num_rounds, multiplier, rate = 500, 0.75, 16 / 2757
+    accountant = Accountant(epsilon=8.0, delta=DELTA)
+    spent = accountant.epsilon_after(make_record(multiplier=multiplier, rate=rate), num_rounds)
+    optimistic = privacy_loss_distribution.from_gaussian_mechanism(
+        multiplier,
+        sampling_prob=rate,
+        pessimistic_estimate=False,
+        use_connect_dots=False,
+        value_discretization_interval=5e-4,
+    ).self_compose(num_rounds)
+    renyi = dp_accounting.rdp.RdpAccountant()
+    event = dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(multiplier))
+    renyi.compose(event, num_rounds)
+    assert optimistic.get_epsilon_for_delta(DELTA) < spent < renyi.get_epsilon(DELTA)
+
+
+def test_a_device_that_never_spoke_has_spent_nothing():
+    accountant = Accountant(epsilon=1.0, delta=DELTA)
+    assert accountant.spent(7) == 0.0
+    assert accountant.worst_spent() == 0.0
+    assert accountant.num_records(7) == 0
+    assert accountant.device_indices == ()
+
+
+def test_devices_have_accounts_of_their_own():
+    accountant = Accountant(epsilon=8.0, delta=DELTA)
+    accountant.compose_all(make_record(t, 0) for t in range(20))
+    accountant.compose_all(make_record(t, 3) for t in range(5))
+    assert accountant.device_indices == (0, 3)
+    assert accountant.spent(3) < accountant.spent(0) == accountant.worst_spent()
+    assert accountant.num_records(0) == 20
+
+
+def test_check_affordable_charges_nothing_and_stops_at_the_budget():
+    accountant = Accountant(epsilon=2.0, delta=DELTA)
+    record = make_record(multiplier=4.0, rate=1.0)
+    affordable = accountant.affordable_rounds(record)
+    assert affordable >= 2
+    for _ in range(affordable):
+        accountant.check_affordable(record)
+        accountant.compose(record)
+    assert accountant.spent(0) <= 2.0
+    assert accountant.affordable_rounds(record) == 0
+    for _ in range(3):
+        with pytest.raises(BudgetExhaustedError, match="budget is 2"):
+            accountant.check_affordable(record)
+    assert accountant.num_records(0) == affordable
+    assert accountant.epsilon_after(record, affordable + 1) > 2.0
+
+
+def test_a_cheaper_round_may_still_be_affordable():
+    accountant = Accountant(epsilon=2.0, delta=DELTA)
+    dear, cheap = (make_record(multiplier=m, rate=1.0) for m in (4.0, 100.0))
+    accountant.compose_all([dear] * accountant.affordable_rounds(dear))
+    with pytest.raises(BudgetExhaustedError):
+        accountant.check_affordable(dear)
+    more = accountant.affordable_rounds(cheap)
+    assert more > 0
+    accountant.compose_all([cheap] * more)
+    assert accountant.spent(0) <= 2.0
+
+
+def test_a_ledger_that_is_read_back_is_counted_even_above_the_budget():
+    accountant = Accountant(epsilon=0.5, delta=DELTA)
+    accountant.compose_all([make_record(multiplier=1.0, rate=1.0)] * 3)
+    assert accountant.spent(0) > 0.5
+    with pytest.raises(BudgetExhaustedError):
+        accountant.check_affordable(make_record(multiplier=1000.0, rate=1.0))
+
+
+def test_many_classes_agree_with_one_fold_whatever_the_order():
+    records = [make_record(t, 0, multiplier=5.0 + t / 4, rate=1.0) for t in range(9)]
+    forward, backward = (Accountant(epsilon=8.0, delta=DELTA) for _ in range(2))
+    for record in records:
+        forward.check_affordable(record)
+        forward.compose(record)
+        forward.spent(0)
+    backward.compose_all(reversed(records))
+    assert forward.spent(0) == pytest.approx(backward.spent(0), rel=1e-9)
+    gdp_mu = math.sqrt(sum(1 / r.noise_multiplier**2 for r in records))
+    assert gaussian_delta(forward.spent(0), gdp_mu) <= DELTA
+
+
+def test_csi_delta_is_taken_off_before_the_mechanism():
+    record = make_record(multiplier=3.0, rate=1.0)
+    plain = Accountant(epsilon=8.0, delta=1e-5)
+    careful = Accountant(epsilon=8.0, delta=1e-5, csi_delta=5e-6)
+    halved = Accountant(epsilon=8.0, delta=5e-6)
+    assert careful.epsilon_after(record, 10) > plain.epsilon_after(record, 10)
+    assert careful.epsilon_after(record, 10) == pytest.approx(halved.epsilon_after(record, 10))
+    assert (careful.epsilon, careful.delta, careful.csi_delta) == (8.0, 1e-5, 5e-6)
+
+
+def test_two_promises_do_not_share_an_account():
+    accountant = Accountant(epsilon=8.0, delta=DELTA)
+    accountant.compose(make_record(rate=1.0))
+    other = make_record(rate=1.0, relation=NeighbouringRelation.REPLACE_ONE)
+    with pytest.raises(PrivacyError, match="promise"):
+        accountant.check_affordable(other)
+    with pytest.raises(PrivacyError, match="promise"):
+        accountant.compose(other)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        dp_accounting.NoOpDpEvent(),
+        dp_accounting.LaplaceDpEvent(1.0),
+        dp_accounting.PoissonSampledDpEvent(0.1, dp_accounting.LaplaceDpEvent(1.0)),
+        dp_accounting.SelfComposedDpEvent(dp_accounting.GaussianDpEvent(1.0), 2),
+        None,
+    ],
+)
+def test_an_unknown_event_is_never_free(event):
+    with pytest.raises(UnknownMechanismError):
+        price_class_of(event)
+
+
+@pytest.mark.parametrize("noise_multiplier", [0.0, 0.05, -1.0, math.nan])
+def test_hardly_any_noise_is_refused(noise_multiplier):
+    with pytest.raises(PrivacyError, match="noise multiplier"):
+        price_class_of(dp_accounting.GaussianDpEvent(noise_multiplier))
+
+
+def test_too_small_a_delta_proves_nothing():
+    composer = Composer(loss_interval=1e-3, delta=1e-11)
+    price = PriceClass(1.0, grid_index_below(50.0))
+    assert composer.epsilon(make_history({price: 1000})) == math.inf
+    assert math.isfinite(composer.epsilon(make_history({price: 10})))
+
+
+def test_the_grid_never_rounds_a_multiplier_up():
+    for exponent in range(-3 * 7, 20 * 7):
+        value = 2.0 ** (exponent / 7)
+        for near in (math.nextafter(value, 0.0), value, math.nextafter(value, math.inf)):
+            grid = grid_multiplier(grid_index_below(near))
+            assert near * (1 - 7e-4) < grid <= near
+    assert grid_multiplier(grid_index_below(math.inf)) == MAX_NOISE_MULTIPLIER
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "delta", "csi_delta"),
+    [
+        (0.0, 1e-5, 0.0),
+        (math.inf, 1e-5, 0.0),
+        (math.nan, 1e-5, 0.0),
+        (1.0, 0.0, 0.0),
+        (1.0, 1.0, 0.0),
+        (1.0, math.nan, 0.0),
+        (1.0, 1e-5, 1e-5),
+        (1.0, 1e-5, -1e-9),
+        (1.0, 1e-5, math.nan),
+    ],
+)
+def test_a_budget_nobody_can_mean_is_refused(epsilon, delta, csi_delta):
+    with pytest.raises(ConfigurationError):
+        Accountant(epsilon=epsilon, delta=delta, csi_delta=csi_delta)
+
+
+def test_a_negative_number_of_rounds_is_refused():
+    accountant = Accountant(epsilon=1.0, delta=DELTA)
+    with pytest.raises(ConfigurationError):
+        accountant.epsilon_after(make_record(), -1)
+    assert accountant.epsilon_after(make_record(), 0) == 0.0

@@ -1,0 +1,129 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from radio import backends, cli
+from radio.channel_models import AwgnChannel, RayleighBlockFading
+from radio.errors import (
+    RadioConfigurationError,
+    RadioError,
+    RadioSaturationError,
+    RadioTimeoutError,
+    RadioUnavailableError,
+)
+from radio.loopback import LoopbackTransceiver
+from radio.measurement import measure_loopback
+from radio.waveforms.coherent import CoherentWaveform
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RadioUnavailableError, RadioConfigurationError, RadioTimeoutError, RadioSaturationError],
+)
+def test_every_error_is_a_radio_error_and_lists_examples(error):
+    assert issubclass(error, RadioError)
+    assert "Examples:" in error.__doc__
+
+
+def test_resolve_loopback():
+    assert backends.resolve_backend("loopback") is LoopbackTransceiver
+
+
+def test_unknown_backend_names_the_nearest():
+    with pytest.raises(RadioUnavailableError, match="Did you mean 'loopback'"):
+        backends.resolve_backend("lopback")
+    with pytest.raises(RadioUnavailableError, match=r"wanted one of \['loopback'\]\.$"):
+        backends.resolve_backend("zzz")
+
+
+def test_missing_driver_says_what_to_install(monkeypatch):
+    missing = backends.Backend("radio.no_such_module", "Nothing", "Install the driver.")
+    monkeypatch.setitem(backends.BACKENDS, "missing", missing)
+    with pytest.raises(
+        RadioUnavailableError, match=r"cannot be loaded.*Install the driver"
+    ) as info:
+        backends.resolve_backend("missing")
+    assert isinstance(info.value.__cause__, ImportError)
+
+
+def test_radio_loads_numpy_alone():
+    script = (
+        "import sys, radio.cli, radio.loopback\n"
+        "heavy = {'scipy', 'torch', 'onnxruntime', 'msgspec', 'edge_runtime', 'server', 'adi'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=30)
+
+
+def test_doctor_passes_here(capsys):
+    assert cli.main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "loopback: available" in out
+    assert "passed" in out
+
+
+def test_doctor_reports_a_missing_backend(monkeypatch, capsys):
+    missing = backends.Backend("radio.no_such_module", "Nothing", "Install the driver.")
+    monkeypatch.setitem(backends.BACKENDS, "missing", missing)
+    assert cli.main(["doctor"]) == 1
+    assert "Install the driver" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("channel", ["awgn", "rayleigh"])
+def test_measure_json_has_formula_beside_simulation(channel, capsys):
+    request = ["measure", "--devices", "3", "--snr-db", "20", "--channel", channel, "--json"]
+    assert cli.main([*request, "--trials", "200"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["source"] == f"loopback+{channel}"
+    assert abs(result["simulated_nmse_db"] - result["predicted_nmse_db"]) < 2.0
+
+
+def test_measure_text_says_it_is_software(capsys):
+    assert cli.main(["measure", "--trials", "20"]) == 0
+    assert "not a radio measurement" in capsys.readouterr().out
+
+
+def test_disagreement_is_exit_code_one(capsys):
+    # Rounding to complex64 is not in the formula and is all there is at 200 dB.
+    assert cli.main(["measure", "--snr-db", "200", "--trials", "10"]) == 1
+    assert "standard deviations apart" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("request_words", "message"),
+    [
+        (["measure", "--devices", "0"], "num_devices: got 0"),
+        (["measure", "--trials", "1"], "num_trials: got 1"),
+        (["measure", "--snr-db", "nan"], "snr_db: got nan"),
+        (["measure", "--seed", "-1"], "seed: got -1"),
+        (["measure", "--channel", "moon"], "invalid choice"),
+        (["measure", "--devices", "many"], "invalid int value"),
+        ([], "required"),
+    ],
+)
+def test_bad_input_is_exit_code_two_with_a_message(request_words, message, capsys):
+    assert cli.main(request_words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help_is_exit_code_zero(capsys):
+    assert cli.main(["--help"]) == 0
+    assert "measure" in capsys.readouterr().out
+
+
+def test_equal_seeds_give_equal_measurements_and_weak_devices_are_silent():
+    request = {
+        "waveform": CoherentWaveform(num_devices=1),
+        "channel": RayleighBlockFading(),
+        "snr_db": 10.0,
+        "num_trials": 30,
+        "min_gain": 1.0,
+    }
+    first = measure_loopback(**request, seed=4)
+    assert first == measure_loopback(**request, seed=4)
+    assert first != measure_loopback(**request, seed=5)
+    assert 0 < first.num_silent_trials < 30
+    with pytest.raises(RadioConfigurationError, match="every device was silent"):
+        measure_loopback(**{**request, "channel": AwgnChannel(), "min_gain": 9.0}, seed=0)

@@ -1,0 +1,211 @@
+import threading
+
+import numpy as np
+import pytest
+
+from radio.channel_models import (
+    CHANNEL_NAMES,
+    AwgnChannel,
+    RayleighBlockFading,
+    channel_from_name,
+)
+from radio.errors import RadioConfigurationError
+from radio.loopback import LoopbackTransceiver
+from radio.medium import SoftwareMedium
+
+
+def make_medium(num_devices=3, noise_power=0.0, seed=0, **options):
+    medium = SoftwareMedium(
+        num_devices=num_devices,
+        sample_rate_hz=1e6,
+        noise_power=noise_power,
+        noise_rng=np.random.default_rng(seed),
+        **options,
+    )
+    medium.set_gains(np.ones(num_devices))
+    return medium
+
+
+def ramp(length, scale=1.0):
+    return (scale * (np.arange(length) + 1) * (1 + 0.5j) / length).astype(np.complex64)
+
+
+def test_capture_is_gains_times_bursts_at_their_positions():
+    medium = make_medium(2)
+    medium.set_gains([2j, -0.5])
+    medium.add(0, ramp(4), 1)
+    medium.add(1, ramp(3), 3)
+    expected = np.zeros(8, dtype=np.complex128)
+    expected[1:5] += 2j * ramp(4).astype(np.complex128)
+    expected[3:6] += -0.5 * ramp(3).astype(np.complex128)
+    capture = medium.capture(0, 8)
+    assert capture.dtype == np.complex64
+    np.testing.assert_array_equal(capture, expected.astype(np.complex64))
+
+
+@pytest.mark.parametrize("start", [0, 1, 3, 4, 9, 20])
+@pytest.mark.parametrize("length", [1, 2, 30])
+def test_capture_window_cuts_the_same_signal(start, length):
+    medium = make_medium(1)
+    medium.add(0, ramp(6), 4)
+    whole = medium.capture(0, 60)
+    np.testing.assert_array_equal(medium.capture(start, length), whole[start : start + length])
+
+
+def test_bits_do_not_depend_on_the_order_or_thread_of_add():
+    rng = np.random.default_rng(1)
+    bursts = [
+        (rng.standard_normal(200) + 1j * rng.standard_normal(200)).astype(np.complex64)
+        for _ in range(8)
+    ]
+    gains = rng.standard_normal(8) + 1j * rng.standard_normal(8)
+    # Two that cancel and swallow the others: in another order float64 gives another sum.
+    bursts[1] = bursts[0]
+    gains[:2] = 1e17, -1e17
+    captures = []
+    for order in (range(8), reversed(range(8))):
+        medium = make_medium(8)
+        medium.set_gains(gains)
+        threads = [threading.Thread(target=medium.add, args=(k, bursts[k], 0)) for k in order]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        captures.append(medium.capture(0, 200).tobytes())
+    assert captures[0] == captures[1]
+
+
+def test_equal_generator_gives_equal_bits_and_captures_draw_anew():
+    medium = make_medium(1, noise_power=0.1)
+    medium.begin_round(np.random.default_rng(7))
+    first, second = medium.capture(0, 50), medium.capture(0, 50)
+    medium.begin_round(np.random.default_rng(7))
+    assert medium.capture(0, 50).tobytes() == first.tobytes()
+    assert first.tobytes() != second.tobytes()
+
+
+def test_begin_round_and_clear_forget_bursts_and_keep_gains():
+    medium = make_medium(1)
+    medium.set_gains([3.0])
+    medium.add(0, ramp(4), 0)
+    medium.begin_round(np.random.default_rng(0))
+    assert not medium.capture(0, 4).any()
+    medium.add(0, ramp(4), 0)
+    np.testing.assert_array_equal(medium.capture(0, 4), 3 * ramp(4))
+    medium.clear()
+    assert not medium.capture(0, 4).any()
+
+
+def test_caller_may_change_the_burst_and_the_gains_afterwards():
+    medium = make_medium(1)
+    gains, burst = np.ones(1, dtype=np.complex128), ramp(4)
+    medium.set_gains(gains)
+    medium.add(0, burst, 0)
+    gains[:] = 0
+    burst[:] = 0
+    np.testing.assert_array_equal(medium.capture(0, 4), ramp(4))
+
+
+def test_one_converter_cannot_send_two_bursts_at_once():
+    medium = make_medium(2)
+    medium.add(0, ramp(10), 5)
+    medium.add(0, ramp(5), 0)
+    medium.add(0, ramp(5), 15)
+    medium.add(1, ramp(10), 5)
+    with pytest.raises(RadioConfigurationError, match=r"overlaps its own burst at \[5, 15\)"):
+        medium.add(0, ramp(1), 14)
+
+
+def test_bursts_without_gains_are_refused_and_noise_alone_is_fine():
+    medium = SoftwareMedium(
+        num_devices=1, sample_rate_hz=1.0, noise_power=1.0, noise_rng=np.random.default_rng(0)
+    )
+    assert medium.capture(0, 5).any()
+    medium.add(0, ramp(2), 0)
+    with pytest.raises(RadioConfigurationError, match="set_gains"):
+        medium.capture(0, 5)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: m.set_gains([1.0]), "gains: got shape"),
+        (lambda m: m.set_gains([1.0, np.nan, 1.0]), "gains: sample 1 is"),
+        (lambda m: m.add(3, ramp(2), 0), r"device_index: got 3, wanted 0\.\.2"),
+        (lambda m: m.add(-1, ramp(2), 0), "device_index: got -1"),
+        (lambda m: m.add(0, ramp(2), -1), "start_sample: got -1"),
+        (lambda m: m.add(0, ramp(2), 1.0), "start_sample: got 1.0, wanted an integer"),
+        (lambda m: m.add(0, np.ones(2), 0), "burst: got float64, wanted a complex64 array"),
+        (lambda m: m.add(0, [1j], 0), "burst: got list"),
+        (lambda m: m.capture(-1, 2), "start_sample: got -1"),
+        (lambda m: m.capture(0, 0), "num_samples: got 0"),
+    ],
+)
+def test_bad_requests_are_refused_with_the_reason(call, message):
+    with pytest.raises(RadioConfigurationError, match=message):
+        call(make_medium())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_devices", 0),
+        ("sample_rate_hz", 0.0),
+        ("sample_rate_hz", np.inf),
+        ("noise_power", -1.0),
+        ("noise_power", np.nan),
+    ],
+)
+def test_bad_medium_is_refused(name, value):
+    options = {
+        "num_devices": 1,
+        "sample_rate_hz": 1e6,
+        "noise_power": 0.0,
+        "noise_rng": np.random.default_rng(0),
+    }
+    with pytest.raises(RadioConfigurationError, match=f"{name}: got"):
+        SoftwareMedium(**{**options, name: value})
+
+
+def test_loopback_reports_its_source_and_refuses_the_other_half():
+    medium = make_medium(2, channel_name="awgn")
+    with LoopbackTransceiver(medium, 1) as device, LoopbackTransceiver(medium, None) as receiver:
+        assert device.source == receiver.source == "loopback+awgn"
+        assert device.sample_rate_hz == 1e6
+        with pytest.raises(RadioConfigurationError, match="device 1's end and cannot receive"):
+            device.receive(4, start_sample=0, timeout_s=1.0)
+        with pytest.raises(RadioConfigurationError, match="cannot transmit"):
+            receiver.transmit(ramp(4, 0.5), start_sample=0)
+
+
+@pytest.mark.parametrize("index", [2, -1, 0.5])
+def test_loopback_of_no_such_device_is_refused(index):
+    with pytest.raises(RadioConfigurationError, match="device_index: got"):
+        LoopbackTransceiver(make_medium(2), index)
+
+
+def test_awgn_gains_have_exact_magnitude_and_varied_phase():
+    gains = AwgnChannel(path_gain=0.25).gains(np.random.default_rng(3), 1000)
+    assert gains.dtype == np.complex128
+    np.testing.assert_allclose(np.abs(gains), 0.25, rtol=1e-14)
+    assert abs(gains.mean()) < 0.25 * 0.2
+
+
+@pytest.mark.parametrize("name", CHANNEL_NAMES)
+def test_a_devices_gain_does_not_depend_on_later_devices(name):
+    channel = channel_from_name(name)
+    assert channel.name == name
+    few = channel.gains(np.random.default_rng(5), 3)
+    many = channel.gains(np.random.default_rng(5), 10)
+    np.testing.assert_array_equal(few, many[:3])
+
+
+def test_bad_channels_are_refused():
+    with pytest.raises(RadioConfigurationError, match="wanted one of"):
+        channel_from_name("rician")
+    with pytest.raises(RadioConfigurationError, match="path_gain: got"):
+        AwgnChannel(path_gain=-1.0)
+    with pytest.raises(RadioConfigurationError, match="mean_power_gain: got"):
+        RayleighBlockFading(mean_power_gain=np.inf)
+    with pytest.raises(RadioConfigurationError, match="num_devices: got"):
+        AwgnChannel().gains(np.random.default_rng(0), 0)
