@@ -35,6 +35,10 @@ from radio.errors import RadioError
 
 _logger = logging.getLogger(__name__)
 
+_MAX_ROWS = 8
+"""Rows of one forward pass: smaller passes pad less and spread better over the workers. Part of
+what decides a loss's last bits, so it is a constant and not a setting."""
+
 ScalarObserver = Callable[[int, int, ScalarEstimate], None]
 """Called with (round_index, device_index, estimate). For simulations that compare the radio with
 the truth; a real device has none, because its scalar must not leave it except over the air."""
@@ -120,7 +124,7 @@ class DeviceAgent:
         self.verify_plan(plan)
         self._last_planned_round = plan.round_index
         spoken = [(d, o) for d in self._devices if (o := plan.order_for(d.device_index))]
-        batches = [self._draw_batch(device, plan) for device, _ in spoken]
+        batches = [self._draw_batches(device, plan) for device, _ in spoken]
         losses_plus, losses_minus = self.look_both_ways(plan, batches)
 
         reports = {
@@ -160,9 +164,9 @@ class DeviceAgent:
                 _check_limits(plan, order, device)
 
     def look_both_ways(
-        self, plan: RoundPlan, batches: Sequence[Batch | None]
+        self, plan: RoundPlan, batches: Sequence[Sequence[Batch]]
     ) -> tuple[list[Float32Array], list[Float32Array]]:
-        """Losses of every batch at w + mu z and at w - mu z; the weights are w again afterwards."""
+        """Losses of each device's examples at w + mu z and at w - mu z; afterwards w is w again."""
         seed, scale = plan.direction_seed, plan.perturbation_scale
         self._store.add_direction(seed, scale)
         try:
@@ -213,17 +217,18 @@ class DeviceAgent:
         if run_id != self._run_id:
             raise PlanRefusedError(f"run_id {run_id!r}: this device serves run {self._run_id!r}.")
 
-    def _draw_batch(self, device: VirtualDevice, plan: RoundPlan) -> Batch | None:
-        """The device's secret Poisson batch; None when it came out empty."""
+    def _draw_batches(self, device: VirtualDevice, plan: RoundPlan) -> list[Batch]:
+        """The device's secret Poisson batch, cut by length; empty when nobody was drawn."""
         num_records = len(device.prompts)
         probability = min(1.0, plan.batch_size / num_records)
         chosen = device.private_random.poisson_batch(plan.round_index, num_records, probability)
-        return device.prompts.batch(chosen) if len(chosen) else None
+        return device.prompts.batches_by_length(chosen, _MAX_ROWS)
 
-    def _losses(self, batches: Sequence[Batch | None]) -> list[Float32Array]:
-        outputs = iter(self._forward.run_many([b for b in batches if b is not None]))
+    def _losses(self, batches: Sequence[Sequence[Batch]]) -> list[Float32Array]:
+        """Losses of each device's examples [num_examples], all devices' batches in one sweep."""
+        outputs = iter(self._forward.run_many([b for own in batches for b in own]))
         nothing = np.empty(0, dtype=np.float32)
-        return [nothing if batch is None else next(outputs).losses for batch in batches]
+        return [np.concatenate([nothing, *(next(outputs).losses for _ in own)]) for own in batches]
 
     def _speak(
         self,

@@ -27,6 +27,9 @@ MANIFEST_FILE = "manifest.json"
 PAYLOAD_FILES = (GRAPH_FILE, WEIGHTS_FILE, TOKENIZER_FILE)
 MAX_MANIFEST_BYTES = 16 * 2**20
 
+BUNDLED_MODEL_FOLDER = Path(__file__).parent / "assets" / "opt-pairzero"
+"""The small OPT that comes with pairzero; benchmarks/pretrain_bundled_opt.py made it."""
+
 HEAD_LABEL_WORDS = "label_words"
 HEAD_FULL_VOCABULARY = "full_vocabulary"
 

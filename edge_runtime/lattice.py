@@ -54,9 +54,10 @@ def range_limit(quantum_exponent: int) -> float:
 def round_to_lattice(weights: Float32Array, quantum_exponent: int) -> Float32Array:
     """The nearest multiples of q (ties to even), as float32. Error at most q/2.
 
-    Scaling by a power of two is exact, and so is rint below 2^24.
+    Scaling by a power of two is exact, and so is rint below 2^24. Adding 0.0 turns -0.0 into +0.0,
+    the only zero that a sum of opposite moves gives back: without it, restore would flip its sign.
     """
-    scaled = np.rint(np.ldexp(weights, -quantum_exponent))
+    scaled = np.rint(np.ldexp(weights, -quantum_exponent)) + np.float32(0.0)
     return np.ldexp(scaled, quantum_exponent).astype(np.float32, copy=False)
 
 

@@ -22,7 +22,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from edge_runtime.agent import DeviceAgent, DeviceLimits, VirtualDevice
-from edge_runtime.bundle import Bundle, open_bundle
+from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, Bundle, open_bundle
 from edge_runtime.control.inprocess import InProcessChannel
 from edge_runtime.forward import OnnxForward
 from edge_runtime.parameters import ParameterStore
@@ -48,7 +48,6 @@ from server.simulation import NoAir, ScalarTruth, SimulatedAir, simulation_rng
 
 _logger = logging.getLogger(__name__)
 
-BUNDLED_MODEL_FOLDER = Path(__file__).parent.parent / "edge_runtime" / "assets" / "opt-pairzero"
 _KEYS_FILE = "private_keys.json"
 _EVALUATION_BATCH = 50
 
@@ -189,7 +188,11 @@ class Experiment:
                 intra_op_threads=config.run.intra_op_threads,
                 num_workers=workers,
             ),
-            validation=tuple(ingredients.validation.batches_by_length(_EVALUATION_BATCH)),
+            validation=tuple(
+                ingredients.validation.batches_by_length(
+                    range(len(ingredients.validation)), _EVALUATION_BATCH
+                )
+            ),
             source=receiver.source,
             num_parameters=replica.num_parameters,
             num_trainable=replica.num_trainable,

@@ -29,10 +29,10 @@ logger = logging.getLogger(__name__)
 
 NAME = "tiny_opt_losses"
 FORMAT = 1
-TOLERANCE = 2e-5
+TOLERANCE = 1e-5
 TOLERANCE_REASON = (
-    "absolute, on losses near 3 and scores near 1: float32 sums in another order, on another "
-    "processor or onnxruntime version; ten times what was seen"
+    "absolute, on losses up to 5.3 and scores up to 1.7: float32 sums in another order, on another "
+    "processor or onnxruntime version; 5e-7 was seen on x86-64 with onnxruntime 1.32"
 )
 SEED = 20240
 

@@ -1,0 +1,126 @@
+"""pairzero-device: the command on an edge computer."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import struct
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import msgspec
+
+from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, open_bundle
+from edge_runtime.protocol.errors import EdgeError
+from radio.errors import RadioError
+
+EXIT_PROBLEM = 1
+EXIT_BAD_INPUT = 2
+_PROBE_TIMEOUT_S = 60
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; 0 all well, 1 the machine has a problem, 2 a named error."""
+    parser = argparse.ArgumentParser(
+        prog="pairzero-device", description="What runs on an edge computer."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    doctor = commands.add_parser("doctor", help="can this machine be a device?")
+    doctor.set_defaults(command=_doctor)
+
+    selftest = commands.add_parser(
+        "selftest", help="one round over the software radio with what is installed here"
+    )
+    selftest.add_argument("bundle", nargs="?", type=Path, default=BUNDLED_MODEL_FOLDER)
+    selftest.add_argument("--task", default="snips", help="task name or task file")
+    selftest.add_argument("--devices", type=int, default=3, help="virtual devices")
+    selftest.add_argument("--json", action="store_true")
+    selftest.set_defaults(command=_selftest)
+
+    args = parser.parse_args(argv)
+    try:
+        code: int = args.command(args)
+        return code
+    except (EdgeError, RadioError) as error:
+        print(f"pairzero-device: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    checks = [_check_64_bit(), _check_onnxruntime(), _check_library("tokenizers"), _check_bundle()]
+    for passed, text in checks:
+        print(f"{'ok     ' if passed else 'PROBLEM'}  {text}")
+    if all(passed for passed, _ in checks):
+        print("Next: pairzero-device selftest")
+        return 0
+    return EXIT_PROBLEM
+
+
+def _check_64_bit() -> tuple[bool, str]:
+    bits = 8 * struct.calcsize("P")
+    hint = "" if bits == 64 else "; onnxruntime has no 32-bit wheel: install a 64-bit system"
+    return bits == 64, f"{bits}-bit Python {sys.version.split()[0]}{hint}"
+
+
+def _check_onnxruntime() -> tuple[bool, str]:
+    """In a process of its own: some builds die with an illegal instruction on older ARM cores."""
+    try:
+        probe = subprocess.run(
+            [sys.executable, "-c", "import onnxruntime; print(onnxruntime.__version__)"],
+            capture_output=True,
+            text=True,
+            timeout=_PROBE_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return False, f"onnxruntime: no answer in {_PROBE_TIMEOUT_S} s"
+    if probe.returncode == 0:
+        return True, f"onnxruntime {probe.stdout.strip()}"
+    if probe.returncode < 0:
+        return False, (
+            f"onnxruntime dies with signal {-probe.returncode} on this processor: "
+            "pip install 'onnxruntime>=1.22'"
+        )
+    reason = (probe.stderr.strip().splitlines() or ["no reason given"])[-1]
+    return False, f"onnxruntime: {reason}; pip install 'pairzero[device]'"
+
+
+def _check_library(name: str) -> tuple[bool, str]:
+    try:
+        return True, f"{name} {version(name)}"
+    except PackageNotFoundError:
+        return False, f"{name} is missing: pip install 'pairzero[device]'"
+
+
+def _check_bundle() -> tuple[bool, str]:
+    try:
+        bundle = open_bundle(BUNDLED_MODEL_FOLDER)
+    except EdgeError as error:
+        return False, str(error)
+    return True, f"bundled model intact, {bundle.manifest.architecture['num_parameters']:,} weights"
+
+
+def _selftest(args: argparse.Namespace) -> int:
+    # Imported here so that `doctor` still answers where onnxruntime does not load.
+    from edge_runtime.selftest import run_selftest
+
+    if args.devices < 1:
+        raise EdgeError(f"--devices: got {args.devices}, wanted at least 1.")
+    result = run_selftest(args.bundle, task_name=args.task, num_devices=args.devices)
+    if args.json:
+        print(json.dumps(msgspec.to_builtins(result)))
+        return 0
+    print(
+        f"{result.num_devices} devices, {result.num_parameters:,} weights: said "
+        f"{result.true_mean:+.4f}, heard {result.mean_estimate:+.4f}, restored bit for bit, "
+        f"{result.round_s * 1e3:.0f} ms"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
