@@ -149,14 +149,13 @@ def _start_or_resume(config: RunConfig, folder: Path) -> Any:
 
 
 def _reference_config(config: RunConfig) -> RunConfig:
-    """The same run without privacy, noise, channel and clipping: what the method could reach."""
+    """The same run, clip included, without privacy noise and without a radio."""
     import msgspec
 
     replace = msgspec.structs.replace
     return replace(
         config,
         description=f"{config.description} (reference: no privacy, no noise)",
-        optimizer=replace(config.optimizer, clip=float("inf")),
         radio=replace(config.radio, backend="ideal"),
         privacy=replace(config.privacy, enabled=False),
     )

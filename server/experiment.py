@@ -72,6 +72,7 @@ class Experiment:
     store: RunStore
     loop: RoundLoop
     pricing: Pricing
+    terms: PrivacyTerms | None
     forward: OnnxForward
     validation: tuple[Batch, ...]
     source: str
@@ -182,6 +183,7 @@ class Experiment:
             store=store,
             loop=loop,
             pricing=pricing,
+            terms=terms,
             forward=OnnxForward(
                 bundle,
                 replica,

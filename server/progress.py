@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from server.config import RunConfig
 from server.experiment import Experiment, Progress
+from server.power.feasibility import information_ceiling_nats, noise_to_clip_ratio
+from server.pricing import PrivacyTerms
 
 
 class ProgressPrinter:
@@ -34,6 +37,8 @@ class ProgressPrinter:
             f"  {experiment.num_trainable:,} of {experiment.num_parameters:,} weights move; "
             f"privacy: {promise}"
         )
+        if experiment.terms is not None:
+            self._line(_what_noise_leaves(config, experiment.terms))
         if privacy.enabled and privacy.noise_source == "simulation":
             self._line(
                 "  noise keys derive from the seed (a repeatable simulation): the figures are "
@@ -88,3 +93,20 @@ class ProgressPrinter:
     def _line(self, text: str) -> None:
         self._out.write(text + "\n")
         self._out.flush()
+
+
+def _what_noise_leaves(config: RunConfig, terms: PrivacyTerms) -> str:
+    """How much the privacy noise leaves to learn from, before channel error and receiver noise."""
+    num_devices, clip = config.federation.num_devices, config.optimizer.clip
+    sum_noise_std = terms.noise_multiplier * terms.sensitivity
+    share = noise_to_clip_ratio(mean_noise_std=sum_noise_std / num_devices, clip=clip)
+    ceiling = information_ceiling_nats(
+        num_rounds=config.optimizer.rounds,
+        num_devices=num_devices,
+        clip=clip,
+        sum_noise_std=sum_noise_std,
+    )
+    return (
+        f"  noise multiplier {terms.noise_multiplier:.3f}: privacy noise on the mean is "
+        f"{share:.2%} of the clip; information ceiling {ceiling:.0f} nats"
+    )
