@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,12 +55,26 @@ def read_commands(data: Path) -> list[tuple[str, str]]:
     return commands
 
 
-def write_command(text: str, intent: str, rng: np.random.Generator) -> str:
-    """One training line. Case and final punctuation vary, because real commands do."""
+def write_command(
+    text: str, intent: str, rng: np.random.Generator, book_words: Sequence[str] = ()
+) -> str:
+    """One training line, varied as real commands are.
+
+    Case and final punctuation differ, a word may be missing, and a few words out of a book may
+    stand anywhere in it, as titles and names do: they say nothing about the intent.
+    """
+    words = text.split()
+    if book_words and len(words) > 3 and rng.random() < 0.2:
+        del words[rng.integers(len(words))]
+    if book_words and rng.random() < 0.3:
+        start = rng.integers(len(book_words) - 4)
+        at = rng.integers(len(words) + 1)
+        words[at:at] = book_words[start : start + rng.integers(1, 5)]
+    text = " ".join(words)
     if rng.random() < 0.4:
         text = text[:1].upper() + text[1:]
     if rng.random() < 0.3:
-        text += "?" if text.split()[0].lower() in QUESTION_WORDS else "."
+        text += "?" if words[0].lower() in QUESTION_WORDS else "."
     return f"{text} Intent: {intent}" if intent else text
 
 
@@ -94,14 +109,13 @@ def pad_batch(rows: list[list[int]]) -> torch.Tensor:
 
 
 def next_token_loss(
-    model: OPTForCausalLM, ids: torch.Tensor, weights: torch.Tensor, label_smoothing: float
+    model: OPTForCausalLM, ids: torch.Tensor, weights: torch.Tensor
 ) -> torch.Tensor:
     logits = model(input_ids=ids, attention_mask=(ids != PAD_ID).long()).logits[:, :-1]
     loss = torch.nn.functional.cross_entropy(
         logits.reshape(-1, logits.shape[-1]),
         ids[:, 1:].reshape(-1),
         reduction="none",
-        label_smoothing=label_smoothing,
     )
     weights = weights[:, 1:].reshape(-1)
     return (loss * weights).sum() / weights.sum()
@@ -144,8 +158,7 @@ def main() -> None:
     parser.add_argument("--vocab", type=int, default=4096)
     parser.add_argument("--chunk", type=int, default=96)
     parser.add_argument("--dropout", type=float, default=0.1)
-    parser.add_argument("--weight-noise", type=float, default=0.02)
-    parser.add_argument("--label-smoothing", type=float, default=0.1)
+    parser.add_argument("--weight-noise", type=float, default=0.01)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
@@ -160,6 +173,8 @@ def main() -> None:
     )
     book_ids = np.concatenate([tokenizer.encode(b, add_special_tokens=False).ids for b in books])
     intent_mark = tokenizer.encode(" Intent:", add_special_tokens=False).ids
+
+    book_words = " ".join(books).split()
 
     config = OPTConfig(
         vocab_size=args.vocab, hidden_size=args.hidden, word_embed_proj_dim=args.hidden,
@@ -186,7 +201,7 @@ def main() -> None:
         starts = rng.integers(0, len(book_ids) - args.chunk, size=6)
         book_batch = pad_batch([[END_ID, *book_ids[s : s + args.chunk]] for s in starts])
         picked = rng.integers(0, len(commands), size=48)
-        lines = [write_command(*commands[i], rng) for i in picked]
+        lines = [write_command(*commands[i], rng, book_words) for i in picked]
         rows = [[*tokenizer.encode(line).ids, END_ID] for line in lines]
         command_batch = pad_batch(rows)
         command_weights = (command_batch != PAD_ID).float()
@@ -197,12 +212,8 @@ def main() -> None:
 
         optimizer.zero_grad()
         with WeightNoise(model, args.weight_noise * warmup):
-            book_loss = next_token_loss(
-                model, book_batch, torch.ones_like(book_batch).float(), args.label_smoothing
-            )
-            command_loss = next_token_loss(
-                model, command_batch, command_weights, args.label_smoothing
-            )
+            book_loss = next_token_loss(model, book_batch, torch.ones_like(book_batch).float())
+            command_loss = next_token_loss(model, command_batch, command_weights)
             (0.5 * book_loss + command_loss).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -111,7 +111,8 @@ def _run(args: argparse.Namespace) -> int:
     if complete and args.compare:
         reference = _reference_config(experiment.config)
         reference_folder = folder / "reference"
-        complete = _drive(_start_or_resume(reference, reference_folder), printer)
+        second = _start_or_resume(reference, reference_folder)
+        complete = _drive(second, printer, is_fresh_process=False)
         summaries.append(report.write_run(reference_folder))
         report.write_run(folder, reference_folder)
 
@@ -128,12 +129,14 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _drive(experiment: Any, printer: Any) -> bool:
+def _drive(experiment: Any, printer: Any, is_fresh_process: bool = True) -> bool:
     """Run to the end, or until Ctrl-C asks for a stop between two rounds."""
     try:
         printer.header(experiment)
         with _stop_on_signal() as should_stop:
-            complete: bool = experiment.run(printer.update, should_stop)
+            complete: bool = experiment.run(
+                printer.update, should_stop, is_fresh_process=is_fresh_process
+            )
         return complete
     finally:
         experiment.close()

@@ -205,8 +205,16 @@ class Experiment:
         on_progress: Callable[[Progress], None] = lambda progress: None,
         should_stop: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.perf_counter,
+        is_fresh_process: bool = True,
     ) -> bool:
         """Carry on to the last round, or until asked to stop between two rounds.
+
+        Args:
+            on_progress: told after every round.
+            should_stop: asked before every round.
+            clock: monotonic seconds.
+            is_fresh_process: whether this process's peak memory is this run's; a second run in one
+                process records none.
 
         Returns:
             Whether the run is complete.
@@ -231,7 +239,7 @@ class Experiment:
                 on_progress(Progress(done, rounds, row, evaluation, pace))
         finally:
             self.store.set_meta("wall_s", wall_before + clock() - started)
-            self.store.set_meta("peak_rss_mb", peak_rss_mb())
+            self.store.set_meta("peak_rss_mb", peak_rss_mb() if is_fresh_process else None)
             self.store.set_meta("epsilon_spent", self.pricing.epsilon_spent())
             self.store.set_meta("source", self.source)
         if done == rounds:

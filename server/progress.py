@@ -83,10 +83,11 @@ class ProgressPrinter:
         for s in summaries:
             epsilon = "none" if s["epsilon"] is None else f"{s['epsilon']:.3f}"
             nmse = "-" if s["nmse_db"] is None else f"{s['nmse_db']:.1f}"
+            peak = "-" if s["peak_rss_mb"] is None else f"{s['peak_rss_mb']:.0f}"
             self._line(
                 f"{s['source']:28s}{s['rounds']:8d}{s['accuracy_before']:17.1%}"
                 f"{s['accuracy_after']:7.1%}{nmse:>10s}{epsilon:>9s}{s['wall_s']:11.1f}"
-                f"{s['peak_rss_mb']:9.0f}"
+                f"{peak:>9s}"
             )
         self._line(f"\nReport: {folder / 'report.html'}")
 

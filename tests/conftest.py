@@ -1,0 +1,240 @@
+"""What every test gets: hypothesis profiles, a check that it left no trace, a tiny model.
+
+Heavy libraries are imported inside the fixtures, so tests that need no model do not pay for one.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+from edge_runtime.protocol.direction import GENERATOR
+from edge_runtime.protocol.rounds import Access, RoundPlan, SoundingOrder, TransmitOrder
+from edge_runtime.uplink import Uplink
+
+# A busy machine is not a defect: no deadlines. `--hypothesis-profile=nightly` picks another one.
+settings.register_profile("dev", max_examples=25, deadline=None)
+settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True)
+settings.register_profile("nightly", max_examples=5000, deadline=None)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+RUN_ID = "run-of-the-tests"
+LABEL_WORDS = {"PlayMusic": "music", "GetWeather": "weather", "RateBook": "book"}
+TEXTS = (
+    ("PlayMusic", "play some music"),
+    ("PlayMusic", "add this song to my list"),
+    ("GetWeather", "what is the weather like today ?"),
+    ("GetWeather", "is it good or bad in town"),
+    ("RateBook", "rate this book four out of five"),
+    ("RateBook", "terrible"),
+)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
+    """Fail a test that draws from numpy's global generator: randomness is an argument here.
+
+    Around the call alone, not a fixture: pytest-randomly reseeds between set-up, call and
+    tear-down, so a fixture would compare states that were never the test's. Draws inside a
+    hypothesis example go unseen, as hypothesis puts the state back itself.
+    """
+    before = np.random.get_state(legacy=False)
+    result = yield
+    after = np.random.get_state(legacy=False)
+    same = np.array_equal(after["state"]["key"], before["state"]["key"])
+    if not same or after["state"]["pos"] != before["state"]["pos"]:
+        pytest.fail(f"{pyfuncitem.nodeid} drew from numpy's global generator; pass a Generator.")
+    return result
+
+
+@pytest.fixture(autouse=True)
+def no_stray_threads() -> Iterator[None]:
+    """Fail a test that leaves a thread behind which would keep the interpreter alive."""
+    before = set(threading.enumerate())
+    yield
+    stray = [t for t in threading.enumerate() if t not in before and not t.daemon]
+    for thread in stray:
+        thread.join(timeout=2.0)
+    alive = [thread.name for thread in stray if thread.is_alive()]
+    assert not alive, f"threads left behind: {alive}; close() what the test opened."
+
+
+@pytest.fixture(scope="session")
+def toy_task() -> Any:
+    """Three intents whose words are single tokens of the tiny model."""
+    from edge_runtime.tasks import TaskSpec
+
+    return TaskSpec(name="toy", template="{text} Intent:", label_words=LABEL_WORDS)
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle_folder(tmp_path_factory: pytest.TempPathFactory, toy_task: Any) -> Path:
+    """A bundle exported from a random OPT of some 30,000 weights. Copy it before damaging it."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    pytest.importorskip("onnx")
+    from server.export import export_bundle
+    from server.export.random_opt import write_random_opt
+
+    folder = tmp_path_factory.mktemp("tiny-opt")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # tiny tensors gain nothing from more
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what the exporters announce is not under test here
+            # Odd sizes, so that words of 64 signs end inside and between tensors.
+            model = write_random_opt(
+                folder / "model", size="tiny", seed=3, init_std=0.2, hidden_size=22,
+                num_attention_heads=2, ffn_dim=38, max_position_embeddings=40,
+            )  # fmt: skip
+            return export_bundle(model, folder / "bundle", task=toy_task)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_bundle_folder: Path) -> Any:
+    """The same, opened."""
+    from edge_runtime.bundle import open_bundle
+
+    return open_bundle(tiny_bundle_folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tiny_bundle: Any) -> Any:
+    """The tiny model's tokenizer."""
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(tiny_bundle.tokenizer_path))
+
+
+@pytest.fixture(scope="session")
+def toy_examples(toy_task: Any) -> list[Any]:
+    """Two labelled texts of each class, of different lengths."""
+    from edge_runtime.tasks import Example
+
+    return [Example(toy_task.labels.index(label), text) for label, text in TEXTS]
+
+
+@pytest.fixture
+def make_plan() -> Callable[..., RoundPlan]:
+    """make_plan(devices=(0, 1), noise_std=0.0, **changes) -> RoundPlan of round 0."""
+
+    def make(devices: tuple[int, ...] = (0,), noise_std: float = 0.0, **changes: Any) -> RoundPlan:
+        fields: dict[str, Any] = {
+            "run_id": RUN_ID,
+            "round_index": 0,
+            "direction_seed": 2024,
+            "direction_generator": GENERATOR,
+            "perturbation_scale": 2.0**-10,
+            "clip": 4.0,
+            "batch_size": len(TEXTS),
+            "access": Access.SUPERPOSED,
+            "frame_start_sample": 0,
+            "orders": tuple(TransmitOrder(i, 0.5, -0.25, noise_std) for i in devices),
+        }
+        return RoundPlan(**{**fields, **changes})
+
+    return make
+
+
+class RecordingUplink(Uplink):
+    """Keeps what it was given. Does not model: anything."""
+
+    def __init__(self) -> None:
+        self.pilots: list[tuple[int, SoundingOrder]] = []
+        self.scalars: list[complex] = []
+        self.orders: list[TransmitOrder] = []
+        self.is_closed = False
+        self.error: Exception | None = None
+
+    def send_pilot(self, device_index: int, order: SoundingOrder) -> None:
+        self.pilots.append((device_index, order))
+
+    def send_scalar(self, noisy_scalar: complex, order: TransmitOrder, plan: RoundPlan) -> None:
+        if self.error is not None:
+            raise self.error
+        self.scalars.append(noisy_scalar)
+        self.orders.append(order)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+@dataclass
+class Host:
+    """A DeviceAgent and everything it was made of."""
+
+    agent: Any
+    store: Any
+    forward: Any
+    devices: list[Any]
+    uplinks: list[RecordingUplink]
+    seen: list[tuple[int, int, Any]] = field(default_factory=list)
+
+
+@pytest.fixture
+def make_host(
+    tiny_bundle: Any, toy_task: Any, toy_examples: list[Any], tiny_tokenizer: Any
+) -> Iterator[Callable[..., Host]]:
+    """make_host(num_devices, num_workers=1, wrap_forward=None, keys=(), **limits) -> Host.
+
+    ``wrap_forward`` takes the real forward and returns what the agent shall use instead.
+    """
+    from edge_runtime.agent import DeviceAgent, DeviceLimits, VirtualDevice
+    from edge_runtime.forward import OnnxForward
+    from edge_runtime.parameters import ParameterStore
+    from edge_runtime.private_random import PrivateRandom
+    from edge_runtime.tasks import PromptSet
+
+    made: list[Host] = []
+
+    def make(
+        num_devices: int = 1,
+        *,
+        num_workers: int = 1,
+        wrap_forward: Callable[[Any], Any] | None = None,
+        keys: tuple[bytes, ...] = (),
+        **limits: Any,
+    ) -> Host:
+        store = ParameterStore.from_bundle(tiny_bundle)
+        real = OnnxForward(tiny_bundle, store, num_workers=num_workers)
+        forward = wrap_forward(real) if wrap_forward else real
+        prompts = PromptSet(toy_examples, toy_task, tiny_tokenizer, 32)
+        uplinks = [RecordingUplink() for _ in range(num_devices)]
+        allowed = {"max_clip": 4.0, "min_batch_size": 1, "min_noise_std": 0.0, **limits}
+        keys = keys or tuple(PrivateRandom.simulated_key(7, i) for i in range(num_devices))
+        devices = [
+            VirtualDevice(
+                device_index=index,
+                prompts=prompts,
+                private_random=PrivateRandom(keys[index]),
+                uplink=uplinks[index],
+                limits=DeviceLimits(**allowed),
+            )
+            for index in range(num_devices)
+        ]
+        seen: list[tuple[int, int, Any]] = []
+        agent = DeviceAgent(
+            host="host-of-the-tests",
+            run_id=RUN_ID,
+            devices=devices,
+            store=store,
+            forward=forward,
+            observe_scalar=lambda *what: seen.append(what),
+        )
+        made.append(Host(agent, store, real, devices, uplinks, seen))
+        return made[-1]
+
+    yield make
+    for host in made:
+        host.forward.close()

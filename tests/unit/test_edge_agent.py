@@ -1,0 +1,332 @@
+"""What a device does in a round: looks both ways, speaks one number, takes the common step."""
+
+import math
+
+import numpy as np
+import pytest
+
+from edge_runtime import agent as agent_module
+from edge_runtime.forward import OnnxForward
+from edge_runtime.parameters import ParameterStore
+from edge_runtime.private_random import PrivateRandom
+from edge_runtime.protocol import wire
+from edge_runtime.protocol.direction import direction
+from edge_runtime.protocol.errors import PlanRefusedError, WireError
+from edge_runtime.protocol.rounds import (
+    DigestReport,
+    DigestRequest,
+    Participation,
+    RoundReport,
+    RoundResult,
+    SoundingOrder,
+)
+
+RUN_ID = "run-of-the-tests"
+TRANSMITTED, TRUNCATED = Participation.TRANSMITTED, Participation.TRUNCATED
+
+
+def result(round_index=0, step_integer=0, seed=2024):
+    return RoundResult(RUN_ID, round_index, seed, step_integer)
+
+
+def expected_scalar(bundle, host, plan, chosen):
+    """The scalar by the plain definition: weights moved by `direction`, examples summed by hand."""
+    # Cut into batches as the agent does: another cut gives the losses other last bits.
+    batches = host.devices[0].prompts.batches_by_length(chosen, agent_module._MAX_ROWS)
+    losses = []
+    for sign in (1.0, -1.0):
+        moved = {
+            name: tensor
+            + np.float32(sign * plan.perturbation_scale)
+            * direction(plan.direction_seed, index, tensor.size).reshape(tensor.shape)
+            for index, (name, tensor) in enumerate(host.store.tensors.items())
+        }
+        store = ParameterStore.from_arrays(bundle.manifest.tensors, moved)
+        forward = OnnxForward(bundle, store)
+        losses.append(np.concatenate([forward.run(batch).losses for batch in batches], axis=0))
+    losses = [both.astype(np.float64) for both in losses]
+    gradients = (losses[0] - losses[1]) / (2 * plan.perturbation_scale)
+    total = math.fsum(max(-plan.clip, min(plan.clip, g)) for g in gradients)
+    return max(-plan.clip, min(plan.clip, total / plan.batch_size))
+
+
+# ---------------------------------------------------------------- one round
+
+
+def test_the_scalar_is_the_formula_on_the_whole_data(tiny_bundle, make_host, make_plan):
+    # The batch is as large as the data, so the Poisson choice takes everybody.
+    host, plan = make_host(), make_plan(clip=0.5)
+    before = host.store.digest()
+    (report,) = host.agent.run_round(plan)
+    assert report == RoundReport(RUN_ID, 0, 0, TRANSMITTED)
+    wanted = expected_scalar(tiny_bundle, host, plan, range(6))
+    assert wanted != 0.0
+    assert host.uplinks[0].scalars == [wanted]
+    assert host.uplinks[0].orders == [plan.orders[0]]
+    assert host.store.digest() == before
+
+
+def test_the_scalar_of_a_secret_batch_is_the_formula_on_it(tiny_bundle, make_host, make_plan):
+    host, plan = make_host(3), make_plan(devices=(0, 1, 2), batch_size=2)
+    host.agent.run_round(plan)
+    sizes = []
+    for device, uplink in zip(host.devices, host.uplinks, strict=True):
+        chosen = device.private_random.poisson_batch(0, 6, 2 / 6)
+        sizes.append(len(chosen))
+        wanted = 0.0
+        if len(chosen):
+            wanted = expected_scalar(tiny_bundle, host, plan, chosen)
+        assert uplink.scalars == [wanted]
+    assert [estimate.num_examples for _, _, estimate in host.seen] == sizes
+    assert len(set(sizes)) > 1
+
+
+def test_noise_is_the_devices_own_and_added_once(make_host, make_plan):
+    quiet, noisy = make_host(2), make_host(2)
+    quiet.agent.run_round(make_plan(devices=(0, 1)))
+    noisy.agent.run_round(make_plan(devices=(0, 1), noise_std=0.75))
+    for k in range(2):
+        noise = noisy.devices[k].private_random.circular_gaussian(0, 0.75)
+        assert noisy.uplinks[k].scalars == [quiet.uplinks[k].scalars[0] + noise]
+    noises = [
+        n.scalars[0] - q.scalars[0] for n, q in zip(noisy.uplinks, quiet.uplinks, strict=True)
+    ]
+    assert noises[0] != noises[1]
+
+
+def test_an_empty_batch_sends_zero_and_noise(make_host, make_plan):
+    # A key whose first batch is empty, from the first thousand.
+    keys = (PrivateRandom.simulated_key(seed, 0) for seed in range(1000))
+    key = next(k for k in keys if not PrivateRandom(k).poisson_batch(0, 6, 1 / 6).size)
+    host = make_host(keys=(key,))
+    before = host.store.digest()
+    (report,) = host.agent.run_round(make_plan(noise_std=0.5, batch_size=1))
+    assert report.participation is TRANSMITTED
+    assert report.reason == ""
+    assert host.uplinks[0].scalars == [PrivateRandom(key).circular_gaussian(0, 0.5)]
+    assert host.seen[0][2].num_examples == 0
+    assert host.store.digest() == before
+
+
+def test_empty_and_full_batches_of_one_host_are_not_mixed_up(make_host, make_plan):
+    keys = [PrivateRandom.simulated_key(seed, 0) for seed in range(300)]
+    empty = [k for k in keys if not PrivateRandom(k).poisson_batch(0, 6, 1 / 6).size][:2]
+    full = [k for k in keys if PrivateRandom(k).poisson_batch(0, 6, 1 / 6).size][:2]
+    plan = make_plan(devices=(0, 1, 2, 3), batch_size=1)
+    mixed = make_host(4, keys=(empty[0], full[0], empty[1], full[1]))
+    mixed.agent.run_round(plan)
+    alone = [make_host(keys=(key,)) for key in full]
+    for host in alone:
+        host.agent.run_round(make_plan(batch_size=1))
+    wanted = [[0.0], alone[0].uplinks[0].scalars, [0.0], alone[1].uplinks[0].scalars]
+    assert [uplink.scalars for uplink in mixed.uplinks] == wanted
+
+
+def test_a_device_without_an_order_is_silent_and_truncated(make_host, make_plan):
+    host = make_host(3)
+    reports = host.agent.run_round(make_plan(devices=(1,)))
+    assert [r.device_index for r in reports] == [0, 1, 2]
+    assert [r.participation for r in reports] == [TRUNCATED, TRANSMITTED, TRUNCATED]
+    assert [len(uplink.scalars) for uplink in host.uplinks] == [0, 1, 0]
+
+
+def test_a_round_for_nobody_is_silent_and_leaves_no_trace(make_host, make_plan):
+    host = make_host(2)
+    before = host.store.digest()
+    reports = host.agent.run_round(make_plan(devices=()))
+    assert [r.participation for r in reports] == [TRUNCATED, TRUNCATED]
+    assert host.store.digest() == before
+
+
+def test_orders_for_other_hosts_are_not_answered(make_host, make_plan):
+    host = make_host(1)
+    reports = host.agent.run_round(make_plan(devices=(0, 5, 9)))
+    assert [r.device_index for r in reports] == [0]
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_virtual_devices_share_one_copy_of_the_weights(make_host, make_plan, num_workers):
+    host = make_host(4, num_workers=num_workers)
+    before = {name: tensor.ctypes.data for name, tensor in host.store.tensors.items()}
+    host.agent.run_round(make_plan(devices=(0, 1, 2, 3)))
+    assert host.forward._store is host.agent._store is host.store
+    assert {name: t.ctypes.data for name, t in host.store.tensors.items()} == before
+    # With a batch of everything, equal data mean equal scalars: nobody met another's weights.
+    assert len({uplink.scalars[0] for uplink in host.uplinks}) == 1
+
+
+def test_workers_and_company_do_not_change_a_scalar(make_host, make_plan):
+    alone, together = make_host(1), make_host(4, num_workers=3)
+    alone.agent.run_round(make_plan(devices=(0,), batch_size=3))
+    together.agent.run_round(make_plan(devices=(0, 1, 2, 3), batch_size=3))
+    assert together.uplinks[0].scalars == alone.uplinks[0].scalars
+
+
+def test_several_rounds_are_the_formula_on_the_moved_weights(tiny_bundle, make_host, make_plan):
+    host = make_host()
+    replica = ParameterStore.from_bundle(tiny_bundle)
+    for t in range(3):
+        plan = make_plan(round_index=t, direction_seed=100 + t)
+        host.agent.run_round(plan)
+        wanted = expected_scalar(tiny_bundle, host, plan, range(6))
+        assert host.uplinks[0].scalars[t] == wanted
+        step = result(t, (-1) ** t * 2**33, seed=100 + t)
+        host.agent.apply_result(step)
+        replica.apply_step(step)
+        assert host.store.digest() == replica.digest()
+    assert len(set(host.uplinks[0].scalars)) == 3
+
+
+def test_a_batch_cut_into_pieces_is_the_same_batch(monkeypatch, make_host, make_plan):
+    whole, cut = make_host(2), make_host(2, num_workers=2)
+    whole.agent.run_round(make_plan(devices=(0, 1)))
+    monkeypatch.setattr(agent_module, "_MAX_ROWS", 4)
+    cut.agent.run_round(make_plan(devices=(0, 1)))
+    # Other padding moves a loss in its last bits, and those show 1 / (2 mu) = 512 times larger.
+    assert cut.uplinks[0].scalars == pytest.approx(whole.uplinks[0].scalars, abs=1e-3)
+    assert [estimate.num_examples for _, _, estimate in cut.seen] == [6, 6]
+    assert abs(whole.uplinks[0].scalars[0]) > 1e-2
+
+
+# ---------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("changes", "limits", "words"),
+    [
+        ({"run_id": "another"}, {}, "run_id 'another': this device serves run"),
+        ({"round_index": 1}, {}, "those after round -1; replay the missing results first"),
+        ({"direction_generator": "xorshift/1"}, {}, "this device makes 'philox4x64-10/rademacher"),
+        ({"clip": 4.5}, {}, r"device 0: clip 4\.5 is above its own 4\.0"),
+        ({"clip": math.inf}, {}, "clip inf is above its own"),
+        ({"batch_size": 3}, {"min_batch_size": 4}, "batch size 3 is below its own 4"),
+        ({"noise_std": 0.24}, {"min_noise_std": 0.25}, r"noise 0\.24 is below its own 0\.25"),
+        ({"noise_std": 0.0}, {"min_noise_std": 0.25}, "the antenna stays silent"),
+    ],
+)
+def test_a_plan_that_a_device_must_not_carry_out_is_refused(
+    make_host, make_plan, changes, limits, words
+):
+    host = make_host(2, **limits)
+    before = host.store.digest()
+    noise_std = changes.pop("noise_std", 1.0)
+    with pytest.raises(PlanRefusedError, match=words):
+        host.agent.run_round(make_plan(devices=(0, 1), noise_std=noise_std, **changes))
+    assert [uplink.scalars for uplink in host.uplinks] == [[], []]
+    assert host.store.digest() == before
+    # Refusing is no answer: the round may still be ordered as it should be.
+    assert len(host.agent.run_round(make_plan(devices=(0, 1), noise_std=1.0))) == 2
+
+
+def test_limits_bind_only_those_who_are_to_speak(make_host, make_plan):
+    host = make_host(1, max_clip=1.0)
+    (report,) = host.agent.run_round(make_plan(devices=(), clip=4.0))
+    assert report.participation is TRUNCATED
+
+
+def test_limits_are_inclusive(make_host, make_plan):
+    host = make_host(1, max_clip=4.0, min_batch_size=6, min_noise_std=0.5)
+    (report,) = host.agent.run_round(make_plan(clip=4.0, batch_size=6, noise_std=0.5))
+    assert report.participation is TRANSMITTED
+
+
+def test_a_round_is_answered_once(make_host, make_plan):
+    host = make_host()
+    host.agent.run_round(make_plan())
+    for seed in (2024, 1):
+        with pytest.raises(PlanRefusedError, match="already carried out; a second answer"):
+            host.agent.run_round(make_plan(direction_seed=seed))
+    host.agent.apply_result(result())
+    with pytest.raises(PlanRefusedError, match="already carried out"):
+        host.agent.run_round(make_plan())
+    assert len(host.uplinks[0].scalars) == 1
+
+
+def test_a_round_whose_result_was_missed_is_a_gap(make_host, make_plan):
+    host = make_host()
+    host.agent.run_round(make_plan())
+    with pytest.raises(PlanRefusedError, match="round_index 1: the weights here are those after"):
+        host.agent.run_round(make_plan(round_index=1))
+    host.agent.apply_result(result())
+    host.agent.run_round(make_plan(round_index=1))
+
+
+@pytest.mark.parametrize("wrong", [result(1), result(5)])
+def test_a_result_out_of_turn_is_refused_and_moves_nothing(make_host, wrong):
+    host = make_host()
+    before = host.store.digest()
+    with pytest.raises(PlanRefusedError, match=r"wanted round 0; replay the missing results"):
+        host.agent.apply_result(wrong)
+    with pytest.raises(PlanRefusedError, match="serves run"):
+        host.agent.apply_result(RoundResult("another", 0, 0, 2**33))
+    assert host.store.digest() == before
+
+
+def test_a_result_is_applied_once(make_host):
+    host = make_host()
+    host.agent.apply_result(result(0, 2**33))
+    once = host.store.digest()
+    with pytest.raises(PlanRefusedError):
+        host.agent.apply_result(result(0, 2**33))
+    assert host.store.digest() == once
+
+
+def test_a_late_joiner_catches_up_by_results_and_takes_part(make_host, make_plan):
+    host = make_host()
+    for t in range(3):
+        host.agent.apply_result(result(t, 2**33, seed=t))
+    with pytest.raises(PlanRefusedError):
+        host.agent.run_round(make_plan(round_index=2))
+    host.agent.run_round(make_plan(round_index=3))
+    assert len(host.uplinks[0].scalars) == 1
+
+
+# ---------------------------------------------------------------- messages
+
+
+def test_messages_are_bytes_both_ways(tiny_bundle, make_host, make_plan):
+    host = make_host(2)
+    handle = host.agent.handle
+    assert handle(wire.encode(SoundingOrder(RUN_ID, 0, 0.5, 64))) == []
+    assert [u.pilots for u in host.uplinks] == [
+        [(k, SoundingOrder(RUN_ID, 0, 0.5, 64))] for k in range(2)
+    ]
+    answers = [wire.decode(a) for a in handle(wire.encode(make_plan(devices=(1,))))]
+    assert answers == [RoundReport(RUN_ID, 0, 0, TRUNCATED), RoundReport(RUN_ID, 0, 1, TRANSMITTED)]
+    assert handle(wire.encode(result(0, 2**33))) == []
+    (answer,) = handle(wire.encode(DigestRequest(RUN_ID, 0)))
+    replica = ParameterStore.from_bundle(tiny_bundle)
+    replica.apply_step(result(0, 2**33))
+    wanted = DigestReport(RUN_ID, 0, "host-of-the-tests", replica.digest())
+    assert wire.decode(answer) == wanted
+
+
+def test_messages_of_another_run_are_refused(make_host):
+    host = make_host()
+    for message in (SoundingOrder("another", 0, 0.5, 0), DigestRequest("another", 0)):
+        with pytest.raises(PlanRefusedError, match="serves run"):
+            host.agent.handle(wire.encode(message))
+    assert host.uplinks[0].pilots == []
+
+
+def test_what_only_a_device_says_is_not_for_a_device(make_host):
+    host = make_host()
+    for message in (RoundReport(RUN_ID, 0, 0, TRANSMITTED), DigestReport(RUN_ID, 0, "h", "d")):
+        with pytest.raises(PlanRefusedError, match="is not a message for a device"):
+            host.agent.handle(wire.encode(message))
+
+
+def test_damaged_bytes_do_nothing(make_host, make_plan):
+    host = make_host()
+    data = bytearray(wire.encode(make_plan()))
+    data[20] ^= 1
+    with pytest.raises(WireError):
+        host.agent.handle(bytes(data))
+    assert host.uplinks[0].scalars == []
+
+
+def test_closing_silences_every_uplink_and_can_be_repeated(make_host):
+    host = make_host(3, num_workers=2)
+    host.agent.close()
+    host.agent.close()
+    assert all(uplink.is_closed for uplink in host.uplinks)

@@ -1,0 +1,295 @@
+"""The command line: a bad request ends in a clear error, exit code 2 and no run folder."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, file_digest
+from edge_runtime.tasks import TASKS_FOLDER, load_task
+from server import cli
+
+# Without privacy: no calibration, so that what is under test fails or passes quickly.
+QUICK = (
+    "--rounds", "2", "--set", "federation.num_devices=2", "--set", "optimizer.batch_size=2",
+    "--set", "task.validation_examples=4", "--set", "task.max_tokens=16",
+    "--set", "privacy.enabled=false",
+)  # fmt: skip
+
+
+@pytest.fixture
+def refuse(tmp_path, capsys, monkeypatch):
+    """refuse(*argv, *parts): the run is refused with all parts in its message, leaving nothing."""
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "run"
+
+    def check(argv, *parts):
+        assert cli.main(["run", *QUICK, *map(str, argv), "--out", str(out)]) == 2
+        printed = capsys.readouterr()
+        message = printed.err.splitlines()[-1]
+        assert message.startswith("pairzero: ")
+        assert "Traceback" not in printed.err
+        for part in parts:
+            assert part in message
+        assert not out.exists(), f"left behind: {sorted(out.iterdir())}"
+        assert not (tmp_path / "runs").exists()
+        return message
+
+    return check
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    return Path(shutil.copytree(BUNDLED_MODEL_FOLDER, tmp_path / "bundle"))
+
+
+def use(bundle):
+    return ["--set", f"model.bundle='{bundle}'"]
+
+
+def replace_weights(bundle, change):
+    """Change the weights of a bundle and sign it again: damage that no digest can find."""
+    weights = load_file(bundle / "weights.safetensors")
+    change(weights)
+    save_file(weights, bundle / "weights.safetensors")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["digests"]["weights.safetensors"] = file_digest(bundle / "weights.safetensors")
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+
+# Settings
+
+
+def test_unknown_preset(refuse):
+    refuse(["snipz"], "'snipz'", "Did you mean 'snips'?", ".toml")
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("optimizer.round=3", ("'round'", "Did you mean 'rounds'?")),
+        ("optimiser.rounds=3", ("[optimiser]", "Did you mean 'optimizer'?")),
+        ("optimizer.clip=ten", ("$.optimizer.clip", "float")),
+        ("federation.num_devices=0", ("federation.num_devices", "got 0", "at least 1")),
+        ("radio.snr_db", ("--set", "SECTION.KEY=VALUE")),
+        ("rounds=3", ("--set", "SECTION.KEY=VALUE")),
+        ("description.words=3", ("description",)),
+        ("optimizer.learning_rate=inf", ("optimizer.learning_rate", "got inf")),
+        ("radio.min_gain=inf", ("radio.min_gain", "got inf")),
+        ("radio.sample_rate_hz=inf", ("sample_rate_hz", "got inf")),
+        ("optimizer.batch_size=1000000000000000000000000", ("optimizer.batch_size",)),
+    ],
+)
+def test_a_bad_setting(refuse, override, parts):
+    refuse(["--set", override], *parts)
+
+
+def test_no_rounds(refuse):
+    refuse(["--rounds", "0"], "optimizer.rounds: got 0, wanted at least 1")
+
+
+def test_more_devices_than_examples(refuse):
+    refuse(["--set", "federation.num_devices=100000"], "100000 devices", "at least one")
+
+
+def test_prompts_longer_than_the_model(refuse):
+    refuse(["--set", "task.max_tokens=4096"], "task.max_tokens", "got 4096", "positions")
+
+
+def test_trainable_that_matches_no_tensor(refuse):
+    refuse(["--set", 'model.trainable=["*.no_such.*"]'], "trainable", "no_such", "'all'")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["privacy.delta=0.01"], ("delta", "got 0.01", "wanted", "1e-5 is usual")),
+        (["privacy.epsilon=1e-6", "privacy.delta=1e-12"], ("no noise meets", "Allow a larger")),
+        (["optimizer.clip=inf"], ("optimizer.clip", "finite")),
+        (["privacy.unit=device"], ("privacy.unit", "device", "'example'")),
+        (["radio.backend=ideal"], ("radio.backend", "privacy.enabled = false")),
+    ],
+)
+def test_a_promise_that_cannot_be_made(refuse, overrides, parts):
+    settings = [a for o in ["privacy.enabled=true", *overrides] for a in ("--set", o)]
+    refuse(settings, *parts)
+
+
+# The bundle
+
+
+def test_no_bundle_there(refuse, tmp_path):
+    refuse(use(tmp_path / "nowhere"), "nowhere", "not a bundle", "pairzero export")
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "graph.onnx", "tokenizer.json"])
+def test_a_bundle_with_a_wrong_digest(refuse, bundle, name):
+    content = bytearray((bundle / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (bundle / name).write_bytes(content)
+    refuse(use(bundle), name, "sha256", "the manifest says", "export the bundle again")
+
+
+def test_a_bundle_with_a_missing_file(refuse, bundle):
+    (bundle / "graph.onnx").unlink()
+    refuse(use(bundle), "graph.onnx is missing")
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"format_version": 1'])
+def test_a_bundle_with_a_damaged_manifest(refuse, bundle, content):
+    (bundle / "manifest.json").write_text(content)
+    refuse(use(bundle), "manifest.json", "Export the model again")
+
+
+def test_a_bundle_of_another_task(refuse, bundle):
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["label_words"]["PlayMusic"] = "listen"
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    refuse(use(bundle), "listen", "Export again")
+
+
+def test_a_graph_that_is_no_graph(refuse, bundle):
+    (bundle / "graph.onnx").write_bytes(b"not onnx")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["digests"]["graph.onnx"] = file_digest(bundle / "graph.onnx")
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    refuse(use(bundle), "graph.onnx", "onnxruntime refuses it")
+
+
+def test_a_bundle_with_nan_weights(refuse, bundle):
+    def change(weights):
+        weights["model.decoder.layers.0.fc1.weight"][3, 5] = np.nan
+
+    replace_weights(bundle, change)
+    refuse(use(bundle), "model.decoder.layers.0.fc1.weight")
+
+
+def test_a_model_whose_loss_is_nan(refuse, bundle):
+    """Finite weights within their range, and a final layer norm that overflows float32."""
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    name = "model.decoder.final_layer_norm.weight"
+    (entry,) = [tensor for tensor in manifest["tensors"] if tensor["name"] == name]
+    entry.update(quantum_exponent=104, stored_dtype="float32")
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+    def change(weights):
+        weights[name] = np.full(weights[name].shape, 3e38, dtype=np.float32)
+
+    replace_weights(bundle, change)
+    settings = [*use(bundle), "--set", 'model.trainable=["*.fc2.*"]']
+    message = refuse(settings, "NaN")
+    assert "bundle" in message or "learning rate" in message
+    assert "NOT NULL" not in message
+
+
+# The data
+
+
+def data(path, content):
+    if content is not None:
+        path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("which", ["train", "validation"])
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        (None, ("cannot be read",)),
+        (b"", ("no examples", "label<TAB>text")),
+        (b"\n \n", ("no examples",)),
+        (b"PlayMusic\tplay a song\nGetWeather rain\n", ("line 2", "label<TAB>text")),
+        (b"PlayMusic\t \n", ("line 1", "label<TAB>text")),
+        (b"OrderPizza\tone with cheese\n", ("line 1", "'OrderPizza'", "[label_words]")),
+        (b"PlayMusic\tcaf\xe9\n", ("not UTF-8", "byte 13")),
+    ],
+)
+def test_bad_data(refuse, tmp_path, which, content, parts):
+    path = data(tmp_path / "examples.tsv", content)
+    refuse(["--set", f"task.{which}='{path}'"], "examples.tsv", *parts)
+
+
+def test_unknown_task(refuse):
+    refuse(["--set", "task.name=weather"], "no task 'weather'", "Known: ", "snips")
+
+
+def write_task(path, **changes):
+    task, folder = load_task("snips")
+    words = {**task.label_words, **changes.pop("label_words", {})}
+    text = {"template": task.template, "train": str(folder / task.train), **changes}
+    text.setdefault("validation", str(folder / task.validation))
+    lines = ['name = "snips"', *(f"{key} = {json.dumps(value)}" for key, value in text.items())]
+    lines += ["[label_words]", *(f"{label} = {json.dumps(w)}" for label, w in words.items())]
+    path.write_text("\n".join(lines))
+    return ["--set", f"task.name='{path}'"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"template": "Intent:"}, ("template", "{text}")),
+        ({"label_words": {"PlayMusic": "weather"}}, ("share a word",)),
+        ({"train": ""}, ("task.train",)),
+        ({"label_words": {"OrderPizza": "pizza"}}, ("Export again",)),
+        ({"colour": "red"}, ("not a task file", "colour")),
+    ],
+)
+def test_a_bad_task_file(refuse, tmp_path, changes, parts):
+    refuse(write_task(tmp_path / "mine.toml", **changes), *parts)
+
+
+def test_a_good_task_file_is_the_control(tmp_path, capsys):
+    argv = ["run", *QUICK, *write_task(tmp_path / "mine.toml"), "--out", str(tmp_path / "run")]
+    assert cli.main([*argv, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["task"].endswith("mine.toml")
+    assert (TASKS_FOLDER / "snips.toml").is_file()
+
+
+# The run folder
+
+
+def test_a_run_that_is_already_there_is_not_touched(tmp_path, capsys):
+    from server.run_store import RunStore
+
+    RunStore.create(tmp_path, {"run_id": "mine"}).close()
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert cli.main(["run", *QUICK, "--out", str(tmp_path)]) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_file_where_the_run_folder_should_be(tmp_path, capsys):
+    (tmp_path / "taken").write_text("mine")
+    assert cli.main(["run", *QUICK, "--out", str(tmp_path / "taken")]) == 2
+    assert "taken" in capsys.readouterr().err
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_keys_of_another_run_in_the_folder_are_not_overwritten(tmp_path, capsys):
+    (tmp_path / "private_keys.json").write_text("mine")
+    settings = ["--set", "privacy.enabled=true", "--set", "privacy.noise_source=system"]
+    assert cli.main(["run", *QUICK, *settings, "--out", str(tmp_path)]) == 2
+    assert "private_keys.json" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["private_keys.json"]
+    assert (tmp_path / "private_keys.json").read_text() == "mine"
+
+
+def test_resume_of_nothing(tmp_path, capsys):
+    assert cli.main(["run", "--resume", str(tmp_path / "nowhere")]) == 2
+    assert "no run to continue" in capsys.readouterr().err
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_help_lists_the_presets(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["run", "--help"])
+    assert "snips" in capsys.readouterr().out
+
+
+def test_no_command_is_a_usage_error(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main([])
+    assert "COMMAND" in capsys.readouterr().err

@@ -1,0 +1,286 @@
+"""The configuration: what is unknown, mistyped or impossible is refused, and says how to go on."""
+
+import math
+
+import pytest
+
+from server.config import (
+    RunConfig,
+    available_presets,
+    dump_config,
+    load_config,
+    parse_config,
+)
+from server.errors import ConfigurationError
+
+
+def parse(**sections):
+    return parse_config(sections, source="test.toml")
+
+
+def refusal(**sections):
+    with pytest.raises(ConfigurationError) as caught:
+        parse(**sections)
+    return str(caught.value)
+
+
+def test_defaults_are_a_valid_configuration():
+    assert parse() == RunConfig()
+
+
+@pytest.mark.parametrize("name", sorted(available_presets()))
+def test_every_preset_loads_and_describes_itself(name):
+    config = load_config(name)
+    assert config.description == available_presets()[name]
+    assert config.description
+
+
+def test_there_is_a_preset_called_snips_with_a_promise():
+    config = load_config("snips")
+    assert config.privacy.enabled
+    assert config.radio.backend == "loopback"
+
+
+def test_overrides_change_what_they_name_and_nothing_else():
+    plain = dump_config(load_config("snips"))
+    changed = dump_config(
+        load_config("snips", {"radio.snr_db": 3, "federation.num_devices": 2, "run.seed": 9})
+    )
+    assert changed["radio"].pop("snr_db") == 3.0
+    assert changed["federation"].pop("num_devices") == 2
+    assert changed["run"].pop("seed") == 9
+    for section, key in (("radio", "snr_db"), ("federation", "num_devices"), ("run", "seed")):
+        plain[section].pop(key)
+    assert changed == plain
+
+
+def test_overrides_make_a_section_the_file_does_not_have(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("[optimizer]\nrounds = 3\n")
+    config = load_config(str(path), {"model.trainable": "norms_and_biases"})
+    assert config.optimizer.rounds == 3
+    assert config.model.trainable == "norms_and_biases"
+    assert config.radio == RunConfig().radio
+
+
+def test_unknown_preset_names_the_nearest_one():
+    with pytest.raises(ConfigurationError, match=r"'snip'.*Did you mean 'snips'\?.*Known:.*\.toml"):
+        load_config("snip")
+
+
+def test_unknown_preset_without_a_near_name_lists_all():
+    with pytest.raises(ConfigurationError) as caught:
+        load_config("qqqqqq")
+    assert "Did you mean" not in str(caught.value)
+    assert all(name in str(caught.value) for name in available_presets())
+
+
+@pytest.mark.parametrize(
+    ("document", "nearest"),
+    [
+        ({"optimiser": {"rounds": 3}}, "optimizer"),
+        ({"radios": {}}, "radio"),
+        ({"optimizer": {"round": 3}}, "rounds"),
+        ({"optimizer": {"learning_rates": 1e-3}}, "learning_rate"),
+        ({"privacy": {"epsilom": 3.0}}, "epsilon"),
+        ({"federation": {"num_device": 3}}, "num_devices"),
+    ],
+)
+def test_unknown_section_or_key_names_the_nearest_one(document, nearest):
+    message = refusal(**document)
+    assert message.startswith("test.toml: unknown ")
+    assert f"Did you mean {nearest!r}?" in message
+    assert "Known:" in message
+
+
+@pytest.mark.parametrize("dotted", ["radio.snr", "privcy.epsilon", "nonsense.key"])
+def test_an_unknown_override_is_refused(dotted):
+    with pytest.raises(ConfigurationError, match="unknown"):
+        load_config("snips", {dotted: 1})
+
+
+@pytest.mark.parametrize("dotted", ["description.words", "description.a.b"])
+def test_an_override_inside_a_plain_value_is_refused_by_name(dotted):
+    with pytest.raises(ConfigurationError, match="description"):
+        load_config("snips", {dotted: 1})
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("optimizer", "rounds", "ten"),
+        ("optimizer", "rounds", 1.5),
+        ("optimizer", "rounds", True),
+        ("optimizer", "learning_rate", "fast"),
+        ("radio", "backend", "pluto9000"),
+        ("radio", "channel", "rician"),
+        ("privacy", "enabled", "yes"),
+        ("privacy", "unit", "person"),
+        ("privacy", "relation", "swap"),
+        ("privacy", "access", "both"),
+        ("privacy", "noise_source", "dice"),
+        ("model", "trainable", 3),
+        ("task", "name", 7),
+    ],
+)
+def test_a_wrong_type_or_choice_names_file_and_key(section, key, value):
+    message = refusal(**{section: {key: value}})
+    assert message.startswith("test.toml: ")
+    assert f"$.{section}.{key}" in message
+
+
+@pytest.mark.parametrize("value", [3, "loopback", [1]])
+def test_a_section_that_is_no_table_is_refused(value):
+    assert "$.radio" in refusal(radio=value)
+
+
+OUT_OF_RANGE = [
+    ("federation.num_devices", [0, -1]),
+    ("optimizer.rounds", [0, -5]),
+    ("optimizer.batch_size", [0]),
+    ("optimizer.perturbation_scale_log2", [-21, 1]),
+    ("optimizer.learning_rate", [0.0, -1e-4, math.nan]),
+    ("optimizer.final_learning_rate_fraction", [-0.1, 1.1, math.nan]),
+    ("optimizer.clip", [0.0, -1.0, math.nan]),
+    ("radio.snr_db", [-61.0, 121.0, math.nan, math.inf]),
+    ("radio.coherence_rounds", [0]),
+    ("radio.min_gain", [0.0, -0.1, math.nan]),
+    ("radio.pilot_symbols", [15]),
+    ("radio.payload_symbols", [0]),
+    ("radio.max_amplitude", [0.0, 1.1, math.nan]),
+    ("radio.sample_rate_hz", [0.0, math.nan]),
+    ("privacy.epsilon", [0.0, -1.0, math.nan]),
+    ("privacy.delta", [0.0, 1.0, 1.5, -1e-5, math.nan]),
+    ("privacy.csi_failure_fraction", [-0.1, 0.6, math.nan]),
+    ("task.max_tokens", [7]),
+    ("task.validation_examples", [-1]),
+    ("run.evaluation_interval", [0]),
+    ("run.digest_interval", [0]),
+    ("run.workers", [-1]),
+    ("run.intra_op_threads", [0]),
+]
+
+
+@pytest.mark.parametrize(
+    ("dotted", "value"), [(name, value) for name, values in OUT_OF_RANGE for value in values]
+)
+def test_a_value_out_of_range_says_what_it_got_and_what_it_wanted(dotted, value):
+    section, _, key = dotted.partition(".")
+    message = refusal(**{section: {key: value}})
+    assert message.startswith(f"{dotted}: got {value}, wanted ")
+
+
+@pytest.mark.parametrize(
+    ("dotted", "value"),
+    [
+        ("federation.num_devices", 1),
+        ("optimizer.rounds", 1),
+        ("optimizer.perturbation_scale_log2", -20),
+        ("optimizer.perturbation_scale_log2", 0),
+        ("optimizer.final_learning_rate_fraction", 0.0),
+        ("radio.snr_db", -60.0),
+        ("radio.snr_db", 120.0),
+        ("radio.max_amplitude", 1.0),
+        ("privacy.csi_failure_fraction", 0.5),
+        ("task.max_tokens", 8),
+        ("run.workers", 0),
+    ],
+)
+def test_the_limits_themselves_are_allowed(dotted, value):
+    section, _, key = dotted.partition(".")
+    assert getattr(getattr(parse(**{section: {key: value}}), section), key) == value
+
+
+@pytest.mark.parametrize(
+    "dotted", ["optimizer.learning_rate", "radio.min_gain", "radio.sample_rate_hz"]
+)
+def test_infinity_is_refused_where_it_means_nothing(dotted):
+    section, _, key = dotted.partition(".")
+    message = refusal(**{section: {key: math.inf}})
+    assert message.startswith(f"{dotted}: got inf, wanted ")
+
+
+@pytest.mark.parametrize("dotted", ["optimizer.batch_size", "optimizer.rounds"])
+def test_a_count_that_cannot_travel_is_refused(dotted):
+    section, _, key = dotted.partition(".")
+    assert dotted in refusal(**{section: {key: 10**24}})
+
+
+def test_channel_estimates_need_their_share_of_delta():
+    message = refusal(privacy={"csi_failure_fraction": 0.0})
+    assert message.startswith("privacy.csi_failure_fraction: got 0, wanted > 0")
+
+
+def test_privacy_needs_a_finite_clip():
+    assert "optimizer.clip" in refusal(optimizer={"clip": math.inf})
+
+
+def test_an_infinite_clip_needs_the_ideal_link():
+    message = refusal(optimizer={"clip": math.inf}, privacy={"enabled": False})
+    assert "optimizer.clip" in message
+    assert "ideal" in message
+    config = parse(
+        optimizer={"clip": math.inf}, privacy={"enabled": False}, radio={"backend": "ideal"}
+    )
+    assert config.optimizer.clip == math.inf
+
+
+def test_privacy_on_the_ideal_link_is_refused():
+    message = refusal(radio={"backend": "ideal"})
+    assert "radio.backend" in message
+    assert "privacy.enabled = false" in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("unit", "device"), ("relation", "replace_one"), ("access", "slotted")],
+)
+def test_a_promise_this_version_cannot_plan_is_refused(key, value):
+    message = refusal(privacy={key: value})
+    assert message.startswith(f"privacy.{key}: ")
+    assert value in message
+
+
+def test_what_privacy_needs_is_not_asked_of_a_run_without_it():
+    config = parse(privacy={"enabled": False, "unit": "device", "csi_failure_fraction": 0.0})
+    assert not config.privacy.enabled
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"[optimizer\nrounds = 3", "not TOML"),
+        (b"\xff\xfe", "not TOML"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_file_that_is_missing_or_no_toml_is_named(tmp_path, content, problem):
+    path = tmp_path / "mine.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=problem) as caught:
+        load_config(str(path))
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {},
+        {
+            "optimizer": {"clip": math.inf},
+            "privacy": {"enabled": False},
+            "radio": {"backend": "ideal"},
+        },
+        {"model": {"trainable": ["*.fc2.*", "*.fc1.*"]}},
+    ],
+)
+def test_dump_and_parse_are_inverse(document):
+    config = parse(**document)
+    assert parse_config(dump_config(config), source="store") == config
+
+
+def test_a_configuration_cannot_be_changed_after_its_check():
+    config = RunConfig()
+    with pytest.raises(AttributeError):
+        config.optimizer.clip = math.inf

@@ -1,0 +1,246 @@
+"""The round as a story: the order of its sentences is what the promise rests on."""
+
+import numpy as np
+import pytest
+
+from edge_runtime.control.channel import ControlChannel
+from edge_runtime.protocol.errors import NonFiniteScalarError
+from edge_runtime.protocol.rounds import (
+    DigestReport,
+    DigestRequest,
+    Participation,
+    RoundPlan,
+    RoundReport,
+    RoundResult,
+    SoundingOrder,
+)
+from radio.waveforms.coherent import ChannelEstimate, Reception
+from server.config import parse_config
+from server.errors import BudgetExhaustedError, ReplicaMismatchError
+from server.pricing import Pricing, agree_terms
+from server.privacy.accountant import Accountant
+from server.privacy.ledger import PrivacyLedger
+from server.receiver import Receiver
+from server.round_loop import RoundLoop
+from server.run_store import RunStore
+from server.simulation import NoAir, ScalarTruth
+
+NUM_DEVICES = 3
+ROUNDS = 4
+CONFIG = parse_config(
+    {
+        "federation": {"num_devices": NUM_DEVICES},
+        "optimizer": {"rounds": ROUNDS, "batch_size": 8, "clip": 5.0, "learning_rate": 1e-3},
+        "radio": {"coherence_rounds": 2},
+        "privacy": {"epsilon": 6.0, "delta": 1e-4},
+    },
+    source="test",
+)
+CHANNEL = ChannelEstimate(gains=np.array([1.0, 0.9j, -0.8]), error_variance=1e-5, noise_power=1e-2)
+NOBODY = ChannelEstimate(gains=np.full(3, 0.01 + 0j), error_variance=1e-5, noise_power=1e-2)
+SUM = 6.0
+
+
+class SpyControl(ControlChannel):
+    """Notes every broadcast, and what the ledger on the disk held at that moment."""
+
+    def __init__(self, store, log):
+        self.store = store
+        self.log = log
+        self.dropped = ()
+        self.digests = ("own",)
+        self.answers = []
+        self.plans = []
+
+    def broadcast(self, message):
+        self.log.append(type(message).__name__)
+        self.answers = []
+        if isinstance(message, RoundPlan):
+            (paid,) = self.store.connection.execute(
+                "SELECT COUNT(*) FROM privacy_ledger WHERE round_index = ?", (message.round_index,)
+            ).fetchone()
+            self.plans.append((message, paid, self.store.connection.in_transaction))
+            self.answers = [self.report(message, k) for k in range(NUM_DEVICES)]
+        if isinstance(message, DigestRequest):
+            self.answers = [
+                DigestReport("toy", message.round_index, f"host {n}", digest)
+                for n, digest in enumerate(self.digests)
+            ]
+
+    def report(self, plan, device_index):
+        what, reason = Participation.TRANSMITTED, ""
+        if plan.order_for(device_index) is None:
+            what = Participation.TRUNCATED
+        elif device_index in self.dropped:
+            what, reason = Participation.DROPPED, "2 of 8 losses are NaN"
+        return RoundReport("toy", plan.round_index, device_index, what, reason)
+
+    def collect(self):
+        return self.answers
+
+    def close(self):
+        pass
+
+
+class FakeReceiver(Receiver):
+    source = "fake"
+
+    def __init__(self, log):
+        self.log = log
+
+    def hear_pilots(self, frame_start_sample, amplitude):
+        return CHANNEL
+
+    def hear_sum(self, frame_start_sample, receive_scale):
+        self.log.append("hear_sum")
+        return Reception(SUM, receiver_noise_std=0.6, noise_power=1e-2, quadrature_estimate=0.0)
+
+    def close(self):
+        pass
+
+
+class FakeReplica:
+    def __init__(self, log):
+        self.log = log
+        self.results = []
+
+    def apply_step(self, result):
+        self.log.append("own step")
+        self.results.append(result)
+
+    def digest(self):
+        return "own"
+
+
+@pytest.fixture(scope="module")
+def terms():
+    return agree_terms(CONFIG, (100, 100, 100), ("00000000", "11111111", "22222222"))
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = RunStore.create(tmp_path, {})
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def loop(store, terms):
+    log = []
+    ledger = PrivacyLedger(store.connection)
+    accountant = Accountant(epsilon=6.0, delta=1e-4, csi_delta=1e-5)
+    return RoundLoop(
+        run_id="toy",
+        config=CONFIG,
+        control=SpyControl(store, log),
+        receiver=FakeReceiver(log),
+        pricing=Pricing(CONFIG, terms, accountant, ledger, 256),
+        replica=FakeReplica(log),
+        store=store,
+        air=NoAir(),
+        truth=ScalarTruth(),
+        clock=iter(range(1000)).__next__,
+    )
+
+
+def test_the_ledger_has_the_price_before_the_plan_is_broadcast(loop):
+    loop.run_round(0, CHANNEL)
+    ((plan, num_paid, in_transaction),) = loop.control.plans
+    assert num_paid == len(plan.orders) == NUM_DEVICES
+    assert not in_transaction
+
+
+def test_a_round_runs_in_the_order_of_its_story(loop):
+    loop.run_round(0, CHANNEL)
+    assert loop.control.log == ["RoundPlan", "hear_sum", "RoundResult", "own step"]
+
+
+def test_nothing_is_transmitted_when_the_price_is_refused(loop, store):
+    for round_index in range(ROUNDS):
+        loop.run_round(round_index, CHANNEL)
+    messages, steps = len(loop.control.log), len(loop.replica.results)
+    with pytest.raises(BudgetExhaustedError):
+        loop.run_round(ROUNDS, CHANNEL)
+    assert len(loop.control.log) == messages
+    assert len(loop.control.plans) == ROUNDS
+    assert len(loop.replica.results) == steps
+    assert store.num_rounds() == ROUNDS
+
+
+def test_nothing_is_transmitted_when_the_ledger_cannot_be_written(loop, store):
+    store.connection.execute("PRAGMA query_only = ON")
+    with pytest.raises(Exception, match="could not be written"):
+        loop.run_round(0, CHANNEL)
+    assert loop.control.log == []
+
+
+def test_everybody_is_told_the_step_that_the_server_takes(loop):
+    told = []
+    broadcast = loop.control.broadcast
+    loop.control.broadcast = lambda message: (told.append(message), broadcast(message))
+    row = loop.run_round(0, CHANNEL)
+    (result,) = [message for message in told if isinstance(message, RoundResult)]
+    assert loop.replica.results == [result]
+    assert (row.direction_seed, row.step_integer) == (result.direction_seed, result.step_integer)
+    assert row.mean_estimate == SUM / NUM_DEVICES
+    assert result.step_integer == round(1e-3 * 2.0 * 2**40)
+
+
+def test_the_row_is_stored_and_tells_what_happened(loop, store):
+    row = loop.run_round(0, CHANNEL)
+    assert store.rounds() == [row]
+    assert row.num_speakers == NUM_DEVICES
+    assert row.receiver_noise_std == pytest.approx(0.2)
+    assert row.true_mean is None
+    assert row.weakest_gain == 0.8
+    assert row.noise_multiplier > 0
+    assert row.wall_s == 1.0
+
+
+def test_the_mean_is_held_within_the_clip(loop):
+    loop.receiver.hear_sum = lambda *_: Reception(1e6, 0.6, 1e-2, 0.0)
+    assert loop.run_round(0, CHANNEL).mean_estimate == 5.0
+
+
+def test_a_device_that_drops_is_left_out_of_the_mean_and_charged_for(loop, store):
+    loop.control.dropped = (1,)
+    row = loop.run_round(0, CHANNEL)
+    assert row.num_speakers == 2
+    assert row.mean_estimate == SUM / 2
+    records = PrivacyLedger(store.connection).records()
+    assert [record.device_index for record in records] == [0, 1, 2, 0, 2]
+
+
+def test_a_round_in_which_nobody_is_loud_enough_is_skipped(loop, store):
+    row = loop.run_round(0, NOBODY)
+    ((plan, num_paid, _),) = loop.control.plans
+    assert plan.orders == ()
+    assert num_paid == 0
+    assert "hear_sum" not in loop.control.log
+    assert (row.num_speakers, row.step_integer, row.mean_estimate) == (0, 0, 0.0)
+    assert loop.pricing.epsilon_spent() == 0.0
+    assert store.num_rounds() == 1
+
+
+def test_a_round_in_which_every_device_fails_stops_the_run(loop, store):
+    loop.control.dropped = (0, 1, 2)
+    with pytest.raises(NonFiniteScalarError, match=r"round 0.*Device 0.*NaN"):
+        loop.run_round(0, CHANNEL)
+    assert loop.replica.results == []
+    assert store.num_rounds() == 0
+
+
+def test_channel_is_learnt_at_the_start_of_its_block(loop):
+    orders = []
+    loop.control.broadcast = orders.append
+    assert loop.learn_channel(3) is CHANNEL
+    (order,) = orders
+    assert isinstance(order, SoundingOrder)
+    assert order.round_index == 2
+
+
+def test_equal_replicas_pass_and_others_are_named(loop):
+    assert loop.compare_replicas(2) == "own"
+    loop.control.digests = ("own", "another")
+    with pytest.raises(ReplicaMismatchError, match=r"after round 2: host 1 .*another"):
+        loop.compare_replicas(2)

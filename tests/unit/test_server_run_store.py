@@ -1,0 +1,256 @@
+"""The run store: what is in it survives; what is not never happened."""
+
+import dataclasses
+import math
+import sqlite3
+import subprocess
+import sys
+import time
+
+import pytest
+
+from server.errors import RunStoreError
+from server.run_store import STORE_FILE, EvaluationRow, RoundRow, RunStore
+
+META = {"run_id": "toy-1", "config": {"optimizer": {"clip": math.inf}}, "wall_s": 0.0}
+# SQLite waits this long for another writer (2 s) and a loaded machine may add some.
+REFUSED_WITHIN_S = 8.0
+
+
+def row(round_index, **changes):
+    values = {
+        "round_index": round_index,
+        "direction_seed": 2**64 - 1 - round_index,
+        "step_integer": -(2**50) + round_index,
+        "num_speakers": 3,
+        "mean_estimate": 0.1 + round_index,
+        "true_mean": 1 / 3,
+        "share_clipped": 0.25,
+        "artificial_noise_std": 1e-300,
+        "receiver_noise_std": 0.2,
+        "amplitude_error_bound": 0.01,
+        "noise_multiplier": 0.5,
+        "receive_scale": 5e-324,
+        "weakest_gain": 0.3,
+        "learning_rate": 1e-4,
+        "wall_s": 0.05,
+    }
+    return RoundRow(**{**values, **changes})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "runs" / "toy"
+
+
+@pytest.fixture
+def store(folder):
+    store = RunStore.create(folder, META)
+    yield store
+    store.close()
+
+
+def reopen(store):
+    store.close()
+    return RunStore.open(store.path.parent)
+
+
+def test_create_makes_the_folder_and_keeps_what_it_was_given(store):
+    again = reopen(store)
+    assert {key: again.meta(key) for key in META} == META
+    assert again.meta("never set") is None
+    assert again.num_rounds() == 0
+    again.close()
+
+
+def test_create_twice_is_refused_and_harms_nothing(store, folder):
+    store.append_round(row(0))
+    store.close()
+    with pytest.raises(RunStoreError, match=r"already there.*--resume"):
+        RunStore.create(folder, {"run_id": "another"})
+    again = RunStore.open(folder)
+    assert again.meta("run_id") == "toy-1"
+    assert again.rounds() == [row(0)]
+    again.close()
+
+
+def test_a_second_writer_is_refused_at_once(store, folder):
+    started = time.monotonic()
+    with pytest.raises(RunStoreError, match="in use by another process"):
+        RunStore.open(folder)
+    assert time.monotonic() - started < REFUSED_WITHIN_S
+    store.append_round(row(0))  # the first one is not disturbed
+
+
+def test_a_second_writer_in_another_process_is_refused(store, folder):
+    program = (
+        "import sys, pathlib; from server.run_store import RunStore\n"
+        "from server.errors import RunStoreError\n"
+        "try:\n    RunStore.open(pathlib.Path(sys.argv[1]))\n"
+        "except RunStoreError as error:\n    sys.exit(f'refused: {error}')\n"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", program, str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert child.returncode == 1
+    assert child.stderr.startswith("refused: ")
+    assert "in use by another process" in child.stderr
+
+
+def test_the_store_is_free_again_after_close(store):
+    store.append_round(row(0))
+    again = reopen(store)
+    again.append_round(row(1))
+    again.close()
+
+
+def test_reopen_gives_the_same_rows_bit_for_bit(store):
+    rows = [
+        row(0),
+        row(1, direction_seed=0, step_integer=2**50, true_mean=None, share_clipped=None),
+        row(2, direction_seed=2**63, mean_estimate=-1 / 3, wall_s=math.pi),
+    ]
+    for each in rows:
+        store.append_round(each)
+    again = reopen(store)
+    assert again.rounds() == rows
+    assert again.num_rounds() == 3
+    again.close()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**63 - 1, 2**63, 2**64 - 1])
+def test_unsigned_64_bit_seeds_survive(store, seed):
+    store.append_round(row(0, direction_seed=seed))
+    (result,) = store.results("toy-1")
+    assert result.direction_seed == seed
+    assert (result.run_id, result.round_index, result.step_integer) == ("toy-1", 0, -(2**50))
+
+
+@pytest.mark.parametrize("round_index", [0, 2, 7])
+def test_rounds_come_in_order_each_once(store, round_index):
+    store.append_round(row(0))
+    with pytest.raises(RunStoreError, match=f"round {round_index} comes after 1 rounds"):
+        store.append_round(row(round_index))
+    assert store.rounds() == [row(0)]
+    store.append_round(row(1))
+
+
+def test_an_evaluation_recorded_again_changes_nothing(store):
+    first = EvaluationRow(0, 2.5, 0.4, None)
+    later = EvaluationRow(10, 2.0, 0.5, 1.25)
+    store.append_evaluation(later)
+    store.append_evaluation(first)
+    store.append_evaluation(first)
+    assert store.evaluations() == [first, later]
+
+
+def test_set_meta_replaces_and_is_durable(store):
+    store.set_meta("wall_s", 3.5)
+    store.set_meta("wall_s", 4.5)
+    store.set_meta("epsilon_spent", None)
+    again = reopen(store)
+    assert again.meta("wall_s") == 4.5
+    assert again.meta("epsilon_spent") is None
+    again.close()
+
+
+def test_a_commit_is_on_the_disk_before_it_returns(store):
+    assert store.connection.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert store.connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    store.append_round(row(0))
+    assert not store.connection.in_transaction
+
+
+def test_no_run_there_is_named(tmp_path):
+    with pytest.raises(RunStoreError, match="no run to continue"):
+        RunStore.open(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"not a database at all, but long enough " * 40])
+def test_a_file_that_is_no_store_is_refused(tmp_path, content):
+    (tmp_path / STORE_FILE).write_bytes(content)
+    with pytest.raises(RunStoreError, match=STORE_FILE):
+        RunStore.open(tmp_path)
+
+
+def test_another_database_is_refused(tmp_path):
+    connection = sqlite3.connect(tmp_path / STORE_FILE)
+    connection.execute("CREATE TABLE meta (key TEXT, value TEXT)")
+    connection.close()
+    with pytest.raises(RunStoreError, match="not a run store of version"):
+        RunStore.open(tmp_path)
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.6])
+def test_a_truncated_file_ends_in_a_named_error(store, folder, kept):
+    for index in range(200):
+        store.append_round(row(index))
+    store.close()
+    path = folder / STORE_FILE
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * kept) // 512 * 512])
+    with pytest.raises(RunStoreError, match="damaged"):
+        damaged = RunStore.open(folder)
+        try:
+            damaged.rounds()
+        finally:
+            damaged.close()
+
+
+def test_an_overwritten_page_ends_in_a_named_error(store, folder):
+    for index in range(200):
+        store.append_round(row(index))
+    store.close()
+    path = folder / STORE_FILE
+    content = bytearray(path.read_bytes())
+    content[4096:] = b"\xa5" * (len(content) - 4096)
+    path.write_bytes(content)
+    with pytest.raises(RunStoreError, match="damaged"):
+        damaged = RunStore.open(folder)
+        try:
+            damaged.rounds()
+        finally:
+            damaged.close()
+
+
+def test_a_full_disk_is_named_and_loses_nothing(store):
+    store.append_round(row(0))
+    (pages,) = store.connection.execute("PRAGMA page_count").fetchone()
+    store.connection.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(RunStoreError, match="Free some disk space"):
+        for index in range(1, 400):
+            store.append_round(row(index))
+    again = reopen(store)
+    recorded = again.rounds()
+    assert recorded == [row(index) for index in range(len(recorded))]
+    assert recorded
+    again.close()
+
+
+def test_a_create_that_fails_leaves_no_store_behind(folder):
+    class NotJson:
+        pass
+
+    with pytest.raises(TypeError):
+        RunStore.create(folder, {"run_id": "toy-1", "config": NotJson()})
+    assert not (folder / STORE_FILE).exists()
+
+
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_a_file_where_the_folder_should_be_is_named(tmp_path, below):
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(RunStoreError, match="taken"):
+        RunStore.create(tmp_path / "taken" / below, META)
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+@pytest.mark.parametrize("field", ["mean_estimate", "wall_s"])
+def test_nan_is_refused_and_not_stored_as_nothing(store, field):
+    with pytest.raises(RunStoreError):
+        store.append_round(dataclasses.replace(row(0), **{field: math.nan}))
+    assert store.num_rounds() == 0
