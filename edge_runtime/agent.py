@@ -17,7 +17,7 @@ from edge_runtime.parameters import ParameterStore
 from edge_runtime.private_random import PrivateRandom
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.direction import GENERATOR
-from edge_runtime.protocol.errors import NonFiniteScalarError, PlanRefusedError
+from edge_runtime.protocol.errors import LatticeError, NonFiniteScalarError, PlanRefusedError
 from edge_runtime.protocol.rounds import (
     DigestReport,
     DigestRequest,
@@ -117,7 +117,10 @@ class DeviceAgent:
         """Each device sends its pilot in its own slot of the sounding frame."""
         self._check_run(order.run_id)
         for device in self._devices:
-            device.uplink.send_pilot(device.device_index, order)
+            try:
+                device.uplink.send_pilot(device.device_index, order)
+            except RadioError as error:
+                _logger.warning("pilot of device %d: %s", device.device_index, error)
 
     def run_round(self, plan: RoundPlan) -> list[RoundReport]:
         """Check the order, look both ways, speak one number per device."""
@@ -174,7 +177,12 @@ class DeviceAgent:
         except BaseException:
             self._store.add_direction(seed, -scale)
             raise
-        self._store.add_direction(seed, -2.0 * scale)
+        try:
+            self._store.add_direction(seed, -2.0 * scale)
+        except LatticeError:
+            # w - mu z lies beyond the range, and nothing moved; from w + mu z the way back is open.
+            self._store.add_direction(seed, -scale)
+            raise
         try:
             losses_minus = self._losses(batches)
         finally:
@@ -221,7 +229,7 @@ class DeviceAgent:
         """The device's secret Poisson batch, cut by length; empty when nobody was drawn."""
         num_records = len(device.prompts)
         probability = min(1.0, plan.batch_size / num_records)
-        chosen = device.private_random.poisson_batch(plan.round_index, num_records, probability)
+        chosen = device.private_random.poisson_batch(plan.release, num_records, probability)
         return device.prompts.batches_by_length(chosen, _MAX_ROWS)
 
     def _losses(self, batches: Sequence[Sequence[Batch]]) -> list[Float32Array]:
@@ -248,12 +256,14 @@ class DeviceAgent:
                 batch_size=plan.batch_size,
             )
             noise = device.private_random.circular_gaussian(
-                plan.round_index, order.artificial_noise_std
+                plan.release, order.artificial_noise_std
             )
             device.uplink.send_scalar(estimate.clipped_scalar + noise, order, plan)
         except (NonFiniteScalarError, RadioError) as error:
             _logger.warning("round %d device %d: %s", plan.round_index, device.device_index, error)
-            return self._report(plan, device, Participation.DROPPED, str(error))
+            # The full text stays in the local log: it may tell the size of the secret batch or the
+            # amplitude of the signal, and what a device says must not depend on its data.
+            return self._report(plan, device, Participation.DROPPED, type(error).__name__)
         if self._observe_scalar is not None:
             self._observe_scalar(plan.round_index, device.device_index, estimate)
         return self._report(plan, device, Participation.TRANSMITTED)

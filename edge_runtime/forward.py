@@ -23,6 +23,8 @@ from edge_runtime.tasks import Batch
 
 Float32Array = npt.NDArray[np.float32]
 
+_DATA_INPUTS = {"input_ids", "answer_position", "target", "label_token_ids"}
+
 
 @dataclass(frozen=True, slots=True)
 class ForwardOutput:
@@ -73,6 +75,11 @@ class OnnxForward:
             raise BundleError(
                 f"{bundle.graph_path}: {sorted(missing)[:3]} are not inputs of the graph; moving "
                 "those weights would change nothing. Export the model again."
+            )
+        if unknown := inputs - wanted - _DATA_INPUTS:
+            raise BundleError(
+                f"{bundle.graph_path}: its inputs {sorted(unknown)[:3]} are not in the manifest; "
+                "nothing could be fed to them. Export the model again."
             )
         self._store = store
         self._label_token_ids = np.array(bundle.manifest.label_token_ids, dtype=np.int64)

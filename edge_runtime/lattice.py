@@ -57,10 +57,12 @@ def round_to_lattice(weights: Float32Array, quantum_exponent: int) -> Float32Arr
     Scaling by a power of two is exact, and so is rint below 2^24. Adding 0.0 turns -0.0 into +0.0,
     the only zero that a sum of opposite moves gives back: without it, restore would flip its sign.
     """
-    scaled = np.rint(np.ldexp(weights, -quantum_exponent)) + np.float32(0.0)
+    # A weight far beyond the range may overflow here; the caller's range check refuses infinity.
+    with np.errstate(over="ignore"):
+        scaled = np.rint(np.ldexp(weights, -quantum_exponent)) + np.float32(0.0)
     return np.ldexp(scaled, quantum_exponent).astype(np.float32, copy=False)
 
 
 def is_multiple_of_quantum(value: float, quantum_exponent: int) -> bool:
     """Whether ``value`` is an integer multiple of 2^quantum_exponent."""
-    return math.ldexp(value, -quantum_exponent).is_integer()
+    return math.isfinite(value) and math.fmod(value, math.ldexp(1.0, quantum_exponent)) == 0.0

@@ -57,6 +57,11 @@ def select_trainable(names: Sequence[str], trainable: str | Sequence[str]) -> tu
     if trainable == TRAINABLE_NORMS_AND_BIASES:
         return tuple("layer_norm" in name or name.endswith(".bias") for name in names)
     patterns = [trainable] if isinstance(trainable, str) else list(trainable)
+    if not patterns:
+        raise LatticeError(
+            "trainable: no pattern given, nothing would be trained. Use 'all', 'norms_and_biases' "
+            "or patterns."
+        )
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
             raise LatticeError(
@@ -201,19 +206,28 @@ class ParameterStore:
     def _add(self, direction_seed: int, scales: Sequence[float]) -> None:
         moved = [i for i, trained in enumerate(self.trainable) if trained and scales[i] != 0.0]
         for index in moved:
-            self._check_range(index, abs(scales[index]))
+            self._check_range(index, direction_seed, scales[index])
         for index in moved:
             self._max_abs[index] += abs(scales[index])
             _add_signs(self._flats[index], direction_seed, index, scales[index], self._scratch)
 
-    def _check_range(self, index: int, move: float) -> None:
-        """The bound on abs(w) only grows; when it meets the limit, look at the real weights."""
-        entry = self.entries[index]
+    def _check_range(self, index: int, direction_seed: int, scale: float) -> None:
+        """The bound on abs(w) only grows; when it meets the limit, look at the real weights.
+
+        And then at the real move: the way back from a move that was allowed is always open.
+        """
+        entry, move = self.entries[index], abs(scale)
         limit = range_limit(entry.quantum_exponent)
         if self._max_abs[index] + move < limit:
             return
         self._max_abs[index] = float(np.max(np.abs(self._flats[index]), initial=0.0))
-        if not self._max_abs[index] + move < limit:
+        if self._max_abs[index] + move < limit:
+            return
+        # abs(scale) < limit makes the float32 move exact, and float64 holds every sum.
+        if not (
+            move < limit
+            and _max_abs_after(self._flats[index], direction_seed, index, scale) < limit
+        ):
             raise LatticeError(
                 f"{entry.name}: a weight of {self._max_abs[index]:.6g} would move by {move:.6g}, "
                 f"past the end of its exact range {limit:g}. Training diverges: lower the learning "
@@ -227,6 +241,20 @@ class ParameterStore:
             sha.update(entry.name.encode())
             sha.update(flat.astype("<f4", copy=False).data)
         return sha.hexdigest()
+
+
+def _max_abs_after(
+    flat: Float32Array, direction_seed: int, tensor_index: int, scale: float
+) -> float:
+    """max abs(flat + scale z) in float64, chunk by chunk; nothing is moved."""
+    largest, chunk = 0.0, _CHUNK_WORDS * WEIGHTS_PER_WORD
+    for start in range(0, flat.size, chunk):
+        piece = flat[start : start + chunk].astype(np.float64)
+        words = -(-piece.size // WEIGHTS_PER_WORD)
+        signs = sign_bytes(direction_seed, tensor_index, start // WEIGHTS_PER_WORD, words)
+        piece += scale * _SIGNS_OF_BYTE[signs].reshape(-1)[: piece.size]
+        largest = max(largest, float(np.max(np.abs(piece))))
+    return largest
 
 
 def _add_signs(

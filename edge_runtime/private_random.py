@@ -2,11 +2,13 @@
 
 Everything comes from a 256-bit key through SHAKE-256 used as a keyed function,
 
-    stream(purpose, round) = SHAKE-256( key || purpose || round ),
+    stream(purpose, release) = SHAKE-256( key || purpose || release ),
 
-so nobody without the key can tell the noise or the batch from random, and a device that dies after
-it has spoken says exactly the same number again when it comes back (the same release, not a second
-one). The key is made by the operating system and never leaves the device.
+so nobody without the key can tell the noise or the batch from random. The release is named by the
+whole plan (`RoundPlan.release`): a device that dies after it has spoken and is given the same plan
+says exactly the same number again, the same release and not a second one; given another plan for
+the same round it draws everything afresh, so no two answers ever share a noise that could cancel. The
+key is made by the operating system and never leaves the device.
 
 A repeatable simulation derives its keys from the run's seed instead (`simulated_key`).
 Such noise protects nobody from a reader of the configuration; it is refused on a real radio.
@@ -25,7 +27,7 @@ KEY_BYTES = 32
 
 
 class PrivateRandom:
-    """Noise and batches of one device, a function of (key, purpose, round_index)."""
+    """Noise and batches of one device, a function of (key, purpose, release)."""
 
     def __init__(self, key: bytes) -> None:
         if len(key) != KEY_BYTES:
@@ -52,12 +54,12 @@ class PrivateRandom:
         """A public name of the key for the ledger: tells keys apart and reveals none."""
         return hashlib.sha256(b"pairzero/commitment/" + self._key).hexdigest()
 
-    def _stream(self, purpose: str, round_index: int, num_bytes: int) -> bytes:
-        message = self._key + f"/{purpose}/{round_index}".encode()
+    def _stream(self, purpose: str, release: str, num_bytes: int) -> bytes:
+        message = self._key + f"/{purpose}/{release}".encode()
         return hashlib.shake_256(message).digest(num_bytes)
 
-    def circular_gaussian(self, round_index: int, std: float) -> complex:
-        """One draw per round of n + j m, n and m independent N(0, std^2).
+    def circular_gaussian(self, release: str, std: float) -> complex:
+        """One draw per release of n + j m, n and m independent N(0, std^2).
 
         Two quadratures, because the receiver could look at both: noise along the scalar's own axis
         alone would leave the other one silent, and there the devices' small phase errors tell them
@@ -70,16 +72,16 @@ class PrivateRandom:
         """
         if std == 0.0:
             return 0j
-        words = np.frombuffer(self._stream("noise", round_index, 16), dtype="<u8") >> np.uint64(11)
+        words = np.frombuffer(self._stream("noise", release, 16), dtype="<u8") >> np.uint64(11)
         radius_uniform = (int(words[0]) + 1) * 2.0**-53  # in (0, 1]: the logarithm stays finite
         angle = 2.0 * math.pi * int(words[1]) * 2.0**-53
         radius = std * math.sqrt(-2.0 * math.log(radius_uniform))
         return complex(radius * math.cos(angle), radius * math.sin(angle))
 
     def poisson_batch(
-        self, round_index: int, num_records: int, sampling_probability: float
+        self, release: str, num_records: int, sampling_probability: float
     ) -> npt.NDArray[np.int64]:
-        """Indices of the records that join a round's batch, each independently, ascending.
+        """Indices of the records that join a release's batch, each independently, ascending.
 
         The realised probability is floor(q 2^64) / 2^64, never above q: rounding toward safety.
         """
@@ -87,6 +89,6 @@ class PrivateRandom:
             raise ValueError(f"sampling_probability: got {sampling_probability}, wanted in (0, 1].")
         if sampling_probability == 1.0:
             return np.arange(num_records, dtype=np.int64)
-        draws = np.frombuffer(self._stream("batch", round_index, 8 * num_records), dtype="<u8")
+        draws = np.frombuffer(self._stream("batch", release, 8 * num_records), dtype="<u8")
         threshold = np.uint64(math.floor(math.ldexp(sampling_probability, 64)))
         return np.flatnonzero(draws < threshold).astype(np.int64)

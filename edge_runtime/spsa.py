@@ -72,8 +72,10 @@ def estimate_projected_gradient(
     """
     if losses_plus.shape != losses_minus.shape:
         raise ValueError(f"losses: shapes {losses_plus.shape} and {losses_minus.shape} differ.")
-    difference = losses_plus.astype(np.float64) - losses_minus.astype(np.float64)
-    gradients = difference / (2.0 * perturbation_scale)
+    # inf - inf is caught below as what it is, an estimate that is not finite.
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = losses_plus.astype(np.float64) - losses_minus.astype(np.float64)
+        gradients = difference / (2.0 * perturbation_scale)
     finite = np.isfinite(gradients)
     if not finite.all():
         raise NonFiniteScalarError(

@@ -60,6 +60,8 @@ class TaskSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise TaskError(
                 f"task {self.name!r}: {len(self.label_words)} label words, wanted at least two."
             )
+        if empty := [label for label, word in self.label_words.items() if not word.strip()]:
+            raise TaskError(f"task {self.name!r}: labels {empty} have no word, wanted one each.")
         if len(set(self.label_words.values())) < len(self.label_words):
             raise TaskError(f"task {self.name!r}: two labels share a word: {self.label_words}.")
 
@@ -190,6 +192,11 @@ class PromptSet:
         tokenizer: Tokenizer,
         max_tokens: int,
     ) -> None:
+        # A tokenizer.json saved after training may pad and cut; the answer would be asked at a pad.
+        if tokenizer.padding is not None or tokenizer.truncation is not None:
+            tokenizer = Tokenizer.from_str(tokenizer.to_str())  # the caller's stays as it is
+            tokenizer.no_padding()
+            tokenizer.no_truncation()
         prompts = [task.template.replace("{text}", example.text) for example in examples]
         self._rows = [
             _shorten(np.array(encoding.ids, dtype=np.int64), max_tokens)

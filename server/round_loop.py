@@ -202,6 +202,7 @@ def _speakers(reports: list[RoundReport]) -> list[int]:
     if dropped and not speakers:
         raise NonFiniteScalarError(
             f"round {dropped[0].round_index}: no device could speak. "
-            f"Device {dropped[0].device_index} says: {dropped[0].reason}"
+            f"Device {dropped[0].device_index} says: {dropped[0].reason}; its log has the details. "
+            "If losses are not finite the model has diverged: lower optimizer.learning_rate."
         )
     return speakers

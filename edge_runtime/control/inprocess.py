@@ -23,6 +23,7 @@ class InProcessChannel(ControlChannel):
     def broadcast(self, message: Message) -> None:
         """Every agent handles the message before this returns."""
         data = wire.encode(message)
+        self._answers = []  # should an agent refuse, old answers must not pass for new ones
         self._answers = [answer for agent in self._agents for answer in agent.handle(data)]
 
     def collect(self) -> list[Message]:

@@ -7,6 +7,7 @@ carries a device's scalar: that one number travels over the air only.
 from __future__ import annotations
 
 import enum
+import hashlib
 import math
 
 import msgspec
@@ -139,6 +140,15 @@ class RoundPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="ro
             indices == sorted(set(indices)),
             f"orders: device indices {indices}, wanted each once, in ascending order.",
         )
+
+    @property
+    def release(self) -> str:
+        """Names what an answer to this plan releases: the round and a digest of the whole order.
+
+        The run is left out: its keys are its own.
+        """
+        order = msgspec.msgpack.encode(msgspec.structs.replace(self, run_id=""))
+        return f"{self.round_index}/{hashlib.sha256(order).hexdigest()}"
 
     def order_for(self, device_index: int) -> TransmitOrder | None:
         """The order for one device, or None if it is to be silent."""

@@ -72,7 +72,7 @@ def decode(data: bytes) -> Message:
         raise WireError("message: digest differs, it was damaged on its way.")
     try:
         return _decoder.decode(framed[_HEADER.size :])
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(f"message: {error}") from error
 
 

@@ -113,9 +113,10 @@ def test_a_dropped_device_does_not_say_how_large_its_secret_batch_was(make_host,
     reasons = set()
     for seed in range(6):
         key = PrivateRandom.simulated_key(seed, 0)
-        if PrivateRandom(key).poisson_batch(0, 6, 0.5).size:
+        plan = make_plan(batch_size=3)
+        if PrivateRandom(key).poisson_batch(plan.release, 6, 0.5).size:
             host = make_host(keys=(key,), wrap_forward=faulty(spoil=(0, np.nan)))
-            (report,) = host.agent.run_round(make_plan(batch_size=3))
+            (report,) = host.agent.run_round(plan)
             assert report.participation is DROPPED
             reasons.add(report.reason)
     assert len(reasons) == 1

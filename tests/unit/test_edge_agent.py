@@ -71,7 +71,7 @@ def test_the_scalar_of_a_secret_batch_is_the_formula_on_it(tiny_bundle, make_hos
     host.agent.run_round(plan)
     sizes = []
     for device, uplink in zip(host.devices, host.uplinks, strict=True):
-        chosen = device.private_random.poisson_batch(0, 6, 2 / 6)
+        chosen = device.private_random.poisson_batch(plan.release, 6, 2 / 6)
         sizes.append(len(chosen))
         wanted = 0.0
         if len(chosen):
@@ -84,9 +84,10 @@ def test_the_scalar_of_a_secret_batch_is_the_formula_on_it(tiny_bundle, make_hos
 def test_noise_is_the_devices_own_and_added_once(make_host, make_plan):
     quiet, noisy = make_host(2), make_host(2)
     quiet.agent.run_round(make_plan(devices=(0, 1)))
-    noisy.agent.run_round(make_plan(devices=(0, 1), noise_std=0.75))
+    plan = make_plan(devices=(0, 1), noise_std=0.75)
+    noisy.agent.run_round(plan)
     for k in range(2):
-        noise = noisy.devices[k].private_random.circular_gaussian(0, 0.75)
+        noise = noisy.devices[k].private_random.circular_gaussian(plan.release, 0.75)
         assert noisy.uplinks[k].scalars == [quiet.uplinks[k].scalars[0] + noise]
     noises = [
         n.scalars[0] - q.scalars[0] for n, q in zip(noisy.uplinks, quiet.uplinks, strict=True)
@@ -97,22 +98,24 @@ def test_noise_is_the_devices_own_and_added_once(make_host, make_plan):
 def test_an_empty_batch_sends_zero_and_noise(make_host, make_plan):
     # A key whose first batch is empty, from the first thousand.
     keys = (PrivateRandom.simulated_key(seed, 0) for seed in range(1000))
-    key = next(k for k in keys if not PrivateRandom(k).poisson_batch(0, 6, 1 / 6).size)
+    plan = make_plan(noise_std=0.5, batch_size=1)
+    key = next(k for k in keys if not PrivateRandom(k).poisson_batch(plan.release, 6, 1 / 6).size)
     host = make_host(keys=(key,))
     before = host.store.digest()
-    (report,) = host.agent.run_round(make_plan(noise_std=0.5, batch_size=1))
+    (report,) = host.agent.run_round(plan)
     assert report.participation is TRANSMITTED
     assert report.reason == ""
-    assert host.uplinks[0].scalars == [PrivateRandom(key).circular_gaussian(0, 0.5)]
+    assert host.uplinks[0].scalars == [PrivateRandom(key).circular_gaussian(plan.release, 0.5)]
     assert host.seen[0][2].num_examples == 0
     assert host.store.digest() == before
 
 
 def test_empty_and_full_batches_of_one_host_are_not_mixed_up(make_host, make_plan):
     keys = [PrivateRandom.simulated_key(seed, 0) for seed in range(300)]
-    empty = [k for k in keys if not PrivateRandom(k).poisson_batch(0, 6, 1 / 6).size][:2]
-    full = [k for k in keys if PrivateRandom(k).poisson_batch(0, 6, 1 / 6).size][:2]
     plan = make_plan(devices=(0, 1, 2, 3), batch_size=1)
+    sizes = [PrivateRandom(k).poisson_batch(plan.release, 6, 1 / 6).size for k in keys]
+    empty = [k for k, size in zip(keys, sizes, strict=True) if not size][:2]
+    full = [k for k, size in zip(keys, sizes, strict=True) if size][:2]
     mixed = make_host(4, keys=(empty[0], full[0], empty[1], full[1]))
     mixed.agent.run_round(plan)
     alone = [make_host(keys=(key,)) for key in full]
@@ -157,8 +160,9 @@ def test_virtual_devices_share_one_copy_of_the_weights(make_host, make_plan, num
 
 def test_workers_and_company_do_not_change_a_scalar(make_host, make_plan):
     alone, together = make_host(1), make_host(4, num_workers=3)
-    alone.agent.run_round(make_plan(devices=(0,), batch_size=3))
-    together.agent.run_round(make_plan(devices=(0, 1, 2, 3), batch_size=3))
+    plan = make_plan(devices=(0, 1, 2, 3), batch_size=3)
+    alone.agent.run_round(plan)
+    together.agent.run_round(plan)
     assert together.uplinks[0].scalars == alone.uplinks[0].scalars
 
 
