@@ -20,6 +20,8 @@ from server.privacy.units import NeighbouringRelation, PrivacyUnit
 
 PRESETS_FOLDER = Path(__file__).parent / "presets"
 BUNDLED_MODEL = "bundled"
+_MAX_COUNT = 2**31 - 1
+_MAX_LEARNING_RATE = 1e3
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -167,29 +169,31 @@ class RunConfig(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     def __post_init__(self) -> None:
         """Check every value; all limits are stated here and nowhere else."""
-        _at_least("federation.num_devices", self.federation.num_devices, 1)
-        _at_least("optimizer.rounds", self.optimizer.rounds, 1)
-        _at_least("optimizer.batch_size", self.optimizer.batch_size, 1)
+        _count("federation.num_devices", self.federation.num_devices, 1)
+        _count("optimizer.rounds", self.optimizer.rounds, 1)
+        _count("optimizer.batch_size", self.optimizer.batch_size, 1)
         _within("optimizer.perturbation_scale_log2", self.optimizer.perturbation_scale_log2, -20, 0)
         _positive("optimizer.learning_rate", self.optimizer.learning_rate)
+        _within("optimizer.learning_rate", self.optimizer.learning_rate, 0.0, _MAX_LEARNING_RATE)
         _within(
             "optimizer.final_learning_rate_fraction",
             self.optimizer.final_learning_rate_fraction, 0.0, 1.0,
         )  # fmt: skip
-        _positive("optimizer.clip", self.optimizer.clip)
+        if not self.optimizer.clip > 0:
+            raise ConfigurationError(f"optimizer.clip: got {self.optimizer.clip}, wanted > 0.")
         _within("radio.snr_db", self.radio.snr_db, -60.0, 120.0)
-        _at_least("radio.coherence_rounds", self.radio.coherence_rounds, 1)
+        _count("radio.coherence_rounds", self.radio.coherence_rounds, 1)
         _positive("radio.min_gain", self.radio.min_gain)
-        _at_least("radio.pilot_symbols", self.radio.pilot_symbols, 16)
-        _at_least("radio.payload_symbols", self.radio.payload_symbols, 1)
+        _count("radio.pilot_symbols", self.radio.pilot_symbols, 16)
+        _count("radio.payload_symbols", self.radio.payload_symbols, 1)
         _positive("radio.sample_rate_hz", self.radio.sample_rate_hz)
         _within("radio.max_amplitude", self.radio.max_amplitude, 1e-6, 1.0)
-        _at_least("task.max_tokens", self.task.max_tokens, 8)
-        _at_least("task.validation_examples", self.task.validation_examples, 0)
-        _at_least("run.evaluation_interval", self.run.evaluation_interval, 1)
-        _at_least("run.digest_interval", self.run.digest_interval, 1)
-        _at_least("run.workers", self.run.workers, 0)
-        _at_least("run.intra_op_threads", self.run.intra_op_threads, 1)
+        _count("task.max_tokens", self.task.max_tokens, 8)
+        _count("task.validation_examples", self.task.validation_examples, 0)
+        _count("run.evaluation_interval", self.run.evaluation_interval, 1)
+        _count("run.digest_interval", self.run.digest_interval, 1)
+        _count("run.workers", self.run.workers, 0)
+        _count("run.intra_op_threads", self.run.intra_op_threads, 1)
         _within("privacy.csi_failure_fraction", self.privacy.csi_failure_fraction, 0.0, 0.5)
         if self.privacy.enabled:
             self._check_privacy()
@@ -233,9 +237,11 @@ class RunConfig(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
             )
 
 
-def _at_least(name: str, value: int, least: int) -> None:
+def _count(name: str, value: int, least: int) -> None:
     if value < least:
         raise ConfigurationError(f"{name}: got {value}, wanted at least {least}.")
+    if value > _MAX_COUNT:
+        raise ConfigurationError(f"{name}: got {value}, wanted at most {_MAX_COUNT}.")
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:
@@ -244,8 +250,8 @@ def _within(name: str, value: float, low: float, high: float) -> None:
 
 
 def _positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise ConfigurationError(f"{name}: got {value}, wanted > 0.")
+    if not (value > 0 and math.isfinite(value)):
+        raise ConfigurationError(f"{name}: got {value}, wanted a finite number > 0.")
 
 
 def available_presets() -> dict[str, str]:
@@ -279,7 +285,13 @@ def load_config(preset_or_path: str, overrides: dict[str, Any] | None = None) ->
         raise ConfigurationError(f"{path}: not TOML: {error}") from error
     for dotted, value in (overrides or {}).items():
         section, _, key = dotted.partition(".")
-        document.setdefault(section, {})[key] = value
+        keys = document.setdefault(section, {})
+        if not isinstance(keys, dict):
+            raise ConfigurationError(
+                f"{dotted}: {section!r} is a plain value, it has no keys. Write {section} = ... in "
+                "a configuration file."
+            )
+        keys[key] = value
     return parse_config(document, source=str(path))
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from edge_runtime.forward import OnnxForward
+from edge_runtime.protocol.errors import NonFiniteScalarError
 from edge_runtime.tasks import Batch
 
 
@@ -20,12 +22,22 @@ class Evaluation:
 
 
 def evaluate(forward: OnnxForward, batches: Sequence[Batch]) -> Evaluation:
-    """Run the batches through the current weights."""
+    """Run the batches through the current weights.
+
+    Raises:
+        NonFiniteScalarError: the mean loss is NaN or infinite.
+    """
     losses, correct = [], []
     for batch, output in zip(batches, forward.run_many(batches), strict=True):
         losses.append(output.losses)
         correct.append(np.argmax(output.scores, axis=1) == batch.target)
+    loss = float(np.mean(np.concatenate(losses), dtype=np.float64))
+    if not math.isfinite(loss):
+        raise NonFiniteScalarError(
+            "the validation loss is NaN or infinite: the model has diverged, or its weights were "
+            "damaged from the start. Lower optimizer.learning_rate, or export the bundle again."
+        )
     return Evaluation(
-        loss=float(np.mean(np.concatenate(losses), dtype=np.float64)),
+        loss=loss,
         accuracy=float(np.mean(np.concatenate(correct))),
     )

@@ -1,12 +1,12 @@
-"""Experiment: builds everything a run needs from its configuration, and drives it to the end.
+"""Experiment: a run from its first round to its last, across interruptions.
 
-This is the one place where the parts meet: data, weights, devices, air, receiver, price, store.
+Takes what `server.assembly` has built, puts the store and the price beside it, and drives the round
+loop, evaluations and comparisons of the replicas.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import platform
 import resource
@@ -19,37 +19,28 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-
-from edge_runtime.agent import DeviceAgent, DeviceLimits, VirtualDevice
-from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, Bundle, open_bundle
-from edge_runtime.control.inprocess import InProcessChannel
 from edge_runtime.forward import OnnxForward
-from edge_runtime.parameters import ParameterStore
-from edge_runtime.private_random import PrivateRandom
-from edge_runtime.protocol.errors import TaskError
-from edge_runtime.tasks import Batch, PromptSet, TaskSpec, load_task, read_examples
-from edge_runtime.uplink import IdealUplink, OverTheAirUplink, ScalarBox, Uplink
-from radio.channel_models import channel_from_name
-from radio.loopback import LoopbackTransceiver
-from radio.medium import SoftwareMedium
-from radio.waveforms.coherent import ChannelEstimate, CoherentWaveform
-from server.config import BUNDLED_MODEL, RunConfig, dump_config, parse_config
-from server.errors import ConfigurationError, RunStoreError
+from edge_runtime.tasks import Batch
+from radio.waveforms.coherent import ChannelEstimate
+from server.assembly import (
+    Ingredients,
+    Parts,
+    agree,
+    assemble,
+    commitments,
+    gather,
+    make_keys,
+)
+from server.config import RunConfig, dump_config, parse_config
+from server.errors import LedgerCorruptError, RunStoreError
 from server.evaluation import Evaluation, evaluate
-from server.federation import split_iid
-from server.pricing import Pricing, PrivacyTerms, agree_terms
+from server.pricing import Pricing, PrivacyTerms
 from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger
-from server.receiver import IdealReceiver, RadioReceiver, Receiver
-from server.round_loop import Air, RoundLoop
+from server.round_loop import RoundLoop
 from server.run_store import EvaluationRow, RoundRow, RunStore
-from server.simulation import NoAir, ScalarTruth, SimulatedAir, simulation_rng
-
-_logger = logging.getLogger(__name__)
 
 _KEYS_FILE = "private_keys.json"
-_EVALUATION_BATCH = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,100 +74,81 @@ class Experiment:
     def start(cls, config: RunConfig, folder: Path) -> Experiment:
         """Begin a new run in an empty or missing folder.
 
-        Everything that can be wrong with the request is found before the folder is made.
+        Everything that can be wrong with the request, up to a first look at the loss, is found
+        before anything is written.
+
+        Raises:
+            ServerError, EdgeError, RadioError: what is wrong with the request.
         """
-        ingredients = _gather(config)
-        keys = _make_keys(config)
-        terms = _agree(config, ingredients, keys)
-        store = RunStore.create(
-            folder,
-            {
-                "run_id": f"{config.task.name}-{secrets.token_hex(4)}",
-                "config": dump_config(config),
-                "bundle_digest": ingredients.bundle.digest,
-                "environment": environment(),
-                "wall_s": 0.0,
-            },
-        )
-        if config.privacy.enabled and config.privacy.noise_source == "system":
-            _save_keys(folder, keys)
-        return cls._build(config, folder, store, ingredients, keys, terms)
+        run_id = f"{Path(config.task.name).stem}-{secrets.token_hex(4)}"
+        ingredients = gather(config)
+        keys = make_keys(config)
+        terms = agree(config, ingredients, keys)
+        parts = assemble(config, ingredients, keys, run_id)
+        try:
+            untrained = evaluate(parts.forward, parts.validation)
+            store = _create_store(config, folder, run_id, ingredients, keys)
+        except BaseException:
+            parts.close()
+            raise
+        experiment = cls._join(config, folder, store, parts, terms)
+        experiment.record_evaluation(0, untrained)
+        return experiment
 
     @classmethod
     def resume(cls, folder: Path) -> Experiment:
         """Continue a run that was interrupted; it ends with the bits it would have had.
 
         Raises:
-            RunStoreError: the model or a library is another one than the run was started with.
+            RunStoreError: model, data, keys or a library are not those the run was started with.
             LedgerCorruptError: the privacy ledger cannot be trusted.
         """
         store = RunStore.open(folder)
         try:
+            if store.meta("config") is None:
+                raise RunStoreError(f"{store.path}: holds no configuration, so no run to continue.")
             config = parse_config(store.meta("config"), source=str(store.path))
-            ingredients = _gather(config)
-            _check_same(store, "bundle_digest", ingredients.bundle.digest)
-            _check_same(store, "environment", environment())
+            ingredients = gather(config)
             keys = _load_keys(config, folder)
-            terms = _agree(config, ingredients, keys)
-            return cls._build(config, folder, store, ingredients, keys, terms)
+            _check_same(store, "bundle_digest", ingredients.bundle.digest)
+            _check_same(store, "data_digest", ingredients.data_digest)
+            _check_same(store, "environment", environment())
+            _check_same(store, "keys", commitments(keys))
+            terms = agree(config, ingredients, keys)
+            parts = assemble(config, ingredients, keys, str(store.meta("run_id")))
+            try:
+                experiment = cls._join(config, folder, store, parts, terms)
+                for result in store.results(experiment.loop.run_id):
+                    experiment.loop.take_step(result)
+            except BaseException:
+                parts.close()
+                raise
         except BaseException:
             store.close()
             raise
+        return experiment
 
     @classmethod
-    def _build(
+    def _join(
         cls,
         config: RunConfig,
         folder: Path,
         store: RunStore,
-        ingredients: _Ingredients,
-        keys: Sequence[bytes],
+        parts: Parts,
         terms: PrivacyTerms | None,
     ) -> Experiment:
-        run_id = str(store.meta("run_id"))
-        workers = config.run.workers or os.cpu_count() or 1
-        bundle, trainable = ingredients.bundle, config.model.trainable
-        device_weights = ParameterStore.from_bundle(bundle, trainable)
-        device_weights.check_perturbation_scale(2.0**config.optimizer.perturbation_scale_log2)
-        replica = ParameterStore.from_bundle(bundle, trainable)
-        truth = ScalarTruth()
-        uplinks, receiver, air, noise_symbols = _build_air(config)
-        agent = DeviceAgent(
-            host="in-process",
-            run_id=run_id,
-            devices=[
-                VirtualDevice(
-                    device_index=index,
-                    prompts=prompts,
-                    private_random=PrivateRandom(keys[index]),
-                    uplink=uplinks[index],
-                    limits=DeviceLimits(config.optimizer.clip, config.optimizer.batch_size),
-                )
-                for index, prompts in enumerate(ingredients.device_prompts)
-            ],
-            store=device_weights,
-            forward=OnnxForward(
-                bundle,
-                device_weights,
-                intra_op_threads=config.run.intra_op_threads,
-                num_workers=workers,
-            ),
-            observe_scalar=truth.observe,
-        )
-        pricing = _build_pricing(config, terms, store, noise_symbols)
+        pricing = _build_pricing(config, terms, store, parts.noise_symbols)
         loop = RoundLoop(
-            run_id=run_id,
+            run_id=str(store.meta("run_id")),
             config=config,
-            control=InProcessChannel([agent]),
-            receiver=receiver,
+            control=parts.control,
+            receiver=parts.receiver,
             pricing=pricing,
-            replica=replica,
+            replica=parts.replica,
             store=store,
-            air=air,
-            truth=truth,
+            air=parts.air,
+            truth=parts.truth,
         )
-        for result in store.results(run_id):
-            loop.take_step(result)
         return cls(
             config=config,
             folder=folder,
@@ -184,20 +156,11 @@ class Experiment:
             loop=loop,
             pricing=pricing,
             terms=terms,
-            forward=OnnxForward(
-                bundle,
-                replica,
-                intra_op_threads=config.run.intra_op_threads,
-                num_workers=workers,
-            ),
-            validation=tuple(
-                ingredients.validation.batches_by_length(
-                    range(len(ingredients.validation)), _EVALUATION_BATCH
-                )
-            ),
-            source=receiver.source,
-            num_parameters=replica.num_parameters,
-            num_trainable=replica.num_trainable,
+            forward=parts.forward,
+            validation=parts.validation,
+            source=parts.receiver.source,
+            num_parameters=parts.replica.num_parameters,
+            num_trainable=parts.replica.num_trainable,
         )
 
     def run(
@@ -223,32 +186,33 @@ class Experiment:
         started, wall_before = clock(), float(self.store.meta("wall_s"))
         first = done = self.store.num_rounds()
         channel: ChannelEstimate | None = None
-        if first == 0:
-            on_progress(Progress(0, rounds, None, self.evaluate(0), 0.0))
         try:
+            on_progress(Progress(done, rounds, None, self._latest_evaluation(done), 0.0))
             while done < rounds and not should_stop():
                 if channel is None or done % self.config.radio.coherence_rounds == 0:
                     channel = self.loop.learn_channel(done)
                 row = self.loop.run_round(done, channel)
                 done += 1
-                if done % self.config.run.digest_interval == 0 or done == rounds:
+                if done % self.config.run.digest_interval == 0:
                     self.loop.compare_replicas(done)
-                due = done % self.config.run.evaluation_interval == 0 or done == rounds
-                evaluation = self.evaluate(done) if due else None
+                evaluation = self.evaluate(done) if self._is_evaluated_after(done) else None
                 pace = (done - first) / (clock() - started)
                 on_progress(Progress(done, rounds, row, evaluation, pace))
+            if done == rounds:
+                self.store.set_meta("parameter_digest", self.loop.compare_replicas(done))
         finally:
             self.store.set_meta("wall_s", wall_before + clock() - started)
             self.store.set_meta("peak_rss_mb", peak_rss_mb() if is_fresh_process else None)
             self.store.set_meta("epsilon_spent", self.pricing.epsilon_spent())
             self.store.set_meta("source", self.source)
-        if done == rounds:
-            self.store.set_meta("parameter_digest", self.loop.compare_replicas(done))
         return done == rounds
 
     def evaluate(self, num_rounds: int) -> EvaluationRow:
         """Evaluate the server's replica and record the result."""
-        result: Evaluation = evaluate(self.forward, self.validation)
+        return self.record_evaluation(num_rounds, evaluate(self.forward, self.validation))
+
+    def record_evaluation(self, num_rounds: int, result: Evaluation) -> EvaluationRow:
+        """Write an evaluation down beside what has been spent by then."""
         row = EvaluationRow(
             num_rounds=num_rounds,
             loss=result.loss,
@@ -258,6 +222,19 @@ class Experiment:
         self.store.append_evaluation(row)
         return row
 
+    def _is_evaluated_after(self, num_rounds: int) -> bool:
+        is_last = num_rounds == self.config.optimizer.rounds
+        return is_last or num_rounds % self.config.run.evaluation_interval == 0
+
+    def _latest_evaluation(self, num_rounds: int) -> EvaluationRow | None:
+        """The evaluation due now; made up for if the run died between its round and it."""
+        if not self._is_evaluated_after(num_rounds):
+            return None
+        for row in self.store.evaluations():
+            if row.num_rounds == num_rounds:
+                return row
+        return self.evaluate(num_rounds)
+
     def close(self) -> None:
         """Silence the devices, let the receiver go, close the store. Idempotent."""
         self.loop.control.close()
@@ -266,112 +243,39 @@ class Experiment:
         self.store.close()
 
 
-@dataclass(frozen=True, slots=True)
-class _Ingredients:
-    """What a run is made of before anything is started."""
-
-    bundle: Bundle
-    task: TaskSpec
-    device_prompts: tuple[PromptSet, ...]
-    validation: PromptSet
-
-
-def _gather(config: RunConfig) -> _Ingredients:
-    """Load and check model, task and data; nothing is written."""
-    folder = BUNDLED_MODEL_FOLDER
-    if config.model.bundle != BUNDLED_MODEL:
-        folder = Path(config.model.bundle)
-    bundle = open_bundle(folder)
-    task, task_folder = load_task(config.task.name)
-    if dict(bundle.manifest.label_words) != task.label_words:
-        raise TaskError(
-            f"{folder}: exported for task {bundle.manifest.task!r} with the words "
-            f"{list(bundle.manifest.label_words.values())}, the task {task.name!r} has "
-            f"{list(task.label_words.values())}. Export again: pairzero export ... --task "
-            f"{config.task.name}"
+def _create_store(
+    config: RunConfig,
+    folder: Path,
+    run_id: str,
+    ingredients: Ingredients,
+    keys: Sequence[bytes],
+) -> RunStore:
+    """The run folder with its store and, where the devices have real keys, the keys."""
+    if (folder / _KEYS_FILE).exists():
+        raise RunStoreError(
+            f"{folder / _KEYS_FILE}: keys of another run are there. Name another folder with --out."
         )
-    train = read_examples(_data_path(config.task.train, task.train, task_folder), task)
-    validation = read_examples(
-        _data_path(config.task.validation, task.validation, task_folder), task
+    store = RunStore.create(
+        folder,
+        {
+            "run_id": run_id,
+            "config": dump_config(config),
+            "bundle_digest": ingredients.bundle.digest,
+            "data_digest": ingredients.data_digest,
+            "environment": environment(),
+            "keys": commitments(keys),
+            "wall_s": 0.0,
+        },
     )
-    if 0 < config.task.validation_examples < len(validation):
-        rng = simulation_rng(config.run.seed, "validation", 0)
-        chosen = rng.permutation(len(validation))[: config.task.validation_examples]
-        validation = [validation[i] for i in sorted(chosen.tolist())]
-    max_positions = int(bundle.manifest.architecture["max_position_embeddings"])
-    if config.task.max_tokens > max_positions:
-        raise ConfigurationError(
-            f"task.max_tokens: got {config.task.max_tokens}, the model has {max_positions} "
-            "positions."
-        )
-    tokenizer = Tokenizer.from_file(str(bundle.tokenizer_path))
-
-    def prompts(examples: Sequence[Any]) -> PromptSet:
-        return PromptSet(examples, task, tokenizer, config.task.max_tokens)
-
-    parts = split_iid(train, config.federation.num_devices, config.run.seed)
-    return _Ingredients(
-        bundle=bundle,
-        task=task,
-        device_prompts=tuple(prompts(part) for part in parts),
-        validation=prompts(validation),
-    )
-
-
-def _data_path(configured: str, of_task: str, task_folder: Path) -> Path:
-    if configured:
-        return Path(configured)
-    if not of_task:
-        raise ConfigurationError(
-            "task: neither the configuration nor the task file names the data. Set task.train and "
-            "task.validation."
-        )
-    return task_folder / of_task
-
-
-def _build_air(config: RunConfig) -> tuple[list[Uplink], Receiver, Air, int]:
-    """The radio of every device, the receiver's, the weather, and the silent samples a frame."""
-    radio, num_devices = config.radio, config.federation.num_devices
-    if radio.backend == "ideal":
-        box = ScalarBox()
-        return [IdealUplink(box)] * num_devices, IdealReceiver(box, num_devices), NoAir(), 1
-    waveform = CoherentWaveform(
-        num_devices=num_devices,
-        pilot_symbols=radio.pilot_symbols,
-        payload_symbols=radio.payload_symbols,
-    )
-    channel = channel_from_name(radio.channel)
-    medium = SoftwareMedium(
-        num_devices=num_devices,
-        sample_rate_hz=radio.sample_rate_hz,
-        # Full scale through a channel of mean power gain 1 arrives with power max_amplitude^2.
-        noise_power=radio.max_amplitude**2 * 10.0 ** (-radio.snr_db / 10.0),
-        noise_rng=simulation_rng(config.run.seed, "noise/start", 0),
-        channel_name=channel.name,
-    )
-    uplinks: list[Uplink] = [
-        OverTheAirUplink(
-            LoopbackTransceiver(medium, index, max_amplitude=radio.max_amplitude), waveform
-        )
-        for index in range(num_devices)
-    ]
-    receiver = RadioReceiver(LoopbackTransceiver(medium, None), waveform)
-    air = SimulatedAir(
-        medium, channel, seed=config.run.seed, coherence_rounds=radio.coherence_rounds
-    )
-    return uplinks, receiver, air, waveform.noise_symbols
-
-
-def _agree(
-    config: RunConfig, ingredients: _Ingredients, keys: Sequence[bytes]
-) -> PrivacyTerms | None:
-    if not config.privacy.enabled:
-        return None
-    return agree_terms(
-        config,
-        [len(prompts) for prompts in ingredients.device_prompts],
-        [PrivateRandom(key).commitment for key in keys],
-    )
+    if config.privacy.enabled and config.privacy.noise_source == "system":
+        try:
+            _save_keys(folder, keys)
+        except OSError as error:
+            store.remove()
+            raise RunStoreError(
+                f"{folder / _KEYS_FILE}: cannot be written ({error.strerror})."
+            ) from error
+    return store
 
 
 def _build_pricing(
@@ -388,15 +292,13 @@ def _build_pricing(
         csi_delta=privacy.delta * privacy.csi_failure_fraction,
     )
     accountant.compose_all(ledger.records())
+    spoken = sum(row.num_speakers for row in store.rounds())
+    if len(ledger.records()) < spoken:
+        raise LedgerCorruptError(
+            f"{store.path}: {spoken} transmissions were recorded and only {len(ledger.records())} "
+            "of them are in the privacy ledger. What was spent is unknown: start a new run."
+        )
     return Pricing(config, terms, accountant, ledger, noise_symbols)
-
-
-def _make_keys(config: RunConfig) -> list[bytes]:
-    """One private key per device; repeatable ones for simulations that ask for them."""
-    devices = range(config.federation.num_devices)
-    if config.privacy.enabled and config.privacy.noise_source == "system":
-        return [PrivateRandom.generate_key() for _ in devices]
-    return [PrivateRandom.simulated_key(config.run.seed, index) for index in devices]
 
 
 def _save_keys(folder: Path, keys: Sequence[bytes]) -> None:
@@ -410,7 +312,7 @@ def _save_keys(folder: Path, keys: Sequence[bytes]) -> None:
 
 def _load_keys(config: RunConfig, folder: Path) -> list[bytes]:
     if not (config.privacy.enabled and config.privacy.noise_source == "system"):
-        return _make_keys(config)
+        return make_keys(config)
     path = folder / _KEYS_FILE
     try:
         keys = [bytes.fromhex(text) for text in json.loads(path.read_text())]

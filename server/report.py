@@ -88,7 +88,9 @@ def summarise(
         "privacy_unit": privacy.unit if privacy.enabled else None,
         "neighbouring_relation": privacy.relation if privacy.enabled else None,
         "noise_source": privacy.noise_source if privacy.enabled else None,
-        "noise_multiplier": rows[-1].noise_multiplier if rows and privacy.enabled else None,
+        "noise_multiplier": max((row.noise_multiplier for row in rows), default=None)
+        if privacy.enabled
+        else None,
         "access": privacy.access,
         "payload_symbols_per_device_per_round": payload,
         "pilot_symbols_per_device_per_round": pilots,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -121,17 +121,27 @@ class RunStore:
                 f"{folder}: a run is already there. Continue it with: pairzero run --resume "
                 f"{folder}, or name another folder with --out."
             )
-        folder.mkdir(parents=True, exist_ok=True)
+        rows = [(key, json.dumps(value, sort_keys=True)) for key, value in meta.items()]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunStoreError(
+                f"{folder}: the run folder cannot be made ({error.strerror}). Name another one "
+                "with --out."
+            ) from error
         store = cls(_connect(path), path)
-        with store._errors(), store.connection:
-            store.connection.executescript(
-                f"BEGIN; PRAGMA application_id = {_APPLICATION_ID};"
-                f"PRAGMA user_version = {_SCHEMA_VERSION}; {_SCHEMA} COMMIT;"
-            )
-            store.connection.executemany(
-                "INSERT INTO meta VALUES (?, ?)",
-                [(key, json.dumps(value, sort_keys=True)) for key, value in meta.items()],
-            )
+        try:
+            # One transaction: a store is there with its schema and meta, or it is not there.
+            with store._errors(), store.connection:
+                store.connection.execute("BEGIN IMMEDIATE")
+                store.connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+                store.connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+                for statement in _SCHEMA.split(";"):
+                    store.connection.execute(statement)
+                store.connection.executemany("INSERT INTO meta VALUES (?, ?)", rows)
+        except BaseException:
+            store.remove()
+            raise
         return store
 
     @classmethod
@@ -223,6 +233,14 @@ class RunStore:
         """Close the file."""
         self.connection.close()
 
+    def remove(self) -> None:
+        """Close and delete a store that should not have been made; and its folder, if empty."""
+        self.close()
+        for suffix in ("", "-wal", "-shm"):
+            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+        with suppress(OSError):
+            self.path.parent.rmdir()
+
     @contextmanager
     def _errors(self) -> Iterator[None]:
         try:
@@ -233,7 +251,11 @@ class RunStore:
 
 def _connect(path: Path) -> sqlite3.Connection:
     try:
-        connection = sqlite3.connect(path, timeout=2.0)
+        # No waiting: who finds the store in use is told at once.
+        connection = sqlite3.connect(path, timeout=0.0)
+    except sqlite3.Error as error:
+        raise RunStoreError(_explain(path, error)) from error
+    try:
         # A commit returns only when the disk has it: the ledger's promise rests on this line.
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -242,6 +264,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.execute("BEGIN IMMEDIATE")
         connection.rollback()
     except sqlite3.Error as error:
+        connection.close()
         raise RunStoreError(_explain(path, error)) from error
     return connection
 

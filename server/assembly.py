@@ -1,0 +1,251 @@
+"""Assembly: from a configuration to data, weights, devices and air, connected and ready.
+
+Nothing here writes to the disk, so whatever is wrong with a request is found before a run folder
+exists.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from tokenizers import Tokenizer
+
+from edge_runtime.agent import DeviceAgent, DeviceLimits, VirtualDevice
+from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, Bundle, file_digest, open_bundle
+from edge_runtime.control.inprocess import InProcessChannel
+from edge_runtime.forward import OnnxForward
+from edge_runtime.parameters import ParameterStore
+from edge_runtime.private_random import PrivateRandom
+from edge_runtime.protocol.errors import TaskError
+from edge_runtime.tasks import Batch, PromptSet, TaskSpec, load_task, read_examples
+from edge_runtime.uplink import IdealUplink, OverTheAirUplink, ScalarBox, Uplink
+from radio.channel_models import channel_from_name
+from radio.loopback import LoopbackTransceiver
+from radio.medium import SoftwareMedium
+from radio.waveforms.coherent import CoherentWaveform
+from server.config import BUNDLED_MODEL, RunConfig
+from server.errors import ConfigurationError
+from server.federation import split_iid
+from server.pricing import PrivacyTerms, agree_terms
+from server.receiver import IdealReceiver, RadioReceiver, Receiver
+from server.round_loop import Air
+from server.simulation import NoAir, ScalarTruth, SimulatedAir, simulation_rng
+
+_EVALUATION_BATCH = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Ingredients:
+    """What a run is made of before anything is started."""
+
+    bundle: Bundle
+    task: TaskSpec
+    device_prompts: tuple[PromptSet, ...]
+    validation: PromptSet
+    data_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a run is made of, built and connected, but not yet written down anywhere."""
+
+    control: InProcessChannel
+    receiver: Receiver
+    air: Air
+    noise_symbols: int
+    truth: ScalarTruth
+    replica: ParameterStore
+    forward: OnnxForward
+    validation: tuple[Batch, ...]
+
+    def close(self) -> None:
+        """Stop threads and silence radios."""
+        self.control.close()
+        self.receiver.close()
+        self.forward.close()
+
+
+def assemble(
+    config: RunConfig, ingredients: Ingredients, keys: Sequence[bytes], run_id: str
+) -> Parts:
+    """Build weights, devices, air and receiver.
+
+    The devices share one copy of the weights; the server's replica is a second one, so that
+    comparing their digests means something.
+    """
+    workers = config.run.workers or os.cpu_count() or 1
+    bundle, trainable = ingredients.bundle, config.model.trainable
+    device_weights = ParameterStore.from_bundle(bundle, trainable)
+    device_weights.check_perturbation_scale(2.0**config.optimizer.perturbation_scale_log2)
+    replica = ParameterStore.from_bundle(bundle, trainable)
+    truth = ScalarTruth()
+    uplinks, receiver, air, noise_symbols = _build_air(config)
+
+    def forward_on(weights: ParameterStore) -> OnnxForward:
+        return OnnxForward(
+            bundle,
+            weights,
+            intra_op_threads=config.run.intra_op_threads,
+            num_workers=workers,
+        )
+
+    agent = DeviceAgent(
+        host="in-process",
+        run_id=run_id,
+        devices=[
+            VirtualDevice(
+                device_index=index,
+                prompts=prompts,
+                private_random=PrivateRandom(keys[index]),
+                uplink=uplinks[index],
+                limits=DeviceLimits(config.optimizer.clip, config.optimizer.batch_size),
+            )
+            for index, prompts in enumerate(ingredients.device_prompts)
+        ],
+        store=device_weights,
+        forward=forward_on(device_weights),
+        observe_scalar=truth.observe,
+    )
+    validation = ingredients.validation
+    return Parts(
+        control=InProcessChannel([agent]),
+        receiver=receiver,
+        air=air,
+        noise_symbols=noise_symbols,
+        truth=truth,
+        replica=replica,
+        forward=forward_on(replica),
+        validation=tuple(validation.batches_by_length(range(len(validation)), _EVALUATION_BATCH)),
+    )
+
+
+def commitments(keys: Sequence[bytes]) -> list[str]:
+    """Public names of private keys, in device order."""
+    return [PrivateRandom(key).commitment for key in keys]
+
+
+def gather(config: RunConfig) -> Ingredients:
+    """Load and check model, task and data.
+
+    Raises:
+        BundleError, TaskError, ConfigurationError: what does not fit.
+    """
+    folder = BUNDLED_MODEL_FOLDER
+    if config.model.bundle != BUNDLED_MODEL:
+        folder = Path(config.model.bundle)
+    bundle = open_bundle(folder)
+    task, task_folder = load_task(config.task.name)
+    if dict(bundle.manifest.label_words) != task.label_words:
+        raise TaskError(
+            f"{folder}: exported for task {bundle.manifest.task!r} with the words "
+            f"{list(bundle.manifest.label_words.values())}, the task {task.name!r} has "
+            f"{list(task.label_words.values())}. Export again: pairzero export ... --task "
+            f"{config.task.name}"
+        )
+    train_path = _data_path(config.task.train, task.train, task_folder)
+    validation_path = _data_path(config.task.validation, task.validation, task_folder)
+    train, validation = read_examples(train_path, task), read_examples(validation_path, task)
+    if 0 < config.task.validation_examples < len(validation):
+        rng = simulation_rng(config.run.seed, "validation", 0)
+        chosen = rng.permutation(len(validation))[: config.task.validation_examples]
+        validation = [validation[i] for i in sorted(chosen.tolist())]
+    max_positions = int(bundle.manifest.architecture["max_position_embeddings"])
+    if config.task.max_tokens > max_positions:
+        raise ConfigurationError(
+            f"task.max_tokens: got {config.task.max_tokens}, the model has {max_positions} "
+            "positions."
+        )
+    tokenizer = Tokenizer.from_file(str(bundle.tokenizer_path))
+
+    def prompts(examples: Sequence[Any]) -> PromptSet:
+        return PromptSet(examples, task, tokenizer, config.task.max_tokens)
+
+    parts = split_iid(train, config.federation.num_devices, config.run.seed)
+    return Ingredients(
+        bundle=bundle,
+        task=task,
+        device_prompts=tuple(prompts(part) for part in parts),
+        validation=prompts(validation),
+        data_digest=" ".join(
+            [
+                hashlib.sha256(msgspec.json.encode(task)).hexdigest(),
+                file_digest(train_path),
+                file_digest(validation_path),
+            ]
+        ),
+    )
+
+
+def _data_path(configured: str, of_task: str, task_folder: Path) -> Path:
+    if configured:
+        return Path(configured)
+    if not of_task:
+        raise ConfigurationError(
+            "task: neither the configuration nor the task file names the data. Set task.train and "
+            "task.validation."
+        )
+    return task_folder / of_task
+
+
+def _build_air(config: RunConfig) -> tuple[list[Uplink], Receiver, Air, int]:
+    """The radio of every device, the receiver's, the weather, and the silent samples a frame."""
+    radio, num_devices = config.radio, config.federation.num_devices
+    if radio.backend == "ideal":
+        box = ScalarBox()
+        return [IdealUplink(box)] * num_devices, IdealReceiver(box, num_devices), NoAir(), 1
+    waveform = CoherentWaveform(
+        num_devices=num_devices,
+        pilot_symbols=radio.pilot_symbols,
+        payload_symbols=radio.payload_symbols,
+    )
+    channel = channel_from_name(radio.channel)
+    medium = SoftwareMedium(
+        num_devices=num_devices,
+        sample_rate_hz=radio.sample_rate_hz,
+        # Full scale through a channel of mean power gain 1 arrives with power max_amplitude^2.
+        noise_power=radio.max_amplitude**2 * 10.0 ** (-radio.snr_db / 10.0),
+        noise_rng=simulation_rng(config.run.seed, "noise/start", 0),
+        channel_name=channel.name,
+    )
+    uplinks: list[Uplink] = [
+        OverTheAirUplink(
+            LoopbackTransceiver(medium, index, max_amplitude=radio.max_amplitude), waveform
+        )
+        for index in range(num_devices)
+    ]
+    receiver = RadioReceiver(LoopbackTransceiver(medium, None), waveform)
+    air = SimulatedAir(
+        medium, channel, seed=config.run.seed, coherence_rounds=radio.coherence_rounds
+    )
+    return uplinks, receiver, air, waveform.noise_symbols
+
+
+def agree(
+    config: RunConfig, ingredients: Ingredients, keys: Sequence[bytes]
+) -> PrivacyTerms | None:
+    """The privacy terms of a run on these data with these keys; None without privacy.
+
+    Raises:
+        ConfigurationError, PrivacyError: the promise cannot be made.
+    """
+    if not config.privacy.enabled:
+        return None
+    return agree_terms(
+        config,
+        [len(prompts) for prompts in ingredients.device_prompts],
+        commitments(keys),
+    )
+
+
+def make_keys(config: RunConfig) -> list[bytes]:
+    """One private key per device; repeatable ones for simulations that ask for them."""
+    devices = range(config.federation.num_devices)
+    if config.privacy.enabled and config.privacy.noise_source == "system":
+        return [PrivateRandom.generate_key() for _ in devices]
+    return [PrivateRandom.simulated_key(config.run.seed, index) for index in devices]
