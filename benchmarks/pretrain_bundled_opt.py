@@ -9,7 +9,7 @@ A real ``OPTForCausalLM`` with small dimensions learns next-token prediction on 
 Left out on purpose: Snips, MR and Banking77. They are fine-tuned later, and a model that has seen
 the data it is tuned on would make every accuracy a lie (docs/decisions/0004).
 
-    python benchmarks/pretrain_bundled_opt.py --data DIR --out MODEL_DIR --updates 12000
+    python benchmarks/pretrain_bundled_opt.py --data DIR --out MODEL_DIR --updates 8000
 
 ``DIR`` holds ``gutenberg/*.txt`` and ``clinc150/data_full.json``. Needs the ``[export]`` extra.
 Writes a Hugging Face folder (float16) and ``pretraining.json`` with settings and loss curve.
@@ -151,7 +151,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--updates", type=int, default=12_000)
+    parser.add_argument("--updates", type=int, default=8_000)
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--heads", type=int, default=4)
@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--weight-noise", type=float, default=0.01)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
