@@ -2,15 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-RUN_DIR ?= runs/demo
 
 .PHONY: demo test check format clean
 
 # The main job: fine-tune the bundled OPT on the bundled Snips commands, 5 devices, fading, noise,
 # epsilon 8; then the same without privacy and noise, as the second line of the table.
 demo: $(VENV)/.server
-	rm -rf $(RUN_DIR)
-	$(BIN)/pairzero run snips --compare --out $(RUN_DIR)
+	$(BIN)/pairzero run snips --compare
 
 test: $(VENV)/.dev
 	$(MAKE) check
@@ -37,7 +35,8 @@ $(VENV)/.server: pyproject.toml $(VENV)/.created
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[server]'
 	touch $@
 
-# torch comes first and pinned, so that the export extra takes this build and fetches no other.
+# torch comes first and pinned, so that the other packages find it and fetch no other build. Where
+# the index offers a CPU-only build under that version, that is the one to have.
 $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.created
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'

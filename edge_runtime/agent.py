@@ -19,6 +19,7 @@ from edge_runtime.protocol import wire
 from edge_runtime.protocol.direction import GENERATOR
 from edge_runtime.protocol.errors import LatticeError, NonFiniteScalarError, PlanRefusedError
 from edge_runtime.protocol.rounds import (
+    Access,
     DigestReport,
     DigestRequest,
     Participation,
@@ -52,11 +53,13 @@ class DeviceLimits:
         max_clip: largest clip it accepts (a larger one would reveal more of a record).
         min_batch_size: smallest nominal batch it accepts (likewise).
         min_noise_std: least artificial noise it speaks with, in units of the scalar.
+        access: the only access mode it speaks in; slotted shows its scalar by itself.
     """
 
     max_clip: float
     min_batch_size: int
     min_noise_std: float = 0.0
+    access: Access = Access.SUPERPOSED
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,7 @@ class DeviceAgent:
         return [reports[index] for index in sorted(reports)]
 
     def verify_plan(self, plan: RoundPlan) -> None:
-        """Refuse a plan that this host should not carry out; it trusts nobody.
+        """Refuse a plan that this host should not carry out.
 
         Raises:
             PlanRefusedError: another run, a round that does not grow, an unknown generator, or an
@@ -254,6 +257,8 @@ class DeviceAgent:
                 perturbation_scale=plan.perturbation_scale,
                 clip=plan.clip,
                 batch_size=plan.batch_size,
+                # Under a privacy promise not even silence may tell of one odd record.
+                non_finite_counts_as_zero=order.artificial_noise_std > 0.0,
             )
             noise = device.private_random.circular_gaussian(
                 plan.release, order.artificial_noise_std
@@ -288,6 +293,8 @@ def _check_limits(plan: RoundPlan, order: TransmitOrder, device: VirtualDevice) 
         raise PlanRefusedError(
             f"{name}: batch size {plan.batch_size} is below its own {limits.min_batch_size}."
         )
+    if plan.access is not limits.access:
+        raise PlanRefusedError(f"{name}: access {plan.access}, it speaks {limits.access} only.")
     if order.artificial_noise_std < limits.min_noise_std:
         raise PlanRefusedError(
             f"{name}: noise {order.artificial_noise_std} is below its own {limits.min_noise_std}; "

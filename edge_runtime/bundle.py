@@ -26,6 +26,7 @@ TOKENIZER_FILE = "tokenizer.json"
 MANIFEST_FILE = "manifest.json"
 PAYLOAD_FILES = (GRAPH_FILE, WEIGHTS_FILE, TOKENIZER_FILE)
 MAX_MANIFEST_BYTES = 16 * 2**20
+_EXPONENTS = (-40, 104)  # from the quantum of a step to float32's range
 
 BUNDLED_MODEL_FOLDER = Path(__file__).parent / "assets" / "opt-pairzero"
 """The small OPT that comes with pairzero; benchmarks/pretrain_bundled_opt.py made it."""
@@ -140,6 +141,7 @@ def open_bundle(folder: Path) -> Bundle:
             f"{path}: format {manifest.format_version}, this pairzero reads {FORMAT_VERSION}. "
             "Export the model again with this version."
         )
+    _check_values(path, manifest)
     for name in PAYLOAD_FILES:
         if not (folder / name).is_file():
             raise BundleError(f"{folder}: {name} is missing. Copy the bundle again.")
@@ -150,3 +152,21 @@ def open_bundle(folder: Path) -> Bundle:
                 "The file was changed or damaged: copy or export the bundle again."
             )
     return Bundle(folder=folder, manifest=manifest)
+
+
+def _check_values(path: Path, manifest: Manifest) -> None:
+    """What is read later without a second look."""
+    if manifest.head not in (HEAD_LABEL_WORDS, HEAD_FULL_VOCABULARY):
+        raise BundleError(f"{path}: unknown head {manifest.head!r}. Export the model again.")
+    for name in ("num_parameters", "max_position_embeddings"):
+        value = manifest.architecture.get(name)
+        if not (type(value) is int and value > 0):
+            raise BundleError(
+                f"{path}: architecture.{name} is {value!r}, wanted a count. Export the model again."
+            )
+    for entry in manifest.tensors:
+        if not _EXPONENTS[0] <= entry.quantum_exponent <= _EXPONENTS[1]:
+            raise BundleError(
+                f"{path}: quantum_exponent of {entry.name} is {entry.quantum_exponent}, wanted "
+                f"{_EXPONENTS[0]} to {_EXPONENTS[1]}. Export the model again."
+            )

@@ -48,10 +48,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (EdgeError, RadioError) as error:
         print(f"pairzero-device: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
+    except ModuleNotFoundError as error:
+        print(
+            f"pairzero-device: the library {error.name!r} is not installed. From pairzero's "
+            "folder: pip install '.[device]'",
+            file=sys.stderr,
+        )
+        return EXIT_BAD_INPUT
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    checks = [_check_64_bit(), _check_onnxruntime(), _check_library("tokenizers"), _check_bundle()]
+    checks = [_check_64_bit(), _check_onnxruntime(),
+        _check_library("tokenizers"), _check_library("safetensors"), _check_bundle(),
+    ]  # fmt: skip
     for passed, text in checks:
         print(f"{'ok     ' if passed else 'PROBLEM'}  {text}")
     if all(passed for passed, _ in checks):
@@ -86,14 +95,14 @@ def _check_onnxruntime() -> tuple[bool, str]:
             "pip install 'onnxruntime>=1.22'"
         )
     reason = (probe.stderr.strip().splitlines() or ["no reason given"])[-1]
-    return False, f"onnxruntime: {reason}; pip install 'pairzero[device]'"
+    return False, f"onnxruntime: {reason}; pip install '.[device]'"
 
 
 def _check_library(name: str) -> tuple[bool, str]:
     try:
         return True, f"{name} {version(name)}"
     except PackageNotFoundError:
-        return False, f"{name} is missing: pip install 'pairzero[device]'"
+        return False, f"{name} is missing: pip install '.[device]'"
 
 
 def _check_bundle() -> tuple[bool, str]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from edge_runtime.bundle import Bundle, TensorEntry
 from edge_runtime.lattice import is_multiple_of_quantum, range_limit, round_to_lattice
@@ -120,12 +120,15 @@ class ParameterStore:
         return store
 
     def _load(self, path: Path) -> None:
-        with safe_open(str(path), framework="np") as weights:
-            present = set(weights.keys())
-            for index, entry in enumerate(self.entries):
-                if entry.name not in present:
-                    raise BundleError(f"{path}: tensor {entry.name!r} is missing.")
-                self._set(index, weights.get_tensor(entry.name))
+        try:
+            with safe_open(str(path), framework="np") as weights:
+                present = set(weights.keys())
+                for index, entry in enumerate(self.entries):
+                    if entry.name not in present:
+                        raise BundleError(f"{path}: tensor {entry.name!r} is missing.")
+                    self._set(index, weights.get_tensor(entry.name))
+        except (SafetensorError, OSError) as error:
+            raise BundleError(f"{path}: not a safetensors file: {error}") from error
 
     def _set(self, index: int, values: npt.NDArray[np.floating]) -> None:
         entry = self.entries[index]

@@ -7,8 +7,8 @@ Everything comes from a 256-bit key through SHAKE-256 used as a keyed function,
 so nobody without the key can tell the noise or the batch from random. The release is named by the
 whole plan (`RoundPlan.release`): a device that dies after it has spoken and is given the same plan
 says exactly the same number again, the same release and not a second one; given another plan for
-the same round it draws everything afresh, so no two answers ever share a noise that could cancel. The
-key is made by the operating system and never leaves the device.
+the same round it draws everything afresh, so no two answers ever share a noise that could cancel.
+The key is made by the operating system and never leaves the device.
 
 A repeatable simulation derives its keys from the run's seed instead (`simulated_key`).
 Such noise protects nobody from a reader of the configuration; it is refused on a real radio.

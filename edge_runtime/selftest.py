@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from edge_runtime.agent import DeviceAgent, DeviceLimits, VirtualDevice
 from edge_runtime.bundle import open_bundle
@@ -32,7 +31,7 @@ from edge_runtime.protocol.rounds import (
     TransmitOrder,
 )
 from edge_runtime.spsa import ScalarEstimate
-from edge_runtime.tasks import PromptSet, load_task, read_examples
+from edge_runtime.tasks import PromptSet, load_task, load_tokenizer, read_examples
 from edge_runtime.uplink import OverTheAirUplink
 from radio.channel_models import RayleighBlockFading
 from radio.loopback import LoopbackTransceiver
@@ -79,7 +78,7 @@ def run_selftest(bundle_folder: Path, *, task_name: str, num_devices: int) -> Se
     """
     bundle = open_bundle(bundle_folder)
     task, folder = load_task(task_name)
-    tokenizer = Tokenizer.from_file(str(bundle.tokenizer_path))
+    tokenizer = load_tokenizer(bundle.tokenizer_path)
     examples = read_examples(folder / task.train, task)
     parts = [examples[k::num_devices][:_EXAMPLES_PER_DEVICE] for k in range(num_devices)]
     store = ParameterStore.from_bundle(bundle)

@@ -57,6 +57,7 @@ def estimate_projected_gradient(
     perturbation_scale: float,
     clip: float,
     batch_size: int,
+    non_finite_counts_as_zero: bool = False,
 ) -> ScalarEstimate:
     """The clipped two-point estimate of one device; see the module for the equation.
 
@@ -66,9 +67,12 @@ def estimate_projected_gradient(
         perturbation_scale: mu.
         clip: gamma; infinity for the noiseless reference.
         batch_size: nominal b.
+        non_finite_counts_as_zero: an example whose loss is not finite contributes 0 and counts as
+            clipped. For private rounds: refusing to speak would be a signal that one record can
+            set off, and 0 lies within the clip, so the sensitivity is the same.
 
     Raises:
-        NonFiniteScalarError: a loss is NaN or infinite.
+        NonFiniteScalarError: a loss is NaN or infinite, and that does not count as zero.
     """
     if losses_plus.shape != losses_minus.shape:
         raise ValueError(f"losses: shapes {losses_plus.shape} and {losses_minus.shape} differ.")
@@ -77,16 +81,16 @@ def estimate_projected_gradient(
         difference = losses_plus.astype(np.float64) - losses_minus.astype(np.float64)
         gradients = difference / (2.0 * perturbation_scale)
     finite = np.isfinite(gradients)
-    if not finite.all():
+    if not finite.all() and not non_finite_counts_as_zero:
         raise NonFiniteScalarError(
             f"{int((~finite).sum())} of {gradients.size} losses are NaN or infinite. The model has "
             "diverged or its weights are damaged: lower the learning rate, or check the bundle."
         )
-    clipped = np.clip(gradients, -clip, clip)
+    clipped = np.clip(np.where(finite, gradients, 0.0), -clip, clip)
     # fsum: the exactly rounded sum, whatever the order of the examples.
     mean = math.fsum(clipped.tolist()) / batch_size
     return ScalarEstimate(
         clipped_scalar=clip_scalar(mean, clip),
         num_examples=int(gradients.size),
-        num_clipped=int(np.count_nonzero(np.abs(gradients) > clip)),
+        num_clipped=int(np.count_nonzero(~finite | (np.abs(gradients) > clip))),
     )

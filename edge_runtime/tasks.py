@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from edge_runtime.protocol.errors import TaskError
+from edge_runtime.protocol.errors import BundleError, TaskError
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -139,6 +139,18 @@ def read_examples(path: Path, task: TaskSpec) -> list[Example]:
     if not examples:
         raise TaskError(f"{path}: no examples in it, wanted at least one label<TAB>text line.")
     return examples
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Read a tokenizer.json.
+
+    Raises:
+        BundleError: it is not one.
+    """
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception for every cause
+        raise BundleError(f"{path}: not a tokenizer file: {error}") from error
 
 
 def label_token_ids(task: TaskSpec, tokenizer: Tokenizer) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ exists.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from tokenizers import Tokenizer
 
 from edge_runtime.agent import DeviceAgent, DeviceLimits, VirtualDevice
 from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, Bundle, file_digest, open_bundle
@@ -23,14 +23,14 @@ from edge_runtime.forward import OnnxForward
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.private_random import PrivateRandom
 from edge_runtime.protocol.errors import TaskError
-from edge_runtime.tasks import Batch, PromptSet, TaskSpec, load_task, read_examples
+from edge_runtime.tasks import Batch, PromptSet, TaskSpec, load_task, load_tokenizer, read_examples
 from edge_runtime.uplink import IdealUplink, OverTheAirUplink, ScalarBox, Uplink
 from radio.channel_models import channel_from_name
 from radio.loopback import LoopbackTransceiver
 from radio.medium import SoftwareMedium
 from radio.waveforms.coherent import CoherentWaveform
 from server.config import BUNDLED_MODEL, RunConfig
-from server.errors import ConfigurationError
+from server.errors import ConfigurationError, PrivacyError
 from server.federation import split_iid
 from server.pricing import PrivacyTerms, agree_terms
 from server.receiver import IdealReceiver, RadioReceiver, Receiver
@@ -72,7 +72,11 @@ class Parts:
 
 
 def assemble(
-    config: RunConfig, ingredients: Ingredients, keys: Sequence[bytes], run_id: str
+    config: RunConfig,
+    ingredients: Ingredients,
+    keys: Sequence[bytes],
+    terms: PrivacyTerms | None,
+    run_id: str,
 ) -> Parts:
     """Build weights, devices, air and receiver.
 
@@ -84,8 +88,11 @@ def assemble(
     device_weights = ParameterStore.from_bundle(bundle, trainable)
     device_weights.check_perturbation_scale(2.0**config.optimizer.perturbation_scale_log2)
     replica = ParameterStore.from_bundle(bundle, trainable)
-    truth = ScalarTruth()
     uplinks, receiver, air, noise_symbols = _build_air(config)
+    _check_keys_fit(config, receiver.source)
+    truth = ScalarTruth()
+    # Scalars before noise are written down only where nothing is promised to anybody.
+    is_simulation = terms is None or config.privacy.noise_source == "simulation"
 
     def forward_on(weights: ParameterStore) -> OnnxForward:
         return OnnxForward(
@@ -104,13 +111,13 @@ def assemble(
                 prompts=prompts,
                 private_random=PrivateRandom(keys[index]),
                 uplink=uplinks[index],
-                limits=DeviceLimits(config.optimizer.clip, config.optimizer.batch_size),
+                limits=_limits(config, terms),
             )
             for index, prompts in enumerate(ingredients.device_prompts)
         ],
         store=device_weights,
         forward=forward_on(device_weights),
-        observe_scalar=truth.observe,
+        observe_scalar=truth.observe if is_simulation else None,
     )
     validation = ingredients.validation
     return Parts(
@@ -123,6 +130,31 @@ def assemble(
         forward=forward_on(replica),
         validation=tuple(validation.batches_by_length(range(len(validation)), _EVALUATION_BATCH)),
     )
+
+
+def _limits(config: RunConfig, terms: PrivacyTerms | None) -> DeviceLimits:
+    """What every honest plan keeps to; a device speaks under no other."""
+    least_noise = 0.0
+    if terms is not None:
+        # At most all devices share the noise, equally.
+        sum_noise = terms.noise_multiplier * terms.sensitivity
+        least_noise = sum_noise / math.sqrt(config.federation.num_devices)
+    return DeviceLimits(
+        max_clip=config.optimizer.clip,
+        min_batch_size=config.optimizer.batch_size,
+        min_noise_std=least_noise,
+        access=config.privacy.access,
+    )
+
+
+def _check_keys_fit(config: RunConfig, source: str) -> None:
+    """Keys that anybody can derive belong to a software radio."""
+    is_real = not source.startswith(("loopback", "ideal"))
+    if config.privacy.enabled and config.privacy.noise_source == "simulation" and is_real:
+        raise PrivacyError(
+            f'privacy.noise_source: "simulation" with {source}. Such noise can be undone by '
+            'whoever knows the configuration; on a radio use "system".'
+        )
 
 
 def commitments(keys: Sequence[bytes]) -> list[str]:
@@ -161,7 +193,7 @@ def gather(config: RunConfig) -> Ingredients:
             f"task.max_tokens: got {config.task.max_tokens}, the model has {max_positions} "
             "positions."
         )
-    tokenizer = Tokenizer.from_file(str(bundle.tokenizer_path))
+    tokenizer = load_tokenizer(bundle.tokenizer_path)
 
     def prompts(examples: Sequence[Any]) -> PromptSet:
         return PromptSet(examples, task, tokenizer, config.task.max_tokens)

@@ -20,12 +20,16 @@ from server.config import RunConfig, available_presets, load_config
 from server.errors import ConfigurationError, ServerError
 
 EXIT_BAD_INPUT = 2
+EXIT_BUDGET_EXHAUSTED = 3
 EXIT_INTERRUPTED = 130
 DEFAULT_PRESET = "snips"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code. 0 done, 2 a named error, 130 interrupted."""
+    """Run the command line; returns the exit code.
+
+    0 done; 2 a named error; 3 the privacy budget ended the run early; 130 interrupted.
+    """
     parser = _build_parser()
     args = parser.parse_args(argv)
     logging.basicConfig(level=args.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
@@ -35,6 +39,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ServerError, EdgeError, RadioError) as error:
         print(f"pairzero: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
+    except ModuleNotFoundError as error:
+        print(
+            f"pairzero: the library {error.name!r} is not installed. From pairzero's folder: "
+            "pip install '.[server]', or '.[export]' for export.",
+            file=sys.stderr,
+        )
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("pairzero: stopped at once. What a run had recorded is kept.", file=sys.stderr)
+        return EXIT_INTERRUPTED
 
 
 def _build_parser() -> argparse.ArgumentParser:
@@ -123,10 +137,18 @@ def _run(args: argparse.Namespace) -> int:
         print(json.dumps(document, indent=1))
     else:
         printer.table(summaries, folder)
-    if not complete:
-        print(f"Interrupted. Continue with: pairzero run --resume {folder}", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    return 0
+    if complete:
+        return 0
+    if summaries[-1]["outcome"] == "budget_exhausted":
+        print(
+            "The privacy budget is spent: the run stopped by itself and stays silent. The report "
+            "holds what was learnt so far.",
+            file=sys.stderr,
+        )
+        return EXIT_BUDGET_EXHAUSTED
+    compare = " --compare" if args.compare else ""
+    print(f"Interrupted. Continue with: pairzero run --resume {folder}{compare}", file=sys.stderr)
+    return EXIT_INTERRUPTED
 
 
 def _drive(experiment: Any, printer: Any, is_fresh_process: bool = True) -> bool:

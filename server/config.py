@@ -14,7 +14,7 @@ from typing import Any, Literal, get_type_hints
 
 import msgspec
 
-from edge_runtime.protocol.rounds import Access
+from edge_runtime.protocol.rounds import MAX_ABS_STEP_INTEGER, STEP_QUANTUM, Access
 from server.errors import ConfigurationError
 from server.privacy.units import NeighbouringRelation, PrivacyUnit
 
@@ -30,6 +30,9 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 class ModelSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Which model, and which of its weights move.
+
+    Paths in a configuration file are relative to the file, on the command line to the folder it is
+    typed in.
 
     Attributes:
         bundle: "bundled", or the path of a folder made by ``pairzero export``.
@@ -197,7 +200,16 @@ class RunConfig(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
         _within("privacy.csi_failure_fraction", self.privacy.csi_failure_fraction, 0.0, 0.5)
         if self.privacy.enabled:
             self._check_privacy()
-        elif not math.isfinite(self.optimizer.clip) and self.radio.backend != "ideal":
+        largest_step = self.optimizer.learning_rate * self.optimizer.clip
+        if math.isfinite(largest_step) and largest_step > MAX_ABS_STEP_INTEGER * STEP_QUANTUM:
+            raise ConfigurationError(
+                f"optimizer.learning_rate: {self.optimizer.learning_rate} times clip "
+                f"{self.optimizer.clip} is a step of {largest_step:g} per weight; at most "
+                f"{MAX_ABS_STEP_INTEGER * STEP_QUANTUM:g} can travel. Lower one of them."
+            )
+        if self.privacy.enabled:
+            return
+        if not math.isfinite(self.optimizer.clip) and self.radio.backend != "ideal":
             raise ConfigurationError(
                 "optimizer.clip: infinite; a transmitter needs a bound. Set a finite clip, or "
                 'radio.backend = "ideal".'
@@ -283,6 +295,7 @@ def load_config(preset_or_path: str, overrides: dict[str, Any] | None = None) ->
         raise ConfigurationError(f"{path}: cannot be read ({error.strerror}).") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: not TOML: {error}") from error
+    _resolve_paths(document, path.parent)
     for dotted, value in (overrides or {}).items():
         section, _, key = dotted.partition(".")
         keys = document.setdefault(section, {})
@@ -292,7 +305,23 @@ def load_config(preset_or_path: str, overrides: dict[str, Any] | None = None) ->
                 "a configuration file."
             )
         keys[key] = value
+    # What came from the command line is relative to where it was typed.
+    _resolve_paths(document, Path.cwd())
     return parse_config(document, source=str(path))
+
+
+def _resolve_paths(document: dict[str, Any], folder: Path) -> None:
+    """Paths in a file are relative to the file; stored absolute, so that resume finds them."""
+    for section, key in (
+        ("model", "bundle"), ("task", "name"), ("task", "train"), ("task", "validation"),
+    ):  # fmt: skip
+        keys = document.get(section)
+        value = keys.get(key) if isinstance(keys, dict) else None
+        if not isinstance(keys, dict) or not isinstance(value, str):
+            continue
+        is_name = key == "name" and not value.endswith(".toml")
+        if value not in ("", BUNDLED_MODEL) and not is_name:
+            keys[key] = str((folder / value).resolve())
 
 
 def parse_config(document: dict[str, Any], *, source: str) -> RunConfig:

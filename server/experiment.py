@@ -6,6 +6,7 @@ loop, evaluations and comparisons of the replicas.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -32,13 +33,17 @@ from server.assembly import (
     make_keys,
 )
 from server.config import RunConfig, dump_config, parse_config
-from server.errors import LedgerCorruptError, RunStoreError
+from server.errors import BudgetExhaustedError, LedgerCorruptError, RunStoreError
 from server.evaluation import Evaluation, evaluate
 from server.pricing import Pricing, PrivacyTerms
 from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger
 from server.round_loop import RoundLoop
 from server.run_store import EvaluationRow, RoundRow, RunStore
+
+COMPLETE = "complete"
+INTERRUPTED = "interrupted"
+BUDGET_EXHAUSTED = "budget_exhausted"
 
 _KEYS_FILE = "private_keys.json"
 
@@ -84,10 +89,10 @@ class Experiment:
         ingredients = gather(config)
         keys = make_keys(config)
         terms = agree(config, ingredients, keys)
-        parts = assemble(config, ingredients, keys, run_id)
+        parts = assemble(config, ingredients, keys, terms, run_id)
         try:
             untrained = evaluate(parts.forward, parts.validation)
-            store = _create_store(config, folder, run_id, ingredients, keys)
+            store = _create_store(config, folder, run_id, ingredients, keys, _probe(parts))
         except BaseException:
             parts.close()
             raise
@@ -115,8 +120,9 @@ class Experiment:
             _check_same(store, "environment", environment())
             _check_same(store, "keys", commitments(keys))
             terms = agree(config, ingredients, keys)
-            parts = assemble(config, ingredients, keys, str(store.meta("run_id")))
+            parts = assemble(config, ingredients, keys, terms, str(store.meta("run_id")))
             try:
+                _check_same(store, "probe", _probe(parts))
                 experiment = cls._join(config, folder, store, parts, terms)
                 for result in store.results(experiment.loop.run_id):
                     experiment.loop.take_step(result)
@@ -180,12 +186,14 @@ class Experiment:
                 process records none.
 
         Returns:
-            Whether the run is complete.
+            Whether the run is complete. If not, the store's "outcome" says why: "interrupted", or
+            "budget_exhausted" when the next round could not be afforded.
         """
         rounds = self.config.optimizer.rounds
         started, wall_before = clock(), float(self.store.meta("wall_s"))
         first = done = self.store.num_rounds()
         channel: ChannelEstimate | None = None
+        outcome = INTERRUPTED
         try:
             on_progress(Progress(done, rounds, None, self._latest_evaluation(done), 0.0))
             while done < rounds and not should_stop():
@@ -199,13 +207,21 @@ class Experiment:
                 pace = (done - first) / (clock() - started)
                 on_progress(Progress(done, rounds, row, evaluation, pace))
             if done == rounds:
-                self.store.set_meta("parameter_digest", self.loop.compare_replicas(done))
+                outcome = COMPLETE
+        except BudgetExhaustedError:
+            # The promise is kept by falling silent; what was learnt so far is the result.
+            outcome = BUDGET_EXHAUSTED
         finally:
             self.store.set_meta("wall_s", wall_before + clock() - started)
-            self.store.set_meta("peak_rss_mb", peak_rss_mb() if is_fresh_process else None)
+            self._note_memory(is_fresh_process)
             self.store.set_meta("epsilon_spent", self.pricing.epsilon_spent())
             self.store.set_meta("source", self.source)
-        return done == rounds
+            self.store.set_meta("outcome", outcome)
+        if outcome != INTERRUPTED:
+            if all(row.num_rounds != done for row in self.store.evaluations()):
+                on_progress(Progress(done, rounds, None, self.evaluate(done), 0.0))
+            self.store.set_meta("parameter_digest", self.loop.compare_replicas(done))
+        return outcome == COMPLETE
 
     def evaluate(self, num_rounds: int) -> EvaluationRow:
         """Evaluate the server's replica and record the result."""
@@ -221,6 +237,12 @@ class Experiment:
         )
         self.store.append_evaluation(row)
         return row
+
+    def _note_memory(self, is_fresh_process: bool) -> None:
+        """The largest peak of all processes that carried this run, if they carried nothing else."""
+        before = self.store.meta("peak_rss_mb")
+        if is_fresh_process and self.store.num_rounds() > 0:
+            self.store.set_meta("peak_rss_mb", max(peak_rss_mb(), before or 0.0))
 
     def _is_evaluated_after(self, num_rounds: int) -> bool:
         is_last = num_rounds == self.config.optimizer.rounds
@@ -249,6 +271,7 @@ def _create_store(
     run_id: str,
     ingredients: Ingredients,
     keys: Sequence[bytes],
+    probe: str,
 ) -> RunStore:
     """The run folder with its store and, where the devices have real keys, the keys."""
     if (folder / _KEYS_FILE).exists():
@@ -264,6 +287,7 @@ def _create_store(
             "data_digest": ingredients.data_digest,
             "environment": environment(),
             "keys": commitments(keys),
+            "probe": probe,
             "wall_s": 0.0,
         },
     )
@@ -324,6 +348,12 @@ def _load_keys(config: RunConfig, folder: Path) -> list[bytes]:
             "round would be a second release, so the run cannot be continued."
         ) from error
     return keys
+
+
+def _probe(parts: Parts) -> str:
+    """Digest of some losses on the bundle's weights: other bits mean another kind of processor."""
+    losses = parts.forward.run(parts.validation[0]).losses
+    return hashlib.sha256(losses.tobytes()).hexdigest()
 
 
 def peak_rss_mb() -> float:

@@ -46,6 +46,10 @@ MAX_AMPLITUDE_ERROR = 0.5
 CALIBRATION_SLACK = 1e-6
 """Noise added on top, so that rounding on the way never makes a round dearer than planned."""
 
+FORWARD_ROUNDING = 1e-3
+"""Share added to the sensitivity for float32: a record that joins a batch regroups and repads the
+others, whose losses then differ in their last bits. Measured shifts were below 3e-5 of clip/b."""
+
 _LARGEST_SCALAR = 1e6
 """Stands for an infinite clip on the ideal link, where loudness means nothing."""
 
@@ -93,6 +97,8 @@ def agree_terms(
     """Find the least noise that keeps the whole run within its budget.
 
     The device with the fewest records samples each of them most often, and sets the price for all.
+    How many records a device holds is public: the sampling rate b/n is fixed from it once, and
+    neighbouring data sets are drawn from at the same rate.
 
     Raises:
         ConfigurationError: delta is not below 1/n.
@@ -112,7 +118,8 @@ def agree_terms(
             num_rounds=optimizer.rounds,
             num_records=sum(num_records),
         ),
-        sensitivity=scalar_sensitivity(
+        sensitivity=(1.0 + FORWARD_ROUNDING)
+        * scalar_sensitivity(
             clip=optimizer.clip,
             batch_size=optimizer.batch_size,
             unit=privacy.unit,

@@ -78,7 +78,7 @@ class ProgressPrinter:
         self._line("")
         self._line(
             "source                        rounds  accuracy before  after   NMSE dB  epsilon"
-            "     wall s  peak MB"
+            "     wall s  peak MB   (NMSE of the mean, privacy noise included)"
         )
         for s in summaries:
             epsilon = "none" if s["epsilon"] is None else f"{s['epsilon']:.3f}"
@@ -88,6 +88,12 @@ class ProgressPrinter:
                 f"{s['source']:28s}{s['rounds']:8d}{s['accuracy_before']:17.1%}"
                 f"{s['accuracy_after']:7.1%}{nmse:>10s}{epsilon:>9s}{s['wall_s']:11.1f}"
                 f"{peak:>9s}"
+            )
+        first = summaries[0]
+        if first["rounds_without_speakers"]:
+            self._line(
+                f"In {first['rounds_without_speakers']} rounds no device was heard well enough to "
+                "speak: raise radio.snr_db or radio.pilot_symbols, or lower radio.min_gain."
             )
         self._line(f"\nReport: {folder / 'report.html'}")
 

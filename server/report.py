@@ -72,6 +72,7 @@ def summarise(
     return {
         "run_id": store.meta("run_id"),
         "complete": len(rows) == config.optimizer.rounds,
+        "outcome": store.meta("outcome") or "interrupted",
         "task": config.task.name,
         "source": store.meta("source"),
         "num_devices": config.federation.num_devices,
@@ -208,6 +209,23 @@ def _notes(config: RunConfig, summary: dict[str, Any]) -> str:
                 "Noise keys derive from the seed, so the run can be repeated; whoever knows the "
                 "configuration can undo the noise."
             )
-    if not summary["complete"]:
+        if summary["epsilon"] > summary["epsilon_budget"]:
+            notes.append(
+                "More than the budget was spent: a device fell silent after the price of a round "
+                "was agreed, and its noise was missing."
+            )
+    if summary["outcome"] == "interrupted":
         notes.append("The run was interrupted and can be resumed.")
+    if summary["outcome"] == "budget_exhausted":
+        notes.append("The privacy budget was spent before the last round; the run stopped.")
+    if summary["rounds_without_speakers"]:
+        notes.append(
+            f"In {summary['rounds_without_speakers']} rounds no device had a channel good enough "
+            "to speak; nothing was learnt in them."
+        )
+    notes.append(
+        "NMSE is that of the estimated mean, privacy noise included. SNR is that of one device at "
+        "full scale and unit gain, per sample; a scalar is spread over "
+        f"{config.radio.payload_symbols} symbols."
+    )
     return "".join(f'<p class="note">{html.escape(note)}</p>' for note in notes)

@@ -9,7 +9,6 @@
       +- PlanRefusedError      the order was understood and is refused; the antenna stays silent
       +- NonFiniteScalarError  a loss or an estimate is NaN or infinite; silent this round
       +- LatticeError          a weight or a step would leave the exact lattice
-      +- JournalError          the list of steps cannot be replayed
 """
 
 from __future__ import annotations
@@ -46,8 +45,8 @@ class WireError(EdgeError):
 class PlanRefusedError(EdgeError):
     """A well-formed plan that this device will not carry out.
 
-    Examples: a round index that does not grow; another run; a clip or transmit gain above the
-    device's own ceiling; an unknown direction generator.
+    Examples: a round index that does not grow; another run; a clip above or noise below the
+    device's own limit; an unknown direction generator.
     """
 
 
@@ -61,7 +60,3 @@ class LatticeError(EdgeError):
     Examples: a weight grew past the range of its tensor; a perturbation scale that is not a
     multiple of a tensor's quantum.
     """
-
-
-class JournalError(EdgeError):
-    """The journal of steps cannot be replayed. Examples: a gap; a round that comes twice."""

@@ -1,6 +1,6 @@
 """Coherent over-the-air sum: devices undo their channels, amplitudes add, the receiver reads it.
 
-Per round the receiver first learns the channels, then hears the sum::
+The receiver first learns the channels, once per fading block, then hears the sums::
 
     sounding frame   | noise | pilot 0 |guard| pilot 1 |guard| ... | pilot K-1 |guard|
                      one device after the other, all at the same known amplitude A

@@ -280,7 +280,7 @@ class PrivacyLedger:
             )
         (synchronous,) = self._connection.execute("PRAGMA synchronous").fetchone()
         (journal_mode,) = self._connection.execute("PRAGMA journal_mode").fetchone()
-        if synchronous < _SYNCHRONOUS_FULL or journal_mode == "off":
+        if synchronous < _SYNCHRONOUS_FULL or journal_mode in ("off", "memory"):
             raise PrivacyError(_DOES_NOT_SURVIVE_POWER_LOSS.format(synchronous, journal_mode))
 
     @contextmanager

@@ -16,6 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnxruntime
 import pytest
@@ -25,6 +26,8 @@ from tokenizers import Tokenizer
 
 from edge_runtime.bundle import BUNDLED_MODEL_FOLDER
 from edge_runtime.private_random import PrivateRandom
+from edge_runtime.protocol.errors import PlanRefusedError
+from edge_runtime.protocol.rounds import RoundResult
 from edge_runtime.tasks import load_task, read_examples
 from server import cli, experiment, pricing, report
 from server.config import load_config, parse_config
@@ -538,6 +541,7 @@ IDEAL = {
     "optimizer.batch_size": 12,
     "optimizer.clip": math.inf,
     "optimizer.learning_rate": 3e-4,
+    "model.trainable": "all",
     "radio.backend": "ideal",
     "privacy.enabled": False,
     "task.validation_examples": 8,
@@ -750,7 +754,7 @@ def awgn_run(tmp_path_factory):
     """Receiver noise alone."""
     return run_noisy(
         tmp_path_factory.mktemp("runs") / "awgn", radio__channel="awgn", radio__snr_db=0.0,
-        privacy__enabled=False, optimizer__learning_rate=2e-4,
+        privacy__enabled=False, optimizer__learning_rate=2e-2,
     )  # fmt: skip
 
 
@@ -808,3 +812,72 @@ def test_loss_falls_over_the_air(awgn_run):
     evaluations = awgn_run[-1]
     assert [evaluation.num_rounds for evaluation in evaluations] == [0, 100]
     assert evaluations[-1].loss < 0.9 * evaluations[0].loss
+
+
+# What a promise costs the curious, and what ends when it is spent
+
+
+def test_a_private_run_writes_no_scalar_down_before_its_noise(stopped_system_run, stopped):
+    """The report of a promise must not print what the promise hides; a simulation may."""
+    for folder, is_known in ((stopped_system_run, False), (stopped, True)):
+        store = RunStore.open(folder)
+        try:
+            rows = store.rounds()
+        finally:
+            store.close()
+        assert rows
+        assert all((row.true_mean is not None) is is_known for row in rows)
+        assert all((row.share_clipped is not None) is is_known for row in rows)
+        assert (summary_of(folder)["nmse_db"] is not None) is is_known
+
+
+def test_a_run_out_of_budget_stops_by_itself_and_keeps_what_it_learnt(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    run = Experiment.start(load_config("snips", SETTINGS), folder)
+    check, at = run.pricing.plan_round, 9
+
+    def too_dear(self, round_index, channel):
+        planned = check(round_index, channel)
+        if round_index < at:
+            return planned
+        # As if everybody's noise had been far less in the rounds before.
+        dear = [
+            msgspec.structs.replace(r, certified_noise_std=r.certified_noise_std / 50)
+            for r in planned.records
+        ]
+        return dataclasses.replace(planned, records=tuple(dear))
+
+    monkeypatch.setattr(type(run.pricing), "plan_round", too_dear)
+    try:
+        assert not run.run()
+        assert run.store.meta("outcome") == "budget_exhausted"
+        assert run.store.num_rounds() == at
+        assert run.store.evaluations()[-1].num_rounds == at
+        assert run.store.meta("parameter_digest") == run.loop.replica.digest()
+        assert run.store.meta("epsilon_spent") <= run.config.privacy.epsilon
+    finally:
+        run.close()
+    summary = report.write_run(folder)
+    assert (summary["complete"], summary["outcome"]) == (False, "budget_exhausted")
+    assert "stopped" in (folder / "report.html").read_text()
+
+
+def test_a_device_of_a_private_run_speaks_under_no_noiseless_order(tmp_path):
+    run = Experiment.start(load_config("snips", SHORT), tmp_path / "run")
+    try:
+        channel = run.loop.learn_channel(0)
+        power = run.pricing.plan_round(0, channel).power
+        loop = run.loop
+        run.loop.control.broadcast(loop.make_plan(0, power))  # the control: an honest plan
+        quiet = dict.fromkeys(power.participants, 0.0)
+        silenced = dataclasses.replace(power, artificial_noise_std=quiet)
+        loop.take_step(RoundResult(loop.run_id, 0, 0, 0))
+        with pytest.raises(PlanRefusedError, match="is below its own"):
+            run.loop.control.broadcast(loop.make_plan(1, silenced))
+    finally:
+        run.close()
+
+
+def test_resume_refuses_a_processor_with_other_bits(stopped_copy, monkeypatch):
+    monkeypatch.setattr(experiment, "_probe", lambda parts: "other bits")
+    check_refused(stopped_copy, RunStoreError, "probe was .*same bits cannot be promised")

@@ -71,7 +71,7 @@ def test_a_device_that_fails_between_its_looks_has_its_weights_back(
 def test_a_loss_that_is_no_number_silences_its_device_alone(make_host, make_plan, look, value):
     host = make_host(3, wrap_forward=faulty(look=look, spoil=(1, value)))
     healthy = make_host(3)
-    plan = make_plan(devices=(0, 1, 2), noise_std=0.5)
+    plan = make_plan(devices=(0, 1, 2))
     before = host.store.digest()
     reports = host.agent.run_round(plan)
     healthy.agent.run_round(plan)
@@ -82,6 +82,23 @@ def test_a_loss_that_is_no_number_silences_its_device_alone(make_host, make_plan
         assert host.uplinks[k].scalars == healthy.uplinks[k].scalars
     assert host.store.digest() == before
     assert [device for _, device, _ in host.seen] == [0, 2]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_under_privacy_an_odd_record_does_not_silence_its_device(make_host, make_plan, value):
+    # Silence is heard by everybody, and one record could set it off.
+    host = make_host(3, wrap_forward=faulty(spoil=(1, value)))
+    healthy = make_host(3)
+    plan = make_plan(devices=(0, 1, 2), noise_std=0.5)
+    reports = host.agent.run_round(plan)
+    healthy.agent.run_round(plan)
+    assert [r.participation for r in reports] == [TRANSMITTED] * 3
+    assert {r.reason for r in reports} == {""}
+    (odd,) = host.uplinks[1].scalars
+    (sound,) = healthy.uplinks[1].scalars
+    # One record of the nominal batch counts 0 instead of at most the clip.
+    assert 0.0 < abs(odd - sound) <= plan.clip / plan.batch_size
+    assert [estimate.num_clipped > 0 for _, k, estimate in host.seen if k == 1] == [True]
 
 
 def test_losses_infinite_both_ways_are_no_estimate_either(make_host, make_plan):

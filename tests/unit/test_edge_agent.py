@@ -13,6 +13,7 @@ from edge_runtime.protocol import wire
 from edge_runtime.protocol.direction import direction
 from edge_runtime.protocol.errors import PlanRefusedError, WireError
 from edge_runtime.protocol.rounds import (
+    Access,
     DigestReport,
     DigestRequest,
     Participation,
@@ -120,7 +121,7 @@ def test_empty_and_full_batches_of_one_host_are_not_mixed_up(make_host, make_pla
     mixed.agent.run_round(plan)
     alone = [make_host(keys=(key,)) for key in full]
     for host in alone:
-        host.agent.run_round(make_plan(batch_size=1))
+        host.agent.run_round(plan)
     wanted = [[0.0], alone[0].uplinks[0].scalars, [0.0], alone[1].uplinks[0].scalars]
     assert [uplink.scalars for uplink in mixed.uplinks] == wanted
 
@@ -204,6 +205,7 @@ def test_a_batch_cut_into_pieces_is_the_same_batch(monkeypatch, make_host, make_
         ({"clip": 4.5}, {}, r"device 0: clip 4\.5 is above its own 4\.0"),
         ({"clip": math.inf}, {}, "clip inf is above its own"),
         ({"batch_size": 3}, {"min_batch_size": 4}, "batch size 3 is below its own 4"),
+        ({"access": Access.SLOTTED}, {}, "access slotted, it speaks superposed only"),
         ({"noise_std": 0.24}, {"min_noise_std": 0.25}, r"noise 0\.24 is below its own 0\.25"),
         ({"noise_std": 0.0}, {"min_noise_std": 0.25}, "the antenna stays silent"),
     ],

@@ -133,9 +133,8 @@ def test_the_model_that_comes_along_runs(toy_task):
     # Whatever it is: digests and accuracy are its own affair.
     from tokenizers import Tokenizer
 
-    from edge_runtime.bundle import open_bundle
+    from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, open_bundle
     from edge_runtime.tasks import Example, label_token_ids, load_task
-    from server.experiment import BUNDLED_MODEL_FOLDER
 
     bundle = open_bundle(BUNDLED_MODEL_FOLDER)
     task, _ = load_task(bundle.manifest.task)

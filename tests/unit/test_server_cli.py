@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -293,3 +294,11 @@ def test_no_command_is_a_usage_error(capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main([])
     assert "COMMAND" in capsys.readouterr().err
+
+
+def test_a_missing_library_is_named_with_the_cure(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "server.experiment", None)
+    assert cli.main(["run"]) == 2
+    message = capsys.readouterr().err
+    assert "server.experiment" in message
+    assert "pip install" in message

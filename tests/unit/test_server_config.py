@@ -284,3 +284,28 @@ def test_a_configuration_cannot_be_changed_after_its_check():
     config = RunConfig()
     with pytest.raises(AttributeError):
         config.optimizer.clip = math.inf
+
+
+def test_paths_in_a_file_are_relative_to_the_file(tmp_path, monkeypatch):
+    folder = tmp_path / "somewhere"
+    folder.mkdir()
+    (folder / "own.toml").write_text(
+        '[model]\nbundle = "bun"\n[task]\nname = "own-task.toml"\ntrain = "data/t.tsv"\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    config = load_config("somewhere/own.toml", {"task.validation": "v.tsv"})
+    assert config.model.bundle == str(folder / "bun")
+    assert config.task.name == str(folder / "own-task.toml")
+    assert config.task.train == str(folder / "data" / "t.tsv")
+    assert config.task.validation == str(tmp_path / "v.tsv")
+
+
+def test_names_are_no_paths():
+    config = load_config("snips")
+    assert (config.model.bundle, config.task.name, config.task.train) == ("bundled", "snips", "")
+
+
+def test_a_step_that_cannot_travel_is_refused_in_the_users_terms():
+    message = refusal(optimizer={"learning_rate": 900.0, "clip": 50.0})
+    assert "optimizer.learning_rate" in message
+    assert "clip" in message
