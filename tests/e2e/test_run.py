@@ -842,7 +842,7 @@ def test_a_run_out_of_budget_stops_by_itself_and_keeps_what_it_learnt(tmp_path, 
             return planned
         # As if everybody's noise had been far less in the rounds before.
         dear = [
-            msgspec.structs.replace(r, certified_noise_std=r.certified_noise_std / 50)
+            msgspec.structs.replace(r, certified_noise_std=r.certified_noise_std / 2.5)
             for r in planned.records
         ]
         return dataclasses.replace(planned, records=tuple(dear))
