@@ -29,7 +29,7 @@ BACKENDS: dict[str, Backend] = {
     "loopback": Backend(
         module="radio.loopback",
         class_name="LoopbackTransceiver",
-        install_hint="It needs numpy alone: pip install pairzero",
+        install_hint="It needs numpy alone; from pairzero's folder: pip install .",
     ),
 }
 

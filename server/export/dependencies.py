@@ -23,5 +23,5 @@ def load(module: str) -> Any:
     except ImportError as error:
         raise ExportError(
             f"{module}: wanted for exporting a model, cannot be loaded ({error}). "
-            "Run: pip install 'pairzero[export]'"
+            "From pairzero's folder: pip install '.[export]'"
         ) from error

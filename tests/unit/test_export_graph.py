@@ -63,7 +63,7 @@ def test_importing_export_loads_no_heavy_library():
 
 
 def test_missing_library_is_explained():
-    with pytest.raises(ExportError, match=r"pip install 'pairzero\[export\]'"):
+    with pytest.raises(ExportError, match=r"pip install '\.\[export\]'"):
         load("a_library_that_is_not_there")
 
 
