@@ -203,7 +203,10 @@ class Experiment:
                 done += 1
                 if done % self.config.run.digest_interval == 0:
                     self.loop.compare_replicas(done)
-                evaluation = self.evaluate(done) if self._is_evaluated_after(done) else None
+                evaluation = None
+                if self._is_evaluated_after(done):
+                    evaluation = self.evaluate(done)
+                    self.store.set_meta("wall_s", wall_before + clock() - started)
                 pace = (done - first) / (clock() - started)
                 on_progress(Progress(done, rounds, row, evaluation, pace))
             if done == rounds:
