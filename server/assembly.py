@@ -240,8 +240,7 @@ def _build_air(config: RunConfig) -> tuple[list[Uplink], Receiver, Air, int]:
     medium = SoftwareMedium(
         num_devices=num_devices,
         sample_rate_hz=radio.sample_rate_hz,
-        # Full scale through a channel of mean power gain 1 arrives with power max_amplitude^2.
-        noise_power=radio.max_amplitude**2 * 10.0 ** (-radio.snr_db / 10.0),
+        noise_power=radio.noise_power,
         noise_rng=simulation_rng(config.run.seed, "noise/start", 0),
         channel_name=channel.name,
     )

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import logging
+import os
 import signal
 import sys
 import tomllib
@@ -22,6 +23,7 @@ from server.errors import ConfigurationError, ServerError
 EXIT_BAD_INPUT = 2
 EXIT_BUDGET_EXHAUSTED = 3
 EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141  # what a shell reports for SIGPIPE
 DEFAULT_PRESET = "snips"
 
 
@@ -46,6 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return EXIT_BAD_INPUT
+    except BrokenPipeError:
+        # The reader has gone (| head). Nothing more can be said, and the interpreter's own last
+        # flush must not complain about it either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
     except KeyboardInterrupt:
         print("pairzero: stopped at once. What a run had recorded is kept.", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_type_hints
 import msgspec
 
 from edge_runtime.protocol.rounds import MAX_ABS_STEP_INTEGER, STEP_QUANTUM, Access
+from radio.units import power_ratio_from_db
 from server.errors import ConfigurationError
 from server.privacy.units import NeighbouringRelation, PrivacyUnit
 
@@ -111,6 +112,11 @@ class RadioSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     payload_symbols: int = 64
     max_amplitude: float = 1.0
     sample_rate_hz: float = 1e6
+
+    @property
+    def noise_power(self) -> float:
+        """N0 per complex sample: full scale through unit mean power gain arrives snr_db above."""
+        return self.max_amplitude**2 * power_ratio_from_db(-self.snr_db)
 
 
 class PrivacySection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -6,10 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
+
 from server.config import RunConfig
 from server.experiment import Experiment, Progress
-from server.power.feasibility import information_ceiling_nats, noise_to_clip_ratio
+from server.power.feasibility import (
+    information_ceiling_nats,
+    noise_to_clip_ratio,
+    predicted_mean_noise_std,
+)
+from server.power.static import plan_static
 from server.pricing import PrivacyTerms
+from server.run_store import RoundRow
 
 
 class ProgressPrinter:
@@ -55,18 +63,13 @@ class ProgressPrinter:
         if evaluation is None:
             if self._is_terminal and row is not None and row.round_index % 10 == 0:
                 self._out.write(
-                    f"\r{progress.rounds_done:8d}{'':18s}{row.mean_estimate:10.3f}"
-                    f"{'':27s}{progress.rounds_per_s:10.1f}"
+                    f"\r{progress.rounds_done:8d}{'':18s}{_radio_columns(row)}"
+                    f"{'':9s}{progress.rounds_per_s:10.1f}"
                 )
                 self._out.flush()
             return
         epsilon = "       -" if evaluation.epsilon is None else f"{evaluation.epsilon:8.3f}"
-        radio = "         -             -         -"
-        if row is not None:
-            radio = (
-                f"{row.mean_estimate:10.3f}{row.artificial_noise_std:14.3f}"
-                f"{row.receiver_noise_std:10.3f}"
-            )
+        radio = "         -             -         -" if row is None else _radio_columns(row)
         start = "\r" if self._is_terminal else ""
         self._line(
             f"{start}{progress.rounds_done:8d}{evaluation.loss:8.4f}{evaluation.accuracy:10.1%}"
@@ -102,11 +105,32 @@ class ProgressPrinter:
         self._out.flush()
 
 
+def _radio_columns(row: RoundRow) -> str:
+    return (
+        f"{row.mean_estimate:10.3f}{row.artificial_noise_std:14.3f}{row.receiver_noise_std:10.3f}"
+    )
+
+
 def _what_noise_leaves(config: RunConfig, terms: PrivacyTerms) -> str:
-    """How much the privacy noise leaves to learn from, before channel error and receiver noise."""
+    """How much noise leaves to learn from, were every channel known and of unit gain."""
     num_devices, clip = config.federation.num_devices, config.optimizer.clip
     sum_noise_std = terms.noise_multiplier * terms.sensitivity
+    power = plan_static(
+        gain_estimates=np.ones(num_devices, dtype=np.complex128),
+        max_amplitude=config.radio.max_amplitude,
+        scalar_bound=clip,
+        required_noise_std=sum_noise_std,
+        min_gain=1.0,
+    )
+    total_std = predicted_mean_noise_std(
+        sum_artificial_noise_std=sum_noise_std,
+        receive_scale=power.receive_scale,
+        noise_power=config.radio.noise_power,
+        payload_symbols=config.radio.payload_symbols,
+        num_participants=num_devices,
+    )
     share = noise_to_clip_ratio(mean_noise_std=sum_noise_std / num_devices, clip=clip)
+    total_share = noise_to_clip_ratio(mean_noise_std=total_std, clip=clip)
     ceiling = information_ceiling_nats(
         num_rounds=config.optimizer.rounds,
         num_devices=num_devices,
@@ -115,5 +139,6 @@ def _what_noise_leaves(config: RunConfig, terms: PrivacyTerms) -> str:
     )
     return (
         f"  noise multiplier {terms.noise_multiplier:.3f}: privacy noise on the mean is "
-        f"{share:.2%} of the clip; information ceiling {ceiling:.0f} nats"
+        f"{share:.2%} of the clip\n  ({total_share:.2%} with receiver noise at unit gain); "
+        f"information ceiling {ceiling:.0f} nats"
     )

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -302,3 +303,17 @@ def test_a_missing_library_is_named_with_the_cure(monkeypatch, capsys):
     message = capsys.readouterr().err
     assert "server.experiment" in message
     assert "pip install" in message
+
+
+def test_a_reader_that_leaves_early_gets_no_traceback(tmp_path):
+    settings = [*QUICK, "--set", "run.evaluation_interval=1", "--out", str(tmp_path / "run")]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "server.cli", "run", *settings],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(cli.__file__).parents[1],
+    )  # fmt: skip
+    child.stdout.readline()
+    child.stdout.close()
+    message = child.stderr.read().decode()
+    child.stderr.close()
+    assert child.wait(timeout=50) == cli.EXIT_BROKEN_PIPE
+    assert "Traceback" not in message
