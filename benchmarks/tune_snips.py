@@ -15,14 +15,13 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edge_runtime.tasks import TASKS_FOLDER
-from server.config import load_config
+from server.config import load_config, toml_value
 from server.experiment import Experiment, Progress
 
 HELD_OUT = 1000
@@ -57,11 +56,9 @@ def parse_settings(text: str) -> dict[str, Any]:
     settings = {}
     for item in text.split(","):
         name, _, value = item.partition("=")
-        try:
-            parsed = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            parsed = value.split("+") if "*" in value else value
-        settings[f"{SECTION_OF[name]}.{name}"] = parsed
+        parsed = toml_value(value)
+        is_patterns = isinstance(parsed, str) and "*" in parsed
+        settings[f"{SECTION_OF[name]}.{name}"] = parsed.split("+") if is_patterns else parsed
     return settings
 
 

@@ -130,7 +130,8 @@ class DeviceAgent:
         self.verify_plan(plan)
         self._last_planned_round = plan.round_index
         spoken = [(d, o) for d in self._devices if (o := plan.order_for(d.device_index))]
-        batches = [self._draw_batches(device, plan) for device, _ in spoken]
+        release = plan.release  # a digest of every order; taken once for all devices
+        batches = [self._draw_batches(device, plan, release) for device, _ in spoken]
         losses_plus, losses_minus = self.look_both_ways(plan, batches)
 
         reports = {
@@ -138,7 +139,7 @@ class DeviceAgent:
             for device in self._devices
         }
         for (device, order), plus, minus in zip(spoken, losses_plus, losses_minus, strict=True):
-            reports[device.device_index] = self._speak(plan, device, order, plus, minus)
+            reports[device.device_index] = self._speak(plan, release, device, order, plus, minus)
         return [reports[index] for index in sorted(reports)]
 
     def verify_plan(self, plan: RoundPlan) -> None:
@@ -228,11 +229,11 @@ class DeviceAgent:
         if run_id != self._run_id:
             raise PlanRefusedError(f"run_id {run_id!r}: this device serves run {self._run_id!r}.")
 
-    def _draw_batches(self, device: VirtualDevice, plan: RoundPlan) -> list[Batch]:
+    def _draw_batches(self, device: VirtualDevice, plan: RoundPlan, release: str) -> list[Batch]:
         """The device's secret Poisson batch, cut by length; empty when nobody was drawn."""
         num_records = len(device.prompts)
         probability = min(1.0, plan.batch_size / num_records)
-        chosen = device.private_random.poisson_batch(plan.release, num_records, probability)
+        chosen = device.private_random.poisson_batch(release, num_records, probability)
         return device.prompts.batches_by_length(chosen, _MAX_ROWS)
 
     def _losses(self, batches: Sequence[Sequence[Batch]]) -> list[Float32Array]:
@@ -244,6 +245,7 @@ class DeviceAgent:
     def _speak(
         self,
         plan: RoundPlan,
+        release: str,
         device: VirtualDevice,
         order: TransmitOrder,
         losses_plus: Float32Array,
@@ -260,9 +262,7 @@ class DeviceAgent:
                 # Under a privacy promise not even silence may tell of one odd record.
                 non_finite_counts_as_zero=order.artificial_noise_std > 0.0,
             )
-            noise = device.private_random.circular_gaussian(
-                plan.release, order.artificial_noise_std
-            )
+            noise = device.private_random.circular_gaussian(release, order.artificial_noise_std)
             device.uplink.send_scalar(estimate.clipped_scalar + noise, order, plan)
         except (NonFiniteScalarError, RadioError) as error:
             _logger.warning("round %d device %d: %s", plan.round_index, device.device_index, error)

@@ -91,8 +91,6 @@ def assemble(
     uplinks, receiver, air, noise_symbols = _build_air(config)
     _check_keys_fit(config, receiver.source)
     truth = ScalarTruth()
-    # Scalars before noise are written down only where nothing is promised to anybody.
-    is_simulation = terms is None or config.privacy.noise_source == "simulation"
 
     def forward_on(weights: ParameterStore) -> OnnxForward:
         return OnnxForward(
@@ -117,7 +115,8 @@ def assemble(
         ],
         store=device_weights,
         forward=forward_on(device_weights),
-        observe_scalar=truth.observe if is_simulation else None,
+        # Scalars before noise are written down only where nothing is promised to anybody.
+        observe_scalar=None if config.privacy.has_system_keys else truth.observe,
     )
     validation = ingredients.validation
     return Parts(
@@ -150,7 +149,7 @@ def _limits(config: RunConfig, terms: PrivacyTerms | None) -> DeviceLimits:
 def _check_keys_fit(config: RunConfig, source: str) -> None:
     """Keys that anybody can derive belong to a software radio."""
     is_real = not source.startswith(("loopback", "ideal"))
-    if config.privacy.enabled and config.privacy.noise_source == "simulation" and is_real:
+    if config.privacy.has_simulated_keys and is_real:
         raise PrivacyError(
             f'privacy.noise_source: "simulation" with {source}. Such noise can be undone by '
             'whoever knows the configuration; on a radio use "system".'
@@ -277,6 +276,6 @@ def agree(
 def make_keys(config: RunConfig) -> list[bytes]:
     """One private key per device; repeatable ones for simulations that ask for them."""
     devices = range(config.federation.num_devices)
-    if config.privacy.enabled and config.privacy.noise_source == "system":
+    if config.privacy.has_system_keys:
         return [PrivateRandom.generate_key() for _ in devices]
     return [PrivateRandom.simulated_key(config.run.seed, index) for index in devices]

@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import sys
-import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -17,7 +16,7 @@ from typing import Any
 
 from edge_runtime.protocol.errors import EdgeError
 from radio.errors import RadioError
-from server.config import RunConfig, available_presets, load_config
+from server.config import RunConfig, available_presets, load_config, toml_value
 from server.errors import ConfigurationError, ServerError
 
 EXIT_BAD_INPUT = 2
@@ -113,6 +112,7 @@ def _run(args: argparse.Namespace) -> int:
     from server import report
     from server.experiment import Experiment
     from server.progress import ProgressPrinter
+    from server.run_store import Outcome
 
     printer = ProgressPrinter(sys.stderr if args.json else sys.stdout)
     if args.resume is not None:
@@ -146,7 +146,7 @@ def _run(args: argparse.Namespace) -> int:
         printer.table(summaries, folder)
     if complete:
         return 0
-    if summaries[-1]["outcome"] == "budget_exhausted":
+    if summaries[-1]["outcome"] == Outcome.BUDGET_EXHAUSTED:
         print(
             "The privacy budget is spent: the run stopped by itself and stays silent. The report "
             "holds what was learnt so far.",
@@ -201,20 +201,12 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
             raise ConfigurationError(
                 f"--set: got {item!r}, wanted SECTION.KEY=VALUE, as in --set radio.snr_db=0."
             )
-        overrides[name.strip()] = _toml_value(text.strip())
+        overrides[name.strip()] = toml_value(text.strip())
     if args.rounds is not None:
         overrides["optimizer.rounds"] = args.rounds
     if args.seed is not None:
         overrides["run.seed"] = args.seed
     return overrides
-
-
-def _toml_value(text: str) -> Any:
-    """A TOML value; bare words are strings, so that --set radio.channel=awgn works."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
 
 
 def _next_folder(config: RunConfig) -> Path:

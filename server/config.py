@@ -145,6 +145,16 @@ class PrivacySection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=
     csi_failure_fraction: float = 0.1
     noise_source: Literal["system", "simulation"] = "system"
 
+    @property
+    def has_system_keys(self) -> bool:
+        """A promise that rests on secrets only the devices hold."""
+        return self.enabled and self.noise_source == "system"
+
+    @property
+    def has_simulated_keys(self) -> bool:
+        """A promise whose noise whoever knows the configuration can undo."""
+        return self.enabled and self.noise_source == "simulation"
+
 
 class RunSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How the run is carried out.
@@ -206,19 +216,17 @@ class RunConfig(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
         _within("privacy.csi_failure_fraction", self.privacy.csi_failure_fraction, 0.0, 0.5)
         if self.privacy.enabled:
             self._check_privacy()
+        elif not math.isfinite(self.optimizer.clip) and self.radio.backend != "ideal":
+            raise ConfigurationError(
+                "optimizer.clip: infinite; a transmitter needs a bound. Set a finite clip, or "
+                'radio.backend = "ideal".'
+            )
         largest_step = self.optimizer.learning_rate * self.optimizer.clip
         if math.isfinite(largest_step) and largest_step > MAX_ABS_STEP_INTEGER * STEP_QUANTUM:
             raise ConfigurationError(
                 f"optimizer.learning_rate: {self.optimizer.learning_rate} times clip "
                 f"{self.optimizer.clip} is a step of {largest_step:g} per weight; at most "
                 f"{MAX_ABS_STEP_INTEGER * STEP_QUANTUM:g} can travel. Lower one of them."
-            )
-        if self.privacy.enabled:
-            return
-        if not math.isfinite(self.optimizer.clip) and self.radio.backend != "ideal":
-            raise ConfigurationError(
-                "optimizer.clip: infinite; a transmitter needs a bound. Set a finite clip, or "
-                'radio.backend = "ideal".'
             )
 
     def _check_privacy(self) -> None:
@@ -328,6 +336,14 @@ def _resolve_paths(document: dict[str, Any], folder: Path) -> None:
         is_name = key == "name" and not value.endswith(".toml")
         if value not in ("", BUNDLED_MODEL) and not is_name:
             keys[key] = str((folder / value).resolve())
+
+
+def toml_value(text: str) -> Any:
+    """A TOML value from a command line; bare words are strings: --set radio.channel=awgn."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
 
 
 def parse_config(document: dict[str, Any], *, source: str) -> RunConfig:

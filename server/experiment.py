@@ -39,11 +39,7 @@ from server.pricing import Pricing, PrivacyTerms
 from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger
 from server.round_loop import RoundLoop
-from server.run_store import EvaluationRow, RoundRow, RunStore
-
-COMPLETE = "complete"
-INTERRUPTED = "interrupted"
-BUDGET_EXHAUSTED = "budget_exhausted"
+from server.run_store import EvaluationRow, Outcome, RoundRow, RunStore
 
 _KEYS_FILE = "private_keys.json"
 
@@ -186,14 +182,13 @@ class Experiment:
                 process records none.
 
         Returns:
-            Whether the run is complete. If not, the store's "outcome" says why: "interrupted", or
-            "budget_exhausted" when the next round could not be afforded.
+            Whether the run is complete. If not, the store's "outcome" says why (`Outcome`).
         """
         rounds = self.config.optimizer.rounds
         started, wall_before = clock(), float(self.store.meta("wall_s"))
         first = done = self.store.num_rounds()
         channel: ChannelEstimate | None = None
-        outcome = INTERRUPTED
+        outcome = Outcome.INTERRUPTED
         try:
             on_progress(Progress(done, rounds, None, self._latest_evaluation(done), 0.0))
             while done < rounds and not should_stop():
@@ -210,21 +205,21 @@ class Experiment:
                 pace = (done - first) / (clock() - started)
                 on_progress(Progress(done, rounds, row, evaluation, pace))
             if done == rounds:
-                outcome = COMPLETE
+                outcome = Outcome.COMPLETE
         except BudgetExhaustedError:
             # The promise is kept by falling silent; what was learnt so far is the result.
-            outcome = BUDGET_EXHAUSTED
+            outcome = Outcome.BUDGET_EXHAUSTED
         finally:
             self.store.set_meta("wall_s", wall_before + clock() - started)
             self._note_memory(is_fresh_process)
             self.store.set_meta("epsilon_spent", self.pricing.epsilon_spent())
             self.store.set_meta("source", self.source)
             self.store.set_meta("outcome", outcome)
-        if outcome != INTERRUPTED:
-            if all(row.num_rounds != done for row in self.store.evaluations()):
+        if outcome is not Outcome.INTERRUPTED:
+            if self._recorded_evaluation(done) is None:
                 on_progress(Progress(done, rounds, None, self.evaluate(done), 0.0))
             self.store.set_meta("parameter_digest", self.loop.compare_replicas(done))
-        return outcome == COMPLETE
+        return outcome is Outcome.COMPLETE
 
     def evaluate(self, num_rounds: int) -> EvaluationRow:
         """Evaluate the server's replica and record the result."""
@@ -255,10 +250,11 @@ class Experiment:
         """The evaluation due now; made up for if the run died between its round and it."""
         if not self._is_evaluated_after(num_rounds):
             return None
-        for row in self.store.evaluations():
-            if row.num_rounds == num_rounds:
-                return row
-        return self.evaluate(num_rounds)
+        return self._recorded_evaluation(num_rounds) or self.evaluate(num_rounds)
+
+    def _recorded_evaluation(self, num_rounds: int) -> EvaluationRow | None:
+        rows = self.store.evaluations()
+        return next((row for row in rows if row.num_rounds == num_rounds), None)
 
     def close(self) -> None:
         """Silence the devices, let the receiver go, close the store. Idempotent."""
@@ -294,7 +290,7 @@ def _create_store(
             "wall_s": 0.0,
         },
     )
-    if config.privacy.enabled and config.privacy.noise_source == "system":
+    if config.privacy.has_system_keys:
         try:
             _save_keys(folder, keys)
         except OSError as error:
@@ -338,7 +334,7 @@ def _save_keys(folder: Path, keys: Sequence[bytes]) -> None:
 
 
 def _load_keys(config: RunConfig, folder: Path) -> list[bytes]:
-    if not (config.privacy.enabled and config.privacy.noise_source == "system"):
+    if not config.privacy.has_system_keys:
         return make_keys(config)
     path = folder / _KEYS_FILE
     try:

@@ -47,7 +47,7 @@ class ProgressPrinter:
         )
         if experiment.terms is not None:
             self._line(_what_noise_leaves(config, experiment.terms))
-        if privacy.enabled and privacy.noise_source == "simulation":
+        if privacy.has_simulated_keys:
             self._line(
                 "  noise keys derive from the seed (a repeatable simulation): the figures are "
                 "those of the mechanism,\n  but whoever knows this configuration can undo the "

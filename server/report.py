@@ -17,7 +17,7 @@ from typing import Any
 from radio.metrics import nmse_db
 from server.config import RunConfig, parse_config
 from server.plots import draw_plots
-from server.run_store import EvaluationRow, RoundRow, RunStore
+from server.run_store import EvaluationRow, Outcome, RoundRow, RunStore
 
 SUMMARY_FILE = "summary.json"
 REPORT_FILE = "report.html"
@@ -72,7 +72,7 @@ def summarise(
     return {
         "run_id": store.meta("run_id"),
         "complete": len(rows) == config.optimizer.rounds,
-        "outcome": store.meta("outcome") or "interrupted",
+        "outcome": store.meta("outcome") or Outcome.INTERRUPTED,
         "task": config.task.name,
         "source": store.meta("source"),
         "num_devices": config.federation.num_devices,
@@ -204,7 +204,7 @@ def _notes(config: RunConfig, summary: dict[str, Any]) -> str:
             f"{summary['delta']:g}, per {config.privacy.unit}, {config.privacy.relation}, "
             f"{config.privacy.access} access. Receiver noise is not counted."
         )
-        if config.privacy.noise_source == "simulation":
+        if config.privacy.has_simulated_keys:
             notes.append(
                 "Noise keys derive from the seed, so the run can be repeated; whoever knows the "
                 "configuration can undo the noise."
@@ -214,9 +214,9 @@ def _notes(config: RunConfig, summary: dict[str, Any]) -> str:
                 "More than the budget was spent: a device fell silent after the price of a round "
                 "was agreed, and its noise was missing."
             )
-    if summary["outcome"] == "interrupted":
+    if summary["outcome"] == Outcome.INTERRUPTED:
         notes.append("The run was interrupted and can be resumed.")
-    if summary["outcome"] == "budget_exhausted":
+    if summary["outcome"] == Outcome.BUDGET_EXHAUSTED:
         notes.append("The privacy budget was spent before the last round; the run stopped.")
     if summary["rounds_without_speakers"]:
         notes.append(

@@ -8,6 +8,7 @@ bundle plus the steps.
 
 from __future__ import annotations
 
+import enum
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -22,6 +23,18 @@ from server.errors import RunStoreError
 STORE_FILE = "run.sqlite3"
 _APPLICATION_ID = 0x70415A30  # "pAZ0"
 _SCHEMA_VERSION = 1
+
+
+class Outcome(enum.StrEnum):
+    """How a run stands, as its store and summary say it.
+
+    COMPLETE: every planned round. INTERRUPTED: stopped from outside, can be resumed.
+    BUDGET_EXHAUSTED: the next round could not be afforded; it stays silent for good.
+    """
+
+    COMPLETE = "complete"
+    INTERRUPTED = "interrupted"
+    BUDGET_EXHAUSTED = "budget_exhausted"
 
 
 @dataclass(frozen=True, slots=True)
