@@ -98,6 +98,10 @@ class OnnxForward:
 
     def run(self, batch: Batch) -> ForwardOutput:
         """One forward pass over one batch."""
+        self._store.settle()
+        return self._run(batch)
+
+    def _run(self, batch: Batch) -> ForwardOutput:
         binding = self._bindings.get()
         try:
             for name, array in (
@@ -116,9 +120,10 @@ class OnnxForward:
 
     def run_many(self, batches: Sequence[Batch]) -> list[ForwardOutput]:
         """Many batches, in order; spread over the workers."""
+        self._store.settle()  # before the workers start: nothing may move under them
         if self._pool is None:
-            return [self.run(batch) for batch in batches]
-        return list(self._pool.map(self.run, batches))
+            return [self._run(batch) for batch in batches]
+        return list(self._pool.map(self._run, batches))
 
     def close(self) -> None:
         """Stop the worker threads."""

@@ -4,6 +4,10 @@ A round moves the weights four times and leaves no trace but its step:
 
     w + mu z   ->   w - mu z   ->   w   ->   w - step z
 
+Moves are carried out when somebody reads the weights, not before. Neighbours along one direction
+become one, and different directions share a trip to memory, so restore, step and the next round's
+first perturbation are one pass over the weights: two passes a round instead of five.
+
 Because every addition is exact (`edge_runtime.lattice`), the third state is the first, bit for bit,
 and replaying the steps in any order on any machine gives the same weights.
 """
@@ -13,14 +17,18 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import math
+import weakref
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from edge_runtime.bundle import Bundle, TensorEntry
+from edge_runtime.kernel import MAX_FUSED_MOVES, WEIGHTS_PER_BLOCK, add_moves, max_abs, numpy_twin
 from edge_runtime.lattice import is_multiple_of_quantum, range_limit, round_to_lattice
 from edge_runtime.protocol.direction import WEIGHTS_PER_WORD, rounding_word, sign_bytes
 from edge_runtime.protocol.errors import BundleError, LatticeError
@@ -33,12 +41,9 @@ TRAINABLE_NORMS_AND_BIASES = "norms_and_biases"
 
 _ALIGNMENT_BYTES = 64
 _STEP_EXPONENT = round(math.log2(STEP_QUANTUM))
-_CHUNK_WORDS = 1024  # 64 Ki weights: the scratch stays in the second-level cache
-
-# Row b holds the eight signs that byte b encodes, least significant bit first.
-_SIGNS_OF_BYTE: Float32Array = 1.0 - 2.0 * np.unpackbits(
-    np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"
-).astype(np.float32)
+_CHUNK_WEIGHTS = 1 << 18  # 1 MiB: what loading, range checks and digests hold beside the weights
+_PIECE_WEIGHTS = 1 << 20  # what one thread takes at a time
+_MIN_THREADED_WEIGHTS = 1 << 20  # below, waking a thread costs more than it saves
 
 
 def select_trainable(names: Sequence[str], trainable: str | Sequence[str]) -> tuple[bool, ...]:
@@ -77,11 +82,16 @@ class ParameterStore:
     Guarantees:
         ``add_direction(s, a)`` then ``add_direction(s, -a)`` restores every bit.
         Moves commute: any order gives the same digest.
-        A move that would leave a tensor's range raises before any weight is touched.
+        A move that would leave a tensor's range raises when it is asked for, and is forgotten.
+
+    Readers call `settle` first; `tensors`, `digest` and OnnxForward do.
     """
 
     def __init__(
-        self, entries: Sequence[TensorEntry], trainable: str | Sequence[str] = TRAINABLE_ALL
+        self,
+        entries: Sequence[TensorEntry],
+        trainable: str | Sequence[str] = TRAINABLE_ALL,
+        num_threads: int = 1,
     ) -> None:
         self.entries = tuple(entries)
         self.trainable = select_trainable([entry.name for entry in entries], trainable)
@@ -95,14 +105,22 @@ class ParameterStore:
             for start, size in zip(starts[:-1].tolist(), sizes, strict=True)
         ]
         self._max_abs = [0.0] * len(sizes)
-        self._scratch = np.empty((_CHUNK_WORDS * 8, 8), dtype=np.float32)
+        # Direction seed -> scale per tensor, oldest first: moves asked for and not yet made.
+        self._pending: dict[int, list[float]] = {}
+        self._pool: ThreadPoolExecutor | None = None
+        if num_threads > 1 and self.num_trainable >= _MIN_THREADED_WEIGHTS:
+            self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="pairzero-move")
+            weakref.finalize(self, self._pool.shutdown, wait=False)
 
     @classmethod
     def from_bundle(
-        cls, bundle: Bundle, trainable: str | Sequence[str] = TRAINABLE_ALL
+        cls,
+        bundle: Bundle,
+        trainable: str | Sequence[str] = TRAINABLE_ALL,
+        num_threads: int = 1,
     ) -> ParameterStore:
-        """Load a bundle's weights, one tensor at a time, and round them to their lattices."""
-        store = cls(bundle.manifest.tensors, trainable)
+        """Load a bundle's weights, a piece at a time, and round them to their lattices."""
+        store = cls(bundle.manifest.tensors, trainable, num_threads)
         store._load(bundle.weights_path)
         return store
 
@@ -112,9 +130,10 @@ class ParameterStore:
         entries: Sequence[TensorEntry],
         arrays: dict[str, Float32Array],
         trainable: str | Sequence[str] = TRAINABLE_ALL,
+        num_threads: int = 1,
     ) -> ParameterStore:
         """Build from arrays in memory, rounded to their lattices."""
-        store = cls(entries, trainable)
+        store = cls(entries, trainable, num_threads)
         for index, entry in enumerate(store.entries):
             store._set(index, arrays[entry.name])
         return store
@@ -126,25 +145,32 @@ class ParameterStore:
                 for index, entry in enumerate(self.entries):
                     if entry.name not in present:
                         raise BundleError(f"{path}: tensor {entry.name!r} is missing.")
-                    self._set(index, weights.get_tensor(entry.name))
+                    self._set(index, weights.get_slice(entry.name))
         except (SafetensorError, OSError) as error:
             raise BundleError(f"{path}: not a safetensors file: {error}") from error
 
-    def _set(self, index: int, values: npt.NDArray[np.floating]) -> None:
-        entry = self.entries[index]
-        if tuple(values.shape) != tuple(entry.shape):
-            raise BundleError(
-                f"{entry.name}: shape {tuple(values.shape)}, the manifest says {entry.shape}."
-            )
-        rounded = round_to_lattice(values.astype(np.float32), entry.quantum_exponent)
-        max_abs = float(np.max(np.abs(rounded), initial=0.0))
-        if not max_abs < range_limit(entry.quantum_exponent):
+    def _set(self, index: int, values: Any) -> None:
+        """Copy an array or a slice of a file, some rows at a time: no second copy of a tensor."""
+        entry, flat = self.entries[index], self._flats[index]
+        shape = tuple(values.get_shape() if hasattr(values, "get_shape") else values.shape)
+        if shape != tuple(entry.shape):
+            raise BundleError(f"{entry.name}: shape {shape}, the manifest says {entry.shape}.")
+        if not shape:  # a single number has no rows to go through
+            shape, values = (1,), np.reshape(values[...], 1)
+        row = math.prod(shape[1:])
+        step = max(1, _CHUNK_WEIGHTS // max(1, row))
+        for start in range(0, shape[0], step):
+            piece = np.asarray(values[start : min(start + step, shape[0])]).astype(np.float32)
+            flat[start * row : start * row + piece.size] = round_to_lattice(
+                piece, entry.quantum_exponent
+            ).reshape(-1)
+        largest = max_abs(flat)
+        if not largest < range_limit(entry.quantum_exponent):
             raise LatticeError(
-                f"{entry.name}: holds {max_abs}, its lattice ends at "
+                f"{entry.name}: holds {largest}, its lattice ends at "
                 f"{range_limit(entry.quantum_exponent)}. Export the model again."
             )
-        self._flats[index][:] = rounded.reshape(-1)
-        self._max_abs[index] = max_abs
+        self._max_abs[index] = largest
 
     @property
     def num_parameters(self) -> int:
@@ -158,7 +184,11 @@ class ParameterStore:
 
     @property
     def tensors(self) -> dict[str, Float32Array]:
-        """Name -> view of the live weights, in the manifest's order. Do not write to them."""
+        """Name -> view of the live weights, in the manifest's order. Do not write to them.
+
+        A view held across a move follows it only after `settle`.
+        """
+        self.settle()
         return {
             entry.name: flat.reshape(entry.shape)
             for entry, flat in zip(self.entries, self._flats, strict=True)
@@ -206,13 +236,37 @@ class ParameterStore:
         for result in results:
             self.apply_step(result)
 
+    def settle(self) -> None:
+        """Carry out the moves that were asked for. Not to be called while a forward pass runs."""
+        if not self._pending:
+            return
+        pending, self._pending = self._pending, {}
+        pieces = []
+        for index, flat in enumerate(self._flats):
+            moves = [(seed, scales[index]) for seed, scales in pending.items() if scales[index]]
+            if moves:
+                seeds, scales = zip(*moves, strict=True)
+                for start in range(0, flat.size, _PIECE_WEIGHTS):
+                    piece = flat[start : start + _PIECE_WEIGHTS]
+                    pieces.append((piece, index, start // WEIGHTS_PER_BLOCK, seeds, scales))
+        if self._pool is None:
+            for arguments in pieces:
+                add_moves(*arguments)
+        else:
+            for done in [self._pool.submit(add_moves, *arguments) for arguments in pieces]:
+                done.result()
+
     def _add(self, direction_seed: int, scales: Sequence[float]) -> None:
         moved = [i for i, trained in enumerate(self.trainable) if trained and scales[i] != 0.0]
         for index in moved:
             self._check_range(index, direction_seed, scales[index])
         for index in moved:
             self._max_abs[index] += abs(scales[index])
-            _add_signs(self._flats[index], direction_seed, index, scales[index], self._scratch)
+        if direction_seed not in self._pending and len(self._pending) == MAX_FUSED_MOVES:
+            self.settle()
+        total = self._pending.setdefault(direction_seed, [0.0] * len(self.entries))
+        for index in moved:
+            total[index] += scales[index]  # both multiples of the quantum: exact in float64
 
     def _check_range(self, index: int, direction_seed: int, scale: float) -> None:
         """The bound on abs(w) only grows; when it meets the limit, look at the real weights.
@@ -223,7 +277,8 @@ class ParameterStore:
         limit = range_limit(entry.quantum_exponent)
         if self._max_abs[index] + move < limit:
             return
-        self._max_abs[index] = float(np.max(np.abs(self._flats[index]), initial=0.0))
+        self.settle()
+        self._max_abs[index] = max_abs(self._flats[index])
         if self._max_abs[index] + move < limit:
             return
         # abs(scale) < limit makes the float32 move exact, and float64 holds every sum.
@@ -239,6 +294,7 @@ class ParameterStore:
 
     def digest(self) -> str:
         """sha256 over every tensor's name and little-endian bytes, in order. Equal bits, or not."""
+        self.settle()
         sha = hashlib.sha256()
         for entry, flat in zip(self.entries, self._flats, strict=True):
             sha.update(entry.name.encode())
@@ -250,29 +306,11 @@ def _max_abs_after(
     flat: Float32Array, direction_seed: int, tensor_index: int, scale: float
 ) -> float:
     """max abs(flat + scale z) in float64, chunk by chunk; nothing is moved."""
-    largest, chunk = 0.0, _CHUNK_WORDS * WEIGHTS_PER_WORD
-    for start in range(0, flat.size, chunk):
-        piece = flat[start : start + chunk].astype(np.float64)
+    largest = 0.0
+    for start in range(0, flat.size, _CHUNK_WEIGHTS):
+        piece = flat[start : start + _CHUNK_WEIGHTS].astype(np.float64)
         words = -(-piece.size // WEIGHTS_PER_WORD)
         signs = sign_bytes(direction_seed, tensor_index, start // WEIGHTS_PER_WORD, words)
-        piece += scale * _SIGNS_OF_BYTE[signs].reshape(-1)[: piece.size]
+        piece += scale * numpy_twin.SIGNS_OF_BYTE[signs].reshape(-1)[: piece.size]
         largest = max(largest, float(np.max(np.abs(piece))))
     return largest
-
-
-def _add_signs(
-    flat: Float32Array, direction_seed: int, tensor_index: int, scale: float, scratch: Float32Array
-) -> None:
-    """flat += scale * z, chunk by chunk; a byte of the stream picks a row of eight moves."""
-    moves = _SIGNS_OF_BYTE * np.float32(scale)
-    num_words = -(-flat.size // WEIGHTS_PER_WORD)
-    for first_word in range(0, num_words, _CHUNK_WORDS):
-        words = min(_CHUNK_WORDS, num_words - first_word)
-        piece = flat[first_word * WEIGHTS_PER_WORD : (first_word + words) * WEIGHTS_PER_WORD]
-        picked = scratch[: words * 8]
-        # mode="clip" skips numpy's bounds check and its buffer; a byte cannot be out of bounds.
-        np.take(
-            moves, sign_bytes(direction_seed, tensor_index, first_word, words),
-            axis=0, out=picked, mode="clip",
-        )  # fmt: skip
-        piece += picked.reshape(-1)[: piece.size]

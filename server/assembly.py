@@ -85,9 +85,9 @@ def assemble(
     """
     workers = config.run.workers or os.cpu_count() or 1
     bundle, trainable = ingredients.bundle, config.model.trainable
-    device_weights = ParameterStore.from_bundle(bundle, trainable)
+    device_weights = ParameterStore.from_bundle(bundle, trainable, workers)
     device_weights.check_perturbation_scale(2.0**config.optimizer.perturbation_scale_log2)
-    replica = ParameterStore.from_bundle(bundle, trainable)
+    replica = ParameterStore.from_bundle(bundle, trainable, workers)
     uplinks, receiver, air, noise_symbols = _build_air(config)
     _check_keys_fit(config, receiver.source)
     truth = ScalarTruth()

@@ -24,7 +24,7 @@ NAMES = (
 )
 
 
-def make_store(*arrays, exponents=None, trainable="all", names=None):
+def make_store(*arrays, exponents=None, trainable="all", names=None, num_threads=1):
     exponents = exponents or [EXPONENT] * len(arrays)
     names = names or [f"tensor_{i}" for i in range(len(arrays))]
     entries = [
@@ -32,7 +32,7 @@ def make_store(*arrays, exponents=None, trainable="all", names=None):
         for name, array, exponent in zip(names, arrays, exponents, strict=True)
     ]
     values = {n: np.asarray(a, dtype=np.float32) for n, a in zip(names, arrays, strict=True)}
-    return ParameterStore.from_arrays(entries, values, trainable)
+    return ParameterStore.from_arrays(entries, values, trainable, num_threads)
 
 
 def random_weights(*shape, seed=0):
@@ -93,6 +93,8 @@ def test_views_show_the_live_weights():
     store = make_store(np.zeros(100))
     view = store.tensors["tensor_0"]
     store.add_direction(3, SCALE)
+    assert np.array_equal(view, np.zeros(100))  # asked for, not yet made
+    store.settle()
     assert np.array_equal(view, SCALE * direction(3, 0, 100))
     assert np.shares_memory(view, store.tensors["tensor_0"])
 
@@ -309,3 +311,45 @@ def test_a_tensor_that_is_not_in_the_file_is_named(tiny_bundle):
     manifest = msgspec.structs.replace(tiny_bundle.manifest, tensors=entries)
     with pytest.raises(BundleError, match="'ghost' is missing"):
         ParameterStore.from_bundle(msgspec.structs.replace(tiny_bundle, manifest=manifest))
+
+
+def test_a_round_costs_two_passes(monkeypatch):
+    """Restore, step and the next perturbation are one trip to memory."""
+    import edge_runtime.parameters as module
+
+    passes = []
+
+    def counting(*arguments):
+        passes.append(arguments[3])
+        kernel(*arguments)
+
+    kernel = module.add_moves
+    monkeypatch.setattr(module, "add_moves", counting)
+    store = make_store(random_weights(300))
+    for seed in (1, 2, 3):
+        store.add_direction(seed, SCALE)
+        store.settle()
+        store.add_direction(seed, -2 * SCALE)
+        store.settle()
+        store.add_direction(seed, SCALE)
+        store.apply_step(RoundResult("r", seed, seed, 12345 << 20))
+    assert passes == [(1,), (1,), (1, 2), (2,), (2, 3), (3,)]
+
+
+def test_opposite_moves_that_nobody_saw_cost_nothing(monkeypatch):
+    import edge_runtime.parameters as module
+
+    monkeypatch.setattr(module, "add_moves", None)
+    store = make_store(random_weights(300))
+    store.add_direction(1, SCALE)
+    store.add_direction(1, -SCALE)
+    store.settle()
+
+
+def test_threads_change_no_bit():
+    weights = random_weights((1 << 21) + 77)
+    alone, together = (make_store(weights, num_threads=threads) for threads in (1, 3))
+    for store in (alone, together):
+        store.add_direction(9, SCALE)
+        store.apply_step(RoundResult("r", 0, 9, 987654 << 18))
+    assert alone.digest() == together.digest()

@@ -86,7 +86,7 @@ def wheel_names(tmp_path_factory):
         pytest.importorskip("wheel")
     tree = tmp_path_factory.mktemp("tree")
     # A copy, so that no build folder appears in the repository; with what must stay out.
-    ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    ignore = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.so")
     for name in (*TOP_LEVEL, "tests", "benchmarks"):
         shutil.copytree(ROOT / name, tree / name, ignore=ignore)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -97,7 +97,7 @@ def wheel_names(tmp_path_factory):
     )  # fmt: skip
     assert built.returncode == 0, built.stderr
     (wheel,) = (tree / "wheels").glob("*.whl")
-    assert wheel.name.startswith(f"pairzero-{version('pairzero')}-py3-none-any")
+    assert wheel.name.startswith(f"pairzero-{version('pairzero')}-cp311-abi3-")
     with zipfile.ZipFile(wheel) as archive:
         return set(archive.namelist())
 
@@ -113,6 +113,10 @@ def test_the_wheel_holds_assets_and_presets(wheel_names):
     assert {Path(name).name for name in assets} >= {"graph.onnx", "manifest.json", "snips.toml"}
     assert presets
     assert assets | presets <= wheel_names
+
+
+def test_the_wheel_holds_the_kernel_built_for_every_later_python(wheel_names):
+    assert "edge_runtime/kernel/_native.abi3.so" in wheel_names
 
 
 def test_the_wheel_holds_nothing_else(wheel_names):

@@ -1,0 +1,149 @@
+"""The kernel: Random123's vectors, the numpy twin's bits, fused passes, an aarch64 build."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_runtime.kernel import KERNEL_NAME, KERNEL_REASON, numpy_twin
+from edge_runtime.protocol.direction import direction, sign_words
+
+SOURCES = Path(__file__).parents[2] / "edge_runtime" / "kernel"
+ALL = 2**64 - 1
+
+AddMoves = Callable[..., None]
+
+
+@pytest.fixture
+def native() -> object:
+    if KERNEL_NAME != "c" and os.environ.get("PAIRZERO_KERNEL") != "numpy":
+        pytest.fail(f"the C kernel was not built: {KERNEL_REASON}")
+    from edge_runtime.kernel import _native
+
+    return _native
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "wanted"),
+    [  # published with Random123 (kat_vectors, philox4x64, 10 rounds)
+        (
+            (0, 0, 0, 0), (0, 0),
+            (0x16554D9ECA36314C, 0xDB20FE9D672D0FDC, 0xD7E772CEE186176B, 0x7E68B68AEC7BA23B),
+        ),
+        (
+            (ALL, ALL, ALL, ALL), (ALL, ALL),
+            (0x87B092C3013FE90B, 0x438C3C67BE8D0224, 0x9CC7D7C69CD777B6, 0xA09CAEBF594F0BA0),
+        ),
+        (
+            (0x243F6A8885A308D3, 0x13198A2E03707344, 0xA4093822299F31D0, 0x082EFA98EC4E6C89),
+            (0x452821E638D01377, 0xBE5466CF34E90C6C),
+            (0xA528F45403E61D95, 0x38C72DBD566E9788, 0xA5A1610E72FD18B5, 0x57BD43B5E52B7FE6),
+        ),
+    ],
+)  # fmt: skip
+def test_philox_meets_the_known_answers(
+    native: object, counter: tuple[int, ...], key: tuple[int, ...], wanted: tuple[int, ...]
+) -> None:
+    assert native.philox4x64_10(counter, key) == wanted  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("size", [0, 1, 15, 64, 255, 256, 257, 4096, 4097, 70_001, 200_000])
+@pytest.mark.parametrize("num_moves", [1, 2, 5])
+def test_both_kernels_give_the_same_bits(native: object, size: int, num_moves: int) -> None:
+    rng = np.random.default_rng(size)
+    start = rng.normal(size=size).astype(np.float32)
+    seeds = [0, ALL, 7, 2**63, 12345][:num_moves]
+    scales = [2.0**-10, -0.3, 1e-20, 5.0, -(2.0**-9)][:num_moves]
+    ours, twin = start.copy(), start.copy()
+    native.add_moves(ours, 3, 11, seeds, scales)  # type: ignore[attr-defined]
+    numpy_twin.add_moves(twin, 3, 11, seeds, scales)
+    assert ours.tobytes() == twin.tobytes()
+
+
+def test_a_fused_pass_is_the_definition_added_twice(native: object) -> None:
+    weights = np.zeros(1000, dtype=np.float32)
+    native.add_moves(weights, 2, 0, [5, 6], [0.5, 0.125])  # type: ignore[attr-defined]
+    wanted = np.float32(0.5) * direction(5, 2, 1000) + np.float32(0.125) * direction(6, 2, 1000)
+    np.testing.assert_array_equal(weights, wanted)
+
+
+@pytest.mark.parametrize("values", [[], [0.0], [-3.0, 2.0], [1.0, np.nan], [-np.inf, 1.0]])
+def test_max_abs_is_numpys(native: object, values: list[float]) -> None:
+    array = np.array(values, dtype=np.float32)
+    wanted = np.max(np.abs(array), initial=0.0)
+    np.testing.assert_equal(native.max_abs(array), wanted)  # type: ignore[attr-defined]
+    np.testing.assert_equal(numpy_twin.max_abs(array), wanted)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ((np.zeros(4), 0, 0, [1], [1.0]), TypeError),
+        ((np.zeros(4, np.float32), 0, 0, [1, 2], [1.0]), ValueError),
+        ((np.zeros(4, np.float32), 0, 0, [0] * 17, [1.0] * 17), ValueError),
+        ((np.zeros(4, np.float32), 0, 0, [-1], [1.0]), OverflowError),
+        ((np.zeros(8, np.float32)[::2], 0, 0, [1], [1.0]), (BufferError, ValueError)),
+        ((b"1234", 0, 0, [1], [1.0]), (BufferError, TypeError)),
+    ],
+)
+def test_bad_arguments_are_refused(
+    native: object, arguments: tuple[object, ...], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        native.add_moves(*arguments)  # type: ignore[attr-defined]
+
+
+def test_the_fallback_can_be_asked_for_and_says_so() -> None:
+    answer = subprocess.run(
+        [sys.executable, "-c", "from edge_runtime.kernel import *; print(KERNEL_NAME)"],
+        env={**os.environ, "PAIRZERO_KERNEL": "numpy"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert answer.stdout.strip() == "numpy"
+
+
+AARCH64_MAIN = r"""
+#include "core.h"
+#include <stdio.h>
+static float w[70001];
+int main(void)
+{
+    const uint64_t seeds[2] = {2024, 77};
+    const float scales[2] = {0.0009765625f, -0.375f};
+    uint64_t words[9];
+    for (int i = 0; i < 70001; i++) w[i] = (float)(i % 513 - 256) / 1024;
+    pairzero_sign_words(2024, 3, 45, 9, words);
+    pairzero_add_moves(w, 70001, 3, 11, seeds, scales, 2);
+    fwrite(words, sizeof words, 1, stdout);
+    fwrite(w, sizeof w, 1, stdout);
+    return 0;
+}
+"""
+
+
+def test_aarch64_gives_the_same_bits(tmp_path: Path) -> None:
+    compiler, emulator = (shutil.which(n) for n in ("aarch64-linux-gnu-gcc", "qemu-aarch64-static"))
+    if compiler is None or emulator is None:
+        message = "install gcc-aarch64-linux-gnu and qemu-user-static"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(message)
+    (tmp_path / "main.c").write_text(AARCH64_MAIN)
+    program = tmp_path / "main"
+    subprocess.run(
+        [compiler, "-O3", "-std=gnu11", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror",
+         "-Wno-psabi", "-Wno-parentheses", "-static", f"-I{SOURCES}", str(tmp_path / "main.c"),
+         str(SOURCES / "core.c"), "-o", str(program)],
+        check=True,
+    )  # fmt: skip
+    output = subprocess.run([emulator, str(program)], capture_output=True, check=True).stdout
+    words = np.frombuffer(output[:72], dtype="<u8")
+    np.testing.assert_array_equal(words, sign_words(2024, 3, 45, 9))
+    weights = ((np.arange(70001) % 513 - 256) / 1024).astype(np.float32)
+    numpy_twin.add_moves(weights, 3, 11, [2024, 77], [0.0009765625, -0.375])
+    assert output[72:] == weights.tobytes()
