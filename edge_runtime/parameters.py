@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import json
 import math
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +43,7 @@ TRAINABLE_NORMS_AND_BIASES = "norms_and_biases"
 _ALIGNMENT_BYTES = 64
 _STEP_EXPONENT = round(math.log2(STEP_QUANTUM))
 _CHUNK_WEIGHTS = 1 << 18  # 1 MiB: what loading, range checks and digests hold beside the weights
+_NUMPY_DTYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}  # safetensors' names
 _PIECE_WEIGHTS = 1 << 20  # what one thread takes at a time
 _MIN_THREADED_WEIGHTS = 1 << 20  # below, waking a thread costs more than it saves
 
@@ -135,35 +137,43 @@ class ParameterStore:
         """Build from arrays in memory, rounded to their lattices."""
         store = cls(entries, trainable, num_threads)
         for index, entry in enumerate(store.entries):
-            store._set(index, arrays[entry.name])
+            array = np.asarray(arrays[entry.name])
+            store._check_shape(entry, array.shape)
+            store._set(index, [array.reshape(-1)])
         return store
 
     def _load(self, path: Path) -> None:
         try:
-            with safe_open(str(path), framework="np") as weights:
+            with safe_open(str(path), framework="np") as weights:  # checks the header
                 present = set(weights.keys())
+            with path.open("rb") as file:
+                size = int.from_bytes(file.read(8), "little")
+                header, data_start = json.loads(file.read(size)), 8 + size
                 for index, entry in enumerate(self.entries):
                     if entry.name not in present:
                         raise BundleError(f"{path}: tensor {entry.name!r} is missing.")
-                    self._set(index, weights.get_slice(entry.name))
+                    described = header[entry.name]
+                    self._check_shape(entry, described["shape"])
+                    file.seek(data_start + described["data_offsets"][0])
+                    self._set(index, _read_pieces(file, entry, described["dtype"]))
         except (SafetensorError, OSError) as error:
             raise BundleError(f"{path}: not a safetensors file: {error}") from error
 
-    def _set(self, index: int, values: Any) -> None:
-        """Copy an array or a slice of a file, some rows at a time: no second copy of a tensor."""
+    @staticmethod
+    def _check_shape(entry: TensorEntry, shape: Sequence[int]) -> None:
+        if tuple(shape) != tuple(entry.shape):
+            raise BundleError(
+                f"{entry.name}: shape {tuple(shape)}, the manifest says {entry.shape}."
+            )
+
+    def _set(self, index: int, pieces: Iterable[npt.NDArray[np.floating]]) -> None:
+        """Fill a tensor from flat pieces in order: no second copy of it is ever held."""
         entry, flat = self.entries[index], self._flats[index]
-        shape = tuple(values.get_shape() if hasattr(values, "get_shape") else values.shape)
-        if shape != tuple(entry.shape):
-            raise BundleError(f"{entry.name}: shape {shape}, the manifest says {entry.shape}.")
-        if not shape:  # a single number has no rows to go through
-            shape, values = (1,), np.reshape(values[...], 1)
-        row = math.prod(shape[1:])
-        step = max(1, _CHUNK_WEIGHTS // max(1, row))
-        for start in range(0, shape[0], step):
-            piece = np.asarray(values[start : min(start + step, shape[0])]).astype(np.float32)
-            flat[start * row : start * row + piece.size] = round_to_lattice(
-                piece, entry.quantum_exponent
-            ).reshape(-1)
+        start = 0
+        for piece in pieces:
+            rounded = round_to_lattice(piece.astype(np.float32), entry.quantum_exponent)
+            flat[start : start + piece.size] = rounded
+            start += piece.size
         largest = max_abs(flat)
         if not largest < range_limit(entry.quantum_exponent):
             raise LatticeError(
@@ -300,6 +310,27 @@ class ParameterStore:
             sha.update(entry.name.encode())
             sha.update(flat.astype("<f4", copy=False).data)
         return sha.hexdigest()
+
+
+def _read_pieces(
+    file: BinaryIO, entry: TensorEntry, dtype: str
+) -> Iterator[npt.NDArray[np.floating]]:
+    """A tensor's values from the file's position on, a piece at a time.
+
+    Read, not mapped: the pages of a mapped file count as resident while they are used.
+    """
+    if dtype not in _NUMPY_DTYPES:
+        raise BundleError(
+            f"{entry.name}: stored as {dtype}, wanted one of {', '.join(_NUMPY_DTYPES)}. "
+            "Export the model again."
+        )
+    left = math.prod(entry.shape)
+    while left > 0:
+        piece = np.empty(min(left, _CHUNK_WEIGHTS), dtype=_NUMPY_DTYPES[dtype])
+        if file.readinto(piece.view(np.uint8)) != piece.nbytes:  # type: ignore[attr-defined]
+            raise BundleError(f"{entry.name}: the file ends inside it. Copy the bundle again.")
+        left -= piece.size
+        yield piece
 
 
 def _max_abs_after(

@@ -1,0 +1,108 @@
+"""A zeroth-order step against two bare forward passes of the same graph, and its peak memory.
+
+    python benchmarks/make_random_opt.py --size 125m --out MODEL
+    pairzero export MODEL BUNDLE --task TASK.toml
+    python benchmarks/zeroth_order_step.py BUNDLE --batch 16 --seq 64 --threads 2
+
+One fresh process. Blocks of four steps and of four pairs of bare forwards (weights not moved)
+alternate; the ratio is the median of the ratios of neighbours. A step is what a device does:
+perturb, forward, flip, forward, restore, update. Afterwards ``--restores`` moves there and back
+must leave the digest as it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+
+from edge_runtime.bundle import open_bundle
+from edge_runtime.forward import OnnxForward
+from edge_runtime.kernel import KERNEL_NAME
+from edge_runtime.parameters import ParameterStore
+from edge_runtime.protocol.rounds import RoundResult
+from edge_runtime.tasks import Batch
+
+SCALE = 2.0**-10
+BLOCK = 4
+
+
+def resident_mb() -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) / 1e3 * 1.024
+    raise SystemExit("no VmRSS in /proc/self/status: this benchmark needs Linux")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--seq", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--restores", type=int, default=0)
+    args = parser.parse_args()
+
+    bundle = open_bundle(args.bundle)
+    store = ParameterStore.from_bundle(bundle, "all", args.threads)
+    forward = OnnxForward(bundle, store, intra_op_threads=args.threads)
+    loaded_peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1.024e-3
+    vocabulary = store.tensors["model.decoder.embed_tokens.weight"].shape[0]
+    ids = np.random.default_rng(0).integers(4, vocabulary, (args.batch, args.seq))
+    ends = (np.arange(args.batch) + 1) * args.seq - 1
+    batch = Batch(ids, ends.astype(np.int64), np.zeros(args.batch, dtype=np.int64))
+
+    def step(index: int) -> None:
+        store.add_direction(index, SCALE)
+        forward.run(batch)
+        store.add_direction(index, -2 * SCALE)
+        forward.run(batch)
+        store.add_direction(index, SCALE)
+        store.apply_step(RoundResult("benchmark", index, index, (index % 7 - 3) << 20))
+
+    def timed(work: object, *arguments: object) -> float:
+        started = time.perf_counter()
+        work(*arguments)  # type: ignore[operator]
+        return time.perf_counter() - started
+
+    step(1)
+    store.settle()
+    steps, bare, memory = [], [], [resident_mb()]
+    for first in range(2, args.steps + 2, BLOCK):
+        # The settle at the end makes the moves that a next step would have shared a pass with:
+        # a block of n steps pays for 2 n + 1 passes, a run of many rounds for 2 each.
+        block = sum(timed(step, first + k) for k in range(BLOCK)) + timed(store.settle)
+        steps.append(block / BLOCK)
+        bare.append(sum(timed(forward.run, batch) for _ in range(2 * BLOCK)) / BLOCK)
+        memory.append(resident_mb())
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1.024e-3
+
+    before = store.digest()
+    for index in range(args.restores):
+        store.add_direction(index, SCALE)
+        store.settle()
+        store.add_direction(index, -SCALE)
+    result = {
+        "weights": store.num_parameters,
+        "batch": args.batch, "seq": args.seq, "threads": args.threads, "kernel": KERNEL_NAME,
+        "step_s": statistics.median(steps),
+        "two_forwards_s": statistics.median(bare),
+        "step_to_two_forwards": statistics.median(s / b for s, b in zip(steps, bare, strict=True)),
+        "peak_rss_mb": peak_mb,
+        "peak_rss_after_loading_mb": loaded_peak_mb,
+        "rss_growth_mb": memory[-1] - memory[0],
+        "steps": args.steps,
+        "restores": args.restores,
+        "digest_unchanged": store.digest() == before,
+    }  # fmt: skip
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
