@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, open_bundle
+from edge_runtime.kernel import KERNEL_NAME, KERNEL_REASON
 from edge_runtime.protocol.errors import EdgeError
 from radio.errors import RadioError
 
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    checks = [_check_64_bit(), _check_onnxruntime(),
+    checks = [_check_64_bit(), _check_kernel(), _check_onnxruntime(),
         _check_library("tokenizers"), _check_library("safetensors"), _check_bundle(),
     ]  # fmt: skip
     for passed, text in checks:
@@ -73,6 +74,13 @@ def _check_64_bit() -> tuple[bool, str]:
     bits = 8 * struct.calcsize("P")
     hint = "" if bits == 64 else "; onnxruntime has no 32-bit wheel: install a 64-bit system"
     return bits == 64, f"{bits}-bit Python {sys.version.split()[0]}{hint}"
+
+
+def _check_kernel() -> tuple[bool, str]:
+    """Slow is not broken: both kernels give the same bits."""
+    if KERNEL_NAME == "c":
+        return True, "kernel in C"
+    return True, f"kernel in numpy, the same bits but several times slower: {KERNEL_REASON}"
 
 
 def _check_onnxruntime() -> tuple[bool, str]:
