@@ -21,6 +21,10 @@ from radio.errors import RadioError
 EXIT_PROBLEM = 1
 EXIT_BAD_INPUT = 2
 _PROBE_TIMEOUT_S = 60
+_PROBE = """
+from edge_runtime.onnx_runtime import onnxruntime
+print(onnxruntime.__version__)
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,7 +91,7 @@ def _check_onnxruntime() -> tuple[bool, str]:
     """In a process of its own: some builds die with an illegal instruction on older ARM cores."""
     try:
         probe = subprocess.run(
-            [sys.executable, "-c", "import onnxruntime; print(onnxruntime.__version__)"],
+            [sys.executable, "-c", _PROBE],
             capture_output=True,
             text=True,
             timeout=_PROBE_TIMEOUT_S,

@@ -14,9 +14,9 @@ from queue import SimpleQueue
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from edge_runtime.bundle import HEAD_LABEL_WORDS, Bundle
+from edge_runtime.onnx_runtime import onnxruntime
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.protocol.errors import BundleError
 from edge_runtime.tasks import Batch

@@ -86,7 +86,8 @@ def _build_parser() -> argparse.ArgumentParser:
     run.add_argument("--resume", type=Path, metavar="RUN", help="continue an interrupted run")
     run.add_argument(
         "--compare", action="store_true",
-        help="then run the same without privacy and noise, as a second line of the table",
+        help="then run the same without privacy and noise, as a second line of the table; "
+        "refused where real people are promised privacy",
     )  # fmt: skip
     run.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
     run.set_defaults(command=_run)
@@ -112,7 +113,7 @@ def _run(args: argparse.Namespace) -> int:
     from server import report
     from server.experiment import Experiment
     from server.progress import ProgressPrinter
-    from server.run_store import Outcome
+    from server.run_store import Outcome, stored_config
 
     printer = ProgressPrinter(sys.stderr if args.json else sys.stdout)
     if args.resume is not None:
@@ -121,9 +122,13 @@ def _run(args: argparse.Namespace) -> int:
                 "--resume continues a run as it was planned; it takes no other settings."
             )
         folder = args.resume
+        if args.compare:
+            _check_comparable(stored_config(folder))
         experiment = Experiment.resume(folder)
     else:
         config = load_config(args.config or DEFAULT_PRESET, _overrides(args))
+        if args.compare:
+            _check_comparable(config)
         folder = args.out or _next_folder(config)
         experiment = Experiment.start(config, folder)
 
@@ -169,6 +174,16 @@ def _drive(experiment: Any, printer: Any, is_fresh_process: bool = True) -> bool
         return complete
     finally:
         experiment.close()
+
+
+def _check_comparable(config: RunConfig) -> None:
+    """Under a real promise nothing noiseless is computed from the data, let alone stored."""
+    if config.privacy.has_system_keys:
+        raise ConfigurationError(
+            "--compare: the run promises privacy to the people in its data, and the reference "
+            "would publish the same data without noise. Leave --compare out; to see what privacy "
+            'costs, use public data and privacy.noise_source = "simulation".'
+        )
 
 
 def _start_or_resume(config: RunConfig, folder: Path) -> Any:

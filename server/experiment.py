@@ -32,7 +32,7 @@ from server.assembly import (
     gather,
     make_keys,
 )
-from server.config import RunConfig, dump_config, parse_config
+from server.config import RunConfig, dump_config
 from server.errors import BudgetExhaustedError, LedgerCorruptError, RunStoreError
 from server.evaluation import Evaluation, evaluate
 from server.pricing import Pricing, PrivacyTerms
@@ -106,9 +106,7 @@ class Experiment:
         """
         store = RunStore.open(folder)
         try:
-            if store.meta("config") is None:
-                raise RunStoreError(f"{store.path}: holds no configuration, so no run to continue.")
-            config = parse_config(store.meta("config"), source=str(store.path))
+            config = store.config()
             ingredients = gather(config)
             keys = _load_keys(config, folder)
             _check_same(store, "bundle_digest", ingredients.bundle.digest)

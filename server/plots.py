@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from server.config import RunConfig
+from server.drawing import Axes, Figure, FigureCanvasAgg
 from server.run_store import EvaluationRow, RoundRow
 
 # Okabe and Ito's palette: distinct for colour-blind readers and in grey print.

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from radio.metrics import nmse_db
-from server.config import RunConfig, parse_config
+from server.config import RunConfig
 from server.plots import draw_plots
 from server.run_store import EvaluationRow, Outcome, RoundRow, RunStore
 
@@ -33,7 +33,7 @@ def write_run(folder: Path, reference: Path | None = None) -> dict[str, Any]:
     """
     store = RunStore.open(folder)
     try:
-        config = parse_config(store.meta("config"), source=str(store.path))
+        config = store.config()
         rows, evaluations = store.rounds(), store.evaluations()
         summary = summarise(store, config, rows, evaluations)
     finally:

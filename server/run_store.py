@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.protocol.rounds import RoundResult
+from server.config import RunConfig, parse_config
 from server.errors import RunStoreError
 
 STORE_FILE = "run.sqlite3"
@@ -114,6 +115,19 @@ CREATE TABLE evaluations (
 """
 
 
+def stored_config(folder: Path) -> RunConfig:
+    """The configuration that a run was started with.
+
+    Raises:
+        RunStoreError: no run there, or one without a configuration.
+    """
+    store = RunStore.open(folder)
+    try:
+        return store.config()
+    finally:
+        store.close()
+
+
 class RunStore:
     """The record of one run. One writer at a time; a second one is refused."""
 
@@ -183,6 +197,17 @@ class RunStore:
         with self._errors():
             row = self.connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return json.loads(row[0]) if row else None
+
+    def config(self) -> RunConfig:
+        """The configuration that the run was started with.
+
+        Raises:
+            RunStoreError: none was stored.
+        """
+        document = self.meta("config")
+        if document is None:
+            raise RunStoreError(f"{self.path}: holds no configuration, so no run to continue.")
+        return parse_config(document, source=str(self.path))
 
     def set_meta(self, key: str, value: Any) -> None:
         """Set a value, durably."""

@@ -7,7 +7,11 @@ a missing one is explained instead of ending in a traceback.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
+
+# Read by the hub's client when it is loaded.
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 from server.errors import ExportError
 
@@ -19,6 +23,9 @@ def load(module: str) -> Any:
         ExportError: it is not installed, or is installed and cannot be loaded.
     """
     try:
+        if module.partition(".")[0] == "optimum":
+            # It loads onnxruntime by itself; whoever comes first decides about the telemetry.
+            importlib.import_module("edge_runtime.onnx_runtime")
         return importlib.import_module(module)
     except ImportError as error:
         raise ExportError(

@@ -140,7 +140,7 @@ class BoundGraph:
     """A graph in onnxruntime whose weights are the caller's arrays, bound once without a copy."""
 
     def __init__(self, graph: bytes, weights: dict[str, Float32Array], head: str) -> None:
-        onnxruntime = load("onnxruntime")
+        onnxruntime = load("edge_runtime.onnx_runtime").onnxruntime
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         # torch runs in turns with this session: idle threads must not spin in its way.

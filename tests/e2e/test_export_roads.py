@@ -64,8 +64,9 @@ def prompts(bundle):
 
 def run_bundle(folder, target):
     """Losses (and scores) of a bundle, from its files alone."""
-    import onnxruntime
     from safetensors.numpy import load_file
+
+    from edge_runtime.onnx_runtime import onnxruntime
 
     bundle = open_bundle(folder)
     ids, _, answer_position = prompts(bundle)

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import onnxruntime
 import pytest
 from safetensors.numpy import load_file
 from scipy import stats
 from tokenizers import Tokenizer
 
 from edge_runtime.bundle import BUNDLED_MODEL_FOLDER
+from edge_runtime.onnx_runtime import onnxruntime
 from edge_runtime.private_random import PrivateRandom
 from edge_runtime.protocol.errors import PlanRefusedError
 from edge_runtime.protocol.rounds import RoundResult
@@ -531,6 +531,19 @@ def test_resume_refuses_the_keys_of_another_run(stopped_system_run, tmp_path):
     keys = [PrivateRandom.generate_key().hex() for _ in range(NUM_DEVICES)]
     (copy / "private_keys.json").write_text(json.dumps(keys))
     check_refused(copy, RunStoreError, "keys")
+
+
+def test_compare_is_refused_where_people_are_promised_privacy(tmp_path, stopped_system_run, capsys):
+    out = tmp_path / "run"
+    assert cli.main([*arguments(SYSTEM, "--out", out, "--compare")]) == 2
+    assert "without noise" in capsys.readouterr().err
+    assert not out.exists()
+    copy = Path(shutil.copytree(stopped_system_run, tmp_path / "copy"))
+    before = (copy / STORE_FILE).read_bytes()
+    assert cli.main(["run", "--resume", str(copy), "--compare"]) == 2
+    assert "without noise" in capsys.readouterr().err
+    assert not (copy / "reference").exists()
+    assert (copy / STORE_FILE).read_bytes() == before
 
 
 # The ideal link is plain federated SPSA

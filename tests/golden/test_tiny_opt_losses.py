@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
+
+from edge_runtime.onnx_runtime import onnxruntime
 
 FOLDER = Path(__file__).parent
 PROVENANCE = json.loads((FOLDER / "tiny_opt_losses.json").read_text(encoding="utf-8"))

@@ -5,9 +5,9 @@ import sys
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
+from edge_runtime.onnx_runtime import onnxruntime
 from server.errors import ExportError
 from server.export.architecture import EMBEDDING, UNTIED_HEAD, OptArchitecture
 from server.export.dependencies import load
