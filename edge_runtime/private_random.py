@@ -54,6 +54,14 @@ class PrivateRandom:
         """A public name of the key for the ledger: tells keys apart and reveals none."""
         return hashlib.sha256(b"pairzero/commitment/" + self._key).hexdigest()
 
+    def commit_to_data(self, digest: str) -> str:
+        """A name for the device's data that only the holder of the key can compute.
+
+        A plain digest would tell whoever has a second data set at hand whether it is this one,
+        with certainty and at no charge to the ledger; under the key it is as good as random.
+        """
+        return self._stream("data", digest, 32).hex()
+
     def _stream(self, purpose: str, release: str, num_bytes: int) -> bytes:
         message = self._key + f"/{purpose}/{release}".encode()
         return hashlib.shake_256(message).digest(num_bytes)

@@ -15,6 +15,7 @@ Data are tab-separated lines, ``label<TAB>text``, UTF-8.
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -219,6 +220,17 @@ class PromptSet:
     def __len__(self) -> int:
         """Number of examples."""
         return len(self._rows)
+
+    def digest(self) -> str:
+        """SHA-256 of every prompt's tokens and target: the data as the model meets them.
+
+        It tells two data sets apart, so it is for comparison within a device; see
+        `PrivateRandom.commit_to_data` for a name that may be stored.
+        """
+        sha = hashlib.sha256()
+        for row, target in zip(self._rows, self._targets, strict=True):
+            sha.update(np.array([len(row), target, *row], dtype="<i8").tobytes())
+        return sha.hexdigest()
 
     def batch(self, indices: Sequence[int] | Int64Array) -> Batch:
         """The chosen examples as one batch, padded to the longest of them."""

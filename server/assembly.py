@@ -6,7 +6,6 @@ exists.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Sequence
@@ -14,14 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from edge_runtime.agent import DeviceAgent, DeviceLimits, VirtualDevice
-from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, Bundle, file_digest, open_bundle
+from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, Bundle, open_bundle
 from edge_runtime.control.inprocess import InProcessChannel
 from edge_runtime.forward import OnnxForward
 from edge_runtime.parameters import ParameterStore
-from edge_runtime.private_random import PrivateRandom
 from edge_runtime.protocol.errors import TaskError
 from edge_runtime.tasks import Batch, PromptSet, TaskSpec, load_task, load_tokenizer, read_examples
 from edge_runtime.uplink import IdealUplink, OverTheAirUplink, ScalarBox, Uplink
@@ -30,6 +26,7 @@ from radio.loopback import LoopbackTransceiver
 from radio.medium import SoftwareMedium
 from radio.waveforms.coherent import CoherentWaveform
 from server.config import BUNDLED_MODEL, RunConfig
+from server.device_keys import DeviceKeys
 from server.errors import ConfigurationError, PrivacyError
 from server.federation import split_iid
 from server.pricing import PrivacyTerms, agree_terms
@@ -47,8 +44,17 @@ class Ingredients:
     bundle: Bundle
     task: TaskSpec
     device_prompts: tuple[PromptSet, ...]
-    validation: PromptSet
-    data_digest: str
+    validation: PromptSet | None
+
+    def data_commitments(self, keys: DeviceKeys) -> list[str]:
+        """Names of each device's data that may be stored; see `PrivateRandom.commit_to_data`."""
+        pairs = zip(keys.private_randoms(), self.device_prompts, strict=True)
+        return [private_random.commit_to_data(p.digest()) for private_random, p in pairs]
+
+    @property
+    def validation_digest(self) -> str | None:
+        """Name of the validation data, which are public where there are any."""
+        return None if self.validation is None else self.validation.digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +80,7 @@ class Parts:
 def assemble(
     config: RunConfig,
     ingredients: Ingredients,
-    keys: Sequence[bytes],
+    keys: DeviceKeys,
     terms: PrivacyTerms | None,
     run_id: str,
 ) -> Parts:
@@ -100,6 +106,7 @@ def assemble(
             num_workers=workers,
         )
 
+    private_randoms = keys.private_randoms()
     agent = DeviceAgent(
         host="in-process",
         run_id=run_id,
@@ -107,7 +114,7 @@ def assemble(
             VirtualDevice(
                 device_index=index,
                 prompts=prompts,
-                private_random=PrivateRandom(keys[index]),
+                private_random=private_randoms[index],
                 uplink=uplinks[index],
                 limits=_limits(config, terms),
             )
@@ -127,7 +134,9 @@ def assemble(
         truth=truth,
         replica=replica,
         forward=forward_on(replica),
-        validation=tuple(validation.batches_by_length(range(len(validation)), _EVALUATION_BATCH)),
+        validation=()
+        if validation is None
+        else tuple(validation.batches_by_length(range(len(validation)), _EVALUATION_BATCH)),
     )
 
 
@@ -154,11 +163,6 @@ def _check_keys_fit(config: RunConfig, source: str) -> None:
             f'privacy.noise_source: "simulation" with {source}. Such noise can be undone by '
             'whoever knows the configuration; on a radio use "system".'
         )
-
-
-def commitments(keys: Sequence[bytes]) -> list[str]:
-    """Public names of private keys, in device order."""
-    return [PrivateRandom(key).commitment for key in keys]
 
 
 def gather(config: RunConfig) -> Ingredients:
@@ -202,14 +206,8 @@ def gather(config: RunConfig) -> Ingredients:
         bundle=bundle,
         task=task,
         device_prompts=tuple(prompts(part) for part in parts),
-        validation=prompts(validation),
-        data_digest=" ".join(
-            [
-                hashlib.sha256(msgspec.json.encode(task)).hexdigest(),
-                file_digest(train_path),
-                file_digest(validation_path),
-            ]
-        ),
+        # Evaluations are stored and shown, so they are made of public data or not at all.
+        validation=prompts(validation) if config.evaluates_in_public else None,
     )
 
 
@@ -256,9 +254,7 @@ def _build_air(config: RunConfig) -> tuple[list[Uplink], Receiver, Air, int]:
     return uplinks, receiver, air, waveform.noise_symbols
 
 
-def agree(
-    config: RunConfig, ingredients: Ingredients, keys: Sequence[bytes]
-) -> PrivacyTerms | None:
+def agree(config: RunConfig, ingredients: Ingredients, keys: DeviceKeys) -> PrivacyTerms | None:
     """The privacy terms of a run on these data with these keys; None without privacy.
 
     Raises:
@@ -269,13 +265,5 @@ def agree(
     return agree_terms(
         config,
         [len(prompts) for prompts in ingredients.device_prompts],
-        commitments(keys),
+        keys.commitments,
     )
-
-
-def make_keys(config: RunConfig) -> list[bytes]:
-    """One private key per device; repeatable ones for simulations that ask for them."""
-    devices = range(config.federation.num_devices)
-    if config.privacy.has_system_keys:
-        return [PrivateRandom.generate_key() for _ in devices]
-    return [PrivateRandom.simulated_key(config.run.seed, index) for index in devices]

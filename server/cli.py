@@ -92,6 +92,15 @@ def _build_parser() -> argparse.ArgumentParser:
     run.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
     run.set_defaults(command=_run)
 
+    destroy_keys = commands.add_parser(
+        "destroy-keys",
+        help="end an interrupted run for good: delete its devices' private keys",
+        description="Whoever has the keys of a run can take the noise off what it released. A run "
+        "that has ended has none; an interrupted one keeps them to be resumed.",
+    )
+    destroy_keys.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    destroy_keys.set_defaults(command=_destroy_keys)
+
     export = commands.add_parser("export", help="turn a Hugging Face OPT into a bundle")
     export.add_argument("model", help="hub id (facebook/opt-125m) or local folder")
     export.add_argument("out", type=Path, help="folder of the bundle; must not exist")
@@ -111,20 +120,32 @@ def _build_parser() -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace) -> int:
     # Imported here so that --help and mistakes in a configuration answer at once.
     from server import report
+    from server.device_keys import DeviceKeys
     from server.experiment import Experiment
     from server.progress import ProgressPrinter
-    from server.run_store import Outcome, stored_config
+    from server.run_store import Outcome, look_at
 
     printer = ProgressPrinter(sys.stderr if args.json else sys.stdout)
+    experiment = None
     if args.resume is not None:
         if args.config or args.overrides or args.rounds is not None or args.seed is not None:
             raise ConfigurationError(
                 "--resume continues a run as it was planned; it takes no other settings."
             )
         folder = args.resume
+        config, outcome = look_at(folder)
         if args.compare:
-            _check_comparable(stored_config(folder))
-        experiment = Experiment.resume(folder)
+            _check_comparable(config)
+        if outcome.is_final:
+            # Nothing is left to do but to show it; and to delete keys that a crash left behind.
+            DeviceKeys.destroy(folder)
+            if outcome is Outcome.ABANDONED:
+                raise ConfigurationError(
+                    f"{folder}: the run was ended on request and its private keys are destroyed. "
+                    "There is nothing to continue; start a new run."
+                )
+        else:
+            experiment = Experiment.resume(folder)
     else:
         config = load_config(args.config or DEFAULT_PRESET, _overrides(args))
         if args.compare:
@@ -132,10 +153,10 @@ def _run(args: argparse.Namespace) -> int:
         folder = args.out or _next_folder(config)
         experiment = Experiment.start(config, folder)
 
-    complete = _drive(experiment, printer)
+    complete = outcome is Outcome.COMPLETE if experiment is None else _drive(experiment, printer)
     summaries = [report.write_run(folder)]
     if complete and args.compare:
-        reference = _reference_config(experiment.config)
+        reference = _reference_config(config)
         reference_folder = folder / "reference"
         second = _start_or_resume(reference, reference_folder)
         complete = _drive(second, printer, is_fresh_process=False)
@@ -174,6 +195,21 @@ def _drive(experiment: Any, printer: Any, is_fresh_process: bool = True) -> bool
         return complete
     finally:
         experiment.close()
+
+
+def _destroy_keys(args: argparse.Namespace) -> int:
+    from server.device_keys import DeviceKeys
+    from server.run_store import Outcome, RunStore
+
+    store = RunStore.open(args.run)  # refused while a process is at work on it
+    try:
+        if not store.outcome.is_final:
+            store.set_meta("outcome", Outcome.ABANDONED)
+        found = DeviceKeys.destroy(args.run)
+    finally:
+        store.close()
+    print(f"{args.run}: {'private keys destroyed' if found else 'no private keys there'}.")
+    return 0
 
 
 def _check_comparable(config: RunConfig) -> None:

@@ -51,6 +51,9 @@ class TaskSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         name: a task that comes with pairzero, or the path of a task file.
         train: training data; empty takes the task's own.
         validation: validation data, likewise.
+        validation_is_public: what is learnt from the validation data may be published. Where
+            devices hold real keys nothing is evaluated without this, because loss and accuracy
+            are stored and shown and no noise covers them.
         max_tokens: longer prompts keep their first token and their end.
         validation_examples: how many validation examples an evaluation uses; 0 means all.
     """
@@ -58,6 +61,7 @@ class TaskSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     name: str = "snips"
     train: str = ""
     validation: str = ""
+    validation_is_public: bool = False
     max_tokens: int = 64
     validation_examples: int = 0
 
@@ -185,6 +189,14 @@ class RunConfig(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
     optimizer: OptimizerSection = OptimizerSection()
     radio: RadioSection = RadioSection()
     privacy: PrivacySection = PrivacySection()
+
+    @property
+    def evaluates_in_public(self) -> bool:
+        """Whether the model may be evaluated: nobody is promised anything, or the data are public.
+
+        See `TaskSection.validation_is_public`.
+        """
+        return self.task.validation_is_public or not self.privacy.has_system_keys
 
     def __post_init__(self) -> None:
         """Check every value; all limits are stated here and nowhere else."""

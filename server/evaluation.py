@@ -21,12 +21,14 @@ class Evaluation:
     accuracy: float
 
 
-def evaluate(forward: OnnxForward, batches: Sequence[Batch]) -> Evaluation:
-    """Run the batches through the current weights.
+def evaluate(forward: OnnxForward, batches: Sequence[Batch]) -> Evaluation | None:
+    """Run the batches through the current weights; None if there are none.
 
     Raises:
         NonFiniteScalarError: the mean loss is NaN or infinite.
     """
+    if not batches:
+        return None
     losses, correct = [], []
     for batch, output in zip(batches, forward.run_many(batches), strict=True):
         losses.append(output.losses)

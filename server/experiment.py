@@ -6,17 +6,10 @@ loop, evaluations and comparisons of the replicas.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import platform
-import resource
 import secrets
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +21,11 @@ from server.assembly import (
     Parts,
     agree,
     assemble,
-    commitments,
     gather,
-    make_keys,
 )
 from server.config import RunConfig, dump_config
+from server.device_keys import KEYS_FILE, DeviceKeys
+from server.environment import environment, peak_rss_mb, probe
 from server.errors import BudgetExhaustedError, LedgerCorruptError, RunStoreError
 from server.evaluation import Evaluation, evaluate
 from server.pricing import Pricing, PrivacyTerms
@@ -40,8 +33,6 @@ from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger
 from server.round_loop import RoundLoop
 from server.run_store import EvaluationRow, Outcome, RoundRow, RunStore
-
-_KEYS_FILE = "private_keys.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +74,13 @@ class Experiment:
         """
         run_id = f"{Path(config.task.name).stem}-{secrets.token_hex(4)}"
         ingredients = gather(config)
-        keys = make_keys(config)
+        keys = DeviceKeys.create(config)
         terms = agree(config, ingredients, keys)
         parts = assemble(config, ingredients, keys, terms, run_id)
         try:
             untrained = evaluate(parts.forward, parts.validation)
-            store = _create_store(config, folder, run_id, ingredients, keys, _probe(parts))
+            probed = probe(parts.forward, ingredients.bundle)
+            store = _create_store(config, folder, run_id, ingredients, keys, probed)
         except BaseException:
             parts.close()
             raise
@@ -101,22 +93,29 @@ class Experiment:
         """Continue a run that was interrupted; it ends with the bits it would have had.
 
         Raises:
-            RunStoreError: model, data, keys or a library are not those the run was started with.
+            RunStoreError: the run has ended; or model, data, keys or a library are not those it was
+                started with.
             LedgerCorruptError: the privacy ledger cannot be trusted.
         """
         store = RunStore.open(folder)
         try:
             config = store.config()
+            if store.outcome.is_final and config.privacy.has_system_keys:
+                raise RunStoreError(
+                    f"{store.path}: the run has ended ({store.outcome}) and its private keys are "
+                    "destroyed. There is nothing to continue; start a new run."
+                )
             ingredients = gather(config)
-            keys = _load_keys(config, folder)
+            keys = DeviceKeys.load(config, folder)
             _check_same(store, "bundle_digest", ingredients.bundle.digest)
-            _check_same(store, "data_digest", ingredients.data_digest)
             _check_same(store, "environment", environment())
-            _check_same(store, "keys", commitments(keys))
+            _check_same(store, "keys", keys.commitments)
+            _check_same(store, "data_commitments", ingredients.data_commitments(keys))
+            _check_same(store, "validation_digest", ingredients.validation_digest)
             terms = agree(config, ingredients, keys)
             parts = assemble(config, ingredients, keys, terms, str(store.meta("run_id")))
             try:
-                _check_same(store, "probe", _probe(parts))
+                _check_same(store, "probe", probe(parts.forward, ingredients.bundle))
                 experiment = cls._join(config, folder, store, parts, terms)
                 for result in store.results(experiment.loop.run_id):
                     experiment.loop.take_step(result)
@@ -183,7 +182,12 @@ class Experiment:
             Whether the run is complete. If not, the store's "outcome" says why (`Outcome`).
         """
         rounds = self.config.optimizer.rounds
-        started, wall_before = clock(), float(self.store.meta("wall_s"))
+        started, wall_before = clock(), self.store.meta("wall_s")
+
+        def note_time() -> None:
+            if self._may_store_timing:
+                self.store.set_meta("wall_s", wall_before + clock() - started)
+
         first = done = self.store.num_rounds()
         channel: ChannelEstimate | None = None
         outcome = Outcome.INTERRUPTED
@@ -199,7 +203,7 @@ class Experiment:
                 evaluation = None
                 if self._is_evaluated_after(done):
                     evaluation = self.evaluate(done)
-                    self.store.set_meta("wall_s", wall_before + clock() - started)
+                    note_time()
                 pace = (done - first) / (clock() - started)
                 on_progress(Progress(done, rounds, row, evaluation, pace))
             if done == rounds:
@@ -208,36 +212,44 @@ class Experiment:
             # The promise is kept by falling silent; what was learnt so far is the result.
             outcome = Outcome.BUDGET_EXHAUSTED
         finally:
-            self.store.set_meta("wall_s", wall_before + clock() - started)
+            note_time()
             self._note_memory(is_fresh_process)
             self.store.set_meta("epsilon_spent", self.pricing.epsilon_spent())
             self.store.set_meta("source", self.source)
-            self.store.set_meta("outcome", outcome)
-        if outcome is not Outcome.INTERRUPTED:
+            self.store.set_meta("outcome", Outcome.INTERRUPTED)
+        if outcome.is_final:
             if self._recorded_evaluation(done) is None:
                 on_progress(Progress(done, rounds, None, self.evaluate(done), 0.0))
             self.store.set_meta("parameter_digest", self.loop.compare_replicas(done))
+            # Last, so that a run that dies before this line is finished by a resume.
+            self.store.set_meta("outcome", outcome)
+            DeviceKeys.destroy(self.folder)
         return outcome is Outcome.COMPLETE
 
     def evaluate(self, num_rounds: int) -> EvaluationRow:
         """Evaluate the server's replica and record the result."""
         return self.record_evaluation(num_rounds, evaluate(self.forward, self.validation))
 
-    def record_evaluation(self, num_rounds: int, result: Evaluation) -> EvaluationRow:
-        """Write an evaluation down beside what has been spent by then."""
+    def record_evaluation(self, num_rounds: int, result: Evaluation | None) -> EvaluationRow:
+        """Write an evaluation, if there is one, down beside what has been spent by then."""
         row = EvaluationRow(
             num_rounds=num_rounds,
-            loss=result.loss,
-            accuracy=result.accuracy,
+            loss=None if result is None else result.loss,
+            accuracy=None if result is None else result.accuracy,
             epsilon=self.pricing.epsilon_spent(),
         )
         self.store.append_evaluation(row)
         return row
 
+    @property
+    def _may_store_timing(self) -> bool:
+        """Time and memory follow the secret batches: real keys, no record of either."""
+        return not self.config.privacy.has_system_keys
+
     def _note_memory(self, is_fresh_process: bool) -> None:
         """The largest peak of all processes that carried this run, if they carried nothing else."""
         before = self.store.meta("peak_rss_mb")
-        if is_fresh_process and self.store.num_rounds() > 0:
+        if self._may_store_timing and is_fresh_process and self.store.num_rounds() > 0:
             self.store.set_meta("peak_rss_mb", max(peak_rss_mb(), before or 0.0))
 
     def _is_evaluated_after(self, num_rounds: int) -> bool:
@@ -267,13 +279,13 @@ def _create_store(
     folder: Path,
     run_id: str,
     ingredients: Ingredients,
-    keys: Sequence[bytes],
-    probe: str,
+    keys: DeviceKeys,
+    probed: str,
 ) -> RunStore:
     """The run folder with its store and, where the devices have real keys, the keys."""
-    if (folder / _KEYS_FILE).exists():
+    if (folder / KEYS_FILE).exists():
         raise RunStoreError(
-            f"{folder / _KEYS_FILE}: keys of another run are there. Name another folder with --out."
+            f"{folder / KEYS_FILE}: keys of another run are there. Name another folder with --out."
         )
     store = RunStore.create(
         folder,
@@ -281,21 +293,20 @@ def _create_store(
             "run_id": run_id,
             "config": dump_config(config),
             "bundle_digest": ingredients.bundle.digest,
-            "data_digest": ingredients.data_digest,
+            "data_commitments": ingredients.data_commitments(keys),
+            "validation_digest": ingredients.validation_digest,
             "environment": environment(),
-            "keys": commitments(keys),
-            "probe": probe,
-            "wall_s": 0.0,
+            "keys": keys.commitments,
+            "probe": probed,
+            "wall_s": None if config.privacy.has_system_keys else 0.0,
         },
     )
     if config.privacy.has_system_keys:
         try:
-            _save_keys(folder, keys)
-        except OSError as error:
+            keys.keep(folder)
+        except BaseException:
             store.remove()
-            raise RunStoreError(
-                f"{folder / _KEYS_FILE}: cannot be written ({error.strerror})."
-            ) from error
+            raise
     return store
 
 
@@ -322,54 +333,13 @@ def _build_pricing(
     return Pricing(config, terms, accountant, ledger, noise_symbols)
 
 
-def _save_keys(folder: Path, keys: Sequence[bytes]) -> None:
-    """The devices' secrets, readable by their owner only; a resumed run needs them."""
-    descriptor = os.open(folder / _KEYS_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump([key.hex() for key in keys], file)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _load_keys(config: RunConfig, folder: Path) -> list[bytes]:
-    if not config.privacy.has_system_keys:
-        return make_keys(config)
-    path = folder / _KEYS_FILE
-    try:
-        keys = [bytes.fromhex(text) for text in json.loads(path.read_text())]
-        if len(keys) != config.federation.num_devices:
-            raise ValueError(f"{len(keys)} keys for {config.federation.num_devices} devices")
-    except (OSError, ValueError, TypeError) as error:
-        raise RunStoreError(
-            f"{path}: the devices' private keys cannot be read ({error}). Without them a repeated "
-            "round would be a second release, so the run cannot be continued."
-        ) from error
-    return keys
-
-
-def _probe(parts: Parts) -> str:
-    """Digest of some losses on the bundle's weights: other bits mean another kind of processor."""
-    losses = parts.forward.run(parts.validation[0]).losses
-    return hashlib.sha256(losses.tobytes()).hexdigest()
-
-
-def peak_rss_mb() -> float:
-    """Largest resident memory of this process so far, in 10^6 bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak * (1.0 if sys.platform == "darwin" else 1024.0) / 1e6, 1)
-
-
-def environment() -> dict[str, str]:
-    """What decides the bits of a forward pass: libraries and machine."""
-    libraries = {name: version(name) for name in ("pairzero", "numpy", "onnxruntime", "tokenizers")}
-    return {**libraries, "machine": platform.machine()}
-
-
 def _check_same(store: RunStore, key: str, now: Any) -> None:
     then = store.meta(key)
     if then != now:
+        change = f"{key} was {then} when the run was started and is {now} now"
+        if isinstance(then, list):  # a long name for each device tells a person nothing
+            change = f"{key} are not those that the run was started with"
         raise RunStoreError(
-            f"{store.path}: {key} was {then} when the run was started and is {now} now. The same "
-            "bits cannot be promised, and a round repeated with other bits would be a second "
-            "release. Restore what was there, or start a new run."
+            f"{store.path}: {change}. The same bits cannot be promised, and a round repeated with "
+            "other bits would be a second release. Restore what was there, or start a new run."
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def draw_plots(
     """Draw what there is to draw; returns (file, caption) in reading order."""
     folder.mkdir(parents=True, exist_ok=True)
     plots = []
-    if evaluations:
+    if any(row.loss is not None for row in evaluations):
         plots.append(_draw_learning(folder, evaluations, reference))
     if any(row.true_mean is not None for row in rows):
         plots.append(_draw_estimates(folder, rows))
@@ -45,9 +46,10 @@ def _draw_learning(
         curves.append((reference, "no privacy, no noise", _ORANGE, "s--"))
     for points, label, colour, style in curves:
         rounds = [p.num_rounds for p in points]
-        accuracy = [100 * p.accuracy for p in points]
+        accuracy = [math.nan if p.accuracy is None else 100 * p.accuracy for p in points]
+        loss = [math.nan if p.loss is None else p.loss for p in points]
         left.plot(rounds, accuracy, style, color=colour, label=label, markersize=3)
-        right.plot(rounds, [p.loss for p in points], style, color=colour, label=label, markersize=3)
+        right.plot(rounds, loss, style, color=colour, label=label, markersize=3)
     _label(left, "round", "validation accuracy (%)")
     _label(right, "round", "validation loss (nats)")
     left.legend()

@@ -26,11 +26,13 @@ class ProgressPrinter:
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._is_terminal = out.isatty()
+        self._keeps_time_secret = False
 
     def header(self, experiment: Experiment) -> None:
         """What is about to run, and what is promised."""
         config = experiment.config
         privacy = config.privacy
+        self._keeps_time_secret = privacy.has_system_keys
         promise = "none: this run adds no noise and protects nobody"
         if privacy.enabled:
             promise = (
@@ -53,6 +55,12 @@ class ProgressPrinter:
                 "those of the mechanism,\n  but whoever knows this configuration can undo the "
                 'noise. For real data: privacy.noise_source = "system".'
             )
+        if not config.evaluates_in_public:
+            self._line(
+                "  nothing is evaluated: loss and accuracy are stored and shown without noise, so "
+                "the validation data\n  must be public. If they are: task.validation_is_public = "
+                "true."
+            )
         self._line(
             "   round    loss  accuracy  estimate  noise: added  measured  epsilon  rounds/s"
         )
@@ -68,12 +76,14 @@ class ProgressPrinter:
                 )
                 self._out.flush()
             return
-        epsilon = "       -" if evaluation.epsilon is None else f"{evaluation.epsilon:8.3f}"
         radio = "         -             -         -" if row is None else _radio_columns(row)
         start = "\r" if self._is_terminal else ""
+        # Lines stay, in logs too; the pace follows the secret batches.
+        pace = None if self._keeps_time_secret else progress.rounds_per_s
         self._line(
-            f"{start}{progress.rounds_done:8d}{evaluation.loss:8.4f}{evaluation.accuracy:10.1%}"
-            f"{radio}{epsilon:>9s}{progress.rounds_per_s:10.1f}"
+            f"{start}{progress.rounds_done:8d}{_cell(evaluation.loss, 8, '.4f')}"
+            f"{_cell(evaluation.accuracy, 10, '.1%')}{radio}{_cell(evaluation.epsilon, 9, '.3f')}"
+            f"{_cell(pace, 10, '.1f')}"
         )
 
     def table(self, summaries: Sequence[dict[str, Any]], folder: Path) -> None:
@@ -85,12 +95,10 @@ class ProgressPrinter:
         )
         for s in summaries:
             epsilon = "none" if s["epsilon"] is None else f"{s['epsilon']:.3f}"
-            nmse = "-" if s["nmse_db"] is None else f"{s['nmse_db']:.1f}"
-            peak = "-" if s["peak_rss_mb"] is None else f"{s['peak_rss_mb']:.0f}"
             self._line(
-                f"{s['source']:28s}{s['rounds']:8d}{s['accuracy_before']:17.1%}"
-                f"{s['accuracy_after']:7.1%}{nmse:>10s}{epsilon:>9s}{s['wall_s']:11.1f}"
-                f"{peak:>9s}"
+                f"{s['source']:28s}{s['rounds']:8d}{_cell(s['accuracy_before'], 17, '.1%')}"
+                f"{_cell(s['accuracy_after'], 7, '.1%')}{_cell(s['nmse_db'], 10, '.1f')}"
+                f"{epsilon:>9s}{_cell(s['wall_s'], 11, '.1f')}{_cell(s['peak_rss_mb'], 9, '.0f')}"
             )
         first = summaries[0]
         if first["rounds_without_speakers"]:
@@ -103,6 +111,10 @@ class ProgressPrinter:
     def _line(self, text: str) -> None:
         self._out.write(text + "\n")
         self._out.flush()
+
+
+def _cell(value: float | None, width: int, form: str) -> str:
+    return f"{'-' if value is None else format(value, form):>{width}s}"
 
 
 def _radio_columns(row: RoundRow) -> str:

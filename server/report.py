@@ -72,8 +72,8 @@ def summarise(
     return {
         "run_id": store.meta("run_id"),
         "complete": len(rows) == config.optimizer.rounds,
-        "outcome": store.meta("outcome") or Outcome.INTERRUPTED,
-        "task": config.task.name,
+        "outcome": store.outcome,
+        "task": Path(config.task.name).stem,
         "source": store.meta("source"),
         "num_devices": config.federation.num_devices,
         "rounds": len(rows),
@@ -103,8 +103,8 @@ def summarise(
             _mean([row.share_clipped for row in rows if row.share_clipped is not None]), 5
         ),
         "parameter_digest": store.meta("parameter_digest"),
-        "wall_s": round(float(store.meta("wall_s")), 3),
-        "rounds_per_s": _rounded(_mean([1.0 / row.wall_s for row in rows if row.wall_s > 0]), 2),
+        "wall_s": _rounded(store.meta("wall_s"), 3),
+        "rounds_per_s": _rounded(_mean([1.0 / row.wall_s for row in rows if row.wall_s]), 2),
         "peak_rss_mb": store.meta("peak_rss_mb"),
         "environment": store.meta("environment"),
         "bundle_digest": store.meta("bundle_digest"),
@@ -218,6 +218,17 @@ def _notes(config: RunConfig, summary: dict[str, Any]) -> str:
         notes.append("The run was interrupted and can be resumed.")
     if summary["outcome"] == Outcome.BUDGET_EXHAUSTED:
         notes.append("The privacy budget was spent before the last round; the run stopped.")
+    if summary["outcome"] == Outcome.ABANDONED:
+        notes.append("The run was ended on request: its private keys are destroyed.")
+    if config.privacy.has_system_keys:
+        notes.append(
+            "Neither time nor memory was recorded: both follow the sizes of the secret batches."
+        )
+    if not config.evaluates_in_public:
+        notes.append(
+            "Nothing was evaluated: the validation data are not declared public "
+            "(task.validation_is_public)."
+        )
     if summary["rounds_without_speakers"]:
         notes.append(
             f"In {summary['rounds_without_speakers']} rounds no device had a channel good enough "

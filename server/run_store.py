@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import enum
 import json
+import math
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,7 +25,7 @@ from server.errors import RunStoreError
 
 STORE_FILE = "run.sqlite3"
 _APPLICATION_ID = 0x70415A30  # "pAZ0"
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 
 
 class Outcome(enum.StrEnum):
@@ -31,11 +33,18 @@ class Outcome(enum.StrEnum):
 
     COMPLETE: every planned round. INTERRUPTED: stopped from outside, can be resumed.
     BUDGET_EXHAUSTED: the next round could not be afforded; it stays silent for good.
+    ABANDONED: its private keys were destroyed on request before its last round.
     """
 
     COMPLETE = "complete"
     INTERRUPTED = "interrupted"
     BUDGET_EXHAUSTED = "budget_exhausted"
+    ABANDONED = "abandoned"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing more will ever be transmitted in the run."""
+        return self is not Outcome.INTERRUPTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +64,8 @@ class RoundRow:
         receive_scale: common receive level.
         weakest_gain: smallest estimated gain among the speakers.
         learning_rate: of this round.
-        wall_s: duration of the round.
+        wall_s: duration of the round; None where devices hold real keys, because it follows the
+            sizes of the secret batches.
     """
 
     round_index: int
@@ -72,16 +82,19 @@ class RoundRow:
     receive_scale: float
     weakest_gain: float
     learning_rate: float
-    wall_s: float
+    wall_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationRow:
-    """The model after ``num_rounds`` rounds; epsilon spent so far (None without privacy)."""
+    """The model after ``num_rounds`` rounds; epsilon spent so far (None without privacy).
+
+    Loss and accuracy are None where the validation data are not public.
+    """
 
     num_rounds: int
-    loss: float
-    accuracy: float
+    loss: float | None
+    accuracy: float | None
     epsilon: float | None
 
 
@@ -104,26 +117,26 @@ CREATE TABLE rounds (
     receive_scale REAL NOT NULL,
     weakest_gain REAL NOT NULL,
     learning_rate REAL NOT NULL,
-    wall_s REAL NOT NULL
+    wall_s REAL
 ) STRICT;
 CREATE TABLE evaluations (
     num_rounds INTEGER PRIMARY KEY,
-    loss REAL NOT NULL,
-    accuracy REAL NOT NULL,
+    loss REAL,
+    accuracy REAL,
     epsilon REAL
 ) STRICT;
 """
 
 
-def stored_config(folder: Path) -> RunConfig:
-    """The configuration that a run was started with.
+def look_at(folder: Path) -> tuple[RunConfig, Outcome]:
+    """The configuration that a run was started with, and how the run stands.
 
     Raises:
         RunStoreError: no run there, or one without a configuration.
     """
     store = RunStore.open(folder)
     try:
-        return store.config()
+        return store.config(), store.outcome
     finally:
         store.close()
 
@@ -156,6 +169,7 @@ class RunStore:
                 f"{folder}: the run folder cannot be made ({error.strerror}). Name another one "
                 "with --out."
             ) from error
+        _create_for_owner_only(path)
         store = cls(_connect(path), path)
         try:
             # One transaction: a store is there with its schema and meta, or it is not there.
@@ -209,6 +223,11 @@ class RunStore:
             raise RunStoreError(f"{self.path}: holds no configuration, so no run to continue.")
         return parse_config(document, source=str(self.path))
 
+    @property
+    def outcome(self) -> Outcome:
+        """How the run stands; a run that died without a word was interrupted."""
+        return Outcome(self.meta("outcome") or Outcome.INTERRUPTED)
+
     def set_meta(self, key: str, value: Any) -> None:
         """Set a value, durably."""
         with self._errors(), self.connection:
@@ -225,6 +244,7 @@ class RunStore:
                 "The store and the run disagree; resume the run from the store."
             )
         values = asdict(row)
+        _refuse_nan(values)
         values["direction_seed"] = str(row.direction_seed)
         marks = ", ".join("?" for _ in _ROUND_COLUMNS)
         with self._errors(), self.connection:
@@ -235,6 +255,7 @@ class RunStore:
 
     def append_evaluation(self, row: EvaluationRow) -> None:
         """Record an evaluation; the same one again (after a resume) changes nothing."""
+        _refuse_nan(asdict(row))
         with self._errors(), self.connection:
             self.connection.execute(
                 "INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?, ?)",
@@ -287,6 +308,23 @@ class RunStore:
             raise RunStoreError(_explain(self.path, error)) from error
 
 
+def _refuse_nan(values: dict[str, Any]) -> None:
+    """SQLite would store NaN as NULL, a figure that does not exist."""
+    for name, value in values.items():
+        if isinstance(value, float) and math.isnan(value):
+            raise RunStoreError(f"{name}: got NaN, which is no figure and is not stored.")
+
+
+def _create_for_owner_only(path: Path) -> None:
+    """An empty file that nobody else can read; SQLite gives its side files the same mode."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    except OSError as error:
+        raise RunStoreError(
+            f"{path}: cannot be made ({error.strerror}). Name another folder with --out."
+        ) from error
+
+
 def _connect(path: Path) -> sqlite3.Connection:
     try:
         # No waiting: who finds the store in use is told at once.
@@ -294,10 +332,12 @@ def _connect(path: Path) -> sqlite3.Connection:
     except sqlite3.Error as error:
         raise RunStoreError(_explain(path, error)) from error
     try:
-        # A commit returns only when the disk has it: the ledger's promise rests on this line.
-        connection.execute("PRAGMA synchronous = FULL")
+        # Exclusive first: SQLite then keeps the log's index in its own memory, and a file system
+        # without shared memory (many a network share) can hold a run.
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA journal_mode = WAL")
+        # A commit returns only when the disk has it: the ledger's promise rests on this line.
+        connection.execute("PRAGMA synchronous = FULL")
         # Take the write lock now, so that a second writer learns it at once.
         connection.execute("BEGIN IMMEDIATE")
         connection.rollback()
@@ -313,4 +353,9 @@ def _explain(path: Path, error: sqlite3.Error) -> str:
         return f"{path}: in use by another process ({message}). Wait for it, or stop it."
     if "full" in message:
         return f"{path}: {message}. Free some disk space and resume; nothing recorded was lost."
-    return f"{path}: {message}. The file may be damaged; copy the run folder before trying again."
+    if getattr(error, "sqlite_errorname", "").startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return (
+            f"{path}: {message}. The file is damaged or not a run; copy the run folder before "
+            "trying again."
+        )
+    return f"{path}: {message}. Nothing recorded was lost; mend the cause and try again."

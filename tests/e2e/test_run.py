@@ -29,7 +29,7 @@ from edge_runtime.private_random import PrivateRandom
 from edge_runtime.protocol.errors import PlanRefusedError
 from edge_runtime.protocol.rounds import RoundResult
 from edge_runtime.tasks import load_task, read_examples
-from server import cli, experiment, pricing, report
+from server import cli, environment, experiment, pricing, report
 from server.config import load_config, parse_config
 from server.errors import LedgerCorruptError, RunStoreError
 from server.experiment import Experiment
@@ -395,15 +395,15 @@ def check_refused(folder, error, match):
 
 @pytest.mark.parametrize("library", ["numpy", "onnxruntime", "tokenizers", "pairzero"])
 def test_resume_refuses_another_library_version(stopped_copy, monkeypatch, library):
-    real = experiment.version
+    real = environment.version
     monkeypatch.setattr(
-        experiment, "version", lambda name: "0.0.1" if name == library else real(name)
+        environment, "version", lambda name: "0.0.1" if name == library else real(name)
     )
     check_refused(stopped_copy, RunStoreError, "environment was .*same bits cannot be promised")
 
 
 def test_resume_refuses_another_machine(stopped_copy, monkeypatch, capsys):
-    monkeypatch.setattr(experiment.platform, "machine", lambda: "pdp11")
+    monkeypatch.setattr(environment.platform, "machine", lambda: "pdp11")
     check_refused(stopped_copy, RunStoreError, "environment was .*pdp11")
     assert cli.main(["run", "--resume", str(stopped_copy)]) == 2
     assert "pdp11" in capsys.readouterr().err
@@ -892,5 +892,5 @@ def test_a_device_of_a_private_run_speaks_under_no_noiseless_order(tmp_path):
 
 
 def test_resume_refuses_a_processor_with_other_bits(stopped_copy, monkeypatch):
-    monkeypatch.setattr(experiment, "_probe", lambda parts: "other bits")
+    monkeypatch.setattr(experiment, "probe", lambda *_: "other bits")
     check_refused(stopped_copy, RunStoreError, "probe was .*same bits cannot be promised")

@@ -254,3 +254,26 @@ def test_nan_is_refused_and_not_stored_as_nothing(store, field):
     with pytest.raises(RunStoreError):
         store.append_round(dataclasses.replace(row(0), **{field: math.nan}))
     assert store.num_rounds() == 0
+
+
+def test_a_file_system_without_shared_memory_can_hold_a_run(tmp_path):
+    """The log's index stays in this process: nothing may be needed under its name on the disk."""
+    RunStore.create(tmp_path, META).close()
+    (tmp_path / f"{STORE_FILE}-shm").mkdir()
+    store = RunStore.open(tmp_path)
+    try:
+        store.append_round(row(0))
+        assert store.num_rounds() == 1
+    finally:
+        store.close()
+
+
+def test_damage_is_said_of_damage_only(tmp_path, store):
+    store.connection.execute("PRAGMA query_only = ON")
+    with pytest.raises(RunStoreError, match="Nothing recorded was lost") as refused:
+        store.append_round(row(0))
+    assert "damaged" not in str(refused.value)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / STORE_FILE).write_bytes(b"no database at all" * 100)
+    with pytest.raises(RunStoreError, match="damaged or not a run"):
+        RunStore.open(tmp_path / "other")

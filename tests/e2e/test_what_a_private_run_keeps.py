@@ -1,0 +1,361 @@
+"""Everything that a run with real keys stores, sends or writes, each entry with the reason why it
+tells nothing about the data beyond what the ledger was charged for. A new field needs an entry.
+
+A promise in numbers is worth nothing beside a field that breaks it, so the list is closed: what is
+not on it fails the test. And one behaviour stands for all of them: of two data sets that differ in
+a record which no round drew, the same keys must leave the same run folder, bit for bit.
+"""
+
+import contextlib
+import io
+import json
+import os
+import sqlite3
+import stat
+
+import pytest
+
+from edge_runtime.private_random import PrivateRandom
+from edge_runtime.protocol.rounds import DigestReport, RoundReport
+from edge_runtime.tasks import load_task
+from server import cli, device_keys, report
+from server.config import load_config
+from server.device_keys import KEYS_FILE
+from server.errors import RunStoreError
+from server.experiment import Experiment
+from server.federation import split_iid
+from server.privacy.mechanism import MechanismRecord
+from server.run_store import STORE_FILE, Outcome
+
+CHOSEN = "chosen by whoever starts the run, before any data are read"
+PUBLIC_N = "how many records each device holds is public by the promise's own terms"
+RELEASE = "computed from noisy sums that the ledger was charged for"
+CHANNEL = "of the channel, which knows no data"
+PUBLIC_SEED = "from the run's public seed"
+PUBLIC_DATA = "of validation data that are declared public; else NULL"
+KEYED = "a keyed digest: random to whoever has not the key, and the key is destroyed"
+NOT_STORED = "NULL: it would follow the secret batches"
+
+STORED = {
+    "meta": {
+        "run_id": CHOSEN + ", and drawn by chance",
+        "config": CHOSEN + "; paths included",
+        "bundle_digest": "of the public model",
+        "data_commitments": KEYED,
+        "validation_digest": PUBLIC_DATA,
+        "environment": "of the libraries and the machine",
+        "keys": "one-way names of 256-bit keys",
+        "probe": "losses of made-up prompts",
+        "wall_s": NOT_STORED,
+        "epsilon_spent": "a function of the ledger",
+        "source": CHOSEN,
+        "outcome": "whether the rounds or the budget came to their end: planned, not computed",
+        "parameter_digest": RELEASE,
+    },
+    "rounds": {
+        "round_index": "a count",
+        "direction_seed": PUBLIC_SEED,
+        "step_integer": RELEASE,
+        "num_speakers": CHANNEL,
+        "mean_estimate": RELEASE,
+        "true_mean": NOT_STORED,
+        "share_clipped": NOT_STORED,
+        "artificial_noise_std": "from the plan",
+        "receiver_noise_std": CHANNEL + ": measured where no device sends",
+        "amplitude_error_bound": CHANNEL,
+        "noise_multiplier": "from the plan",
+        "receive_scale": CHANNEL,
+        "weakest_gain": CHANNEL,
+        "learning_rate": CHOSEN,
+        "wall_s": NOT_STORED,
+    },
+    "evaluations": {
+        "num_rounds": "a count",
+        "loss": PUBLIC_DATA,
+        "accuracy": PUBLIC_DATA,
+        "epsilon": "a function of the ledger",
+    },
+    "privacy_ledger": {
+        "sequence": "a count",
+        "round_index": "a count",
+        "device_index": CHANNEL,
+        "attempt": "a count",
+        "record": "see RECORD",
+        "chain": "a digest of records",
+    },
+    "ledger_head": {
+        "only_row": "constant",
+        "count": "a count",
+        "chain": "a digest of records",
+    },
+}
+RECORD = {
+    "version": "constant",
+    "kind": CHOSEN,
+    "round_index": "a count",
+    "device_index": CHANNEL,
+    "access": CHOSEN,
+    "unit": CHOSEN,
+    "relation": CHOSEN,
+    "sensitivity": CHOSEN,
+    "sampling_probability": PUBLIC_N,
+    "certified_noise_std": "from the plan",
+    "amplitude_error_bound": CHANNEL,
+    "noise_stream": "a one-way name of noise that is drawn whatever the data are",
+}
+SENT = {
+    RoundReport: {
+        "run_id": CHOSEN,
+        "round_index": "a count",
+        "device_index": "a count",
+        "participation": CHANNEL + "; a loss that is not finite counts as zero and silences nobody",
+        "reason": "the kind of a radio's failure",
+    },
+    DigestReport: {
+        "run_id": CHOSEN,
+        "round_index": "a count",
+        "host": CHOSEN,
+        "parameter_digest": RELEASE,
+    },
+}
+FILES = {
+    STORE_FILE: "see STORED",
+    "summary.json": "made from the store alone",
+    "report.html": "made from the store alone",
+    "plots": "made from the store alone",
+}
+
+SETTINGS = {
+    "federation.num_devices": 2,
+    "optimizer.rounds": 4,
+    "optimizer.batch_size": 4,
+    "task.validation_examples": 20,
+    "task.max_tokens": 24,
+    "run.evaluation_interval": 2,
+    "privacy.noise_source": "system",
+    # Two thousand records, not thirteen: the records that no round draws are many either way.
+    "privacy.delta": 1e-4,
+}
+
+
+@pytest.fixture(scope="module")
+def task():
+    return load_task("snips")
+
+
+@pytest.fixture
+def lines(task):
+    spec, folder = task
+    return (folder / spec.train).read_text("utf-8").splitlines()[:2000]
+
+
+def start(folder, train, **changes):
+    settings = {**SETTINGS, "task.train": str(train)}
+    return Experiment.start(load_config("snips", {**settings, **changes}), folder)
+
+
+def write(path, lines):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def complete(folder, train, **changes):
+    run = start(folder, train, **changes)
+    try:
+        assert run.run()
+    finally:
+        run.close()
+    report.write_run(folder)
+    return folder
+
+
+def contents(folder):
+    """{table: {column or meta key: its values in order}} of a store."""
+    connection = sqlite3.connect(folder / STORE_FILE)
+    try:
+        names = [n for (n,) in connection.execute("SELECT name FROM sqlite_master WHERE sql != ''")]
+        tables = {}
+        for name in names:
+            cursor = connection.execute(f"SELECT * FROM {name} ORDER BY 1")
+            columns = [column for column, *_ in cursor.description]
+            rows = cursor.fetchall()
+            tables[name] = {c: [row[i] for row in rows] for i, c in enumerate(columns)}
+        tables["meta"] = dict(zip(*tables["meta"].values(), strict=True))
+        return tables
+    finally:
+        connection.close()
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory, task):
+    spec, folder = task
+    base = tmp_path_factory.mktemp("private")
+    lines = (folder / spec.train).read_text("utf-8").splitlines()[:2000]
+    return complete(base / "run", write(base / "train.tsv", lines))
+
+
+def test_everything_stored_has_a_reason(ended):
+    assert {table: set(columns) for table, columns in contents(ended).items()} == {
+        table: set(reasons) for table, reasons in STORED.items()
+    }
+    assert set(MechanismRecord.__struct_fields__) == set(RECORD)
+    assert {path.name for path in ended.iterdir()} == set(FILES)
+
+
+def test_everything_sent_by_a_device_has_a_reason():
+    for message, reasons in SENT.items():
+        assert set(message.__struct_fields__) == set(reasons), message
+
+
+def test_what_follows_the_secret_batches_is_not_stored(ended):
+    tables = contents(ended)
+    absent = [
+        (table, column)
+        for table, reasons in STORED.items()
+        for column, reason in reasons.items()
+        if reason == NOT_STORED
+    ]
+    assert len(absent) == 4
+    for table, column in absent:
+        values = tables[table][column]
+        assert values == "null" if table == "meta" else set(values) == {None}, (table, column)
+    summary = json.loads((ended / "summary.json").read_text())
+    assert [summary[k] for k in ("wall_s", "rounds_per_s", "peak_rss_mb", "share_clipped")] == (
+        [None] * 4
+    )
+    assert "Neither time nor memory was recorded" in (ended / "report.html").read_text()
+
+
+def test_store_and_keys_are_for_their_owner_only(tmp_path, lines):
+    old = os.umask(0)
+    try:
+        run = start(tmp_path / "run", write(tmp_path / "train.tsv", lines))
+        try:
+            assert not run.run(should_stop=lambda: run.store.num_rounds() == 1)
+            files = [path for path in (tmp_path / "run").iterdir() if path.is_file()]
+            assert {path.name for path in files} >= {STORE_FILE, STORE_FILE + "-wal", KEYS_FILE}
+            assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+        finally:
+            run.close()
+    finally:
+        os.umask(old)
+
+
+def test_no_digest_of_the_data_can_be_computed_without_the_key(tmp_path, lines, monkeypatch):
+    """The same data under other keys have another name; under the same keys, the same."""
+    made = []
+    train = write(tmp_path / "train.tsv", lines)
+    for name in ("one", "two"):
+        run = start(tmp_path / name, train)
+        made.append(run.store.meta("data_commitments"))
+        run.close()
+    assert not set(made[0]) & set(made[1])
+
+
+def same_keys(monkeypatch):
+    """Both runs get these keys, as if the devices' generator had said the same twice."""
+    count = iter(range(1000))
+    monkeypatch.setattr(
+        device_keys.PrivateRandom,
+        "generate_key",
+        staticmethod(lambda: PrivateRandom.simulated_key(77, next(count) % 2)),
+    )
+
+
+def records_never_drawn(monkeypatch):
+    """(device_index, record_index) -> drawn, noted while a run goes on."""
+    drawn = {}
+    draw = PrivateRandom.poisson_batch
+
+    def note(self, release, num_records, probability):
+        chosen = draw(self, release, num_records, probability)
+        drawn.setdefault(self.commitment, set()).update(chosen.tolist())
+        return chosen
+
+    monkeypatch.setattr(PrivateRandom, "poisson_batch", note)
+    return drawn
+
+
+def test_a_record_that_no_round_drew_leaves_no_trace(tmp_path, lines, monkeypatch):
+    """Names, sizes, times, digests: whatever followed the data would differ here."""
+    drawn = records_never_drawn(monkeypatch)
+    same_keys(monkeypatch)
+    first = complete(tmp_path / "first" / "run", write(tmp_path / "first" / "train.tsv", lines))
+    config = load_config("snips", SETTINGS)
+    parts = split_iid(list(range(len(lines))), 2, config.run.seed)
+    untouched = next(
+        line
+        for device, part in enumerate(parts)
+        for position, line in enumerate(part)
+        if position not in drawn[PrivateRandom(PrivateRandom.simulated_key(77, device)).commitment]
+    )
+    changed = list(lines)
+    label = changed[untouched].partition("\t")[0]
+    changed[untouched] = label + "\tsomething very different, and a good deal longer than before"
+    train = write(tmp_path / "second" / "train.tsv", changed)
+    second = complete(tmp_path / "second" / "run", train)
+
+    tables, others = contents(first), contents(second)
+    named = {"run_id", "config", "data_commitments"}
+    assert {k for k, v in tables["meta"].items() if others["meta"][k] != v} == named
+    for by_key in (tables["meta"], others["meta"]):
+        for key in named:
+            del by_key[key]
+    assert tables == others
+    summaries = [json.loads((f / "summary.json").read_text()) for f in (first, second)]
+    for summary in summaries:
+        del summary["run_id"]
+    assert summaries[0] == summaries[1]
+
+
+def test_keys_are_destroyed_when_the_run_is_complete(ended):
+    assert not (ended / KEYS_FILE).exists()
+    with pytest.raises(RunStoreError, match=r"has ended .*nothing to continue"):
+        Experiment.resume(ended)
+
+
+def test_resuming_an_ended_run_shows_it_and_destroys_what_a_crash_left(ended):
+    (ended / KEYS_FILE).write_text('["00"]')
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
+        assert cli.main(["run", "--resume", str(ended), "--json"]) == 0
+    assert json.loads(out.getvalue())["outcome"] == Outcome.COMPLETE
+    assert not (ended / KEYS_FILE).exists()
+
+
+def test_keys_are_destroyed_on_request_and_the_run_is_over(tmp_path, lines, capsys):
+    folder = tmp_path / "run"
+    run = start(folder, write(tmp_path / "train.tsv", lines))
+    try:
+        assert not run.run(should_stop=lambda: run.store.num_rounds() == 1)
+        # Refused while somebody is at work on it.
+        assert cli.main(["destroy-keys", str(folder)]) == 2
+        assert "in use by another process" in capsys.readouterr().err
+        assert (folder / KEYS_FILE).exists()
+    finally:
+        run.close()
+    assert cli.main(["destroy-keys", str(folder)]) == 0
+    assert "private keys destroyed" in capsys.readouterr().out
+    assert not (folder / KEYS_FILE).exists()
+    assert cli.main(["run", "--resume", str(folder)]) == 2
+    assert "ended on request" in capsys.readouterr().err
+    assert cli.main(["destroy-keys", str(folder)]) == 0
+    assert "no private keys there" in capsys.readouterr().out
+
+
+def test_validation_data_that_are_not_public_are_not_evaluated(tmp_path, lines, capsys):
+    folder = tmp_path / "run"
+    train = write(tmp_path / "train.tsv", lines)
+    settings = {**SETTINGS, "task.train": str(train), "task.validation_is_public": False}
+    pairs = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+    argv = ["run", *(a for pair in pairs for a in ("--set", pair)), "--out", str(folder)]
+    assert cli.main(argv) == 0
+    assert "validation_is_public" in capsys.readouterr().out
+    evaluations = contents(folder)["evaluations"]
+    assert set(evaluations["loss"]) == set(evaluations["accuracy"]) == {None}
+    assert None not in evaluations["epsilon"]
+    assert contents(folder)["meta"]["validation_digest"] == "null"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["accuracy_after"] is None
+    assert "not declared public" in (folder / "report.html").read_text()
