@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import logging
 import os
 import signal
@@ -21,6 +20,7 @@ from server.errors import ConfigurationError, ServerError
 
 EXIT_BAD_INPUT = 2
 EXIT_BUDGET_EXHAUSTED = 3
+EXIT_BUDGET_EXCEEDED = 4
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141  # what a shell reports for SIGPIPE
 DEFAULT_PRESET = "snips"
@@ -29,7 +29,8 @@ DEFAULT_PRESET = "snips"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code.
 
-    0 done; 2 a named error; 3 the privacy budget ended the run early; 130 interrupted.
+    0 done; 2 a named error; 3 the privacy budget ended the run early; 4 more than the
+    budget was spent; 130 interrupted.
     """
     parser = _build_parser()
     args = parser.parse_args(argv)
@@ -167,7 +168,7 @@ def _run(args: argparse.Namespace) -> int:
         document = dict(summaries[0])
         if len(summaries) > 1:
             document["reference"] = summaries[1]
-        print(json.dumps(document, indent=1))
+        print(report.to_json(document))
     else:
         printer.table(summaries, folder)
     if complete:
@@ -179,6 +180,14 @@ def _run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return EXIT_BUDGET_EXHAUSTED
+    if summaries[-1]["outcome"] == Outcome.BUDGET_EXCEEDED:
+        print(
+            f"More than the privacy budget was spent: epsilon {summaries[-1]['epsilon']:.3f} of "
+            f"{summaries[-1]['epsilon_budget']:g}. Devices fell silent after the price of a round "
+            "was paid, and their noise was missing. The run has ended and stays silent.",
+            file=sys.stderr,
+        )
+        return EXIT_BUDGET_EXCEEDED
     compare = " --compare" if args.compare else ""
     print(f"Interrupted. Continue with: pairzero run --resume {folder}{compare}", file=sys.stderr)
     return EXIT_INTERRUPTED

@@ -67,9 +67,17 @@ class TaskSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class FederationSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Who takes part. Training examples are shuffled and dealt out evenly (IID)."""
+    """Who takes part. Training examples are shuffled and dealt out evenly (IID).
+
+    Attributes:
+        num_devices: K.
+        min_speakers: a round in which fewer speak moves nothing, and if so few are loud enough
+            from the start, nobody speaks. It guards learning and not privacy: a sum that is not
+            used was heard all the same, and is charged in full.
+    """
 
     num_devices: int = 5
+    min_speakers: int = 1
 
 
 class OptimizerSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -201,6 +209,10 @@ class RunConfig(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
     def __post_init__(self) -> None:
         """Check every value; all limits are stated here and nowhere else."""
         _count("federation.num_devices", self.federation.num_devices, 1)
+        _within(
+            "federation.min_speakers",
+            self.federation.min_speakers, 1, self.federation.num_devices,
+        )  # fmt: skip
         _count("optimizer.rounds", self.optimizer.rounds, 1)
         _count("optimizer.batch_size", self.optimizer.batch_size, 1)
         _within("optimizer.perturbation_scale_log2", self.optimizer.perturbation_scale_log2, -20, 0)

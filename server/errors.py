@@ -8,7 +8,9 @@
       +- RunStoreError          the run folder cannot be read, written or resumed
       +- ReplicaMismatchError   two replicas of the model hold different bits
       +- PrivacyError           the promise cannot be made or kept; the antenna stays silent
-           +- BudgetExhaustedError
+           +- BudgetExhaustedError   the next round cannot be afforded; nothing was overspent
+           +- BudgetExceededError    a round turned out dearer than was paid, beyond the budget
+           +- TooLittleNoiseError
            +- LedgerCorruptError
            +- UnknownMechanismError
 """
@@ -60,6 +62,18 @@ class PrivacyError(ServerError):
 
 class BudgetExhaustedError(PrivacyError):
     """The next round would spend more than the budget. Example: more rounds than were planned."""
+
+
+class BudgetExceededError(PrivacyError):
+    """More than the budget was spent, and what was heard cannot be taken back.
+
+    Example: devices fell silent after the price of a round was paid; their noise was missing from
+    the sum.
+    """
+
+
+class TooLittleNoiseError(PrivacyError):
+    """So little noise that no finite epsilon is computed for it. It is never counted as free."""
 
 
 class LedgerCorruptError(PrivacyError):

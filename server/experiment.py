@@ -26,7 +26,12 @@ from server.assembly import (
 from server.config import RunConfig, dump_config
 from server.device_keys import KEYS_FILE, DeviceKeys
 from server.environment import environment, peak_rss_mb, probe
-from server.errors import BudgetExhaustedError, LedgerCorruptError, RunStoreError
+from server.errors import (
+    BudgetExceededError,
+    BudgetExhaustedError,
+    LedgerCorruptError,
+    RunStoreError,
+)
 from server.evaluation import Evaluation, evaluate
 from server.pricing import Pricing, PrivacyTerms
 from server.privacy.accountant import Accountant
@@ -84,8 +89,13 @@ class Experiment:
         except BaseException:
             parts.close()
             raise
-        experiment = cls._join(config, folder, store, parts, terms)
-        experiment.record_evaluation(0, untrained)
+        try:
+            experiment = cls._join(config, folder, store, parts, terms)
+            experiment.record_evaluation(0, untrained)
+        except BaseException:
+            parts.close()
+            store.close()
+            raise
         return experiment
 
     @classmethod
@@ -192,6 +202,7 @@ class Experiment:
         channel: ChannelEstimate | None = None
         outcome = Outcome.INTERRUPTED
         try:
+            self.pricing.check_not_exceeded()
             on_progress(Progress(done, rounds, None, self._latest_evaluation(done), 0.0))
             while done < rounds and not should_stop():
                 if channel is None or done % self.config.radio.coherence_rounds == 0:
@@ -211,6 +222,8 @@ class Experiment:
         except BudgetExhaustedError:
             # The promise is kept by falling silent; what was learnt so far is the result.
             outcome = Outcome.BUDGET_EXHAUSTED
+        except BudgetExceededError:
+            outcome = Outcome.BUDGET_EXCEEDED
         finally:
             note_time()
             self._note_memory(is_fresh_process)

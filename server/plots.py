@@ -110,7 +110,11 @@ def _draw_epsilon(
     folder: Path, config: RunConfig, evaluations: Sequence[EvaluationRow]
 ) -> tuple[Path, str]:
     figure, (axes,) = _figure(1)
-    points = [(p.num_rounds, p.epsilon) for p in evaluations if p.epsilon is not None]
+    points = [
+        (p.num_rounds, p.epsilon)
+        for p in evaluations
+        if p.epsilon is not None and math.isfinite(p.epsilon)
+    ]
     axes.plot([n for n, _ in points], [e for _, e in points], "o-", color=_BLUE, markersize=3)
     axes.axhline(config.privacy.epsilon, color=_BLACK, linestyle="--", linewidth=0.8)
     axes.set_ylim(bottom=0)

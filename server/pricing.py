@@ -27,6 +27,7 @@ from radio.waveforms.error_model import (
     noise_power_upper_bound,
 )
 from server.config import RunConfig
+from server.errors import BudgetExceededError
 from server.power.static import PowerPlan, plan_static
 from server.privacy.accountant import Accountant
 from server.privacy.calibration import calibrate_noise_multiplier
@@ -178,6 +179,7 @@ class Pricing:
             scalar_bound=min(self._config.optimizer.clip, _LARGEST_SCALAR),
             required_noise_std=required * (1.0 + CALIBRATION_SLACK),
             min_gain=min_gain,
+            min_participants=self._config.federation.min_speakers,
         )
         records = () if terms is None else self._records(terms, round_index, power, eta)
         return PlannedRound(
@@ -209,6 +211,9 @@ class Pricing:
         """A device that was to speak and did not has taken its noise away: the others pay more.
 
         The corrected records are charged on top of the paid ones. Never downward.
+
+        Raises:
+            BudgetExceededError: with the correction, more than the budget is spent.
         """
         if self._ledger is None or set(speakers) == set(planned.power.participants):
             return
@@ -221,6 +226,24 @@ class Pricing:
             if record.device_index in stds
         ]
         self._compose(self._ledger.append_correction(corrections))
+        self.check_not_exceeded()
+
+    def check_not_exceeded(self) -> None:
+        """Raise if more than the budget is spent; a run that was resumed asks before it speaks.
+
+        Raises:
+            BudgetExceededError: nothing more may be transmitted in this run.
+        """
+        if self._accountant is None:
+            return
+        spent = self._accountant.worst_spent()
+        if spent > self._accountant.epsilon:
+            raise BudgetExceededError(
+                f"epsilon {spent:.6g} is spent, the budget is {self._accountant.epsilon:.6g}: "
+                "devices fell silent after the price of a round was paid, and their noise was "
+                "missing from what the receiver heard. Nothing more is transmitted in this run. "
+                "Find out why they fell silent before the next one."
+            )
 
     def epsilon_spent(self) -> float | None:
         """The largest epsilon on any device's account so far; None without privacy."""

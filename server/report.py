@@ -38,7 +38,7 @@ def write_run(folder: Path, reference: Path | None = None) -> dict[str, Any]:
         summary = summarise(store, config, rows, evaluations)
     finally:
         store.close()
-    _write_atomically(folder / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
+    _write_atomically(folder / SUMMARY_FILE, to_json(summary) + "\n")
     others = _read_reference(reference) if reference is not None else None
     plots = draw_plots(folder / PLOTS_FOLDER, config, rows, evaluations, others)
     summaries = [summary]
@@ -46,6 +46,17 @@ def write_run(folder: Path, reference: Path | None = None) -> dict[str, Any]:
         summaries.append(json.loads((reference / SUMMARY_FILE).read_text()))
     _write_atomically(folder / REPORT_FILE, _page(config, summaries, plots))
     return summary
+
+
+def to_json(document: dict[str, Any]) -> str:
+    """JSON that every reader understands: an infinite figure becomes the text "infinity"."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return "infinity" if value == math.inf else value
+
+    return json.dumps(plain(document), indent=1, allow_nan=False)
 
 
 def summarise(
@@ -71,7 +82,7 @@ def summarise(
     spent = store.meta("epsilon_spent") if privacy.enabled else None
     return {
         "run_id": store.meta("run_id"),
-        "complete": len(rows) == config.optimizer.rounds,
+        "complete": store.outcome is Outcome.COMPLETE,
         "outcome": store.outcome,
         "task": Path(config.task.name).stem,
         "source": store.meta("source"),
@@ -169,7 +180,7 @@ def _page(
 <th>NMSE dB</th><th>epsilon</th><th>wall s</th><th>peak RSS MB</th></tr></thead><tbody>
 {"".join(_table_row(s) for s in summaries)}</tbody></table>
 {figures}
-<h2>Summary</h2><pre>{html.escape(json.dumps(summary, indent=1))}</pre>
+<h2>Summary</h2><pre>{html.escape(to_json(summary))}</pre>
 </body></html>
 """
 
@@ -211,8 +222,9 @@ def _notes(config: RunConfig, summary: dict[str, Any]) -> str:
             )
         if summary["epsilon"] > summary["epsilon_budget"]:
             notes.append(
-                "More than the budget was spent: a device fell silent after the price of a round "
-                "was agreed, and its noise was missing."
+                "More than the budget was spent: devices fell silent after the price of a round "
+                "was paid, and their noise was missing. The promise above does not hold; what was "
+                "spent does."
             )
     if summary["outcome"] == Outcome.INTERRUPTED:
         notes.append("The run was interrupted and can be resumed.")

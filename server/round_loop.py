@@ -74,7 +74,9 @@ class RoundLoop:
             channel: the fading block's channel estimate, from `learn_channel`.
 
         Raises:
-            PrivacyError: the round may not be afforded; nothing was transmitted.
+            BudgetExhaustedError: the round may not be afforded; nothing was transmitted.
+            BudgetExceededError: devices fell silent, and what was heard cost more than the budget;
+                no step is taken.
             NonFiniteScalarError: the model has diverged: no device had a finite loss.
         """
         started = self.clock()
@@ -84,7 +86,8 @@ class RoundLoop:
         speakers = _speakers(reports)
         self.pricing.correct_price(planned, speakers)
         estimate, receiver_noise_std = self.hear_mean(planned.power, len(speakers))
-        result = self.decide_step(round_index, estimate)
+        is_enough = len(speakers) >= self.config.federation.min_speakers
+        result = self.decide_step(round_index, estimate if is_enough else 0.0)
         row = self.describe(planned, speakers, estimate, receiver_noise_std, result, started)
         self.take_step(result)
         self.store.append_round(row)

@@ -33,12 +33,15 @@ class Outcome(enum.StrEnum):
 
     COMPLETE: every planned round. INTERRUPTED: stopped from outside, can be resumed.
     BUDGET_EXHAUSTED: the next round could not be afforded; it stays silent for good.
+    BUDGET_EXCEEDED: more than the budget was spent, because devices fell silent after the price of
+        a round was paid; it stays silent for good.
     ABANDONED: its private keys were destroyed on request before its last round.
     """
 
     COMPLETE = "complete"
     INTERRUPTED = "interrupted"
     BUDGET_EXHAUSTED = "budget_exhausted"
+    BUDGET_EXCEEDED = "budget_exceeded"
     ABANDONED = "abandoned"
 
     @property

@@ -65,6 +65,7 @@ def plan_static(
     scalar_bound: float,
     required_noise_std: float,
     min_gain: float,
+    min_participants: int = 1,
     peak_factor: float = DEFAULT_PEAK_FACTOR,
 ) -> PowerPlan:
     r"""Truncated inversion: tx_gain_k = c / h_k if abs(h_k) >= min_gain, else silent.
@@ -88,12 +89,14 @@ def plan_static(
         required_noise_std: standard deviation of the sum of all artificial noises, in units of the
             scalar; 0 in ideal mode.
         min_gain: truncation threshold on abs(h_k).
+        min_participants: with fewer devices that can reach the level nobody speaks at all: a sum
+            that would not be used is not worth its price.
         peak_factor: how many noise standard deviations must fit below max_amplitude.
 
     Guarantees:
         * abs(tx_gain_k) (G + peak_factor sigma_k) <= max_amplitude, with room for float32;
         * the sum of sigma_k^2 is at least required_noise_std^2 (rounded up);
-        * silent devices are exactly those below min_gain;
+        * silent devices are exactly those below min_gain, or all of them;
         * more required noise never raises c; permuting the devices permutes the plan;
         * if everybody is silent the plan has no participants: skip the round, charge nothing.
 
@@ -118,8 +121,8 @@ def plan_static(
     magnitudes = {k: abs(gain) for k, gain in enumerate(gains)}
     participants = tuple(k for k, magnitude in magnitudes.items() if magnitude >= min_gain)
     silent = tuple(k for k, magnitude in magnitudes.items() if magnitude < min_gain)
-    if not participants:
-        return PowerPlan((), silent, 0.0, {}, {})
+    if len(participants) < max(1, min_participants):
+        return PowerPlan((), tuple(magnitudes), 0.0, {}, {})
 
     noise_std = _split_equally(required_noise_std, len(participants))
     peak_scalar = scalar_bound + peak_factor * noise_std

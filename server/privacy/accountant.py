@@ -6,7 +6,12 @@ import logging
 import math
 from collections.abc import Iterable
 
-from server.errors import BudgetExhaustedError, ConfigurationError, PrivacyError
+from server.errors import (
+    BudgetExhaustedError,
+    ConfigurationError,
+    PrivacyError,
+    TooLittleNoiseError,
+)
 from server.privacy.composition import (
     Composer,
     History,
@@ -44,7 +49,8 @@ class Accountant:
     Guarantees:
         * `spent` is never below the exact epsilon of the records and never decreases;
         * if every record passed `check_affordable` before `compose`, `spent` is at most epsilon;
-        * a record that cannot be priced raises; it is never free.
+        * a record with too little noise to be priced costs an infinite epsilon, and its device
+          affords nothing after it; a record that cannot be understood raises. Neither is free.
 
     Raises:
         ConfigurationError: epsilon not finite and positive, delta outside (0, 1), or csi_delta
@@ -70,6 +76,8 @@ class Accountant:
         self._promise: tuple[PrivacyUnit, NeighbouringRelation] | None = None
         self._counts: dict[int, dict[PriceClass, int]] = {}
         self._spent_floor: dict[int, float] = {}
+        # Releases with hardly any noise, per device: no finite epsilon covers them.
+        self._unpriceable: dict[int, int] = {}
         # (the other classes of an account, one class) -> counts of that class known affordable,
         # and known not to be. Equal accounts of many devices share an entry.
         self._affordable: dict[tuple[History, PriceClass], int] = {}
@@ -93,14 +101,20 @@ class Accountant:
     @property
     def device_indices(self) -> tuple[int, ...]:
         """The devices with at least one record, ascending."""
-        return tuple(sorted(self._counts))
+        return tuple(sorted({*self._counts, *self._unpriceable}))
 
     def num_records(self, device_index: int) -> int:
         """How many releases a device has been charged for."""
-        return sum(self._counts.get(device_index, {}).values())
+        priced = sum(self._counts.get(device_index, {}).values())
+        return priced + self._unpriceable.get(device_index, 0)
 
     def spent(self, device_index: int) -> float:
-        """Epsilon that a device has spent, at delta; 0 for a device that never spoke."""
+        """Epsilon that a device has spent, at delta; 0 for a device that never spoke.
+
+        Infinite after a release with hardly any noise.
+        """
+        if device_index in self._unpriceable:
+            return math.inf
         history = make_history(self._counts.get(device_index, {}))
         value = max(self._composer.epsilon(history), self._spent_floor.get(device_index, 0.0))
         self._spent_floor[device_index] = value
@@ -116,11 +130,16 @@ class Accountant:
         Does not ask whether it is affordable: a ledger that is read back must be counted in full.
 
         Raises:
-            PrivacyError: unit or relation differ from the records before, or there is hardly any
-                noise.
+            PrivacyError: unit or relation differ from the records before.
         """
-        price = self._price(record)
+        self._check_promise(record)
         self._promise = (record.unit, record.relation)
+        try:
+            price = price_class_of(record.to_dp_event())
+        except TooLittleNoiseError:
+            unpriceable = self._unpriceable.get(record.device_index, 0)
+            self._unpriceable[record.device_index] = unpriceable + 1
+            return
         counts = self._counts.setdefault(record.device_index, {})
         counts[price] = counts.get(price, 0) + 1
 
@@ -139,13 +158,17 @@ class Accountant:
             BudgetExhaustedError: the account would exceed epsilon.
             PrivacyError: the record cannot be priced beside the records before.
         """
-        price = self._price(record)
+        self._check_promise(record)
+        price = price_class_of(record.to_dp_event())
         counts = self._counts.get(record.device_index, {})
         wanted = counts.get(price, 0) + 1
         others = make_history({p: n for p, n in counts.items() if p != price})
-        if self._is_affordable(others, price, wanted):
+        if record.device_index in self._unpriceable:
+            total = math.inf
+        elif self._is_affordable(others, price, wanted):
             return
-        total = self._composer.epsilon(make_history({**counts, price: wanted}))
+        else:
+            total = self._composer.epsilon(make_history({**counts, price: wanted}))
         logger.info("round %d: device %d is out of budget", record.round_index, record.device_index)
         raise BudgetExhaustedError(
             f"device {record.device_index}, round {record.round_index}: after this round epsilon "
@@ -156,7 +179,8 @@ class Accountant:
 
     def affordable_rounds(self, record: MechanismRecord) -> int:
         """How many more rounds like this one the device can pay for (at most 2**24)."""
-        price = self._price(record)
+        self._check_promise(record)
+        price = price_class_of(record.to_dp_event())
         counts = self._counts.get(record.device_index, {})
         already = counts.get(price, 0)
         others = make_history({p: n for p, n in counts.items() if p != price})
@@ -181,7 +205,7 @@ class Accountant:
             make_history({price_class_of(record.to_dp_event()): num_rounds})
         )
 
-    def _price(self, record: MechanismRecord) -> PriceClass:
+    def _check_promise(self, record: MechanismRecord) -> None:
         promise = (record.unit, record.relation)
         if self._promise is not None and promise != self._promise:
             raise PrivacyError(
@@ -189,7 +213,6 @@ class Accountant:
                 f"{promise}, the account holds {self._promise}. Two different promises do not add "
                 "up; start a new run."
             )
-        return price_class_of(record.to_dp_event())
 
     def _is_affordable(self, others: History, price: PriceClass, wanted: int) -> bool:
         """Whether ``wanted`` rounds of one class fit beside the other classes."""

@@ -25,7 +25,7 @@ from typing import Any
 import dp_accounting
 from dp_accounting.pld import privacy_loss_distribution
 
-from server.errors import PrivacyError, UnknownMechanismError
+from server.errors import PrivacyError, TooLittleNoiseError, UnknownMechanismError
 
 GRID_POINTS_PER_OCTAVE = 1024
 FFT_DELTA_PER_ROUND = 1e-13
@@ -67,10 +67,10 @@ def grid_index_below(noise_multiplier: float) -> int:
     """The largest grid point that is not above ``noise_multiplier`` (less noise, higher price).
 
     Raises:
-        PrivacyError: below MIN_NOISE_MULTIPLIER, or not a number.
+        TooLittleNoiseError: below MIN_NOISE_MULTIPLIER, or not a number.
     """
     if not noise_multiplier >= MIN_NOISE_MULTIPLIER:
-        raise PrivacyError(
+        raise TooLittleNoiseError(
             f"noise multiplier: got {noise_multiplier}, wanted at least {MIN_NOISE_MULTIPLIER}. "
             "One such round would spend any sensible budget; add noise or lower the clip."
         )
@@ -86,6 +86,7 @@ def price_class_of(event: Any) -> PriceClass:
 
     Raises:
         UnknownMechanismError: neither a Gaussian nor a Poisson-sampled Gaussian.
+        TooLittleNoiseError: see `grid_index_below`.
     """
     sampling_probability = 1.0
     gaussian = event

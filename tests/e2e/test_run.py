@@ -27,8 +27,10 @@ from edge_runtime.bundle import BUNDLED_MODEL_FOLDER
 from edge_runtime.onnx_runtime import onnxruntime
 from edge_runtime.private_random import PrivateRandom
 from edge_runtime.protocol.errors import PlanRefusedError
-from edge_runtime.protocol.rounds import RoundResult
+from edge_runtime.protocol.rounds import DigestRequest, RoundResult
 from edge_runtime.tasks import load_task, read_examples
+from edge_runtime.uplink import OverTheAirUplink
+from radio.errors import RadioUnavailableError
 from server import cli, environment, experiment, pricing, report
 from server.config import load_config, parse_config
 from server.errors import LedgerCorruptError, RunStoreError
@@ -873,6 +875,84 @@ def test_a_run_out_of_budget_stops_by_itself_and_keeps_what_it_learnt(tmp_path, 
     summary = report.write_run(folder)
     assert (summary["complete"], summary["outcome"]) == (False, "budget_exhausted")
     assert "stopped" in (folder / "report.html").read_text()
+
+
+FIVE = {
+    **SHORT, "federation.num_devices": 5, "optimizer.rounds": 3, "run.evaluation_interval": 3,
+    "privacy.epsilon": 1.0, "radio.channel": "awgn",
+}  # fmt: skip
+
+
+def fail_in_round(monkeypatch, round_index, devices):
+    """These devices' radios refuse to send in one round."""
+    send = OverTheAirUplink.send_scalar
+
+    def send_or_fail(self, noisy_scalar, order, plan):
+        if plan.round_index == round_index and order.device_index in devices:
+            raise RadioUnavailableError("unplugged")
+        send(self, noisy_scalar, order, plan)
+
+    monkeypatch.setattr(OverTheAirUplink, "send_scalar", send_or_fail)
+
+
+def test_dropouts_beyond_the_budget_have_a_name_and_an_exit_code(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "run"
+    fail_in_round(monkeypatch, 2, {1, 2, 3, 4})
+    assert cli.main(arguments(FIVE, "--out", folder)) == 4
+    printed = capsys.readouterr()
+    assert "More than the privacy budget was spent: epsilon " in printed.err
+    summary = json.loads(printed.out)
+    assert (summary["outcome"], summary["complete"]) == ("budget_exceeded", False)
+    assert summary["rounds"] == 2
+    assert summary["epsilon"] > 5 * summary["epsilon_budget"]
+    page = (folder / "report.html").read_text()
+    assert "More than the budget was spent" in page
+    assert f"{summary['epsilon']:.3f}" in page
+
+    # A resume reports the same and puts nothing on the air.
+    monkeypatch.setattr(OverTheAirUplink, "send_scalar", None)
+    monkeypatch.setattr(OverTheAirUplink, "send_pilot", None)
+    assert run_cli("run", "--resume", folder, "--json") == (4, summary)
+
+
+def test_a_run_that_died_right_after_the_correction_ends_on_resume(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    fail_in_round(monkeypatch, 1, {1, 2, 3, 4})
+    with monkeypatch.context() as patch:
+        patch.setattr(pricing.Pricing, "check_not_exceeded", die)
+        run = Experiment.start(load_config("snips", FIVE), folder)
+        with pytest.raises(DiedError):
+            finish(run)
+    run = Experiment.resume(folder)
+    try:
+        monkeypatch.setattr(type(run.loop.control), "broadcast", no_radio)
+        assert not run.run()
+        assert run.store.outcome == "budget_exceeded"
+    finally:
+        run.close()
+
+
+def die(self):
+    if self._ledger.records():
+        raise DiedError
+
+
+def no_radio(self, message):
+    """The digests are compared in the end; everything else would make a device speak."""
+    assert isinstance(message, DigestRequest)
+
+
+def test_an_infinite_price_is_written_in_a_way_that_every_reader_understands(
+    tmp_path, monkeypatch, capsys
+):
+    folder = tmp_path / "run"
+    settings = {**FIVE, "federation.num_devices": 64, "privacy.epsilon": 8.0}
+    fail_in_round(monkeypatch, 0, set(range(1, 64)))
+    assert cli.main(arguments(settings, "--out", folder)) == 4
+    summary = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert summary["epsilon"] == "infinity"
+    assert float(summary["epsilon"]) == math.inf
+    assert "Spent epsilon inf of 8" in (folder / "report.html").read_text()
 
 
 def test_a_device_of_a_private_run_speaks_under_no_noiseless_order(tmp_path):

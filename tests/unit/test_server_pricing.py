@@ -8,7 +8,12 @@ import pytest
 
 from radio.waveforms.coherent import ChannelEstimate
 from server.config import parse_config
-from server.errors import BudgetExhaustedError, ConfigurationError, PrivacyError
+from server.errors import (
+    BudgetExceededError,
+    BudgetExhaustedError,
+    ConfigurationError,
+    PrivacyError,
+)
 from server.pricing import FORWARD_ROUNDING, MAX_AMPLITUDE_ERROR, Pricing, agree_terms
 from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger
@@ -50,12 +55,15 @@ def terms():
     return agree_terms(CONFIG, NUM_RECORDS, STREAMS)
 
 
-def open_pricing(store, terms):
-    """As the experiment does it: the accountant starts from the ledger."""
+def open_pricing(store, terms, epsilon=CONFIG.privacy.epsilon):
+    """As the experiment does it: the accountant starts from the ledger.
+
+    ``epsilon`` above the planned one leaves room for corrections.
+    """
     ledger = PrivacyLedger(store.connection)
     privacy = CONFIG.privacy
     accountant = Accountant(
-        epsilon=privacy.epsilon,
+        epsilon=epsilon,
         delta=privacy.delta,
         csi_delta=privacy.delta * privacy.csi_failure_fraction,
     )
@@ -215,6 +223,17 @@ def test_without_privacy_nothing_is_added_recorded_or_charged():
     assert pricing.epsilon_spent() is None
 
 
+def test_too_few_speakers_for_the_minimum_are_not_asked_and_cost_nothing(store, terms):
+    config = dataclass_like(CONFIG, "federation", min_speakers=3)
+    ledger = PrivacyLedger(store.connection)
+    pricing = Pricing(config, terms, Accountant(epsilon=6.0, delta=1e-4), ledger, NOISE_SYMBOLS)
+    enough = pricing.plan_round(0, channel((1.0, 0.1, 1.0, 1.0)))
+    too_few = pricing.plan_round(0, channel((1.0, 0.1, 1.0, 0.1)))
+    assert enough.power.participants == (0, 2, 3)
+    assert too_few.power.participants == too_few.records == ()
+    assert too_few.power.silent == (0, 1, 2, 3)
+
+
 # What is paid
 
 
@@ -286,7 +305,7 @@ def test_a_resumed_round_that_is_not_the_same_is_refused(store, terms):
 
 
 def test_a_device_that_drops_takes_its_noise_away_and_the_others_pay(store, terms):
-    pricing, ledger = open_pricing(store, terms)
+    pricing, ledger = open_pricing(store, terms, epsilon=30.0)
     planned = pricing.plan_round(0, channel())
     pricing.pay(planned)
     spent = pricing.epsilon_spent()
@@ -313,11 +332,11 @@ def test_nothing_is_corrected_when_everybody_spoke(store, terms):
 
 
 def test_a_correction_is_not_charged_twice_after_a_resume(store, terms):
-    first, _ = open_pricing(store, terms)
+    first, _ = open_pricing(store, terms, epsilon=30.0)
     planned = first.plan_round(0, channel())
     first.pay(planned)
     first.correct_price(planned, [0, 3])
-    resumed, ledger = open_pricing(store, terms)
+    resumed, ledger = open_pricing(store, terms, epsilon=30.0)
     head, spent = ledger.head, resumed.epsilon_spent()
     assert spent == first.epsilon_spent()
     again = resumed.plan_round(0, channel())
@@ -334,9 +353,55 @@ def test_a_correction_is_remembered_by_the_budget(store, terms):
         for round_index in range(ROUNDS):
             planned = pricing.plan_round(round_index, channel())
             pricing.pay(planned)
-            pricing.correct_price(planned, [0])
+            if round_index == 0:
+                pricing.correct_price(planned, [0, 1, 2])
             num_paid += 1
     assert 0 < num_paid < ROUNDS
+
+
+def test_a_correction_beyond_the_budget_is_charged_and_ends_the_run(store, terms):
+    pricing, _ = open_pricing(store, terms)
+    for round_index in range(ROUNDS - 1):
+        pricing.pay(pricing.plan_round(round_index, channel()))
+    planned = pricing.plan_round(ROUNDS - 1, channel())
+    pricing.pay(planned)
+    pricing.check_not_exceeded()
+    with pytest.raises(BudgetExceededError, match="budget is 6"):
+        pricing.correct_price(planned, [0])
+    spent = pricing.epsilon_spent()
+    assert CONFIG.privacy.epsilon < spent < math.inf
+    resumed, _ = open_pricing(store, terms)
+    assert resumed.epsilon_spent() == pytest.approx(spent, rel=1e-9)  # composed in another order
+    with pytest.raises(BudgetExceededError):
+        resumed.check_not_exceeded()
+
+
+def test_a_correction_that_cannot_be_priced_is_infinitely_dear(store):
+    """One speaker of 64: an eighth of the noise, below what any finite epsilon is computed for."""
+    num_devices = 64
+    config = dataclass_like(CONFIG, "federation", num_devices=num_devices)
+    config = dataclass_like(config, "privacy", delta=1e-5)
+    streams = tuple(f"{index:08x}" for index in range(num_devices))
+    terms = agree_terms(config, (500,) * num_devices, streams)
+    ledger = PrivacyLedger(store.connection)
+
+    def fresh():
+        accountant = Accountant(epsilon=6.0, delta=1e-5, csi_delta=1e-6)
+        accountant.compose_all(ledger.records())
+        return Pricing(config, terms, accountant, ledger, NOISE_SYMBOLS)
+
+    pricing = fresh()
+    planned = pricing.plan_round(0, channel((1.0,) * num_devices))
+    pricing.pay(planned)
+    with pytest.raises(BudgetExceededError, match="epsilon inf is spent"):
+        pricing.correct_price(planned, [7])
+    assert pricing.epsilon_spent() == math.inf
+    resumed = fresh()  # it can be opened, and says the same
+    assert resumed.epsilon_spent() == math.inf
+    with pytest.raises(BudgetExceededError):
+        resumed.check_not_exceeded()
+    with pytest.raises(BudgetExhaustedError, match="epsilon would be inf"):
+        resumed.pay(resumed.plan_round(1, channel((1.0,) * num_devices)))
 
 
 def test_a_planned_round_cannot_be_changed(pricing):

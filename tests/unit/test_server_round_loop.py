@@ -1,5 +1,8 @@
 """The round as a story: the order of its sentences is what the promise rests on."""
 
+import dataclasses
+
+import msgspec
 import numpy as np
 import pytest
 
@@ -16,7 +19,7 @@ from edge_runtime.protocol.rounds import (
 )
 from radio.waveforms.coherent import ChannelEstimate, Reception
 from server.config import parse_config
-from server.errors import BudgetExhaustedError, ReplicaMismatchError
+from server.errors import BudgetExceededError, BudgetExhaustedError, ReplicaMismatchError
 from server.pricing import Pricing, agree_terms
 from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger
@@ -143,6 +146,14 @@ def loop(store, terms):
     )
 
 
+@pytest.fixture
+def generous_loop(loop, store, terms):
+    """The same with a budget that has room for corrections."""
+    accountant = Accountant(epsilon=60.0, delta=1e-4, csi_delta=1e-5)
+    pricing = Pricing(CONFIG, terms, accountant, PrivacyLedger(store.connection), 256)
+    return dataclasses.replace(loop, pricing=pricing)
+
+
 def test_the_ledger_has_the_price_before_the_plan_is_broadcast(loop):
     loop.run_round(0, CHANNEL)
     ((plan, num_paid, in_transaction),) = loop.control.plans
@@ -202,13 +213,41 @@ def test_the_mean_is_held_within_the_clip(loop):
     assert loop.run_round(0, CHANNEL).mean_estimate == 5.0
 
 
-def test_a_device_that_drops_is_left_out_of_the_mean_and_charged_for(loop, store):
+def test_a_device_that_drops_is_left_out_of_the_mean_and_charged_for(generous_loop, store):
+    loop = generous_loop
     loop.control.dropped = (1,)
     row = loop.run_round(0, CHANNEL)
     assert row.num_speakers == 2
     assert row.mean_estimate == SUM / 2
     records = PrivacyLedger(store.connection).records()
     assert [record.device_index for record in records] == [0, 1, 2, 0, 2]
+
+
+def test_fewer_speakers_than_the_minimum_move_nothing_and_are_charged(generous_loop, store):
+    config = msgspec.structs.replace(
+        CONFIG, federation=msgspec.structs.replace(CONFIG.federation, min_speakers=3)
+    )
+    loop = dataclasses.replace(generous_loop, config=config)
+    assert loop.run_round(0, CHANNEL).step_integer != 0  # the control: three speak
+    loop.control.dropped = (1,)
+    row = loop.run_round(1, CHANNEL)
+    assert (row.num_speakers, row.step_integer) == (2, 0)
+    assert row.mean_estimate == SUM / 2  # it was heard all the same
+    assert loop.replica.results[-1].step_integer == 0
+    records = PrivacyLedger(store.connection).records()
+    assert [r.device_index for r in records if r.round_index == 1] == [0, 1, 2, 0, 2]
+
+
+def test_a_dropout_beyond_the_budget_takes_no_step(loop, store):
+    for round_index in range(ROUNDS - 1):
+        loop.run_round(round_index, CHANNEL)
+    steps = len(loop.replica.results)
+    loop.control.dropped = (0, 1)
+    with pytest.raises(BudgetExceededError):
+        loop.run_round(ROUNDS - 1, CHANNEL)
+    assert len(loop.replica.results) == steps
+    assert store.num_rounds() == ROUNDS - 1
+    assert loop.pricing.epsilon_spent() > 6.0
 
 
 def test_a_round_in_which_nobody_is_loud_enough_is_skipped(loop, store):
