@@ -26,6 +26,16 @@ import numpy.typing as npt
 KEY_BYTES = 32
 
 
+def noise_stream(commitment: str, release: str) -> str:
+    """Public name of the noise and the batch that a key draws for one release, hexadecimal.
+
+    H(commitment, release): whoever knows a device's public commitment can compute it before the
+    device has drawn anything. Noise is a function of (key, release), so equal names mean the very
+    same noise, and other names noise that was drawn afresh.
+    """
+    return hashlib.sha256(f"pairzero/noise-stream/{commitment}/{release}".encode()).hexdigest()
+
+
 class PrivateRandom:
     """Noise and batches of one device, a function of (key, purpose, release)."""
 

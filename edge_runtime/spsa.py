@@ -4,7 +4,7 @@
     p   = clip( (1/b) * sum over the batch of clip(g_i, -gamma, gamma), -gamma, gamma )
 
 b is the nominal batch size, not the number of examples a Poisson batch happens to hold: only then
-does adding or removing one record move p by at most gamma/b. The outer clip binds the rare batch
+does zeroing one record out move p by at most gamma/b. The outer clip binds the rare batch
 that is much larger than b; it is 1-Lipschitz, so it never raises the sensitivity.
 
 Sources: two-point estimate, Spall 1992 (SPSA); per-example clipping of the loss difference, DPZero

@@ -53,6 +53,11 @@ class LoopbackTransceiver(Transceiver):
         self._max_amplitude = check_positive("max_amplitude", max_amplitude)
 
     @property
+    def repeats_bit_for_bit(self) -> bool:
+        """A medium draws gains and noise from generators that its owner can set again."""
+        return True
+
+    @property
     def sample_rate_hz(self) -> float:
         """The medium's sample rate."""
         return self._medium.sample_rate_hz

@@ -42,7 +42,7 @@ class Transceiver(abc.ABC):
         * The caller may change the array after ``transmit`` returns.
         * ``receive`` returns exactly ``num_samples`` finite samples or raises.
         * ``close`` can be called again; after it, transmit, receive and entering the context raise
-          RadioUnavailableError. The three properties stay readable, for reports.
+          RadioUnavailableError. The properties stay readable, for reports.
 
     A backend's TimeoutError comes out as RadioTimeoutError and its OSError (device unplugged,
     connection lost) as RadioUnavailableError, with the cause chained.
@@ -64,6 +64,15 @@ class Transceiver(abc.ABC):
     @abc.abstractmethod
     def source(self) -> str:
         """Where the samples come from, printed by every report, e.g. "loopback+awgn"."""
+
+    @property
+    def repeats_bit_for_bit(self) -> bool:
+        """Whether the same transmissions, made again by another process, sound the same to the bit.
+
+        True of a simulation whose channel and noise are functions of the round. No radio can, and
+        a backend that does not say so is taken for a radio.
+        """
+        return False
 
     @abc.abstractmethod
     def _transmit(self, burst: Complex64Array, start_sample: int) -> None:

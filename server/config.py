@@ -137,7 +137,7 @@ class PrivacySection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=
     Attributes:
         enabled: false adds no noise and promises nothing; the run says so everywhere.
         unit: "example" (record level) is what this version can plan.
-        relation: "add_or_remove_one".
+        relation: "zero_out_one".
         epsilon: budget of the whole run.
         delta: failure probability of the whole run, below 1/n.
         access: "superposed": the receiver meets only the sum.
@@ -150,7 +150,7 @@ class PrivacySection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=
 
     enabled: bool = True
     unit: PrivacyUnit = PrivacyUnit.EXAMPLE
-    relation: NeighbouringRelation = NeighbouringRelation.ADD_OR_REMOVE_ONE
+    relation: NeighbouringRelation = NeighbouringRelation.ZERO_OUT_ONE
     epsilon: float = 8.0
     delta: float = 1e-5
     access: Access = Access.SUPERPOSED
@@ -270,10 +270,10 @@ class RunConfig(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
             raise ConfigurationError(
                 f"privacy.unit: got {self.privacy.unit!r}; this version plans 'example' only."
             )
-        if self.privacy.relation is not NeighbouringRelation.ADD_OR_REMOVE_ONE:
+        if self.privacy.relation is not NeighbouringRelation.ZERO_OUT_ONE:
             raise ConfigurationError(
                 f"privacy.relation: got {self.privacy.relation!r}; Poisson batches are accounted "
-                "under 'add_or_remove_one'."
+                "under 'zero_out_one'."
             )
         if self.privacy.access is not Access.SUPERPOSED:
             raise ConfigurationError(

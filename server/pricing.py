@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
+from edge_runtime.private_random import noise_stream
 from edge_runtime.protocol.rounds import Access
 from radio.waveforms.coherent import ChannelEstimate
 from radio.waveforms.error_model import (
@@ -63,25 +64,24 @@ class PrivacyTerms:
         noise_multiplier: of every round.
         sensitivity: of the sum of scalars to one record.
         sampling_probabilities: of the records of each device.
-        noise_streams: public commitment of each device's private key.
+        commitments: public name of each device's private key.
         csi_failure_probability: allowed per statement about the channel.
     """
 
     noise_multiplier: float
     sensitivity: float
     sampling_probabilities: tuple[float, ...]
-    noise_streams: tuple[str, ...]
+    commitments: tuple[str, ...]
     csi_failure_probability: float
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedRound:
-    """How loud, how noisy, at which price."""
+    """How loud and how noisy."""
 
+    round_index: int
     power: PowerPlan
-    records: tuple[MechanismRecord, ...]
     amplitude_error_bound: float
-    noise_multiplier: float
     weakest_gain: float
 
     def noise_std_of_mean(self, speakers: Sequence[int]) -> float:
@@ -93,7 +93,7 @@ class PlannedRound:
 
 
 def agree_terms(
-    config: RunConfig, num_records: Sequence[int], noise_streams: Sequence[str]
+    config: RunConfig, num_records: Sequence[int], commitments: Sequence[str]
 ) -> PrivacyTerms:
     """Find the least noise that keeps the whole run within its budget.
 
@@ -127,7 +127,7 @@ def agree_terms(
             relation=privacy.relation,
         ),
         sampling_probabilities=probabilities,
-        noise_streams=tuple(noise_streams),
+        commitments=tuple(commitments),
         csi_failure_probability=privacy.delta * privacy.csi_failure_fraction / num_statements,
     )
 
@@ -159,9 +159,14 @@ class Pricing:
         self._noise_symbols = noise_symbols
         # A resumed run finds the price of its unfinished round here.
         self._paid_before = frozenset(ledger.records()) if ledger is not None else frozenset()
+        self._rounds_paid_before = frozenset(r.round_index for r in self._paid_before)
+
+    def was_paid_before(self, round_index: int) -> bool:
+        """Whether an earlier process paid for the round, and may have sent it, before it died."""
+        return round_index in self._rounds_paid_before
 
     def plan_round(self, round_index: int, channel: ChannelEstimate) -> PlannedRound:
-        """Who speaks, how loud, with how much noise, and what each of them pays."""
+        """Who speaks, how loud, and with how much noise."""
         radio, terms = self._config.radio, self._terms
         min_gain, gain_error = radio.min_gain, 0.0
         if terms is not None:
@@ -181,16 +186,43 @@ class Pricing:
             min_gain=min_gain,
             min_participants=self._config.federation.min_speakers,
         )
-        records = () if terms is None else self._records(terms, round_index, power, eta)
         return PlannedRound(
+            round_index=round_index,
             power=power,
-            records=records,
             amplitude_error_bound=eta,
-            noise_multiplier=min((r.noise_multiplier for r in records), default=0.0),
             weakest_gain=weakest_gain if power.participants else 0.0,
         )
 
-    def pay(self, planned: PlannedRound) -> None:
+    def price(self, planned: PlannedRound, release: str) -> tuple[MechanismRecord, ...]:
+        """What each speaker pays; nothing without privacy.
+
+        Args:
+            planned: from `plan_round`.
+            release: names the whole order that the devices will get (`RoundPlan.release`).
+        """
+        terms, privacy, power = self._terms, self._config.privacy, planned.power
+        if terms is None:
+            return ()
+        stds = {k: power.artificial_noise_std[k] for k in power.participants}
+        return tuple(
+            MechanismRecord(
+                version=RECORD_VERSION,
+                kind=POISSON_SUBSAMPLED_GAUSSIAN,
+                round_index=planned.round_index,
+                device_index=k,
+                access=privacy.access,
+                unit=privacy.unit,
+                relation=privacy.relation,
+                sensitivity=terms.sensitivity,
+                sampling_probability=terms.sampling_probabilities[k],
+                certified_noise_std=_certified_noise_std(k, stds),
+                amplitude_error_bound=planned.amplitude_error_bound,
+                noise_stream=noise_stream(terms.commitments[k], release),
+            )
+            for k in power.participants
+        )
+
+    def pay(self, price: Sequence[MechanismRecord]) -> None:
         """Check that the round can be afforded, and write its price down, on the disk.
 
         A resumed run finds the price of its unfinished round already paid: the same noise streams
@@ -202,12 +234,14 @@ class Pricing:
         """
         if self._accountant is None or self._ledger is None:
             return
-        if not self._paid_before.issuperset(planned.records):
-            for record in planned.records:
+        if not self._paid_before.issuperset(price):
+            for record in price:
                 self._accountant.check_affordable(record)
-        self._compose(self._ledger.append(planned.records))
+        self._compose(self._ledger.append(price))
 
-    def correct_price(self, planned: PlannedRound, speakers: Sequence[int]) -> None:
+    def correct_price(
+        self, price: Sequence[MechanismRecord], power: PowerPlan, speakers: Sequence[int]
+    ) -> None:
         """A device that was to speak and did not has taken its noise away: the others pay more.
 
         The corrected records are charged on top of the paid ones. Never downward.
@@ -215,14 +249,14 @@ class Pricing:
         Raises:
             BudgetExceededError: with the correction, more than the budget is spent.
         """
-        if self._ledger is None or set(speakers) == set(planned.power.participants):
+        if self._ledger is None or set(speakers) == set(power.participants):
             return
-        stds = {k: planned.power.artificial_noise_std[k] for k in speakers}
+        stds = {k: power.artificial_noise_std[k] for k in speakers}
         corrections = [
             msgspec.structs.replace(
                 record, certified_noise_std=_certified_noise_std(record.device_index, stds)
             )
-            for record in planned.records
+            for record in price
             if record.device_index in stds
         ]
         self._compose(self._ledger.append_correction(corrections))
@@ -261,29 +295,6 @@ class Pricing:
         )
         variance = gain_error_variance(noise_power, radio.pilot_symbols, radio.max_amplitude)
         return amplitude_error_bound(variance, 1.0, failure_probability)
-
-    def _records(
-        self, terms: PrivacyTerms, round_index: int, power: PowerPlan, eta: float
-    ) -> tuple[MechanismRecord, ...]:
-        privacy = self._config.privacy
-        stds = {k: power.artificial_noise_std[k] for k in power.participants}
-        return tuple(
-            MechanismRecord(
-                version=RECORD_VERSION,
-                kind=POISSON_SUBSAMPLED_GAUSSIAN,
-                round_index=round_index,
-                device_index=k,
-                access=privacy.access,
-                unit=privacy.unit,
-                relation=privacy.relation,
-                sensitivity=terms.sensitivity,
-                sampling_probability=terms.sampling_probabilities[k],
-                certified_noise_std=_certified_noise_std(k, stds),
-                amplitude_error_bound=eta,
-                noise_stream=terms.noise_streams[k],
-            )
-            for k in power.participants
-        )
 
 
 def _certified_noise_std(device_index: int, noise_stds: Mapping[int, float]) -> float:

@@ -23,6 +23,11 @@ class Receiver(ABC):
     def source(self) -> str:
         """What the numbers come from, for every report: "loopback+rayleigh", "ideal"."""
 
+    @property
+    @abstractmethod
+    def repeats_bit_for_bit(self) -> bool:
+        """Whether a round that is carried out again is heard as the very same numbers."""
+
     @abstractmethod
     def hear_pilots(self, frame_start_sample: int, amplitude: float) -> ChannelEstimate:
         """Estimate every device's channel gain from a sounding frame."""
@@ -47,6 +52,11 @@ class RadioReceiver(Receiver):
     def source(self) -> str:
         """The transceiver's own name for itself."""
         return self.transceiver.source
+
+    @property
+    def repeats_bit_for_bit(self) -> bool:
+        """What the transceiver says of itself."""
+        return self.transceiver.repeats_bit_for_bit
 
     def hear_pilots(self, frame_start_sample: int, amplitude: float) -> ChannelEstimate:
         """Capture a sounding frame and correlate with each pilot."""
@@ -86,6 +96,11 @@ class IdealReceiver(Receiver):
     def source(self) -> str:
         """Says that nothing was on any air."""
         return "ideal (no radio)"
+
+    @property
+    def repeats_bit_for_bit(self) -> bool:
+        """An exact sum is the same every time."""
+        return True
 
     def hear_pilots(self, frame_start_sample: int, amplitude: float) -> ChannelEstimate:
         """Every gain is 1, known exactly."""

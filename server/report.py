@@ -109,7 +109,8 @@ def summarise(
         "uplink_symbols_per_device_per_round": payload + pilots,
         "nmse_db": _rounded(error_db, 3),
         "mean_speakers": _rounded(_mean([row.num_speakers for row in rows]), 3),
-        "rounds_without_speakers": len(rows) - len(spoken),
+        "rounds_without_speakers": sum(not r.num_speakers and not r.is_skipped for r in rows),
+        "rounds_skipped": sum(row.is_skipped for row in rows),
         "share_clipped": _rounded(
             _mean([row.share_clipped for row in rows if row.share_clipped is not None]), 5
         ),
@@ -240,6 +241,11 @@ def _notes(config: RunConfig, summary: dict[str, Any]) -> str:
         notes.append(
             "Nothing was evaluated: the validation data are not declared public "
             "(task.validation_is_public)."
+        )
+    if summary["rounds_skipped"]:
+        notes.append(
+            f"{summary['rounds_skipped']} rounds were paid for before an interruption and skipped "
+            "after it: a radio cannot send the same again."
         )
     if summary["rounds_without_speakers"]:
         notes.append(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,6 +27,7 @@ from server.errors import ReplicaMismatchError
 from server.optimizer import learning_rate, mean_of_sum, step_integer
 from server.power.static import PowerPlan
 from server.pricing import PlannedRound, Pricing
+from server.privacy.mechanism import MechanismRecord
 from server.receiver import Receiver
 from server.run_store import RoundRow, RunStore
 
@@ -80,15 +81,48 @@ class RoundLoop:
             NonFiniteScalarError: the model has diverged: no device had a finite loss.
         """
         started = self.clock()
+        if self.pricing.was_paid_before(round_index) and not self.receiver.repeats_bit_for_bit:
+            return self.skip_round(round_index)
         planned = self.pricing.plan_round(round_index, channel)
-        self.pricing.pay(planned)
-        reports = self.announce(self.make_plan(round_index, planned.power))
+        plan = self.make_plan(round_index, planned.power)
+        price = self.pricing.price(planned, plan.release)
+        self.pricing.pay(price)
+        reports = self.announce(plan)
         speakers = _speakers(reports)
-        self.pricing.correct_price(planned, speakers)
+        self.pricing.correct_price(price, planned.power, speakers)
         estimate, receiver_noise_std = self.hear_mean(planned.power, len(speakers))
         is_enough = len(speakers) >= self.config.federation.min_speakers
         result = self.decide_step(round_index, estimate if is_enough else 0.0)
-        row = self.describe(planned, speakers, estimate, receiver_noise_std, result, started)
+        row = self.describe(planned, price, speakers, estimate, receiver_noise_std, result, started)
+        self.take_step(result)
+        self.store.append_round(row)
+        return row
+
+    def skip_round(self, round_index: int) -> RoundRow:
+        """Pass over a round that was paid for, and perhaps sent, before the run was interrupted.
+
+        A radio cannot say the same again: the gains have changed, and the difference of two sums
+        would hold single devices with nobody else's noise. The price stays paid.
+        """
+        result = self.decide_step(round_index, 0.0)
+        row = RoundRow(
+            round_index=round_index,
+            direction_seed=result.direction_seed,
+            step_integer=result.step_integer,
+            num_speakers=0,
+            is_skipped=True,
+            mean_estimate=0.0,
+            true_mean=None,
+            share_clipped=None,
+            artificial_noise_std=0.0,
+            receiver_noise_std=0.0,
+            amplitude_error_bound=0.0,
+            noise_multiplier=0.0,
+            receive_scale=0.0,
+            weakest_gain=0.0,
+            learning_rate=learning_rate(self.config.optimizer, round_index),
+            wall_s=None,
+        )
         self.take_step(result)
         self.store.append_round(row)
         return row
@@ -171,6 +205,7 @@ class RoundLoop:
     def describe(
         self,
         planned: PlannedRound,
+        price: Sequence[MechanismRecord],
         speakers: list[int],
         mean_estimate: float,
         receiver_noise_std: float,
@@ -184,13 +219,14 @@ class RoundLoop:
             direction_seed=result.direction_seed,
             step_integer=result.step_integer,
             num_speakers=len(speakers),
+            is_skipped=False,
             mean_estimate=mean_estimate,
             true_mean=self.truth.true_mean(result.round_index),
             share_clipped=self.truth.share_clipped(result.round_index),
             artificial_noise_std=planned.noise_std_of_mean(speakers),
             receiver_noise_std=receiver_noise_std,
             amplitude_error_bound=planned.amplitude_error_bound,
-            noise_multiplier=planned.noise_multiplier,
+            noise_multiplier=min((r.noise_multiplier for r in price), default=0.0),
             receive_scale=power.receive_scale,
             weakest_gain=planned.weakest_gain,
             learning_rate=learning_rate(self.config.optimizer, result.round_index),

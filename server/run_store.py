@@ -57,6 +57,7 @@ class RoundRow:
     Attributes:
         direction_seed, step_integer: the step; see RoundResult.
         num_speakers: devices whose signals went out.
+        is_skipped: paid for before an interruption and not repeated, because the radio cannot.
         mean_estimate: what the receiver made of it, the estimated mean scalar.
         true_mean: the mean that was sent, known to simulations only (None otherwise).
         share_clipped: share of examples that were clipped; simulations only.
@@ -75,6 +76,7 @@ class RoundRow:
     direction_seed: int
     step_integer: int
     num_speakers: int
+    is_skipped: bool
     mean_estimate: float
     true_mean: float | None
     share_clipped: float | None
@@ -101,6 +103,13 @@ class EvaluationRow:
     epsilon: float | None
 
 
+def _to_round_row(values: dict[str, Any]) -> RoundRow:
+    """A row as SQLite returns it: no unsigned 64-bit integers and no booleans."""
+    values["direction_seed"] = int(values["direction_seed"])
+    values["is_skipped"] = bool(values["is_skipped"])
+    return RoundRow(**values)
+
+
 _ROUND_COLUMNS = [field.name for field in fields(RoundRow)]
 
 _SCHEMA = """
@@ -110,6 +119,7 @@ CREATE TABLE rounds (
     direction_seed TEXT NOT NULL,  -- unsigned 64 bits do not fit SQLite's integer
     step_integer INTEGER NOT NULL,
     num_speakers INTEGER NOT NULL,
+    is_skipped INTEGER NOT NULL,
     mean_estimate REAL NOT NULL,
     true_mean REAL,
     share_clipped REAL,
@@ -276,7 +286,7 @@ class RunStore:
             rows = self.connection.execute(
                 f"SELECT {', '.join(_ROUND_COLUMNS)} FROM rounds ORDER BY round_index"
             ).fetchall()
-        return [RoundRow(row[0], int(row[1]), *row[2:]) for row in rows]
+        return [_to_round_row(dict(zip(_ROUND_COLUMNS, row, strict=True))) for row in rows]
 
     def evaluations(self) -> list[EvaluationRow]:
         """Every evaluation, in order."""

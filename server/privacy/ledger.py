@@ -104,7 +104,8 @@ class PrivacyLedger:
           refused.
 
         The ledger sees the plan, not the air: "identical" also needs the same speakers and the
-        same gains, which only a repeatable simulation has. On a real radio skip a paid round.
+        same gains, which only a repeatable simulation has (`Transceiver.repeats_bit_for_bit`). On
+        a radio `RoundLoop.skip_round` passes over a paid round.
 
         Call it before transmission, then compose what it returns. An empty round appends nothing.
 

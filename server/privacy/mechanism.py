@@ -19,7 +19,7 @@ from edge_runtime.protocol.rounds import Access
 from server.errors import PrivacyError, UnknownMechanismError
 from server.privacy.units import NeighbouringRelation, PrivacyUnit
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 """Rises when a field is added or the meaning of one changes."""
 
 POISSON_SUBSAMPLED_GAUSSIAN = "poisson_subsampled_gaussian"
@@ -114,8 +114,8 @@ class MechanismRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         certified_noise_std: lower bound on the noise per real dimension, in units of the scalar.
         amplitude_error_bound: eta; every device arrives within [1 - eta, 1 + eta] of the common
             level (except with the probability that the accountant sets aside as csi_delta).
-        noise_stream: hexadecimal commitment to the noise that was drawn. Equal streams mean the
-            very same noise, so a re-sent scalar can be told from a new release.
+        noise_stream: hexadecimal name of the noise that is drawn, of (key, release). Equal streams
+            mean the very same noise, so a re-sent scalar can be told from a new release.
 
     Raises:
         PrivacyError: a value that no honest release can have.
@@ -196,11 +196,11 @@ class MechanismRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
             )
         if self.kind == POISSON_SUBSAMPLED_GAUSSIAN and (
             self.unit is not PrivacyUnit.EXAMPLE
-            or self.relation is not NeighbouringRelation.ADD_OR_REMOVE_ONE
+            or self.relation is not NeighbouringRelation.ZERO_OUT_ONE
         ):
             raise UnknownMechanismError(
                 f"kind 'poisson_subsampled_gaussian' with unit {self.unit} and relation "
-                f"{self.relation}: amplification is proved here for one example, added or removed. "
+                f"{self.relation}: amplification is proved here for one example, zeroed out. "
                 "Use kind 'gaussian'."
             )
 

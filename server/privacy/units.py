@@ -25,11 +25,16 @@ class PrivacyUnit(enum.StrEnum):
 class NeighbouringRelation(enum.StrEnum):
     """When two data sets count as neighbours.
 
-    ADD_OR_REMOVE_ONE: one unit is present in only one of them (an absent device sends 0).
+    ZERO_OUT_ONE: in one of them a unit counts nothing: its place is kept, and it contributes 0
+        wherever it is drawn. How many units there are is the same in both, and public, for the
+        sampling rate is fixed from it. (Add-or-remove-one would have to hide that number as well.)
+        An absent device sends 0.
     REPLACE_ONE: one unit differs; a stronger promise at the same epsilon, with twice the shift.
+
+    Source: "zero-out" of Kairouz et al. 2021 (DP-FTRL) and Ponomareva et al. 2023, section 2.
     """
 
-    ADD_OR_REMOVE_ONE = "add_or_remove_one"
+    ZERO_OUT_ONE = "zero_out_one"
     REPLACE_ONE = "replace_one"
 
 
@@ -41,7 +46,7 @@ def scalar_sensitivity(
     A device sends p = (1/b) sum_i clip(g_i, -gamma, gamma), clipped again to [-gamma, gamma], with
     b the *nominal* batch size. The second clip is 1-Lipschitz, so it never adds::
 
-                            add or remove one    replace one
+                             zero out one      replace one
         one example              gamma / b        2 gamma / b
         one whole device           gamma            2 gamma
 
@@ -73,7 +78,7 @@ def scalar_sensitivity(
         )
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ConfigurationError(f"batch_size: got {batch_size!r}, wanted an integer >= 1.")
-    distance = clip if relation is NeighbouringRelation.ADD_OR_REMOVE_ONE else 2.0 * clip
+    distance = clip if relation is NeighbouringRelation.ZERO_OUT_ONE else 2.0 * clip
     if not math.isfinite(distance):
         raise ConfigurationError(f"clip: got {clip}, too large for float64. Choose a smaller one.")
     if unit is PrivacyUnit.DEVICE:

@@ -53,6 +53,7 @@ def check_properties(transmitter, receiver):
         assert end.sample_rate_hz > 0
         assert 0 < end.max_amplitude < np.inf
         assert end.source
+        assert end.repeats_bit_for_bit is (end.source.startswith("loopback+"))
     assert transmitter.sample_rate_hz == receiver.sample_rate_hz
 
 

@@ -160,7 +160,7 @@ def test_the_json_has_every_figure_of_the_issue(uninterrupted):
     assert summary["source"] == "loopback+rayleigh"
     assert summary["num_devices"] == NUM_DEVICES
     assert (summary["privacy_unit"], summary["neighbouring_relation"], summary["access"]) == (
-        "example", "add_or_remove_one", "superposed",
+        "example", "zero_out_one", "superposed",
     )  # fmt: skip
     assert summary["noise_source"] == "simulation"
     assert summary["evaluated_after_rounds"] == ROUNDS
@@ -849,20 +849,19 @@ def test_a_private_run_writes_no_scalar_down_before_its_noise(stopped_system_run
 def test_a_run_out_of_budget_stops_by_itself_and_keeps_what_it_learnt(tmp_path, monkeypatch):
     folder = tmp_path / "run"
     run = Experiment.start(load_config("snips", SETTINGS), folder)
-    check, at = run.pricing.plan_round, 9
+    honest, at = run.pricing.price, 9
 
-    def too_dear(self, round_index, channel):
-        planned = check(round_index, channel)
-        if round_index < at:
-            return planned
+    def too_dear(self, planned, release):
+        price = honest(planned, release)
+        if planned.round_index < at:
+            return price
         # As if everybody's noise had been far less in the rounds before.
-        dear = [
+        return tuple(
             msgspec.structs.replace(r, certified_noise_std=r.certified_noise_std / 2.5)
-            for r in planned.records
-        ]
-        return dataclasses.replace(planned, records=tuple(dear))
+            for r in price
+        )
 
-    monkeypatch.setattr(type(run.pricing), "plan_round", too_dear)
+    monkeypatch.setattr(type(run.pricing), "price", too_dear)
     try:
         assert not run.run()
         assert run.store.meta("outcome") == "budget_exhausted"

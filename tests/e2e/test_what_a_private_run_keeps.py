@@ -57,6 +57,7 @@ STORED = {
         "direction_seed": PUBLIC_SEED,
         "step_integer": RELEASE,
         "num_speakers": CHANNEL,
+        "is_skipped": "whether the run was interrupted here",
         "mean_estimate": RELEASE,
         "true_mean": NOT_STORED,
         "share_clipped": NOT_STORED,

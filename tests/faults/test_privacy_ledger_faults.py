@@ -16,7 +16,7 @@ NUM_ROUNDS = 5
 
 def make_record(round_index, device_index):
     return MechanismRecord(
-        version=1,
+        version=2,
         kind="gaussian",
         round_index=round_index,
         device_index=device_index,
@@ -127,7 +127,7 @@ def test_a_truncated_file_is_found(path):
 def test_a_record_of_a_later_version_stops_the_run_although_the_chain_is_right(path, monkeypatch):
     connection = connect(path)
     ledger = PrivacyLedger(connection)
-    later = make_record(NUM_ROUNDS, 0).encode().replace(b'"version":1', b'"version":2')
+    later = make_record(NUM_ROUNDS, 0).encode().replace(b'"version":2', b'"version":3')
     monkeypatch.setattr(MechanismRecord, "encode", lambda self: later)
     ledger.append([make_record(NUM_ROUNDS, 0)])
     monkeypatch.undo()

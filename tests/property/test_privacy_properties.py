@@ -22,13 +22,13 @@ stds = st.floats(min_value=1e-3, max_value=1e3)
 
 def make_record(multiplier, *, rate=1.0, device_index=0, round_index=0, **changes):
     fields = {
-        "version": 1,
+        "version": 2,
         "kind": "gaussian" if rate == 1.0 else "poisson_subsampled_gaussian",
         "round_index": round_index,
         "device_index": device_index,
         "access": Access.SUPERPOSED,
         "unit": PrivacyUnit.EXAMPLE,
-        "relation": NeighbouringRelation.ADD_OR_REMOVE_ONE,
+        "relation": NeighbouringRelation.ZERO_OUT_ONE,
         "sensitivity": 1.0,
         "sampling_probability": rate,
         "certified_noise_std": multiplier,
@@ -64,7 +64,7 @@ def test_sensitivity_bounds_every_generated_pair(values, other, clip, batch_size
         return min(clip, max(-clip, mean))
 
     neighbours = {
-        NeighbouringRelation.ADD_OR_REMOVE_ONE: values[1:],
+        NeighbouringRelation.ZERO_OUT_ONE: values[1:],
         NeighbouringRelation.REPLACE_ONE: [other, *values[1:]],
     }
     for relation, neighbour in neighbours.items():

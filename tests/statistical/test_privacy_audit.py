@@ -21,13 +21,13 @@ RATE = 0.5
 
 def claimed_epsilon(multiplier):
     record = MechanismRecord(
-        version=1,
+        version=2,
         kind="poisson_subsampled_gaussian",
         round_index=0,
         device_index=0,
         access=Access.SUPERPOSED,
         unit=PrivacyUnit.EXAMPLE,
-        relation=NeighbouringRelation.ADD_OR_REMOVE_ONE,
+        relation=NeighbouringRelation.ZERO_OUT_ONE,
         sensitivity=1.0,
         sampling_probability=RATE,
         certified_noise_std=multiplier,

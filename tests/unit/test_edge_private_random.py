@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from edge_runtime.private_random import KEY_BYTES, PrivateRandom
+from edge_runtime.private_random import KEY_BYTES, PrivateRandom, noise_stream
 from edge_runtime.protocol.direction import derive_direction_seed
 
 KEY = bytes(range(32))
@@ -64,6 +64,24 @@ def test_the_commitment_tells_keys_apart_and_holds_none():
     assert KEY.hex() not in one.commitment
     assert len(bytes.fromhex(one.commitment)) == 32
     assert KEY.hex() not in repr(one) and repr(KEY) not in repr(one)
+
+
+def test_a_noise_stream_names_key_and_release_as_the_noise_does():
+    keys = [KEY, bytes(32)]
+    releases = ["0/aa", "0/ab", "1/aa"]
+    pairs = [(PrivateRandom(key), release) for key in keys for release in releases]
+    names = [noise_stream(private.commitment, release) for private, release in pairs]
+    noises = [private.circular_gaussian(release, 1.0) for private, release in pairs]
+    assert len(set(names)) == len(set(noises)) == len(pairs)
+    assert noise_stream(PrivateRandom(KEY).commitment, "0/aa") == names[0]
+    assert all(len(bytes.fromhex(name)) == 32 for name in names)
+
+
+def test_data_are_named_under_the_key_alone():
+    one, other = PrivateRandom(KEY), PrivateRandom(bytes(32))
+    assert one.commit_to_data("00ff") == PrivateRandom(KEY).commit_to_data("00ff")
+    assert len({one.commit_to_data("00ff"), one.commit_to_data("00fe"), "00ff",
+                other.commit_to_data("00ff")}) == 4  # fmt: skip
 
 
 def test_noise_scales_with_its_std_and_none_is_none():

@@ -30,13 +30,13 @@ DELTA = 1e-5
 
 def make_record(round_index=0, device_index=0, *, multiplier=1.0, rate=0.01, **changes):
     fields = {
-        "version": 1,
+        "version": 2,
         "kind": "gaussian" if rate == 1.0 else "poisson_subsampled_gaussian",
         "round_index": round_index,
         "device_index": device_index,
         "access": Access.SUPERPOSED,
         "unit": PrivacyUnit.EXAMPLE,
-        "relation": NeighbouringRelation.ADD_OR_REMOVE_ONE,
+        "relation": NeighbouringRelation.ZERO_OUT_ONE,
         "sensitivity": 1.0,
         "sampling_probability": rate,
         # The record rounds its multiplier down by a hair; stay on the wanted grid point.

@@ -11,13 +11,13 @@ from server.privacy.units import NeighbouringRelation, PrivacyUnit
 
 def make_record(round_index=0, device_index=0, *, stream=None, **changes):
     fields = {
-        "version": 1,
+        "version": 2,
         "kind": "poisson_subsampled_gaussian",
         "round_index": round_index,
         "device_index": device_index,
         "access": Access.SUPERPOSED,
         "unit": PrivacyUnit.EXAMPLE,
-        "relation": NeighbouringRelation.ADD_OR_REMOVE_ONE,
+        "relation": NeighbouringRelation.ZERO_OUT_ONE,
         "sensitivity": 1.0,
         "sampling_probability": 0.01,
         "certified_noise_std": 1.0,

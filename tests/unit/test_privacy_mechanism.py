@@ -13,13 +13,13 @@ from server.privacy.units import NeighbouringRelation, PrivacyUnit
 
 def make_record(**changes):
     fields = {
-        "version": 1,
+        "version": 2,
         "kind": "poisson_subsampled_gaussian",
         "round_index": 3,
         "device_index": 1,
         "access": Access.SUPERPOSED,
         "unit": PrivacyUnit.EXAMPLE,
-        "relation": NeighbouringRelation.ADD_OR_REMOVE_ONE,
+        "relation": NeighbouringRelation.ZERO_OUT_ONE,
         "sensitivity": 0.5,
         "sampling_probability": 0.01,
         "certified_noise_std": 0.4,
@@ -85,7 +85,7 @@ def test_a_release_nobody_can_mean_is_refused_at_birth(changes):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"version": 2},
+        {"version": 3},
         {"version": True},
         {"kind": "laplace"},
         {"kind": "gaussian"},
@@ -106,7 +106,7 @@ def test_decode_reads_encode_back():
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda d: {**d, "version": 2},
+        lambda d: {**d, "version": 3},
         lambda d: {**d, "kind": "exponential"},
         lambda d: {**d, "discount": 0.5},
         lambda d: {**d, "access": "telepathic"},

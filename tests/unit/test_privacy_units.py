@@ -6,7 +6,7 @@ import pytest
 from server.errors import ConfigurationError
 from server.privacy.units import NeighbouringRelation, PrivacyUnit, scalar_sensitivity
 
-ADD = NeighbouringRelation.ADD_OR_REMOVE_ONE
+ADD = NeighbouringRelation.ZERO_OUT_ONE
 REPLACE = NeighbouringRelation.REPLACE_ONE
 
 

@@ -3,9 +3,11 @@
 import dataclasses
 import math
 
+import msgspec
 import numpy as np
 import pytest
 
+from edge_runtime.private_random import noise_stream
 from radio.waveforms.coherent import ChannelEstimate
 from server.config import parse_config
 from server.errors import (
@@ -20,7 +22,7 @@ from server.privacy.ledger import PrivacyLedger
 from server.run_store import RunStore
 
 NUM_RECORDS = (120, 100, 110, 130)
-STREAMS = tuple(f"{index:08x}" for index in range(4))
+COMMITMENTS = tuple(f"{index:08x}" for index in range(4))
 NOISE_SYMBOLS = 256
 ROUNDS = 12
 CONFIG = parse_config(
@@ -52,7 +54,7 @@ def channel(gains=STRONG, noise_power=GOOD):
 
 @pytest.fixture(scope="module")
 def terms():
-    return agree_terms(CONFIG, NUM_RECORDS, STREAMS)
+    return agree_terms(CONFIG, NUM_RECORDS, COMMITMENTS)
 
 
 def open_pricing(store, terms, epsilon=CONFIG.privacy.epsilon):
@@ -69,6 +71,22 @@ def open_pricing(store, terms, epsilon=CONFIG.privacy.epsilon):
     )
     accountant.compose_all(ledger.records())
     return Pricing(CONFIG, terms, accountant, ledger, NOISE_SYMBOLS), ledger
+
+
+def price(pricing, planned):
+    """What a round costs; its release names the plan, as RoundPlan.release does."""
+    return pricing.price(planned, f"{planned.round_index}/{planned.power}")
+
+
+def pay(pricing, planned):
+    """Pay for a planned round; returns what was paid."""
+    paid = price(pricing, planned)
+    pricing.pay(paid)
+    return paid
+
+
+def correct(pricing, planned, speakers):
+    pricing.correct_price(price(pricing, planned), planned.power, speakers)
 
 
 @pytest.fixture
@@ -96,7 +114,7 @@ def test_every_record_is_sampled_at_its_device_s_rate(terms):
 
 def test_a_device_with_fewer_records_than_a_batch_samples_all_of_them():
     config = dataclass_like(CONFIG, "privacy", delta=1e-3, epsilon=50.0)
-    assert agree_terms(config, (4, 100), STREAMS[:2]).sampling_probabilities == (1.0, 0.08)
+    assert agree_terms(config, (4, 100), COMMITMENTS[:2]).sampling_probabilities == (1.0, 0.08)
 
 
 def test_statements_about_the_channel_share_their_part_of_delta(terms):
@@ -106,25 +124,23 @@ def test_statements_about_the_channel_share_their_part_of_delta(terms):
 
 
 def test_the_smallest_device_sets_the_price(terms):
-    smaller = agree_terms(CONFIG, (120, 60, 110, 130), STREAMS)
+    smaller = agree_terms(CONFIG, (120, 60, 110, 130), COMMITMENTS)
     assert smaller.noise_multiplier > terms.noise_multiplier
 
 
 def test_delta_at_one_over_n_is_refused():
     config = dataclass_like(CONFIG, "privacy", delta=1 / sum(NUM_RECORDS))
     with pytest.raises(ConfigurationError, match="delta"):
-        agree_terms(config, NUM_RECORDS, STREAMS)
+        agree_terms(config, NUM_RECORDS, COMMITMENTS)
 
 
 def test_a_budget_that_no_noise_meets_is_refused():
     config = dataclass_like(CONFIG, "privacy", epsilon=1e-6, delta=1e-12)
     with pytest.raises(PrivacyError, match="no noise meets epsilon"):
-        agree_terms(config, NUM_RECORDS, STREAMS)
+        agree_terms(config, NUM_RECORDS, COMMITMENTS)
 
 
 def dataclass_like(config, section, **changes):
-    import msgspec
-
     replaced = msgspec.structs.replace(getattr(config, section), **changes)
     return msgspec.structs.replace(config, **{section: replaced})
 
@@ -141,10 +157,11 @@ def test_certified_noise_covers_the_multiplier_and_the_amplitude_errors(
     eta = planned.amplitude_error_bound
     needed = terms.noise_multiplier * terms.sensitivity * (1 + eta) / (1 - eta)
     assert 0 < eta <= MAX_AMPLITUDE_ERROR * (1 + RELATIVE_ROUNDING)
-    assert [r.device_index for r in planned.records] == list(planned.power.participants)
-    assert planned.records
+    records = price(pricing, planned)
+    assert [r.device_index for r in records] == list(planned.power.participants)
+    assert records
     sent = math.hypot(*planned.power.artificial_noise_std.values())
-    for record in planned.records:
+    for record in records:
         assert record.certified_noise_std >= needed
         assert record.certified_noise_std <= sent
         assert record.certified_noise_std <= needed * (1 + 1e-5)  # and no more than needed
@@ -152,7 +169,8 @@ def test_certified_noise_covers_the_multiplier_and_the_amplitude_errors(
         assert record.amplitude_error_bound == eta
         assert record.sensitivity == terms.sensitivity
         assert record.sampling_probability == terms.sampling_probabilities[record.device_index]
-        assert record.noise_stream == STREAMS[record.device_index]
+        named = noise_stream(COMMITMENTS[record.device_index], f"3/{planned.power}")
+        assert record.noise_stream == named
         assert record.round_index == 3
 
 
@@ -167,7 +185,7 @@ def test_the_bound_is_not_below_the_formula_for_the_weakest_speaker(pricing, ter
 
 def test_a_worse_estimate_costs_more_noise(pricing):
     stds = [
-        pricing.plan_round(0, channel(noise_power=power)).records[0].certified_noise_std
+        price(pricing, pricing.plan_round(0, channel(noise_power=power)))[0].certified_noise_std
         for power in (1e-4, 1e-2, 1.0)
     ]
     assert stds == sorted(stds)
@@ -196,10 +214,10 @@ def test_a_poor_channel_estimate_raises_the_threshold(pricing):
 def test_a_round_in_which_nobody_can_speak_costs_nothing(store, terms, gains, noise_power):
     pricing, ledger = open_pricing(store, terms)
     planned = pricing.plan_round(0, channel(gains, noise_power))
-    assert planned.power.participants == planned.records == ()
+    assert planned.power.participants == price(pricing, planned) == ()
     assert planned.noise_std_of_mean([]) == 0.0
-    assert planned.weakest_gain == planned.noise_multiplier == 0.0
-    pricing.pay(planned)
+    assert planned.weakest_gain == 0.0
+    pay(pricing, planned)
     assert ledger.records() == ()
     assert pricing.epsilon_spent() == 0.0
 
@@ -214,12 +232,12 @@ def test_noise_of_the_mean_is_that_of_those_who_spoke(pricing):
 def test_without_privacy_nothing_is_added_recorded_or_charged():
     pricing = Pricing(WITHOUT_PRIVACY, None, None, None, NOISE_SYMBOLS)
     planned = pricing.plan_round(0, channel((1.0, 0.2, 0.4, 0.9), noise_power=20.0))
-    assert planned.records == ()
+    assert price(pricing, planned) == ()
     assert planned.power.participants == (0, 2, 3)
     assert set(planned.power.artificial_noise_std.values()) == {0.0}
-    assert planned.amplitude_error_bound == planned.noise_multiplier == 0.0
-    pricing.pay(planned)
-    pricing.correct_price(planned, [0])
+    assert planned.amplitude_error_bound == 0.0
+    pay(pricing, planned)
+    correct(pricing, planned, [0])
     assert pricing.epsilon_spent() is None
 
 
@@ -230,7 +248,7 @@ def test_too_few_speakers_for_the_minimum_are_not_asked_and_cost_nothing(store, 
     enough = pricing.plan_round(0, channel((1.0, 0.1, 1.0, 1.0)))
     too_few = pricing.plan_round(0, channel((1.0, 0.1, 1.0, 0.1)))
     assert enough.power.participants == (0, 2, 3)
-    assert too_few.power.participants == too_few.records == ()
+    assert too_few.power.participants == price(pricing, too_few) == ()
     assert too_few.power.silent == (0, 1, 2, 3)
 
 
@@ -240,8 +258,8 @@ def test_too_few_speakers_for_the_minimum_are_not_asked_and_cost_nothing(store, 
 def test_pay_writes_the_ledger_and_charges_the_accounts(store, terms):
     pricing, ledger = open_pricing(store, terms)
     planned = pricing.plan_round(0, channel())
-    pricing.pay(planned)
-    assert ledger.records() == planned.records
+    pay(pricing, planned)
+    assert ledger.records() == price(pricing, planned)
     assert not store.connection.in_transaction
     assert 0 < pricing.epsilon_spent() < CONFIG.privacy.epsilon
 
@@ -250,11 +268,11 @@ def test_the_planned_run_fits_its_budget_and_one_more_does_not(store, terms):
     pricing, ledger = open_pricing(store, terms)
     for round_index in range(ROUNDS):
         # Better and worse channels: the multiplier is the same in all of them.
-        pricing.pay(pricing.plan_round(round_index, channel(noise_power=GOOD / (1 + round_index))))
+        pay(pricing, pricing.plan_round(round_index, channel(noise_power=GOOD / (1 + round_index))))
     spent, recorded = pricing.epsilon_spent(), ledger.records()
     assert 0.99 * CONFIG.privacy.epsilon < spent <= CONFIG.privacy.epsilon
     with pytest.raises(BudgetExhaustedError):
-        pricing.pay(pricing.plan_round(ROUNDS, channel()))
+        pay(pricing, pricing.plan_round(ROUNDS, channel()))
     assert ledger.records() == recorded
     assert pricing.epsilon_spent() == spent
 
@@ -263,57 +281,83 @@ def test_epsilon_spent_never_falls(store, terms):
     pricing, _ = open_pricing(store, terms)
     spent = [pricing.epsilon_spent()]
     for round_index in range(3):
-        pricing.pay(pricing.plan_round(round_index, channel()))
+        pay(pricing, pricing.plan_round(round_index, channel()))
         spent.append(pricing.epsilon_spent())
     assert spent == sorted(set(spent))
 
 
 def test_a_paid_unfinished_round_is_not_charged_twice_after_a_resume(store, terms):
     first, ledger = open_pricing(store, terms)
-    first.pay(first.plan_round(0, channel()))
-    first.pay(first.plan_round(1, channel()))
+    pay(first, first.plan_round(0, channel()))
+    pay(first, first.plan_round(1, channel()))
     spent, head = first.epsilon_spent(), ledger.head
     resumed, ledger = open_pricing(store, terms)
     assert resumed.epsilon_spent() == spent
-    resumed.pay(resumed.plan_round(1, channel()))
+    pay(resumed, resumed.plan_round(1, channel()))
     assert ledger.head == head
     assert resumed.epsilon_spent() == spent
-    resumed.pay(resumed.plan_round(2, channel()))
+    pay(resumed, resumed.plan_round(2, channel()))
     assert resumed.epsilon_spent() > spent
 
 
 def test_the_paid_last_round_of_a_spent_budget_can_be_finished(store, terms):
     first, _ = open_pricing(store, terms)
     for round_index in range(ROUNDS):
-        first.pay(first.plan_round(round_index, channel()))
+        pay(first, first.plan_round(round_index, channel()))
     resumed, ledger = open_pricing(store, terms)
     head = ledger.head
-    resumed.pay(resumed.plan_round(ROUNDS - 1, channel()))  # no BudgetExhaustedError
+    pay(resumed, resumed.plan_round(ROUNDS - 1, channel()))  # no BudgetExhaustedError
     assert ledger.head == head
     assert resumed.epsilon_spent() == first.epsilon_spent()
 
 
-def test_a_resumed_round_that_is_not_the_same_is_refused(store, terms):
+def test_a_resumed_round_under_another_channel_is_fresh_noise_and_charged_again(store, terms):
     first, _ = open_pricing(store, terms)
-    first.pay(first.plan_round(0, channel()))
+    paid = pay(first, first.plan_round(0, channel()))
+    spent = first.epsilon_spent()
     resumed, ledger = open_pricing(store, terms)
+    again = pay(resumed, resumed.plan_round(0, channel((1.0, 0.9, 0.8, 0.7))))
+    assert not {r.noise_stream for r in paid} & {r.noise_stream for r in again}
+    assert ledger.records() == (*paid, *again)
+    assert resumed.epsilon_spent() > spent
+
+
+def test_one_noise_under_two_prices_is_refused(store, terms):
+    """The same order names the same noise; then everything else must be the same as well."""
+    pricing, ledger = open_pricing(store, terms)
+    pay(pricing, pricing.plan_round(0, channel()))
     head = ledger.head
-    # The same noise under another plan: the difference of the two would hold no noise.
+    other = pricing.price(pricing.plan_round(0, channel(noise_power=1.0)), "another order")
+    same = price(pricing, pricing.plan_round(0, channel()))
+    mixed = [
+        msgspec.structs.replace(o, noise_stream=s.noise_stream)
+        for o, s in zip(other, same, strict=True)
+    ]
     with pytest.raises(PrivacyError, match="not identical"):
-        resumed.pay(resumed.plan_round(0, channel((1.0, 0.9, 0.1, 0.7))))
+        pricing.pay(mixed)
     assert ledger.head == head
+
+
+def test_a_resumed_run_knows_which_rounds_were_paid(store, terms):
+    first, _ = open_pricing(store, terms)
+    pay(first, first.plan_round(0, channel()))
+    assert not first.was_paid_before(0)  # by this process: it knows what became of it
+    resumed, _ = open_pricing(store, terms)
+    assert resumed.was_paid_before(0)
+    assert not resumed.was_paid_before(1)
 
 
 def test_a_device_that_drops_takes_its_noise_away_and_the_others_pay(store, terms):
     pricing, ledger = open_pricing(store, terms, epsilon=30.0)
     planned = pricing.plan_round(0, channel())
-    pricing.pay(planned)
+    pay(pricing, planned)
     spent = pricing.epsilon_spent()
-    pricing.correct_price(planned, [0, 1, 3])
-    corrections = ledger.records()[len(planned.records) :]
+    correct(pricing, planned, [0, 1, 3])
+    corrections = ledger.records()[len(price(pricing, planned)) :]
     assert [r.device_index for r in corrections] == [0, 1, 3]
     std = planned.power.artificial_noise_std[0]
-    for correction, paid in zip(corrections, (planned.records[k] for k in (0, 1, 3)), strict=True):
+    all_paid = price(pricing, planned)
+    for correction, paid in zip(corrections, (all_paid[k] for k in (0, 1, 3)), strict=True):
         assert correction.certified_noise_std <= std * math.sqrt(3)
         assert correction.certified_noise_std == pytest.approx(std * math.sqrt(3))
         assert correction.noise_multiplier < paid.noise_multiplier
@@ -324,9 +368,9 @@ def test_a_device_that_drops_takes_its_noise_away_and_the_others_pay(store, term
 def test_nothing_is_corrected_when_everybody_spoke(store, terms):
     pricing, ledger = open_pricing(store, terms)
     planned = pricing.plan_round(0, channel((1.0, 0.1, 1.0, 1.0)))
-    pricing.pay(planned)
+    pay(pricing, planned)
     head, spent = ledger.head, pricing.epsilon_spent()
-    pricing.correct_price(planned, [0, 2, 3])
+    correct(pricing, planned, [0, 2, 3])
     assert ledger.head == head
     assert pricing.epsilon_spent() == spent
 
@@ -334,14 +378,14 @@ def test_nothing_is_corrected_when_everybody_spoke(store, terms):
 def test_a_correction_is_not_charged_twice_after_a_resume(store, terms):
     first, _ = open_pricing(store, terms, epsilon=30.0)
     planned = first.plan_round(0, channel())
-    first.pay(planned)
-    first.correct_price(planned, [0, 3])
+    pay(first, planned)
+    correct(first, planned, [0, 3])
     resumed, ledger = open_pricing(store, terms, epsilon=30.0)
     head, spent = ledger.head, resumed.epsilon_spent()
     assert spent == first.epsilon_spent()
     again = resumed.plan_round(0, channel())
-    resumed.pay(again)
-    resumed.correct_price(again, [0, 3])
+    pay(resumed, again)
+    correct(resumed, again, [0, 3])
     assert ledger.head == head
     assert resumed.epsilon_spent() == spent
 
@@ -352,9 +396,9 @@ def test_a_correction_is_remembered_by_the_budget(store, terms):
     with pytest.raises(BudgetExhaustedError):
         for round_index in range(ROUNDS):
             planned = pricing.plan_round(round_index, channel())
-            pricing.pay(planned)
+            pay(pricing, planned)
             if round_index == 0:
-                pricing.correct_price(planned, [0, 1, 2])
+                correct(pricing, planned, [0, 1, 2])
             num_paid += 1
     assert 0 < num_paid < ROUNDS
 
@@ -362,12 +406,12 @@ def test_a_correction_is_remembered_by_the_budget(store, terms):
 def test_a_correction_beyond_the_budget_is_charged_and_ends_the_run(store, terms):
     pricing, _ = open_pricing(store, terms)
     for round_index in range(ROUNDS - 1):
-        pricing.pay(pricing.plan_round(round_index, channel()))
+        pay(pricing, pricing.plan_round(round_index, channel()))
     planned = pricing.plan_round(ROUNDS - 1, channel())
-    pricing.pay(planned)
+    pay(pricing, planned)
     pricing.check_not_exceeded()
     with pytest.raises(BudgetExceededError, match="budget is 6"):
-        pricing.correct_price(planned, [0])
+        correct(pricing, planned, [0])
     spent = pricing.epsilon_spent()
     assert CONFIG.privacy.epsilon < spent < math.inf
     resumed, _ = open_pricing(store, terms)
@@ -392,19 +436,19 @@ def test_a_correction_that_cannot_be_priced_is_infinitely_dear(store):
 
     pricing = fresh()
     planned = pricing.plan_round(0, channel((1.0,) * num_devices))
-    pricing.pay(planned)
+    pay(pricing, planned)
     with pytest.raises(BudgetExceededError, match="epsilon inf is spent"):
-        pricing.correct_price(planned, [7])
+        correct(pricing, planned, [7])
     assert pricing.epsilon_spent() == math.inf
     resumed = fresh()  # it can be opened, and says the same
     assert resumed.epsilon_spent() == math.inf
     with pytest.raises(BudgetExceededError):
         resumed.check_not_exceeded()
     with pytest.raises(BudgetExhaustedError, match="epsilon would be inf"):
-        resumed.pay(resumed.plan_round(1, channel((1.0,) * num_devices)))
+        pay(resumed, resumed.plan_round(1, channel((1.0,) * num_devices)))
 
 
 def test_a_planned_round_cannot_be_changed(pricing):
     planned = pricing.plan_round(0, channel())
     with pytest.raises(dataclasses.FrozenInstanceError):
-        planned.records = ()
+        planned.weakest_gain = 1.0

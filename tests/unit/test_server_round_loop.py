@@ -87,6 +87,7 @@ class SpyControl(ControlChannel):
 
 class FakeReceiver(Receiver):
     source = "fake"
+    repeats_bit_for_bit = True
 
     def __init__(self, log):
         self.log = log
@@ -267,6 +268,32 @@ def test_a_round_in_which_every_device_fails_stops_the_run(loop, store):
         loop.run_round(0, CHANNEL)
     assert loop.replica.results == []
     assert store.num_rounds() == 0
+
+
+@pytest.mark.parametrize("repeats", [True, False])
+def test_a_paid_round_is_repeated_by_a_simulation_and_skipped_by_a_radio(
+    loop, store, terms, repeats
+):
+    paid = loop.pricing.price(
+        planned := loop.pricing.plan_round(0, CHANNEL), loop.make_plan(0, planned.power).release
+    )
+    loop.pricing.pay(paid)  # and then the process died
+    ledger = PrivacyLedger(store.connection)
+    accountant = Accountant(epsilon=6.0, delta=1e-4, csi_delta=1e-5)
+    accountant.compose_all(ledger.records())
+    loop.receiver.repeats_bit_for_bit = repeats
+    resumed = dataclasses.replace(loop, pricing=Pricing(CONFIG, terms, accountant, ledger, 256))
+    spent = accountant.worst_spent()
+    row = resumed.run_round(0, CHANNEL)
+    assert row.is_skipped is not repeats
+    assert row.num_speakers == (NUM_DEVICES if repeats else 0)
+    assert (row.step_integer != 0) is repeats
+    assert ("RoundPlan" in loop.control.log) is repeats  # nobody is asked to speak again
+    assert loop.control.log[-2:] == ["RoundResult", "own step"]  # and everybody counts the round
+    assert store.rounds() == [row]
+    assert ledger.records() == paid
+    assert accountant.worst_spent() == spent
+    assert not resumed.run_round(1, CHANNEL).is_skipped
 
 
 def test_channel_is_learnt_at_the_start_of_its_block(loop):

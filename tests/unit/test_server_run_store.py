@@ -23,6 +23,7 @@ def row(round_index, **changes):
         "direction_seed": 2**64 - 1 - round_index,
         "step_integer": -(2**50) + round_index,
         "num_speakers": 3,
+        "is_skipped": round_index % 2 == 1,
         "mean_estimate": 0.1 + round_index,
         "true_mean": 1 / 3,
         "share_clipped": 0.25,
