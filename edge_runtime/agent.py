@@ -14,6 +14,7 @@ import numpy as np
 
 from edge_runtime.forward import Float32Array, OnnxForward
 from edge_runtime.parameters import ParameterStore
+from edge_runtime.pass_shapes import MAX_ROWS
 from edge_runtime.private_random import PrivateRandom
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.direction import GENERATOR
@@ -35,10 +36,6 @@ from edge_runtime.uplink import Uplink
 from radio.errors import RadioError
 
 _logger = logging.getLogger(__name__)
-
-_MAX_ROWS = 8
-"""Rows of one forward pass: smaller passes pad less and spread better over the workers. Part of
-what decides a loss's last bits, so it is a constant and not a setting."""
 
 ScalarObserver = Callable[[int, int, ScalarEstimate], None]
 """Called with (round_index, device_index, estimate). For simulations that compare the radio with
@@ -84,13 +81,27 @@ class DeviceAgent:
         devices: Sequence[VirtualDevice],
         store: ParameterStore,
         forward: OnnxForward,
+        max_rows: int = MAX_ROWS,
         observe_scalar: ScalarObserver | None = None,
     ) -> None:
+        """Host some devices.
+
+        Args:
+            host: name of this computer, for reports.
+            run_id: the run it serves.
+            devices: the virtual devices.
+            store: the one copy of the weights.
+            forward: the session on these weights.
+            max_rows: examples of one forward pass; under a privacy promise what
+                `pass_shapes.choose_max_rows` found.
+            observe_scalar: see `ScalarObserver`.
+        """
         self._host = host
         self._run_id = run_id
         self._devices = tuple(devices)
         self._store = store
         self._forward = forward
+        self._max_rows = max_rows
         self._observe_scalar = observe_scalar
         self._last_planned_round = -1
         self._last_applied_round = -1
@@ -234,7 +245,7 @@ class DeviceAgent:
         num_records = len(device.prompts)
         probability = min(1.0, plan.batch_size / num_records)
         chosen = device.private_random.poisson_batch(release, num_records, probability)
-        return device.prompts.batches_by_length(chosen, _MAX_ROWS)
+        return device.prompts.batches_by_length(chosen, self._max_rows)
 
     def _losses(self, batches: Sequence[Sequence[Batch]]) -> list[Float32Array]:
         """Losses of each device's examples [num_examples], all devices' batches in one sweep."""

@@ -42,6 +42,9 @@ class ForwardOutput:
 class OnnxForward:
     """Runs batches; ``num_workers`` of them at a time, each on ``intra_op_threads`` threads.
 
+    A lone row is run beside a copy of itself, because a pass of one row takes other kernels, whose
+    last bits differ (`edge_runtime.pass_shapes`); ``runs_rows_alone`` turns that off.
+
     Guarantees: a batch's losses are the same bits whichever worker runs it and whatever runs
     beside it, as long as ``intra_op_threads`` and the onnxruntime version are the same.
     """
@@ -81,6 +84,7 @@ class OnnxForward:
                 f"{bundle.graph_path}: its inputs {sorted(unknown)[:3]} are not in the manifest; "
                 "nothing could be fed to them. Export the model again."
             )
+        self.runs_rows_alone = False
         self._store = store
         self._label_token_ids = np.array(bundle.manifest.label_token_ids, dtype=np.int64)
         self._bindings: SimpleQueue[onnxruntime.IOBinding] = SimpleQueue()
@@ -102,6 +106,9 @@ class OnnxForward:
         return self._run(batch)
 
     def _run(self, batch: Batch) -> ForwardOutput:
+        num_examples = batch.num_examples
+        if num_examples == 1 and not self.runs_rows_alone:
+            batch = batch.doubled()
         binding = self._bindings.get()
         try:
             for name, array in (
@@ -116,7 +123,7 @@ class OnnxForward:
             losses, scores = binding.copy_outputs_to_cpu()
         finally:
             self._bindings.put(binding)
-        return ForwardOutput(losses=losses, scores=scores)
+        return ForwardOutput(losses=losses[:num_examples], scores=scores[:num_examples])
 
     def run_many(self, batches: Sequence[Batch]) -> list[ForwardOutput]:
         """Many batches, in order; spread over the workers."""

@@ -194,6 +194,16 @@ class Batch:
         """Rows of the batch."""
         return len(self.target)
 
+    def doubled(self) -> Batch:
+        """The same rows twice."""
+        return Batch(
+            input_ids=np.concatenate([self.input_ids, self.input_ids]),
+            answer_position=np.concatenate(
+                [self.answer_position, self.answer_position + self.input_ids.size]
+            ),
+            target=np.concatenate([self.target, self.target]),
+        )
+
 
 class PromptSet:
     """Tokenised prompts of one owner (a device's data, or the validation set)."""

@@ -18,6 +18,7 @@ from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, Bundle, open_bundle
 from edge_runtime.control.inprocess import InProcessChannel
 from edge_runtime.forward import OnnxForward
 from edge_runtime.parameters import ParameterStore
+from edge_runtime.pass_shapes import MAX_ROWS, choose_max_rows
 from edge_runtime.protocol.errors import TaskError
 from edge_runtime.tasks import Batch, PromptSet, TaskSpec, load_task, load_tokenizer, read_examples
 from edge_runtime.uplink import IdealUplink, OverTheAirUplink, ScalarBox, Uplink
@@ -106,6 +107,14 @@ def assemble(
             num_workers=workers,
         )
 
+    device_forward = forward_on(device_weights)
+    max_rows = MAX_ROWS
+    if config.privacy.enabled:
+        max_rows = choose_max_rows(
+            device_forward,
+            vocab_size=int(bundle.manifest.architecture["vocab_size"]),
+            max_tokens=config.task.max_tokens,
+        )
     private_randoms = keys.private_randoms()
     agent = DeviceAgent(
         host="in-process",
@@ -121,7 +130,8 @@ def assemble(
             for index, prompts in enumerate(ingredients.device_prompts)
         ],
         store=device_weights,
-        forward=forward_on(device_weights),
+        forward=device_forward,
+        max_rows=max_rows,
         # Scalars before noise are written down only where nothing is promised to anybody.
         observe_scalar=None if config.privacy.has_system_keys else truth.observe,
     )

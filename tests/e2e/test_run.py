@@ -615,11 +615,15 @@ class PlainSpsa:
         return (1.0 - 2.0 * bits.reshape(-1)[:size].astype(np.float64)).reshape(shape)
 
     def losses(self, weights, examples):
-        """Losses of each example; batches of eight of similar length, as the devices cut them."""
+        """Losses of each example; batches of eight of similar length, as the devices cut them.
+
+        A lone one runs beside a copy of itself.
+        """
         examples = sorted(examples, key=lambda example: len(example[0]))
         found = []
         for start in range(0, len(examples), 8):
             rows = examples[start : start + 8]
+            num_rows, rows = len(rows), rows * 2 if len(rows) == 1 else rows
             width = max(len(ids) for ids, _ in rows)
             padded = [ids + [1] * (width - len(ids)) for ids, _ in rows]
             (loss,) = self.session.run(
@@ -634,7 +638,7 @@ class PlainSpsa:
                     "target": np.array([label for _, label in rows]),
                 },
             )
-            found += loss.tolist()
+            found += loss.tolist()[:num_rows]
         return found
 
     def play_round(self, round_index, release):

@@ -16,7 +16,7 @@ from server.errors import (
     ConfigurationError,
     PrivacyError,
 )
-from server.pricing import FORWARD_ROUNDING, MAX_AMPLITUDE_ERROR, Pricing, agree_terms
+from server.pricing import MAX_AMPLITUDE_ERROR, Pricing, agree_terms
 from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger
 from server.run_store import RunStore
@@ -105,7 +105,7 @@ def pricing(store, terms):
 
 
 def test_sensitivity_of_the_sum_is_one_clipped_example(terms):
-    assert terms.sensitivity == (1.0 + FORWARD_ROUNDING) * (5.0 / 8)
+    assert terms.sensitivity == 5.0 / 8
 
 
 def test_every_record_is_sampled_at_its_device_s_rate(terms):
