@@ -8,6 +8,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from edge_runtime.kernel import KERNEL_NAME, KERNEL_REASON
 from server.config import RunConfig
 from server.experiment import Experiment, Progress
 from server.power.feasibility import (
@@ -49,6 +50,10 @@ class ProgressPrinter:
         )
         if experiment.terms is not None:
             self._line(_what_noise_leaves(config, experiment.terms))
+        if KERNEL_NAME != "c":
+            self._line(
+                f"  the passes over the weights run in numpy, several times slower: {KERNEL_REASON}"
+            )
         if privacy.has_simulated_keys:
             self._line(
                 "  noise keys derive from the seed (a repeatable simulation): the figures are "

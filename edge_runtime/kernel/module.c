@@ -5,6 +5,8 @@
 
 #include "core.h"
 
+#include <string.h> /* Python.h brings it only without the limited API */
+
 #define MAX_MOVES 16
 
 static int is_float32(const Py_buffer *view)

@@ -107,6 +107,8 @@ COMMANDS = {
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_writes_nothing_outside_its_folder_and_asks_no_network(traces, tmp_path, name):
     outside, network = traces(*COMMANDS[name])
+    if name == "exporter":  # the hub client's own cache, which export is there to fill
+        outside = [path for path in outside if ".cache" not in path.parts]
     assert outside == []
     assert network == []
     made = sorted(path.name for path in (tmp_path / "work").iterdir())

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,6 +110,30 @@ def test_the_fallback_can_be_asked_for_and_says_so() -> None:
     assert answer.stdout.strip() == "numpy"
 
 
+def tool(name: str, package: str) -> str:
+    """A program that must be there in CI and may be missing elsewhere."""
+    found = shutil.which(name)
+    if found is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"install {package}")
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("source", ["module.c", "core.c"])
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_every_source_compiles_without_a_warning(
+    tmp_path: Path, compiler: str, source: str
+) -> None:
+    """What one compiler only warns of is an error in the next, and the build would be skipped."""
+    subprocess.run(
+        [tool(compiler, compiler), "-c", "-O3", "-std=gnu11", "-ffp-contract=off", "-fPIC",
+         "-Wall", "-Wextra", "-Werror", "-Werror=implicit-function-declaration", "-Wno-psabi",
+         "-Wno-parentheses", f"-I{sysconfig.get_path('include')}", str(SOURCES / source),
+         "-o", str(tmp_path / "out.o")],
+        check=True,
+    )  # fmt: skip
+
+
 AARCH64_MAIN = r"""
 #include "core.h"
 #include <stdio.h>
@@ -129,10 +154,8 @@ int main(void)
 
 
 def test_aarch64_gives_the_same_bits(tmp_path: Path) -> None:
-    compiler, emulator = (shutil.which(n) for n in ("aarch64-linux-gnu-gcc", "qemu-aarch64-static"))
-    if compiler is None or emulator is None:
-        message = "install gcc-aarch64-linux-gnu and qemu-user-static"
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(message)
+    compiler = tool("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu")
+    emulator = tool("qemu-aarch64-static", "qemu-user-static")
     (tmp_path / "main.c").write_text(AARCH64_MAIN)
     program = tmp_path / "main"
     subprocess.run(

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -49,6 +50,25 @@ def test_every_module_lies_in_a_listed_package():
 
 def test_no_folder_of_tests_hides_a_package():
     assert not {path.name for path in (ROOT / "tests").rglob("*") if path.is_dir()} & set(TOP_LEVEL)
+
+
+def test_the_oldest_versions_that_are_tested_are_those_that_are_promised():
+    """`make test-lowest` installs them; a bound that nobody tests is a guess."""
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    promised = [*PYPROJECT["build-system"]["requires"], *PYPROJECT["project"]["dependencies"],
+                *extras["device"], *extras["server"], *extras["export"]]  # fmt: skip
+    bounds = {
+        name: found[1]
+        for requirement in promised
+        if (found := re.search(r">=([0-9.]+)", requirement))
+        and (name := re.match(r"[\w-]+", requirement)[0])
+    }
+    lines = (ROOT / "constraints-lowest.txt").read_text().splitlines()
+    tested = dict(line.split("==") for line in lines if not line.startswith("#"))
+    untested = {"torch"}  # see the file
+    assert {k: v for k, v in bounds.items() if k not in untested} == {
+        k: v for k, v in tested.items() if k not in untested
+    }
 
 
 def test_every_command_exists():

@@ -1,6 +1,7 @@
 """The command line: a bad request ends in a clear error, exit code 2 and no run folder."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -317,3 +318,14 @@ def test_a_reader_that_leaves_early_gets_no_traceback(tmp_path):
     child.stderr.close()
     assert child.wait(timeout=50) == cli.EXIT_BROKEN_PIPE
     assert "Traceback" not in message
+
+
+@pytest.mark.parametrize("kernel", ["", "numpy"])
+def test_a_run_without_the_kernel_says_so_once(tmp_path, kernel):
+    """The build is optional and its failure silent, so the first run is where it must show."""
+    done = subprocess.run(
+        [sys.executable, "-m", "server.cli", "run", *QUICK, "--out", str(tmp_path / "run")],
+        env={**os.environ, "PAIRZERO_KERNEL": kernel},
+        capture_output=True, text=True, timeout=55, check=True,
+    )  # fmt: skip
+    assert done.stdout.count("several times slower") == (kernel == "numpy")
