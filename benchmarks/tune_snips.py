@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_runtime.tasks import TASKS_FOLDER
+from edge_runtime.task_spec import TASKS_FOLDER
 from server.config import load_config, toml_value
 from server.experiment import Experiment, Progress
 

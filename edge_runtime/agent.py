@@ -235,6 +235,7 @@ class DeviceAgent:
         for device in self._devices:
             device.uplink.close()
         self._forward.close()
+        self._store.close()
 
     def _check_run(self, run_id: str) -> None:
         if run_id != self._run_id:

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import msgspec
 
-from edge_runtime.protocol.errors import BundleError
+from edge_runtime.protocol.errors import BundleError, TaskError
+from edge_runtime.task_spec import TaskSpec
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 GRAPH_FILE = "graph.onnx"
 WEIGHTS_FILE = "weights.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
@@ -52,9 +53,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         source_model: where the weights came from, for people.
         architecture: the OPT dimensions, for reports and memory estimates.
         head: "label_words" (loss over the task's words) or "full_vocabulary".
-        task: name of the task the label words belong to.
-        label_words: label -> word, in class order; empty for the full vocabulary.
-        label_token_ids: the token of each word, in the same order.
+        task: the task it was exported for, without the paths of its data. Another task can be run
+            on the bundle: the words' tokens are an input of the graph.
+        label_token_ids: the token of each of the task's words, in class order.
         tensors: every weight, in the order of the direction's tensor index.
         digests: file name -> sha256, lower-case hex.
         created_with: library name -> version.
@@ -65,13 +66,18 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source_model: str
     architecture: dict[str, int | bool | str]
     head: str
-    task: str
-    label_words: dict[str, str]
+    task: TaskSpec
     label_token_ids: tuple[int, ...]
     tensors: tuple[TensorEntry, ...]
     digests: dict[str, str]
     created_with: dict[str, str]
     direction_generator: str
+
+
+class _AnyManifest(msgspec.Struct, frozen=True):
+    """What a manifest of every format says."""
+
+    format_version: int
 
 
 class Bundle(msgspec.Struct, frozen=True):
@@ -130,17 +136,19 @@ def open_bundle(folder: Path) -> Bundle:
         )
     if path.stat().st_size > MAX_MANIFEST_BYTES:
         raise BundleError(f"{path}: larger than {MAX_MANIFEST_BYTES} bytes, refused.")
+    content = path.read_bytes()
     try:
-        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        version = msgspec.json.decode(content, type=_AnyManifest).format_version
+        if version != FORMAT_VERSION:
+            raise BundleError(
+                f"{path}: format {version}, this pairzero reads {FORMAT_VERSION}. Export the model "
+                "again with this version: pairzero export MODEL OUT --task TASK"
+            )
+        manifest = msgspec.json.decode(content, type=Manifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TaskError) as error:
         raise BundleError(
             f"{path}: not a manifest of format {FORMAT_VERSION} ({error}). Export the model again."
         ) from error
-    if manifest.format_version != FORMAT_VERSION:
-        raise BundleError(
-            f"{path}: format {manifest.format_version}, this pairzero reads {FORMAT_VERSION}. "
-            "Export the model again with this version."
-        )
     _check_values(path, manifest)
     for name in PAYLOAD_FILES:
         if not (folder / name).is_file():

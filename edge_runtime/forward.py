@@ -54,9 +54,23 @@ class OnnxForward:
         bundle: Bundle,
         store: ParameterStore,
         *,
+        label_token_ids: Sequence[int] | None = None,
         intra_op_threads: int = 1,
         num_workers: int = 1,
     ) -> None:
+        """Open a session.
+
+        Args:
+            bundle: graph and manifest.
+            store: the weights to run on.
+            label_token_ids: tokens of the task's words, in class order; the words of the bundle's
+                own task if it is left out.
+            intra_op_threads: threads within one pass.
+            num_workers: passes at a time.
+
+        Raises:
+            BundleError: onnxruntime refuses the graph, or it does not fit the manifest.
+        """
         if bundle.manifest.head != HEAD_LABEL_WORDS:
             raise BundleError(
                 f"{bundle.folder}: head is {bundle.manifest.head!r}, a classification run needs "
@@ -86,7 +100,8 @@ class OnnxForward:
             )
         self.runs_rows_alone = False
         self._store = store
-        self._label_token_ids = np.array(bundle.manifest.label_token_ids, dtype=np.int64)
+        ids = bundle.manifest.label_token_ids if label_token_ids is None else label_token_ids
+        self._label_token_ids = np.array(ids, dtype=np.int64)
         self._bindings: SimpleQueue[onnxruntime.IOBinding] = SimpleQueue()
         for _ in range(num_workers):
             self._bindings.put(self._bind_weights())

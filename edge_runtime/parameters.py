@@ -302,6 +302,12 @@ class ParameterStore:
                 "rate or the clip."
             )
 
+    def close(self) -> None:
+        """Let the worker threads go; later moves are made by the caller's own. Idempotent."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+
     def digest(self) -> str:
         """sha256 over every tensor's name and little-endian bytes, in order. Equal bits, or not."""
         self.settle()

@@ -31,7 +31,8 @@ from edge_runtime.protocol.rounds import (
     TransmitOrder,
 )
 from edge_runtime.spsa import ScalarEstimate
-from edge_runtime.tasks import PromptSet, load_task, load_tokenizer, read_examples
+from edge_runtime.task_spec import load_task
+from edge_runtime.tasks import PromptSet, label_token_ids, load_tokenizer, read_examples
 from edge_runtime.uplink import OverTheAirUplink
 from radio.channel_models import RayleighBlockFading
 from radio.loopback import LoopbackTransceiver
@@ -113,7 +114,7 @@ def run_selftest(bundle_folder: Path, *, task_name: str, num_devices: int) -> Se
             for k in range(num_devices)
         ],
         store=store,
-        forward=OnnxForward(bundle, store),
+        forward=OnnxForward(bundle, store, label_token_ids=label_token_ids(task, tokenizer)),
         observe_scalar=observe,
     )
     try:

@@ -1,102 +1,32 @@
-"""A task: how a labelled text becomes a prompt, and which word stands for which label.
+"""Labelled texts become prompts: reading, tokenising, batching.
 
-The model is asked to continue a prompt, MeZO style: the text goes into a template
-("{text} Intent:"), and the label whose word the model finds likeliest is its answer. A task is a
-small TOML file, so a new one needs no code:
+Prompt, separator and word (`edge_runtime.task_spec`) are tokenised as the one text they are,
+because a tokenizer joins what stands side by side (" play" is one token, and so is its space): the
+word's token is the last one, and the model is fed what comes before it.
 
-    name = "snips"
-    template = "{text} Intent:"
-    [label_words]
-    PlayMusic = "play"
-    GetWeather = "weather"
-
-Data are tab-separated lines, ``label<TAB>text``, UTF-8.
+Data are tab-separated lines, ``label<TAB>text``, UTF-8; a byte-order mark is skipped.
 """
 
 from __future__ import annotations
 
 import hashlib
-import tomllib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from edge_runtime.protocol.errors import BundleError, TaskError
+from edge_runtime.task_spec import TaskSpec
+
+_logger = logging.getLogger(__name__)
 
 Int64Array = npt.NDArray[np.int64]
 
 PAD_TOKEN_ID = 1
-TASKS_FOLDER = Path(__file__).parent / "assets" / "tasks"
-
-
-class TaskSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A task as its file states it.
-
-    Attributes:
-        name: short name, also the name of its file.
-        template: the prompt; contains ``{text}`` once and ends where the answer begins.
-        label_words: label -> word the model should say, in class order.
-        train: training data, relative to the task file; may be given elsewhere instead.
-        validation: validation data, likewise.
-    """
-
-    name: str
-    template: str
-    label_words: dict[str, str]
-    train: str = ""
-    validation: str = ""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
-        if self.template.count("{text}") != 1:
-            raise TaskError(
-                f"task {self.name!r}: template is {self.template!r}, wanted exactly one {{text}}."
-            )
-        if len(self.label_words) < 2:
-            raise TaskError(
-                f"task {self.name!r}: {len(self.label_words)} label words, wanted at least two."
-            )
-        if empty := [label for label, word in self.label_words.items() if not word.strip()]:
-            raise TaskError(f"task {self.name!r}: labels {empty} have no word, wanted one each.")
-        if len(set(self.label_words.values())) < len(self.label_words):
-            raise TaskError(f"task {self.name!r}: two labels share a word: {self.label_words}.")
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The labels in class order."""
-        return tuple(self.label_words)
-
-
-def available_tasks() -> tuple[str, ...]:
-    """Names of the tasks that come with pairzero."""
-    return tuple(sorted(path.stem for path in TASKS_FOLDER.glob("*.toml")))
-
-
-def load_task(name_or_path: str) -> tuple[TaskSpec, Path]:
-    """Load a task by name, or from a ``.toml`` file; returns it and the folder it refers to.
-
-    Raises:
-        TaskError: no such task, or the file does not describe one.
-    """
-    path = Path(name_or_path)
-    if path.suffix != ".toml":
-        path = TASKS_FOLDER / f"{name_or_path}.toml"
-    if not path.is_file():
-        raise TaskError(
-            f"task: no task {name_or_path!r}. Known: {', '.join(available_tasks())}; "
-            "or give the path of a task file ending in .toml."
-        )
-    try:
-        with path.open("rb") as file:
-            task = msgspec.convert(tomllib.load(file), TaskSpec)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
-        raise TaskError(f"{path}: not a task file: {error}") from error
-    return task, path.parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +45,9 @@ def read_examples(path: Path, task: TaskSpec) -> list[Example]:
             without a word; the message names the line.
     """
     try:
-        # Not splitlines(): that also breaks at U+2028 and friends, which end no line of a file.
-        lines = path.read_text(encoding="utf-8").split("\n")
+        # Neither splitlines(), which breaks at U+2028 and friends, nor text mode, which breaks at a
+        # lone carriage return: a line ends at a line feed. (One before it is white space.)
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
     except OSError as error:
         raise TaskError(f"{path}: cannot be read ({error.strerror}).") from error
     except UnicodeDecodeError as error:
@@ -132,9 +63,11 @@ def read_examples(path: Path, task: TaskSpec) -> list[Example]:
         if not tab or not text.strip():
             raise TaskError(f"{path}, line {number}: got {line[:60]!r}, wanted label<TAB>text.")
         if label not in index_of:
+            hint = f"Add it under [label_words]; known labels: {', '.join(index_of)}."
+            if text.strip() in index_of:
+                hint = "The columns are swapped: a line is label<TAB>text."
             raise TaskError(
-                f"{path}, line {number}: label {label!r} has no word in task {task.name!r}. "
-                f"Add it under [label_words]; known labels: {', '.join(index_of)}."
+                f"{path}, line {number}: label {label!r} has no word in task {task.name!r}. {hint}"
             )
         examples.append(Example(index_of[label], text.strip()))
     if not examples:
@@ -154,24 +87,59 @@ def load_tokenizer(path: Path) -> Tokenizer:
         raise BundleError(f"{path}: not a tokenizer file: {error}") from error
 
 
-def label_token_ids(task: TaskSpec, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """The one token of each label word (with the space that precedes it in a prompt).
+def label_token_ids(task: TaskSpec, tokenizer: Tokenizer, text: str = "a text") -> tuple[int, ...]:
+    """The one token of each label word, behind the prompt for ``text``.
 
     Raises:
-        TaskError: a word is not exactly one token, or two words begin with the same one.
+        TaskError: a word is not exactly one token there, or two words are the same one.
     """
-    ids: list[int] = []
-    for label, word in task.label_words.items():
-        tokens = tokenizer.encode(" " + word.strip(), add_special_tokens=False)
-        if len(tokens.ids) != 1:
+    answered = {
+        label: tokenizer.encode(task.answered(text, word))
+        for label, word in task.label_words.items()
+    }
+    shared = _common_prefix([encoding.ids for encoding in answered.values()])
+    ids = tuple(encoding.ids[-1] for encoding in answered.values())
+    for label, encoding in answered.items():
+        if len(encoding.ids) != len(shared) + 1:
+            tokens = encoding.tokens[len(shared) :]
             raise TaskError(
-                f"task {task.name!r}, label {label!r}: the word {word!r} is {len(tokens.ids)} "
-                f"tokens {tokens.tokens} of this model, wanted one. Choose a more common word."
+                f"task {task.name!r}, label {label!r}: the word {task.label_words[label]!r} is "
+                f"{len(tokens)} tokens {tokens} of this model, wanted one. Choose a more common "
+                "word, or another separator."
             )
-        ids.append(tokens.ids[0])
     if len(set(ids)) < len(ids):
         raise TaskError(f"task {task.name!r}: two label words are the same token: {ids}.")
-    return tuple(ids)
+    return ids
+
+
+def warn_if_merged(task: TaskSpec, tokenizer: Tokenizer, text: str = "a text") -> None:
+    """Warn where the end of the template and the words become one token.
+
+    What the model is fed then ends earlier than the template says.
+    """
+    prompt = tokenizer.encode(task.template.replace("{text}", text))
+    rows = [tokenizer.encode(task.answered(text, w)).ids for w in task.label_words.values()]
+    fed = _common_prefix(rows)
+    if fed[: len(prompt.ids)] != prompt.ids:
+        _logger.warning(
+            "task %r: the end of the template (tokens %s) and the words are tokenised together; "
+            "the model is fed %d tokens of the prompt's %d. If that is not meant, end the template "
+            "earlier or set another separator.",
+            task.name,
+            prompt.tokens[-2:],
+            len(fed),
+            len(prompt.ids),
+        )
+
+
+def _common_prefix(rows: Sequence[Sequence[int]]) -> list[int]:
+    """The tokens that all rows begin with; never a whole row."""
+    prefix: list[int] = []
+    for column in zip(*(row[:-1] for row in rows), strict=False):
+        if len(set(column)) > 1:
+            break
+        prefix.append(column[0])
+    return prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +174,16 @@ class Batch:
 
 
 class PromptSet:
-    """Tokenised prompts of one owner (a device's data, or the validation set)."""
+    """Tokenised prompts of one owner (a device's data, or the validation set).
+
+    Attributes:
+        num_shortened: prompts that were longer than ``max_tokens`` and lost their middle.
+
+    Raises:
+        TaskError: a word is not one token behind every text.
+    """
+
+    num_shortened: int
 
     def __init__(
         self,
@@ -220,11 +197,20 @@ class PromptSet:
             tokenizer = Tokenizer.from_str(tokenizer.to_str())  # the caller's stays as it is
             tokenizer.no_padding()
             tokenizer.no_truncation()
-        prompts = [task.template.replace("{text}", example.text) for example in examples]
-        self._rows = [
-            _shorten(np.array(encoding.ids, dtype=np.int64), max_tokens)
-            for encoding in tokenizer.encode_batch(prompts)
-        ]
+        first_word = next(iter(task.label_words.values()))
+        answered = [task.answered(example.text, first_word) for example in examples]
+        encodings = tokenizer.encode_batch(answered)
+        word_token = label_token_ids(task, tokenizer)[0]
+        for number, encoding in enumerate(encodings):
+            if encoding.ids[-1] != word_token:
+                raise TaskError(
+                    f"task {task.name!r}: behind example {number + 1} the word {first_word!r} "
+                    "becomes another token than behind others. Let the template end in fixed text "
+                    "after {text}."
+                )
+        prompts = [np.array(encoding.ids[:-1], dtype=np.int64) for encoding in encodings]
+        self._rows = [_shorten(prompt, max_tokens) for prompt in prompts]
+        self.num_shortened = sum(len(prompt) > max_tokens for prompt in prompts)
         self._targets = np.array([example.label_index for example in examples], dtype=np.int64)
 
     def __len__(self) -> int:

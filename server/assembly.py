@@ -19,8 +19,15 @@ from edge_runtime.control.inprocess import InProcessChannel
 from edge_runtime.forward import OnnxForward
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.pass_shapes import MAX_ROWS, choose_max_rows
-from edge_runtime.protocol.errors import TaskError
-from edge_runtime.tasks import Batch, PromptSet, TaskSpec, load_task, load_tokenizer, read_examples
+from edge_runtime.task_spec import load_task
+from edge_runtime.tasks import (
+    Batch,
+    PromptSet,
+    label_token_ids,
+    load_tokenizer,
+    read_examples,
+    warn_if_merged,
+)
 from edge_runtime.uplink import IdealUplink, OverTheAirUplink, ScalarBox, Uplink
 from radio.channel_models import channel_from_name
 from radio.loopback import LoopbackTransceiver
@@ -40,12 +47,16 @@ _EVALUATION_BATCH = 50
 
 @dataclass(frozen=True, slots=True)
 class Ingredients:
-    """What a run is made of before anything is started."""
+    """What a run is made of before anything is started.
+
+    ``num_shortened`` counts prompts that were too long, those of private records left out.
+    """
 
     bundle: Bundle
-    task: TaskSpec
+    label_token_ids: tuple[int, ...]
     device_prompts: tuple[PromptSet, ...]
     validation: PromptSet | None
+    num_shortened: int
 
     def data_commitments(self, keys: DeviceKeys) -> list[str]:
         """Names of each device's data that may be stored; see `PrivateRandom.commit_to_data`."""
@@ -66,6 +77,7 @@ class Parts:
     receiver: Receiver
     air: Air
     noise_symbols: int
+    num_shortened: int
     truth: ScalarTruth
     replica: ParameterStore
     forward: OnnxForward
@@ -76,6 +88,7 @@ class Parts:
         self.control.close()
         self.receiver.close()
         self.forward.close()
+        self.replica.close()
 
 
 def assemble(
@@ -103,6 +116,7 @@ def assemble(
         return OnnxForward(
             bundle,
             weights,
+            label_token_ids=ingredients.label_token_ids,
             intra_op_threads=config.run.intra_op_threads,
             num_workers=workers,
         )
@@ -141,6 +155,7 @@ def assemble(
         receiver=receiver,
         air=air,
         noise_symbols=noise_symbols,
+        num_shortened=ingredients.num_shortened,
         truth=truth,
         replica=replica,
         forward=forward_on(replica),
@@ -186,13 +201,6 @@ def gather(config: RunConfig) -> Ingredients:
         folder = Path(config.model.bundle)
     bundle = open_bundle(folder)
     task, task_folder = load_task(config.task.name)
-    if dict(bundle.manifest.label_words) != task.label_words:
-        raise TaskError(
-            f"{folder}: exported for task {bundle.manifest.task!r} with the words "
-            f"{list(bundle.manifest.label_words.values())}, the task {task.name!r} has "
-            f"{list(task.label_words.values())}. Export again: pairzero export ... --task "
-            f"{config.task.name}"
-        )
     train_path = _data_path(config.task.train, task.train, task_folder)
     validation_path = _data_path(config.task.validation, task.validation, task_folder)
     train, validation = read_examples(train_path, task), read_examples(validation_path, task)
@@ -207,17 +215,25 @@ def gather(config: RunConfig) -> Ingredients:
             "positions."
         )
     tokenizer = load_tokenizer(bundle.tokenizer_path)
+    warn_if_merged(task, tokenizer)
 
     def prompts(examples: Sequence[Any]) -> PromptSet:
         return PromptSet(examples, task, tokenizer, config.task.max_tokens)
 
-    parts = split_iid(train, config.federation.num_devices, config.run.seed)
+    device_prompts = tuple(
+        prompts(part) for part in split_iid(train, config.federation.num_devices, config.run.seed)
+    )
+    # Evaluations are stored and shown, so they are made of public data or not at all.
+    public = prompts(validation) if config.evaluates_in_public else None
+    told = [public] if public is not None else []
+    if not config.privacy.has_system_keys:  # a count of private records is a release, too
+        told += device_prompts
     return Ingredients(
         bundle=bundle,
-        task=task,
-        device_prompts=tuple(prompts(part) for part in parts),
-        # Evaluations are stored and shown, so they are made of public data or not at all.
-        validation=prompts(validation) if config.evaluates_in_public else None,
+        label_token_ids=label_token_ids(task, tokenizer),
+        device_prompts=device_prompts,
+        validation=public,
+        num_shortened=sum(owner.num_shortened for owner in told),
     )
 
 

@@ -297,7 +297,7 @@ def _stop_on_signal() -> Iterator[Callable[[], bool]]:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from edge_runtime.tasks import load_task
+    from edge_runtime.task_spec import load_task
     from server.export import export_bundle
 
     task, _ = load_task(args.task)

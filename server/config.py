@@ -328,7 +328,8 @@ def load_config(preset_or_path: str, overrides: dict[str, Any] | None = None) ->
                 f"Known: {', '.join(known)}; or give the path of a .toml file."
             )
     try:
-        document = tomllib.loads(path.read_text("utf-8"))
+        # utf-8-sig: editors on Windows put a byte-order mark first.
+        document = tomllib.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read ({error.strerror}).") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

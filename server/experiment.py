@@ -66,6 +66,7 @@ class Experiment:
     source: str
     num_parameters: int
     num_trainable: int
+    num_shortened: int
 
     @classmethod
     def start(cls, config: RunConfig, folder: Path) -> Experiment:
@@ -170,6 +171,7 @@ class Experiment:
             source=parts.receiver.source,
             num_parameters=parts.replica.num_parameters,
             num_trainable=parts.replica.num_trainable,
+            num_shortened=parts.num_shortened,
         )
 
     def run(
@@ -284,6 +286,7 @@ class Experiment:
         self.loop.control.close()
         self.loop.receiver.close()
         self.forward.close()
+        self.loop.replica.close()
         self.store.close()
 
 

@@ -60,6 +60,11 @@ class ProgressPrinter:
                 "those of the mechanism,\n  but whoever knows this configuration can undo the "
                 'noise. For real data: privacy.noise_source = "system".'
             )
+        if experiment.num_shortened:
+            self._line(
+                f"  longer than task.max_tokens = {config.task.max_tokens}: "
+                f"{experiment.num_shortened} prompts, which keep their first token and their end"
+            )
         if not config.evaluates_in_public:
             self._line(
                 "  nothing is evaluated: loss and accuracy are stored and shown without noise, so "

@@ -71,7 +71,7 @@ def no_stray_threads() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def toy_task() -> Any:
     """Three intents whose words are single tokens of the tiny model."""
-    from edge_runtime.tasks import TaskSpec
+    from edge_runtime.task_spec import TaskSpec
 
     return TaskSpec(name="toy", template="{text} Intent:", label_words=LABEL_WORDS)
 

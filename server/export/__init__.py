@@ -16,7 +16,7 @@ from edge_runtime.bundle import HEAD_LABEL_WORDS
 from server.errors import ExportError
 
 if TYPE_CHECKING:
-    from edge_runtime.tasks import TaskSpec
+    from edge_runtime.task_spec import TaskSpec
 
 __all__ = ["VIA_NATIVE", "VIA_OPTIMUM", "export_bundle"]
 
@@ -54,7 +54,7 @@ def export_bundle(
         ExportError: the model cannot be loaded or exported, or the self-check fails.
         TaskError: a label word is not exactly one token.
     """
-    from edge_runtime.tasks import label_token_ids
+    from edge_runtime.tasks import label_token_ids, warn_if_merged
     from server.export import bundle_writer, hugging_face, interface, self_check
 
     if via not in (VIA_NATIVE, VIA_OPTIMUM):
@@ -65,10 +65,9 @@ def export_bundle(
 
     source = hugging_face.load_opt(model)
     label_ids: tuple[int, ...] = ()
-    label_words: dict[str, str] = {}
     if head == HEAD_LABEL_WORDS:
         label_ids = label_token_ids(task, source.tokenizer)
-        label_words = dict(task.label_words)
+        warn_if_merged(task, source.tokenizer)
     stored = source.stored_weights()
     if {name: array.shape for name, array in stored.items()} != source.architecture.tensor_shapes():
         raise ExportError(
@@ -100,8 +99,7 @@ def export_bundle(
         source_model=source.name,
         architecture=source.architecture,
         head=head,
-        task=task.name,
-        label_words=label_words,
+        task=task,
         label_token_ids=label_ids,
         graph=graph.SerializeToString(deterministic=True),
         weights=stored,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -26,6 +27,7 @@ from edge_runtime.bundle import (
 )
 from edge_runtime.lattice import choose_quantum_exponent
 from edge_runtime.protocol.direction import GENERATOR
+from edge_runtime.task_spec import TaskSpec
 from server.errors import ExportError
 from server.export.architecture import OptArchitecture
 from server.export.dependencies import load
@@ -38,15 +40,14 @@ class BundleContents:
     """Everything that goes into a bundle.
 
     ``weights`` are in torch's order and in the precision to store; ``graph`` is serialised ONNX;
-    ``tokenizer_json`` is a Hugging Face tokenizers file. ``label_words`` and ``label_token_ids``
-    are empty for the full vocabulary.
+    ``tokenizer_json`` is a Hugging Face tokenizers file. ``label_token_ids`` are empty for
+    the full vocabulary.
     """
 
     source_model: str
     architecture: OptArchitecture
     head: str
-    task: str
-    label_words: Mapping[str, str]
+    task: TaskSpec
     label_token_ids: tuple[int, ...]
     graph: bytes
     weights: Mapping[str, npt.NDArray[Any]]
@@ -104,8 +105,8 @@ def _write_files(folder: Path, contents: BundleContents) -> None:
         source_model=contents.source_model,
         architecture=contents.architecture.describe(),
         head=contents.head,
-        task=contents.task,
-        label_words=dict(contents.label_words),
+        # Where the data lie is nobody else's business: bundles travel.
+        task=msgspec.structs.replace(contents.task, train="", validation=""),
         label_token_ids=contents.label_token_ids,
         tensors=tuple(_entry(name, array) for name, array in contents.weights.items()),
         digests={name: file_digest(folder / name) for name in PAYLOAD_FILES},

@@ -5,7 +5,7 @@ import pytest
 
 from edge_runtime.bundle import open_bundle
 from edge_runtime.protocol.errors import TaskError
-from edge_runtime.tasks import TaskSpec
+from edge_runtime.task_spec import TaskSpec
 from server.errors import ExportError
 from server.export import export_bundle
 

@@ -28,7 +28,8 @@ from edge_runtime.onnx_runtime import onnxruntime
 from edge_runtime.private_random import PrivateRandom
 from edge_runtime.protocol.errors import PlanRefusedError
 from edge_runtime.protocol.rounds import DigestRequest, RoundResult
-from edge_runtime.tasks import load_task, read_examples
+from edge_runtime.task_spec import load_task
+from edge_runtime.tasks import read_examples
 from edge_runtime.uplink import OverTheAirUplink
 from radio.errors import RadioUnavailableError
 from server import cli, environment, experiment, pricing, report

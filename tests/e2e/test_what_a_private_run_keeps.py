@@ -17,7 +17,7 @@ import pytest
 
 from edge_runtime.private_random import PrivateRandom
 from edge_runtime.protocol.rounds import DigestReport, RoundReport
-from edge_runtime.tasks import load_task
+from edge_runtime.task_spec import load_task
 from server import cli, device_keys, report
 from server.config import load_config
 from server.device_keys import KEYS_FILE

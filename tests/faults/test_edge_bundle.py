@@ -94,11 +94,13 @@ def test_a_manifest_that_is_none_is_refused(folder, content):
         {"surprise": 1},
         {"tensors": [{"name": "w", "shape": [1.5], "stored_dtype": "f", "quantum_exponent": 0}]},
         {"label_token_ids": ["x"]},
+        {"task": "snips"},
+        {"task": {"name": "x", "template": "no text", "label_words": {"a": "b", "c": "d"}}},
     ],
 )
 def test_a_manifest_with_other_fields_is_refused(folder, changes):
     change_manifest(folder, **changes)
-    with pytest.raises(BundleError, match=r"not a manifest of format 1 .*Export the model again"):
+    with pytest.raises(BundleError, match=r"not a manifest of format 2 .*Export the model again"):
         open_bundle(folder)
 
 
@@ -106,7 +108,9 @@ def test_a_manifest_with_other_fields_is_refused(folder, changes):
 def test_another_version_is_refused_before_anything_else_is_looked_at(folder, version):
     change_manifest(folder, format_version=version)
     (folder / "graph.onnx").unlink()
-    with pytest.raises(BundleError, match=f"format {version}, this pairzero reads 1"):
+    with pytest.raises(
+        BundleError, match=f"format {version}, this pairzero reads {FORMAT_VERSION}"
+    ):
         open_bundle(folder)
 
 
@@ -126,5 +130,5 @@ def test_a_manifest_too_large_to_read_is_not_read(folder):
 def test_the_bundles_digest_follows_its_manifest(folder):
     bundle = open_bundle(folder)
     before = bundle.digest
-    write_manifest(folder, msgspec.structs.replace(bundle.manifest, task="other"))
+    write_manifest(folder, msgspec.structs.replace(bundle.manifest, source_model="other"))
     assert open_bundle(folder).digest != before

@@ -134,10 +134,12 @@ def test_the_model_that_comes_along_runs(toy_task):
     from tokenizers import Tokenizer
 
     from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, open_bundle
-    from edge_runtime.tasks import Example, label_token_ids, load_task
+    from edge_runtime.task_spec import load_task
+    from edge_runtime.tasks import Example, label_token_ids
 
     bundle = open_bundle(BUNDLED_MODEL_FOLDER)
-    task, _ = load_task(bundle.manifest.task)
+    task, _ = load_task(bundle.manifest.task.name)
+    assert msgspec.structs.replace(task, train="", validation="") == bundle.manifest.task
     tokenizer = Tokenizer.from_file(str(bundle.tokenizer_path))
     assert label_token_ids(task, tokenizer) == bundle.manifest.label_token_ids
     examples = [Example(0, "play some music"), Example(1, "will it rain in the afternoon ?")]

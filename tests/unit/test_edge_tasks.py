@@ -3,17 +3,17 @@
 import msgspec
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, normalizers
 
 from edge_runtime.protocol.errors import TaskError
+from edge_runtime.task_spec import TaskSpec, available_tasks, load_task
 from edge_runtime.tasks import (
     PAD_TOKEN_ID,
     Example,
     PromptSet,
-    TaskSpec,
-    available_tasks,
     label_token_ids,
-    load_task,
     read_examples,
+    warn_if_merged,
 )
 
 
@@ -37,7 +37,22 @@ def test_a_text_may_hold_a_tab_and_lines_may_end_as_on_windows(tmp_path, toy_tas
     assert read_examples(path, toy_task) == [Example(0, "one\ttwo"), Example(2, "three")]
 
 
-@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1e"])
+def test_a_byte_order_mark_is_skipped(tmp_path, toy_task):
+    path = write(tmp_path, b"\xef\xbb\xbfPlayMusic\tone\nRateBook\tthree\n")
+    assert read_examples(path, toy_task) == [Example(0, "one"), Example(2, "three")]
+    task = write(tmp_path, b"\xef\xbb\xbf" + TASK_FILE.strip().encode(), "mine.toml")
+    assert load_task(str(task))[0].name == "mine"
+
+
+def test_swapped_columns_are_seen(tmp_path, toy_task):
+    path = write(tmp_path, "play a song\tPlayMusic\n")
+    with pytest.raises(TaskError, match=r"line 1: .*columns are swapped"):
+        read_examples(path, toy_task)
+
+
+@pytest.mark.parametrize(
+    "character", ["\r", "\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1e"]
+)
 def test_only_a_line_feed_ends_a_line(tmp_path, toy_task, character):
     path = write(tmp_path, f"PlayMusic\tone{character}two\nRateBook\tthree\n")
     assert read_examples(path, toy_task) == [Example(0, f"one{character}two"), Example(2, "three")]
@@ -56,7 +71,9 @@ def test_a_line_without_label_tab_text_is_named(tmp_path, toy_task, line):
         read_examples(path, toy_task)
 
 
-@pytest.mark.parametrize("label", ["BookFlight", "playmusic", " PlayMusic", "\ufeffPlayMusic", ""])
+@pytest.mark.parametrize(
+    "label", ["BookFlight", "playmusic", " PlayMusic", "\ufeffPlayMusic", "1", ""]
+)
 def test_a_label_without_a_word_is_named(tmp_path, toy_task, label):
     path = write(tmp_path, f"RateBook\tfine\n{label}\ttext\n")
     with pytest.raises(TaskError, match=r"line 2: label .*Add it under \[label_words\].*PlayMusic"):
@@ -152,9 +169,89 @@ def test_a_word_of_two_tokens_is_named_with_its_tokens(toy_task, tiny_tokenizer)
 
 
 def test_two_words_that_are_one_token_are_refused(toy_task, tiny_tokenizer):
-    task = with_words(toy_task, A="music", B=" music ")
+    # No two texts become one token of this tokenizer, so one that lower-cases stands in.
+    lower = Tokenizer.from_str(tiny_tokenizer.to_str())
+    lower.normalizer = normalizers.Lowercase()
+    task = with_words(toy_task, A="music", B="MUSIC")
     with pytest.raises(TaskError, match="two label words are the same token"):
-        label_token_ids(task, tiny_tokenizer)
+        label_token_ids(task, lower)
+
+
+def test_white_space_around_a_word_belongs_to_the_separator():
+    with pytest.raises(TaskError, match=r"words \[' music'\] have white space .*separator"):
+        TaskSpec(name="x", template="{text}", label_words={"A": " music", "B": "book"})
+
+
+@pytest.mark.parametrize("end", [" ", "\n", "\t"])
+def test_white_space_on_both_sides_of_the_join_is_refused(end):
+    words = {"A": "music", "B": "book"}
+    with pytest.raises(TaskError, match=r"ends in white space and the separator ' '"):
+        TaskSpec(name="x", template="{text} Intent:" + end, label_words=words)
+    TaskSpec(name="x", template="{text} Intent:" + end, label_words=words, separator="")
+
+
+JOINS = {
+    "a space": ("{text} Intent:", " ", " Intent: "),
+    "a line feed in the template": ("{text}\nIntent:\n", "", "\nIntent:\n"),
+    "a line feed between": ("{text}\nIntent:", "\n", "\nIntent:\n"),
+    "nothing": ("{text} Intent:", "", " Intent:"),
+    "a space that the template ends in": ("{text} Intent: ", "", " Intent: "),
+}
+
+
+@pytest.mark.parametrize("name", JOINS)
+def test_prompt_and_word_are_tokenised_as_the_one_text_they_are(toy_task, tiny_tokenizer, name):
+    """What is fed, followed by the token that is scored, is what the tokenizer makes of it all."""
+    template, separator, between = JOINS[name]
+    task = msgspec.structs.replace(
+        toy_task, template=template, separator=separator, label_words={"A": "m", "B": "b"}
+    )
+    if name == "nothing":
+        assert tiny_tokenizer.encode("Intent:m").tokens[-2:] == [":", "m"]
+    try:
+        ids = label_token_ids(task, tiny_tokenizer)
+    except TaskError:
+        pytest.fail(f"{name}: a task of one-letter words must be expressible")
+    batch = make_prompts(["play it"], task, tiny_tokenizer).batch([0])
+    fed = batch.input_ids[0].tolist()
+    for word, token in zip(task.label_words.values(), ids, strict=True):
+        assert [*fed, token] == tiny_tokenizer.encode(f"play it{between}{word}").ids
+
+
+@pytest.mark.parametrize(
+    ("template", "separator", "merges"),
+    [
+        ("{text} Intent:", " ", False),
+        ("{text}\nIntent:\n", "", False),
+        ("{text} Intent: ", "", True),  # the space becomes part of the word's token
+    ],
+)
+def test_a_template_whose_end_merges_with_the_word_is_warned_of(
+    toy_task, tiny_tokenizer, caplog, template, separator, merges
+):
+    task = msgspec.structs.replace(
+        toy_task, template=template, separator=separator, label_words={"A": "m", "B": "b"}
+    )
+    if separator == " " or merges:
+        task = msgspec.structs.replace(task, label_words=toy_task.label_words)
+    warn_if_merged(task, tiny_tokenizer)
+    assert ("tokenised together" in caplog.text) is merges
+
+
+def test_a_text_that_changes_the_word_s_token_is_named(toy_task, tiny_tokenizer):
+    """A template that ends in the text itself lets some texts swallow the word."""
+    words = {"A": "a", "B": "o"}
+    task = msgspec.structs.replace(toy_task, template="{text}", separator="", label_words=words)
+    make_prompts(["it:", "is!"], task, tiny_tokenizer)
+    with pytest.raises(TaskError, match="behind example 2 the word 'a' becomes another token"):
+        make_prompts(["it:", "it: "], task, tiny_tokenizer)
+
+
+def test_shortened_prompts_are_counted(toy_task, tiny_tokenizer):
+    assert make_prompts(TEXTS, toy_task, tiny_tokenizer).num_shortened == 0
+    lengths = sorted(len(tiny_tokenizer.encode(f"{text} Intent:").ids) for text in TEXTS)
+    assert lengths[1] < lengths[2]
+    assert make_prompts(TEXTS, toy_task, tiny_tokenizer, lengths[1]).num_shortened == 2
 
 
 # ---------------------------------------------------------------- prompts

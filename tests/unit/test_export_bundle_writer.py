@@ -3,15 +3,26 @@
 import dataclasses
 import json
 
+import msgspec
 import numpy as np
 import pytest
 
 from edge_runtime.bundle import file_digest, open_bundle
 from edge_runtime.lattice import choose_quantum_exponent
+from edge_runtime.task_spec import TaskSpec
 from server.errors import ExportError
 from server.export import bundle_writer
 from server.export.architecture import OptArchitecture
 from server.export.bundle_writer import BundleContents, write_bundle
+
+TASK = TaskSpec(
+    name="toy",
+    template="{text} It was",
+    label_words={"b": "book", "a": "music"},
+    separator="\n",
+    train="/home/somebody/train.tsv",
+    validation="validation.tsv",
+)
 
 
 @pytest.fixture
@@ -28,7 +39,7 @@ def contents():
     }
     return BundleContents(
         source_model="someone/opt-tiny", architecture=architecture, head="label_words",
-        task="toy", label_words={"a": "music", "b": "book"}, label_token_ids=(5, 9),
+        task=TASK, label_token_ids=(5, 9),
         graph=b"not really a graph", weights=weights, tokenizer_json="{}",
     )  # fmt: skip
 
@@ -37,8 +48,8 @@ def test_what_is_written_opens_and_says_what_it_is(tmp_path, contents):
     out = write_bundle(tmp_path / "deep" / "bundle", contents)
     manifest = open_bundle(out).manifest
     assert manifest.source_model == "someone/opt-tiny"
-    assert manifest.label_words == {"a": "music", "b": "book"}
-    assert list(manifest.label_words) == ["a", "b"]
+    assert manifest.task == msgspec.structs.replace(TASK, train="", validation="")
+    assert manifest.task.labels == ("b", "a")
     assert manifest.label_token_ids == (5, 9)
     assert [entry.name for entry in manifest.tensors] == list(contents.weights)
     by_name = {entry.name: entry for entry in manifest.tensors}
@@ -102,4 +113,5 @@ def test_weights_that_are_not_finite_never_become_a_bundle(tmp_path, contents):
 
 def test_manifest_holds_no_path_of_this_machine(tmp_path, contents):
     out = write_bundle(tmp_path / "bundle", contents)
+    assert "somebody" not in (out / "manifest.json").read_text()
     assert str(tmp_path) not in json.dumps(json.loads((out / "manifest.json").read_text()))

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, file_digest
-from edge_runtime.tasks import TASKS_FOLDER, load_task
+from edge_runtime.task_spec import TASKS_FOLDER, load_task
 from server import cli
 
 # Without privacy: no calibration, so that what is under test fails or passes quickly.
@@ -147,11 +147,24 @@ def test_a_bundle_with_a_damaged_manifest(refuse, bundle, content):
     refuse(use(bundle), "manifest.json", "Export the model again")
 
 
-def test_a_bundle_of_another_task(refuse, bundle):
+def losses_of_a_run(folder, *argv):
+    assert cli.main(["run", *QUICK, *map(str, argv), "--out", str(folder), "--json"]) == 0
+    summary = json.loads((folder / "summary.json").read_text())
+    return summary["loss_before"], summary["accuracy_before"]
+
+
+def test_a_run_scores_its_own_task_s_words_whatever_the_bundle_was_exported_for(tmp_path, bundle):
+    """Words and their order are the task's: a bundle of another task permutes no targets."""
+    wanted = losses_of_a_run(tmp_path / "same")
     manifest = json.loads((bundle / "manifest.json").read_text())
-    manifest["label_words"]["PlayMusic"] = "listen"
+    words = manifest["task"]["label_words"]
+    manifest["task"]["label_words"] = dict(reversed(words.items()))
+    manifest["label_token_ids"].reverse()
     (bundle / "manifest.json").write_text(json.dumps(manifest))
-    refuse(use(bundle), "listen", "Export again")
+    assert losses_of_a_run(tmp_path / "other", *use(bundle)) == wanted
+    reordered = write_task(tmp_path / "mine.toml", reverse=True)
+    loss, accuracy = losses_of_a_run(tmp_path / "reordered", *reordered)
+    assert (loss, accuracy) == (pytest.approx(wanted[0], rel=1e-5), wanted[1])
 
 
 def test_a_graph_that_is_no_graph(refuse, bundle):
@@ -222,6 +235,8 @@ def test_unknown_task(refuse):
 def write_task(path, **changes):
     task, folder = load_task("snips")
     words = {**task.label_words, **changes.pop("label_words", {})}
+    if changes.pop("reverse", False):
+        words = dict(reversed(words.items()))
     text = {"template": task.template, "train": str(folder / task.train), **changes}
     text.setdefault("validation", str(folder / task.validation))
     lines = ['name = "snips"', *(f"{key} = {json.dumps(value)}" for key, value in text.items())]
@@ -236,7 +251,8 @@ def write_task(path, **changes):
         ({"template": "Intent:"}, ("template", "{text}")),
         ({"label_words": {"PlayMusic": "weather"}}, ("share a word",)),
         ({"train": ""}, ("task.train",)),
-        ({"label_words": {"OrderPizza": "pizza"}}, ("Export again",)),
+        ({"label_words": {"OrderPizza": "xylophones"}}, ("OrderPizza", "wanted one")),
+        ({"template": "{text} Intent: "}, ("separator",)),
         ({"colour": "red"}, ("not a task file", "colour")),
     ],
 )
@@ -318,6 +334,20 @@ def test_a_reader_that_leaves_early_gets_no_traceback(tmp_path):
     child.stderr.close()
     assert child.wait(timeout=50) == cli.EXIT_BROKEN_PIPE
     assert "Traceback" not in message
+
+
+def test_a_run_says_how_many_prompts_it_shortened(tmp_path, capsys):
+    for max_tokens, said in ((64, False), (16, True)):
+        argv = ["run", *QUICK, "--set", f"task.max_tokens={max_tokens}"]
+        assert cli.main([*argv, "--out", str(tmp_path / str(max_tokens))]) == 0
+        assert ("longer than task.max_tokens = 16: " in capsys.readouterr().out) is said
+
+
+def test_a_configuration_may_begin_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b"\xef\xbb\xbf[optimizer]\nrounds = 2\n")
+    argv = ["run", str(path), *QUICK, "--out", str(tmp_path / "run")]
+    assert cli.main(argv) == 0
 
 
 @pytest.mark.parametrize("kernel", ["", "numpy"])
