@@ -24,6 +24,7 @@ EXIT_BUDGET_EXCEEDED = 4
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141  # what a shell reports for SIGPIPE
 DEFAULT_PRESET = "snips"
+NUM_COMPARED_TEXTS = 200
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -298,10 +299,17 @@ def _stop_on_signal() -> Iterator[Callable[[], bool]]:
 
 def _export(args: argparse.Namespace) -> int:
     from edge_runtime.task_spec import load_task
+    from edge_runtime.tasks import read_examples
     from server.export import export_bundle
 
-    task, _ = load_task(args.task)
-    out = export_bundle(args.model, args.out, task=task, head=args.head, via=args.via)
+    task, folder = load_task(args.task)
+    texts = [
+        example.text
+        for name in (task.train, task.validation)
+        if name and (folder / name).is_file()
+        for example in read_examples(folder / name, task)[:NUM_COMPARED_TEXTS]
+    ]
+    out = export_bundle(args.model, args.out, task=task, head=args.head, via=args.via, texts=texts)
     size_mb = sum(path.stat().st_size for path in out.iterdir()) / 1e6
     print(f"{out}: bundle for task {task.name!r}, {size_mb:.1f} MB")
     return 0

@@ -7,6 +7,7 @@ export starts, not before.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ def export_bundle(
     task: TaskSpec,
     head: str = HEAD_LABEL_WORDS,
     via: str = VIA_NATIVE,
+    texts: Sequence[str] = (),
 ) -> Path:
     """Export ``model`` into the new folder ``out`` and return it.
 
@@ -46,6 +48,8 @@ def export_bundle(
             holds no label words).
         via: "native" generates the graph from the dimensions, "optimum" uses the ecosystem's
             exporter.
+        texts: some texts of the task's data; the tokens of their prompts are compared with those
+            of the source's tokenizer.
 
     Guarantees: a bundle that appears has passed the self-check (`server.export.self_check`); on
     any error nothing is written.
@@ -64,10 +68,13 @@ def export_bundle(
     bundle_writer.check_target(out)
 
     source = hugging_face.load_opt(model)
+    tokenizer = source.tokenizer.bundled
+    first_word = next(iter(task.label_words.values()))
+    source.tokenizer.check([task.answered(text, first_word) for text in texts])
     label_ids: tuple[int, ...] = ()
     if head == HEAD_LABEL_WORDS:
-        label_ids = label_token_ids(task, source.tokenizer)
-        warn_if_merged(task, source.tokenizer)
+        label_ids = label_token_ids(task, tokenizer)
+        warn_if_merged(task, tokenizer)
     stored = source.stored_weights()
     if {name: array.shape for name, array in stored.items()} != source.architecture.tensor_shapes():
         raise ExportError(
@@ -103,7 +110,7 @@ def export_bundle(
         label_token_ids=label_ids,
         graph=graph.SerializeToString(deterministic=True),
         weights=stored,
-        tokenizer_json=source.tokenizer.to_str(pretty=False),
+        tokenizer_json=tokenizer.to_str(pretty=False),
     )
     bundle_writer.write_bundle(out, contents)
     logger.info(

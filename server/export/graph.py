@@ -19,6 +19,7 @@ and cached keys. Equal to torch within float32 rounding, see `server.export.self
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,8 @@ from server.errors import ExportError
 from server.export.architecture import EMBEDDING, POSITION_OFFSET, POSITIONS, OptArchitecture
 from server.export.dependencies import load
 from server.export.interface import assemble, check_head, loss_head
+
+ACTIVATIONS = ("relu", "gelu")
 
 LAYER_NORM_EPSILON = 1e-5
 """torch's default, which OPT uses throughout."""
@@ -53,15 +56,10 @@ def build_graph(architecture: OptArchitecture, head: str) -> Any:
 
 def check_supported(architecture: OptArchitecture) -> None:
     """Refuse what this generator does not know, by name."""
-    if architecture.activation_function != "relu":
+    if architecture.activation_function not in ACTIVATIONS:
         raise ExportError(
             f"activation_function: got {architecture.activation_function!r}, the native road "
-            "knows 'relu'. Export with via='optimum'."
-        )
-    if not architecture.layer_norm_elementwise_affine:
-        raise ExportError(
-            "layer_norm_elementwise_affine: got False, the native road knows True. "
-            "Export with via='optimum'."
+            f"knows {' and '.join(map(repr, ACTIVATIONS))}. Export with via='optimum'."
         )
 
 
@@ -92,7 +90,24 @@ class _Builder:
 
     def norm(self, x: str, name: str, output: str) -> str:
         inputs = [x, f"{name}.weight", f"{name}.bias"]
+        if not self.architecture.layer_norm_elementwise_affine:
+            inputs = [x, "norm/ones"]
         return self.add("LayerNormalization", inputs, output, epsilon=LAYER_NORM_EPSILON, axis=-1)
+
+    def scalar(self, name: str, value: float) -> str:
+        tensor = self._onnx.numpy_helper.from_array(np.array(value, dtype=np.float32), name)
+        self.constants.append(tensor)
+        return name
+
+    def activate(self, x: str, output: str) -> str:
+        """Relu, or gelu(x) = x/2 (1 + erf(x / sqrt 2)), in the form that onnxruntime fuses."""
+        if self.architecture.activation_function == "relu":
+            return self.add("Relu", [x], output)
+        y = self.add("Div", [x, "gelu/sqrt2"], f"{output}_scaled")
+        y = self.add("Erf", [y], f"{output}_erf")
+        y = self.add("Add", [y, "gelu/one"], f"{output}_shifted")
+        y = self.add("Mul", [x, y], f"{output}_product")
+        return self.add("Mul", [y, "gelu/half"], output)
 
     def decoder(self) -> str:
         """Nodes up to the head: hidden states [num_answers, word_embed_proj_dim]."""
@@ -117,6 +132,15 @@ class _Builder:
         self.integers("shape/flat", [-1, a.hidden_size])
         self.add("Concat", ["shape/ids", "shape/head"], "shape/split", axis=0)
         self.add("Concat", ["shape/ids", "shape/width"], "shape/embedded", axis=0)
+
+        if a.activation_function == "gelu":
+            self.scalar("gelu/sqrt2", math.sqrt(2.0))
+            self.scalar("gelu/one", 1.0)
+            self.scalar("gelu/half", 0.5)
+        if not a.layer_norm_elementwise_affine:
+            # Made on the spot: a constant of this size could be a weight that training misses.
+            one = self._onnx.numpy_helper.from_array(np.ones(1, dtype=np.float32))
+            self.add("ConstantOfShape", ["shape/width"], "norm/ones", value=one)
 
         self.integers("position/start", [POSITION_OFFSET])
         self.integers("position/axis", [0])
@@ -160,7 +184,7 @@ class _Builder:
 
         inner = self.norm(x, f"{weights}.final_layer_norm", f"{at}/norm2") if pre_norm else x
         inner = self.linear(inner, f"{weights}.fc1", f"{at}/fc1")
-        inner = self.add("Relu", [inner], f"{at}/relu")
+        inner = self.activate(inner, f"{at}/activation")
         inner = self.linear(inner, f"{weights}.fc2", f"{at}/fc2")
         x = self.add("Add", [x, inner], f"{at}/sum2")
         return x if pre_norm else self.norm(x, f"{weights}.final_layer_norm", f"{at}/norm2")

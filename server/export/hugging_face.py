@@ -1,8 +1,8 @@
 """Loads a Hugging Face OPT, from the hub or a local folder, with its tokenizer.
 
-Weights keep the precision the model's author declared (``torch_dtype="auto"``). The tokenizer
-always becomes one ``tokenizers`` file, whether the source has tokenizer.json or only vocab.json and
-merges.txt, and always starts a text with the model's first token: ``</s>``, as OPT was trained.
+Weights keep the precision the model's author declared (``torch_dtype="auto"``). A checkpoint is
+taken as a whole or not at all: a tensor that is missing, left over or not finite is refused by
+name, and so is what is no plain model (a Git LFS pointer, a quantised checkpoint, an adapter).
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ import numpy.typing as npt
 from server.errors import ExportError
 from server.export.architecture import UNTIED_HEAD, OptArchitecture
 from server.export.dependencies import load
+from server.export.source_tokenizer import SourceTokenizer, first_line, load_tokenizer
 
 logger = logging.getLogger(__name__)
 
-OPT_SPECIAL_TOKENS = {
-    "bos_token": "</s>", "eos_token": "</s>", "unk_token": "</s>", "pad_token": "<pad>",
-}  # fmt: skip
+_LFS_POINTER = b"version https://git-lfs"
+_LARGEST_POINTER_BYTES = 1024
+_PAYLOAD_SUFFIXES = (".safetensors", ".bin", ".json", ".txt")
+# Written by the first ports of OPT, read by nothing.
+_HARMLESS_LEFTOVERS = ("decoder.version", "model.decoder.version")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +37,13 @@ class OptSource:
         name: hub id, or the folder's own name (never its path: bundles travel).
         architecture: its dimensions.
         model: the ``transformers.OPTForCausalLM``, in evaluation mode.
-        tokenizer: the ``tokenizers.Tokenizer``, without padding or truncation.
+        tokenizer: its tokenizer and the one that goes into the bundle.
     """
 
     name: str
     architecture: OptArchitecture
     model: Any
-    tokenizer: Any
+    tokenizer: SourceTokenizer
 
     def stored_weights(self) -> dict[str, npt.NDArray[Any]]:
         """Name -> array, in torch's order, float16 or float32. float16 and float32 are views.
@@ -61,11 +64,12 @@ def load_opt(model: str | Path) -> OptSource:
     """Load model and tokenizer.
 
     Raises:
-        ExportError: not found, not reachable, not an OPT, weights missing or not finite, or no
-            tokenizer that fits.
+        ExportError: not found, not reachable, not a plain OPT, weights missing, left over or not
+            finite, or no tokenizer that fits.
     """
     transformers = load("transformers")
     name = Path(model).resolve().name if Path(model).exists() else str(model)
+    _refuse_pointers(model)
     config = _load_config(transformers, model)
     architecture = OptArchitecture.from_config(config)
     # transformers 4.56 renamed the argument, and warns about the old name.
@@ -74,9 +78,9 @@ def load_opt(model: str | Path) -> OptSource:
         network, info = transformers.OPTForCausalLM.from_pretrained(
             str(model), config=config, output_loading_info=True, **{dtype_argument: "auto"}
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # safetensors and pickle raise classes of their own for damage
         raise ExportError(
-            f"{model}: the weights could not be read ({_first_line(error)}). "
+            f"{model}: the weights could not be read ({first_line(error)}). "
             "Download the model again, or check the connection to the hub."
         ) from error
     # transformers fills what a checkpoint lacks with random numbers and a warning.
@@ -88,6 +92,13 @@ def load_opt(model: str | Path) -> OptSource:
             f"{model}: the checkpoint lacks {len(lacking)} tensors ({', '.join(lacking[:3])}, ...) "
             "that its config.json asks for. Download the model again."
         )
+    left_over = sorted(set(info["unexpected_keys"]) - {UNTIED_HEAD, *_HARMLESS_LEFTOVERS})
+    if left_over:
+        raise ExportError(
+            f"{model}: an OPT of its config.json has no place for {len(left_over)} tensors of the "
+            f"checkpoint ({', '.join(left_over[:3])}, ...). Without them it is another model: "
+            "merge adapters into the weights, or mend config.json (num_hidden_layers?)."
+        )
     network.eval().requires_grad_(False)
     for tensor_name, parameter in network.named_parameters():
         if not np.isfinite(float(parameter.abs().max())):
@@ -98,52 +109,22 @@ def load_opt(model: str | Path) -> OptSource:
     return OptSource(name=name, architecture=architecture, model=network, tokenizer=tokenizer)
 
 
-def load_tokenizer(model: str | Path, config: Any) -> Any:
-    """The model's tokenizer as a ``tokenizers.Tokenizer`` that puts the first token in place.
-
-    Raises:
-        ExportError: there is none, or it has tokens the model has no embedding for.
-    """
-    transformers, tokenizers = load("transformers"), load("tokenizers")
-    # Bare vocab.json and merges.txt do not say which tokens are special; transformers would add
-    # GPT-2's, for which OPT has no embedding.
-    is_bare = Path(model).is_dir() and not (Path(model) / "tokenizer_config.json").is_file()
-    try:
-        fast = transformers.AutoTokenizer.from_pretrained(
-            str(model), config=config, use_fast=True, **(OPT_SPECIAL_TOKENS if is_bare else {})
-        )
-        # A Tokenizer of our own: setting a post-processor must not reach into transformers'.
-        tokenizer = tokenizers.Tokenizer.from_str(fast.backend_tokenizer.to_str())
-    except Exception as error:  # transformers raises OSError, TypeError, AttributeError, ... here
+def _refuse_pointers(model: str | Path) -> None:
+    """A clone without Git LFS has small text files where the weights should be."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return
+    if (folder / "adapter_config.json").is_file():
         raise ExportError(
-            f"{model}: no usable tokenizer there ({_first_line(error)}). Put tokenizer.json, or "
-            "vocab.json and merges.txt, beside the weights."
-        ) from error
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    if tokenizer.get_vocab_size() <= len(tokenizer.get_added_tokens_decoder()):
-        raise ExportError(
-            f"{model}: the tokenizer knows special tokens only. Put tokenizer.json, or "
-            "vocab.json and merges.txt, beside the weights."
+            f"{folder / 'adapter_config.json'}: the folder holds an adapter (LoRA and its like). "
+            "Merge it into the model first (merge_and_unload in peft) and export the result."
         )
-    largest_id = max(tokenizer.get_vocab().values())
-    if largest_id >= config.vocab_size:
-        raise ExportError(
-            f"{model}: the tokenizer has token id {largest_id}, the model's vocab_size is "
-            f"{config.vocab_size}. Model and tokenizer do not belong together."
-        )
-    first_token = tokenizer.id_to_token(config.bos_token_id)
-    if first_token is None:
-        raise ExportError(
-            f"{model}: bos_token_id is {config.bos_token_id}, which the tokenizer does not know. "
-            "Model and tokenizer do not belong together."
-        )
-    if tokenizer.encode("a").ids[:1] != [config.bos_token_id]:
-        logger.info("%s: tokenizer set to put %r first, as OPT was trained.", model, first_token)
-        tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
-            single=f"{first_token} $A", special_tokens=[(first_token, config.bos_token_id)]
-        )
-    return tokenizer
+    for path in sorted(folder.iterdir()):
+        if path.suffix in _PAYLOAD_SUFFIXES and path.stat().st_size <= _LARGEST_POINTER_BYTES:
+            if path.read_bytes().startswith(_LFS_POINTER):
+                raise ExportError(
+                    f"{path}: a Git LFS pointer, not the file itself. Fetch it: git lfs pull"
+                )
 
 
 def _load_config(transformers: Any, model: str | Path) -> Any:
@@ -156,20 +137,20 @@ def _load_config(transformers: Any, model: str | Path) -> Any:
         raise ExportError(f"{model}: a file, wanted a Hugging Face model folder or a hub id.")
     try:
         config = transformers.AutoConfig.from_pretrained(str(model))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # OSError, ValueError, and what a damaged file makes of them
         raise ExportError(
             f"{model}: neither a model folder here nor a model the hub would give "
-            f"({_first_line(error)}). Check the name (for example facebook/opt-125m) and the "
+            f"({first_line(error)}). Check the name (for example facebook/opt-125m) and the "
             "connection, or give the path of a downloaded folder."
         ) from error
+    if getattr(config, "quantization_config", None) is not None:
+        raise ExportError(
+            f"{model}: the checkpoint is quantised (quantization_config in config.json). A bundle "
+            "is made from the model's own weights: export the unquantised checkpoint."
+        )
     if config.model_type != "opt":
         raise ExportError(
             f"{model}: model_type is {config.model_type!r}, wanted 'opt'. pairzero trains OPT "
             "models; try facebook/opt-125m."
         )
     return config
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

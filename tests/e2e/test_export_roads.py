@@ -182,11 +182,37 @@ def test_tensors_of_equal_value_stay_apart_on_optimums_road(tmp_path):
     open_bundle(export_bundle(folder, tmp_path / "bundle", task=TASK, via="optimum"))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"activation_function": "gelu"},
+        {"layer_norm_elementwise_affine": False},
+        # Galactica's, all at once.
+        {
+            "activation_function": "gelu", "layer_norm_elementwise_affine": False,
+            "enable_bias": False,
+        },
+    ],
+    ids=["gelu", "plain norms", "galactica"],
+)  # fmt: skip
+def test_gelu_and_norms_without_weights_take_the_native_road(tmp_path, changes):
+    pytest.importorskip("torch")
+    from server.export.random_opt import write_random_opt
+
+    folder = write_random_opt(tmp_path / "opt", size="tiny", seed=3, init_std=0.2, **changes)
+    target = np.array([0, 1, 2])
+    out = export_bundle(folder, tmp_path / "bundle", task=TASK)
+    got, wanted = run_bundle(out, target), run_torch(folder, out, target, "label_words")
+    for name, value in got.items():
+        scale = max(1.0, float(np.abs(wanted[name]).max()))
+        np.testing.assert_allclose(value, wanted[name], rtol=0, atol=TOLERANCE * scale)
+
+
 def test_another_activation_takes_optimums_road(tmp_path):
     pytest.importorskip("torch")
     from server.export.random_opt import write_random_opt
 
-    folder = write_random_opt(tmp_path / "opt", size="tiny", activation_function="gelu")
+    folder = write_random_opt(tmp_path / "opt", size="tiny", activation_function="silu")
     with pytest.raises(ExportError, match=r"activation_function.*via='optimum'"):
         export_bundle(folder, tmp_path / "native", task=TASK)
     open_bundle(export_bundle(folder, tmp_path / "optimum", task=TASK, via="optimum"))

@@ -71,14 +71,14 @@ def test_variants_have_torchs_tensors_too(libraries, tmp_path, changes):
 
 
 def test_tokenizer_of_vocab_and_merges_is_the_same_and_starts_with_the_end_token(model_folder):
-    fast = load(model_folder).tokenizer
+    fast = load(model_folder).tokenizer.bundled
     model = json.loads((model_folder / "tokenizer.json").read_text())["model"]
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         (model_folder / name).unlink()
     (model_folder / "vocab.json").write_text(json.dumps(model["vocab"]), encoding="utf-8")
     merges = [" ".join(pair) for pair in model["merges"]]
     (model_folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges), "utf-8")
-    slow = load(model_folder).tokenizer
+    slow = load(model_folder).tokenizer.bundled
     for text in ("play some music Intent:", "naïve", " two  spaces", ""):
         assert slow.encode(text).ids == fast.encode(text).ids
         assert slow.encode(text).ids[0] == 2
@@ -148,6 +148,159 @@ def test_a_tokenizer_larger_than_the_model_is_refused(model_folder):
     tokenizer["model"]["vocab"]["zzzz"] = 99_999
     path.write_text(json.dumps(tokenizer))
     with pytest.raises(ExportError, match="do not belong together"):
+        load(model_folder)
+
+
+# The tokens a bundle feeds are those the source feeds
+
+
+def change_tokenizer(folder, **changes):
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def template(*pieces):
+    """A post-processor that puts tokens before ("</s>") and behind the text ("$A")."""
+    special = {"</s>": {"id": "</s>", "ids": [2], "tokens": ["</s>"]}}
+    single = [
+        {"Sequence": {"id": "A", "type_id": 0}}
+        if piece == "$A"
+        else {"SpecialToken": {"id": piece, "type_id": 0}}
+        for piece in pieces
+    ]
+    return {
+        "type": "TemplateProcessing", "single": single, "special_tokens": special,
+        "pair": [*single, {"Sequence": {"id": "B", "type_id": 0}}],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("bos_token_id", [0, None, 2])
+def test_the_tokenizer_s_own_first_token_counts_and_not_the_config_s(model_folder, bos_token_id):
+    change_config(model_folder, bos_token_id=bos_token_id)
+    tokenizer = load(model_folder).tokenizer
+    tokenizer.check(["play some music"])
+    assert tokenizer.bundled.encode("play").ids[0] == 2
+    assert (tokenizer.first, tokenizer.last) == ((), ())
+
+
+@pytest.mark.parametrize("pieces", [("</s>", "$A", "</s>"), ("$A", "</s>")])
+def test_an_end_that_the_tokenizer_appends_is_not_fed(model_folder, pieces):
+    change_tokenizer(model_folder, post_processor=template(*pieces))
+    tokenizer = load(model_folder).tokenizer
+    assert tokenizer.source("play").input_ids[-1] == 2
+    ids = tokenizer.bundled.encode("play").ids
+    assert (ids[0], ids.count(2)) == (2, 1)
+    tokenizer.check(["play some music"])
+
+
+@pytest.mark.parametrize(("add_bos_token", "first"), [(None, 2), (True, 2), (False, None)])
+def test_a_tokenizer_that_puts_nothing_first_gets_opts_token_unless_it_says_no(
+    model_folder, add_bos_token, first
+):
+    change_tokenizer(model_folder, post_processor=template("$A"))
+    path = model_folder / "tokenizer_config.json"
+    settings = {**json.loads(path.read_text()), "add_bos_token": add_bos_token}
+    path.write_text(json.dumps({k: v for k, v in settings.items() if v is not None}))
+    tokenizer = load(model_folder).tokenizer
+    assert (tokenizer.bundled.encode("play").ids[0] == 2) is (first == 2)
+    tokenizer.check(["play some music"])
+
+
+def test_a_tokenizer_without_a_first_token_is_explained(model_folder):
+    change_tokenizer(model_folder, post_processor=template("$A"))
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        path = model_folder / name
+        settings = json.loads(path.read_text())
+        settings.pop("bos_token")
+        path.write_text(json.dumps(settings))
+    with pytest.raises(ExportError, match=r'names no first token.*"bos_token": "</s>"'):
+        load(model_folder)
+
+
+def test_negative_control_other_tokens_never_become_a_bundle(model_folder, tmp_path, monkeypatch):
+    from edge_runtime.task_spec import TaskSpec
+    from server.export import export_bundle
+    from server.export import source_tokenizer as module
+
+    task = TaskSpec("toy", "{text} Intent:", {"A": "music", "B": "book"})
+    special = module._special_tokens
+    monkeypatch.setattr(module, "_special_tokens", lambda t: ((2, 2), special(t)[1] or (2,)))
+    with pytest.raises(ExportError, match="would feed other tokens than the model's own"):
+        export_bundle(model_folder, tmp_path / "bundle", task=task)
+    assert not (tmp_path / "bundle").exists()
+
+
+# Checkpoints as people have them
+
+
+def rewrite_weights(folder, change):
+    from safetensors.numpy import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 250540281\n"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "pytorch_model.bin"])
+def test_a_git_lfs_pointer_is_named(model_folder, name):
+    (model_folder / name).write_text(POINTER)
+    with pytest.raises(ExportError, match=rf"{name}: a Git LFS pointer.*git lfs pull"):
+        load(model_folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a tensor in sight" * 100, None])
+def test_a_damaged_weights_file_is_one_named_line(model_folder, content):
+    path = model_folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000] if content is None else content)
+    with pytest.raises(ExportError, match="the weights could not be read") as refused:
+        load(model_folder)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"model_type": 3}'])
+def test_a_damaged_config_is_one_named_line(model_folder, content):
+    (model_folder / "config.json").write_text(content)
+    with pytest.raises(ExportError) as refused:
+        load(model_folder)
+    assert "\n" not in str(refused.value)
+    assert str(model_folder) in str(refused.value)
+
+
+@pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "awq"])
+def test_a_quantised_checkpoint_is_refused(model_folder, method):
+    change_config(
+        model_folder,
+        quantization_config={"quant_method": method, "load_in_8bit": True, "bits": 4},
+    )
+    with pytest.raises(ExportError, match=r"is quantised .*unquantised checkpoint"):
+        load(model_folder)
+
+
+def test_left_over_tensors_are_refused_by_name(model_folder):
+    """A LoRA delta beside the weights is part of what the model says."""
+    name = "model.decoder.layers.0.self_attn.q_proj.lora_A.weight"
+    rewrite_weights(model_folder, lambda w: w.update({name: np.ones((4, 64), np.float16)}))
+    with pytest.raises(ExportError, match=rf"no place for 1 tensors.*{name}.*merge adapters"):
+        load(model_folder)
+
+
+def test_half_a_model_is_refused(model_folder):
+    change_config(model_folder, num_hidden_layers=1)
+    with pytest.raises(ExportError, match=r"no place for 16 tensors.*layers\.1.*num_hidden_layers"):
+        load(model_folder)
+
+
+def test_what_old_ports_left_behind_does_no_harm(model_folder):
+    rewrite_weights(model_folder, lambda w: w.update({"decoder.version": np.ones(1, np.float16)}))
+    load(model_folder)
+
+
+def test_an_adapter_is_refused(model_folder):
+    (model_folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(ExportError, match=r"adapter_config\.json: .*Merge it"):
         load(model_folder)
 
 
