@@ -140,7 +140,8 @@ class DeviceAgent:
         """Check the order, look both ways, speak one number per device."""
         self.verify_plan(plan)
         self._last_planned_round = plan.round_index
-        spoken = [(d, o) for d in self._devices if (o := plan.order_for(d.device_index))]
+        orders = plan.orders_by_device()
+        spoken = [(d, orders[d.device_index]) for d in self._devices if d.device_index in orders]
         release = plan.release  # a digest of every order; taken once for all devices
         batches = [self._draw_batches(device, plan, release) for device, _ in spoken]
         losses_plus, losses_minus = self.look_both_ways(plan, batches)
@@ -176,10 +177,10 @@ class DeviceAgent:
                 f"direction_generator {plan.direction_generator!r}: this device makes "
                 f"{GENERATOR!r}. Install the same pairzero everywhere."
             )
+        orders = plan.orders_by_device()
         for device in self._devices:
-            order = plan.order_for(device.device_index)
-            if order is not None:
-                _check_limits(plan, order, device)
+            if device.device_index in orders:
+                _check_limits(plan, orders[device.device_index], device)
 
     def look_both_ways(
         self, plan: RoundPlan, batches: Sequence[Sequence[Batch]]

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from edge_runtime.lattice import MAX_QUANTUM_EXPONENT
 from edge_runtime.protocol.errors import BundleError, TaskError
 from edge_runtime.task_spec import TaskSpec
 
@@ -27,7 +28,7 @@ TOKENIZER_FILE = "tokenizer.json"
 MANIFEST_FILE = "manifest.json"
 PAYLOAD_FILES = (GRAPH_FILE, WEIGHTS_FILE, TOKENIZER_FILE)
 MAX_MANIFEST_BYTES = 16 * 2**20
-_EXPONENTS = (-40, 104)  # from the quantum of a step to float32's range
+_EXPONENTS = (-40, MAX_QUANTUM_EXPONENT)  # from the quantum of a step on
 
 BUNDLED_MODEL_FOLDER = Path(__file__).parent / "assets" / "opt-pairzero"
 """The small OPT that comes with pairzero; benchmarks/pretrain_bundled_opt.py made it."""

@@ -31,19 +31,29 @@ FLOOR = 1.0
 
 SIGNIFICAND_BITS = 24
 
+MAX_QUANTUM_EXPONENT = 24
+"""The dither of a step has 64 random bits, and a quantum has 2^(exponent + 40) steps: beyond this
+the rounding of a step would be biased. It is reached by weights of 2^46."""
+
 
 def choose_quantum_exponent(max_abs: float) -> int:
     """Exponent of the quantum for a tensor whose largest weight is ``max_abs``.
 
     Raises:
-        LatticeError: if ``max_abs`` is not a finite number >= 0.
+        LatticeError: if ``max_abs`` is not a finite number >= 0, or beyond any model's weights.
     """
     if not math.isfinite(max_abs) or max_abs < 0:
         raise LatticeError(
             f"max_abs: got {max_abs}, wanted a finite number >= 0. "
             "The weights hold NaN or infinity: export the model again."
         )
-    return math.ceil(math.log2(max(max_abs, FLOOR))) + HEADROOM_BITS - (SIGNIFICAND_BITS - 1)
+    exponent = math.ceil(math.log2(max(max_abs, FLOOR))) + HEADROOM_BITS - (SIGNIFICAND_BITS - 1)
+    if exponent > MAX_QUANTUM_EXPONENT:
+        raise LatticeError(
+            f"max_abs: got {max_abs:g}, wanted at most 2^46. No trained model has such weights: "
+            "the file is damaged, or of another type than it says."
+        )
+    return exponent
 
 
 def range_limit(quantum_exponent: int) -> float:

@@ -81,7 +81,7 @@ class PrivateRandom:
 
         Two quadratures, because the receiver could look at both: noise along the scalar's own axis
         alone would leave the other one silent, and there the devices' small phase errors tell them
-        apart (`server.privacy.mechanism.certified_noise_std`).
+        apart (`server.privacy.mechanism.certified_noise_stds`).
 
         Box-Muller on two 53-bit uniforms, float64.
 

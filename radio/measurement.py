@@ -38,6 +38,8 @@ SAMPLE_RATE_HZ = 1e6
 
 TIMEOUT_S = 1.0
 
+MIN_SNR_DB, MAX_SNR_DB = -100.0, 250.0
+
 ALPHA = 1e-6
 """Probability that a correct formula is reported as a disagreement."""
 
@@ -90,7 +92,7 @@ def measure_loopback(
     Args:
         waveform: frame lengths; its num_devices is K.
         channel: gains, drawn anew for each trial.
-        snr_db: finite; noise_power = 10^(-snr_db / 10).
+        snr_db: MIN_SNR_DB to MAX_SNR_DB; noise_power = 10^(-snr_db / 10).
         num_trials: >= 2.
         seed: >= 0; equal seeds give equal results.
         min_gain: abs(h_hat) below which a device stays silent, > 0.
@@ -101,8 +103,11 @@ def measure_loopback(
     trials = check_integer("num_trials", num_trials, minimum=2)
     check_integer("seed", seed, minimum=0)
     check_positive("min_gain", min_gain)
-    if not math.isfinite(snr_db):
-        raise RadioConfigurationError(f"snr_db: got {snr_db}, wanted a finite number of dB.")
+    if not MIN_SNR_DB <= snr_db <= MAX_SNR_DB:
+        raise RadioConfigurationError(
+            f"snr_db: got {snr_db}, wanted {MIN_SNR_DB:g} to {MAX_SNR_DB:g} dB: beyond that the "
+            "numbers leave what float64 can tell from silence."
+        )
     gain_rng, noise_rng, scalar_rng = (
         np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(3)
     )

@@ -13,7 +13,7 @@ eta being the round's bound on the received amplitude's relative error: one reco
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -38,7 +38,7 @@ from server.privacy.mechanism import (
     RECORD_VERSION,
     ArtificialNoise,
     MechanismRecord,
-    certified_noise_std,
+    certified_noise_stds,
 )
 from server.privacy.units import scalar_sensitivity
 
@@ -200,7 +200,7 @@ class Pricing:
         terms, privacy, power = self._terms, self._config.privacy, planned.power
         if terms is None:
             return ()
-        stds = {k: power.artificial_noise_std[k] for k in power.participants}
+        certified = _certified(power, power.participants)
         return tuple(
             MechanismRecord(
                 version=RECORD_VERSION,
@@ -212,7 +212,7 @@ class Pricing:
                 relation=privacy.relation,
                 sensitivity=terms.sensitivity,
                 sampling_probability=terms.sampling_probabilities[k],
-                certified_noise_std=_certified_noise_std(k, stds),
+                certified_noise_std=certified[k],
                 amplitude_error_bound=planned.amplitude_error_bound,
                 noise_stream=noise_stream(terms.commitments[k], release),
             )
@@ -248,13 +248,11 @@ class Pricing:
         """
         if self._ledger is None or set(speakers) == set(power.participants):
             return
-        stds = {k: power.artificial_noise_std[k] for k in speakers}
+        certified = _certified(power, speakers)
         corrections = [
-            msgspec.structs.replace(
-                record, certified_noise_std=_certified_noise_std(record.device_index, stds)
-            )
+            msgspec.structs.replace(record, certified_noise_std=certified[record.device_index])
             for record in price
-            if record.device_index in stds
+            if record.device_index in certified
         ]
         self._compose(self._ledger.append_correction(corrections))
         self.check_not_exceeded()
@@ -294,10 +292,10 @@ class Pricing:
         return amplitude_error_bound(variance, 1.0, failure_probability)
 
 
-def _certified_noise_std(device_index: int, noise_stds: Mapping[int, float]) -> float:
-    return certified_noise_std(
+def _certified(power: PowerPlan, speakers: Sequence[int]) -> dict[int, float]:
+    """What covers each speaker, if exactly these speak."""
+    return certified_noise_stds(
         access=Access.SUPERPOSED,
         artificial_noise=ArtificialNoise.CIRCULAR,
-        device_index=device_index,
-        noise_stds=noise_stds,
+        noise_stds={k: power.artificial_noise_std[k] for k in speakers},
     )

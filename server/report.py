@@ -78,7 +78,10 @@ def summarise(
     last = evaluations[-1] if evaluations else None
     is_ideal = radio.backend == "ideal"
     payload = 0.0 if is_ideal else float(radio.payload_symbols)
-    pilots = 0.0 if is_ideal else radio.pilot_symbols / radio.coherence_rounds
+    # One sounding at the start of each fading block that was begun.
+    num_rounds = max(len(rows), 1)
+    num_blocks = math.ceil(num_rounds / radio.coherence_rounds)
+    pilots = 0.0 if is_ideal else radio.pilot_symbols * num_blocks / num_rounds
     spent = store.meta("epsilon_spent") if privacy.enabled else None
     return {
         "run_id": store.meta("run_id"),

@@ -57,7 +57,7 @@ static Py_ssize_t read_scales(PyObject *sequence, float *out, Py_ssize_t wanted)
 
 static PyObject *add_moves(PyObject *self, PyObject *args)
 {
-    PyObject *weights, *seed_sequence, *scale_sequence;
+    PyObject *weights, *index_object, *block_object, *seed_sequence, *scale_sequence;
     unsigned long long tensor_index, first_block;
     uint64_t seeds[MAX_MOVES];
     float scales[MAX_MOVES];
@@ -65,8 +65,15 @@ static PyObject *add_moves(PyObject *self, PyObject *args)
     Py_ssize_t count;
 
     (void)self;
-    if (!PyArg_ParseTuple(args, "OKKOO:add_moves", &weights, &tensor_index, &first_block,
+    if (!PyArg_ParseTuple(args, "OOOOO:add_moves", &weights, &index_object, &block_object,
                           &seed_sequence, &scale_sequence))
+        return NULL;
+    /* Not the format K, which takes any integer modulo 2^64. */
+    tensor_index = PyLong_AsUnsignedLongLong(index_object);
+    if (PyErr_Occurred())
+        return NULL;
+    first_block = PyLong_AsUnsignedLongLong(block_object);
+    if (PyErr_Occurred())
         return NULL;
     if ((count = read_seeds(seed_sequence, seeds)) < 0 ||
         read_scales(scale_sequence, scales, count) < 0)

@@ -37,6 +37,11 @@ def _words(
     seed: int, domain: int, tensor_index: int, first_word: int, num_words: int
 ) -> UInt64Array:
     block, lane = divmod(first_word, _LANES)
+    if not (0 <= seed < 2**64 and 0 <= tensor_index < 2**64 and 0 <= block < 2**64):
+        raise OverflowError(
+            f"seed {seed}, tensor_index {tensor_index}, word {first_word}: wanted unsigned 64-bit "
+            "integers."
+        )
     # numpy raises the counter before it makes a block, hence "div 4 + 1" in the definition above.
     counter = np.array([block, tensor_index, 0, 0], dtype=np.uint64)
     key = np.array([seed, domain], dtype=np.uint64)

@@ -150,9 +150,9 @@ class RoundPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="ro
         order = msgspec.msgpack.encode(msgspec.structs.replace(self, run_id=""))
         return f"{self.round_index}/{hashlib.sha256(order).hexdigest()}"
 
-    def order_for(self, device_index: int) -> TransmitOrder | None:
-        """The order for one device, or None if it is to be silent."""
-        return next((o for o in self.orders if o.device_index == device_index), None)
+    def orders_by_device(self) -> dict[int, TransmitOrder]:
+        """Device index -> its order; a device that is to be silent has none."""
+        return {order.device_index: order for order in self.orders}
 
 
 class RoundReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="round_report"):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from server.errors import ConfigurationError, PrivacyError
 from server.privacy.composition import (
+    FFT_DELTA_PER_ROUND,
     MAX_NOISE_MULTIPLIER,
     MIN_NOISE_MULTIPLIER,
     Composer,
@@ -61,6 +62,14 @@ def calibrate_noise_multiplier(
     """
     _check_request(epsilon, delta, sampling_probability, num_rounds, num_records, csi_delta)
     mechanism_delta = math.nextafter(delta - csi_delta, 0.0) if csi_delta else delta
+    reserve = num_rounds * FFT_DELTA_PER_ROUND
+    if mechanism_delta <= reserve:
+        raise ConfigurationError(
+            f"delta: got {delta}, of which {mechanism_delta:.3g} is left for {num_rounds} rounds; "
+            f"the composition sets aside {reserve:.3g} of it for rounding in its arithmetic, so no "
+            "noise and no epsilon would do. Wanted a larger delta (it must stay below 1/n), or "
+            "fewer rounds."
+        )
     interval = loss_interval_for(epsilon)
 
     def make_test(loss_interval: float) -> Callable[[int], bool]:
@@ -84,7 +93,7 @@ def calibrate_noise_multiplier(
         raise PrivacyError(
             f"no noise meets epsilon {epsilon} at delta {delta} (csi_delta {csi_delta}) over "
             f"{num_rounds} rounds with sampling probability {sampling_probability}. Allow a larger "
-            "epsilon or delta, or plan fewer rounds."
+            "epsilon, or plan fewer rounds."
         )
     multiplier = grid_multiplier(index) * (1.0 + 2.0 * RECORD_SLACK)
     if grid_index_below(multiplier * (1.0 - RECORD_SLACK)) < index or not meets(index):

@@ -42,14 +42,13 @@ class ArtificialNoise(enum.StrEnum):
     CIRCULAR = "circular"
 
 
-def certified_noise_std(
+def certified_noise_stds(
     *,
     access: Access,
     artificial_noise: ArtificialNoise,
-    device_index: int,
     noise_stds: Mapping[int, float],
-) -> float:
-    """The artificial noise that provably covers one device's scalar, per real dimension.
+) -> dict[int, float]:
+    """The artificial noise that provably covers each transmitting device k's scalar, per dimension.
 
     SLOTTED: sigma_k alone, because the receiver meets the scalar by itself.
     SUPERPOSED, circular noise: sqrt(sum_j sigma_j^2) over everybody who transmits.
@@ -68,29 +67,24 @@ def certified_noise_std(
     Args:
         access: who meets the scalar.
         artificial_noise: how the devices draw their noise.
-        device_index: k.
         noise_stds: sigma_j per real dimension in units of the scalar, of all that transmit.
 
-    Guarantees: the result is never above the real number (rounded down).
+    Guarantees: no result is above the real number (rounded down); a device that does not transmit
+    has none, because nothing covers it.
 
     Raises:
-        PrivacyError: the device is not among those that transmit, or a std is not finite and >= 0.
+        PrivacyError: a std is not finite and >= 0.
     """
     for index, noise_std in noise_stds.items():
         if not (math.isfinite(noise_std) and noise_std >= 0):
             raise PrivacyError(
                 f"noise_stds[{index}]: got {noise_std}, wanted a finite number >= 0."
             )
-    if device_index not in noise_stds:
-        raise PrivacyError(
-            f"device {device_index} is not among the transmitting devices {sorted(noise_stds)}, "
-            "so nothing covers it. A silent device needs no record."
-        )
-    own = noise_stds[device_index]
     if access is Access.SLOTTED or artificial_noise is ArtificialNoise.IN_PHASE:
-        return own
+        return dict(noise_stds)
     if access is Access.SUPERPOSED and artificial_noise is ArtificialNoise.CIRCULAR:
-        return max(own, math.hypot(*noise_stds.values()) * _ROUND_DOWN)
+        everybody = math.hypot(*noise_stds.values()) * _ROUND_DOWN
+        return {index: max(own, everybody) for index, own in noise_stds.items()}
     raise PrivacyError(
         f"got access {access!r} and artificial_noise {artificial_noise!r}, wanted members of "
         "Access and ArtificialNoise."
@@ -106,7 +100,7 @@ class MechanismRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         round_index: 0-based.
         device_index: whose data the release touches; the price goes on this device's account.
         access: superposed or slotted; in slotted access only the device's own noise may be
-            certified (`certified_noise_std` knows the rule).
+            certified (`certified_noise_stds` knows the rule).
         unit: whom the promise protects.
         relation: which change of the data it survives.
         sensitivity: `units.scalar_sensitivity`, of the sum, in units of the scalar.

@@ -11,7 +11,7 @@ from edge_runtime.protocol.rounds import Access
 from server.errors import BudgetExhaustedError, UnknownMechanismError
 from server.privacy.accountant import Accountant
 from server.privacy.composition import Composer, PriceClass, make_history
-from server.privacy.mechanism import ArtificialNoise, MechanismRecord, certified_noise_std
+from server.privacy.mechanism import ArtificialNoise, MechanismRecord, certified_noise_stds
 from server.privacy.units import NeighbouringRelation, PrivacyUnit, scalar_sensitivity
 
 BUDGET = 3.0
@@ -112,9 +112,11 @@ def test_certified_noise_is_between_ones_own_and_everybodys(noise_stds):
     for device_index, own in noise_stds.items():
 
         def certify(access, noise, index=device_index):
-            return certified_noise_std(
-                access=access, artificial_noise=noise, device_index=index, noise_stds=noise_stds
+            certified = certified_noise_stds(
+                access=access, artificial_noise=noise, noise_stds=noise_stds
             )
+            assert set(certified) == set(noise_stds)
+            return certified[index]
 
         assert own <= certify(Access.SUPERPOSED, ArtificialNoise.CIRCULAR) <= everybody
         assert certify(Access.SUPERPOSED, ArtificialNoise.IN_PHASE) == own

@@ -90,6 +90,11 @@ def test_max_abs_is_numpys(native: object, values: list[float]) -> None:
         ((np.zeros(4, np.float32), 0, 0, [1, 2], [1.0]), ValueError),
         ((np.zeros(4, np.float32), 0, 0, [0] * 17, [1.0] * 17), ValueError),
         ((np.zeros(4, np.float32), 0, 0, [-1], [1.0]), OverflowError),
+        ((np.zeros(4, np.float32), -1, 0, [1], [1.0]), OverflowError),
+        ((np.zeros(4, np.float32), 2**64 + 5, 0, [1], [1.0]), OverflowError),
+        ((np.zeros(4, np.float32), 0, -1, [1], [1.0]), OverflowError),
+        ((np.zeros(4, np.float32), 0, 2**64, [1], [1.0]), OverflowError),
+        ((np.zeros(4, np.float32), 1.5, 0, [1], [1.0]), TypeError),
         ((np.zeros(8, np.float32)[::2], 0, 0, [1], [1.0]), (BufferError, ValueError)),
         ((b"1234", 0, 0, [1], [1.0]), (BufferError, TypeError)),
     ],
@@ -99,6 +104,9 @@ def test_bad_arguments_are_refused(
 ) -> None:
     with pytest.raises(error):
         native.add_moves(*arguments)  # type: ignore[attr-defined]
+    if error is OverflowError:  # the twin takes what the kernel takes, and nothing else
+        with pytest.raises(error):
+            numpy_twin.add_moves(*arguments)  # type: ignore[arg-type]
 
 
 def test_the_fallback_can_be_asked_for_and_says_so() -> None:

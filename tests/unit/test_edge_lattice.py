@@ -8,6 +8,7 @@ import pytest
 from edge_runtime.lattice import (
     FLOOR,
     HEADROOM_BITS,
+    MAX_QUANTUM_EXPONENT,
     choose_quantum_exponent,
     is_multiple_of_quantum,
     range_limit,
@@ -22,6 +23,13 @@ from edge_runtime.protocol.errors import LatticeError
 )
 def test_the_quantum_follows_the_largest_weight(max_abs, exponent):
     assert choose_quantum_exponent(max_abs) == exponent
+
+
+def test_weights_whose_step_could_not_be_rounded_fairly_have_no_quantum():
+    """64 random bits decide over 2^(exponent + 40) steps of a quantum."""
+    assert choose_quantum_exponent(2.0**46) == MAX_QUANTUM_EXPONENT == 64 - 40
+    with pytest.raises(LatticeError, match=r"wanted at most 2\^46"):
+        choose_quantum_exponent(2.0**46 * 1.001)
 
 
 @pytest.mark.parametrize("max_abs", [0.0, 0.3, 1.0, 1.5, 7.99, 8.0, 1234.5])

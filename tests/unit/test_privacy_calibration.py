@@ -98,7 +98,13 @@ def test_a_request_nobody_can_mean_is_refused(changes):
         calibrate_noise_multiplier(**{**REQUEST, **changes})
 
 
-def test_a_budget_that_no_noise_meets_is_refused():
-    # The reserve for rounding (1e-13 a round) is larger than delta.
-    with pytest.raises(PrivacyError, match="no noise meets"):
+def test_a_delta_below_the_reserve_for_rounding_is_refused_with_true_advice():
+    # 1e-13 a round: no epsilon would help, and neither would a smaller delta.
+    with pytest.raises(ConfigurationError, match=r"sets aside 2e-11.*Wanted a larger delta"):
         calibrate_noise_multiplier(**{**REQUEST, "delta": 1e-11})
+    assert calibrate_noise_multiplier(**{**REQUEST, "delta": 3e-11}) > 0
+
+
+def test_a_budget_that_no_noise_meets_is_refused():
+    with pytest.raises(PrivacyError, match=r"no noise meets epsilon.*Allow a larger epsilon"):
+        calibrate_noise_multiplier(**{**REQUEST, "epsilon": 1e-9, "delta": 2.0001e-11})

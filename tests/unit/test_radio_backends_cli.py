@@ -127,3 +127,15 @@ def test_equal_seeds_give_equal_measurements_and_weak_devices_are_silent():
     assert 0 < first.num_silent_trials < 30
     with pytest.raises(RadioConfigurationError, match="every device was silent"):
         measure_loopback(**{**request, "channel": AwgnChannel(), "min_gain": 9.0}, seed=0)
+
+
+@pytest.mark.parametrize("snr_db", ["3000", "-3000", "nan", "inf"])
+def test_an_snr_beyond_all_numbers_is_refused(capsys, snr_db):
+    assert cli.main(["measure", f"--snr-db={snr_db}"]) == 2
+    assert "snr_db" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("snr_db", ["250", "-100"])
+def test_the_ends_of_the_range_can_be_measured(capsys, snr_db):
+    assert cli.main(["measure", f"--snr-db={snr_db}", "--trials", "20"]) in (0, 1)
+    assert "NMSE simulated" in capsys.readouterr().out

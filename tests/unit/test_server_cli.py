@@ -184,18 +184,21 @@ def test_a_bundle_with_nan_weights(refuse, bundle):
 
 
 def test_a_model_whose_loss_is_nan(refuse, bundle):
-    """Finite weights within their range, and a final layer norm that overflows float32."""
+    """Finite weights within their range, and a feed-forward layer that overflows float32."""
     manifest = json.loads((bundle / "manifest.json").read_text())
-    name = "model.decoder.final_layer_norm.weight"
-    (entry,) = [tensor for tensor in manifest["tensors"] if tensor["name"] == name]
-    entry.update(quantum_exponent=104, stored_dtype="float32")
+    layer = "model.decoder.layers.0"
+    names = [f"{layer}.{part}.weight" for part in ("final_layer_norm", "fc1", "fc2")]
+    for entry in manifest["tensors"]:
+        if entry["name"] in names:
+            entry.update(quantum_exponent=24, stored_dtype="float32")
     (bundle / "manifest.json").write_text(json.dumps(manifest))
 
     def change(weights):
-        weights[name] = np.full(weights[name].shape, 3e38, dtype=np.float32)
+        for name in names:
+            weights[name] = np.full(weights[name].shape, 1e14, dtype=np.float32)
 
     replace_weights(bundle, change)
-    settings = [*use(bundle), "--set", 'model.trainable=["*.fc2.*"]']
+    settings = [*use(bundle), "--set", 'model.trainable=["*.layers.1.fc2.*"]']
     message = refuse(settings, "NaN")
     assert "bundle" in message or "learning rate" in message
     assert "NOT NULL" not in message

@@ -72,7 +72,7 @@ class SpyControl(ControlChannel):
 
     def report(self, plan, device_index):
         what, reason = Participation.TRANSMITTED, ""
-        if plan.order_for(device_index) is None:
+        if device_index not in plan.orders_by_device():
             what = Participation.TRUNCATED
         elif device_index in self.dropped:
             what, reason = Participation.DROPPED, "2 of 8 losses are NaN"
