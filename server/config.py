@@ -20,6 +20,7 @@ from server.errors import ConfigurationError
 from server.privacy.units import NeighbouringRelation, PrivacyUnit
 
 PRESETS_FOLDER = Path(__file__).parent / "presets"
+DEFAULT_PRESET = "snips"
 BUNDLED_MODEL = "bundled"
 _MAX_COUNT = 2**31 - 1
 _MAX_LEARNING_RATE = 1e3

@@ -5,6 +5,7 @@
     ServerError
       +- ConfigurationError     the request itself is wrong; nothing was started
       +- ExportError            a model could not be turned into a bundle
+      +- ReportError            a run's pictures or page could not be written; its result is safe
       +- RunStoreError          the run folder cannot be read, written or resumed
       +- ReplicaMismatchError   two replicas of the model hold different bits
       +- PrivacyError           the promise cannot be made or kept; the antenna stays silent
@@ -43,6 +44,13 @@ class RunStoreError(ServerError):
 
     Examples: it belongs to another configuration; it was made by other library versions, so the
     same bits cannot be promised; another process has it open; the disk is full.
+    """
+
+
+class ReportError(ServerError):
+    """The summary, the pictures or the page of a run could not be written; the result is safe.
+
+    Examples: the disk is full; a file where the folder of the pictures should be.
     """
 
 

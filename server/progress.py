@@ -123,6 +123,24 @@ class ProgressPrinter:
         self._out.flush()
 
 
+def list_title() -> str:
+    """Column heads of `list_line`."""
+    return (
+        f"{'run':25s}{'outcome':18s}{'rounds':>10s}{'accuracy':>11s}   {'epsilon (of)':18s}source"
+    )
+
+
+def list_line(folder: Path, summary: dict[str, Any]) -> str:
+    """One run in a listing."""
+    s = summary
+    rounds = f"{s['rounds']}/{s['rounds_planned']}"
+    epsilon = "none" if s["epsilon"] is None else f"{s['epsilon']:.3f} ({s['epsilon_budget']:g})"
+    return (
+        f"{folder.name:25s}{s['outcome']:18s}{rounds:>10s}{_cell(s['accuracy_after'], 11, '.1%')}"
+        f"   {epsilon:18s}{s['source'] or '-'}"
+    )
+
+
 def _cell(value: float | None, width: int, form: str) -> str:
     return f"{'-' if value is None else format(value, form):>{width}s}"
 

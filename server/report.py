@@ -11,41 +11,93 @@ import json
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from radio.metrics import nmse_db
 from server.config import RunConfig
+from server.errors import ReportError
 from server.plots import draw_plots
-from server.run_store import EvaluationRow, Outcome, RoundRow, RunStore
+from server.run_store import STORE_FILE, EvaluationRow, Outcome, RoundRow, RunStore, look_at
 
 SUMMARY_FILE = "summary.json"
 REPORT_FILE = "report.html"
 PLOTS_FOLDER = "plots"
+REFERENCE_FOLDER = "reference"
 
 
-def write_run(folder: Path, reference: Path | None = None) -> dict[str, Any]:
-    """Write summary, plots and page into a run folder; returns the summary.
+def write_run(folder: Path) -> None:
+    """Write summary, pictures and page into a run folder, from its store and its reference's.
 
-    Args:
-        folder: the run.
-        reference: a second run to draw beside it, if any.
+    Raises:
+        RunStoreError: the run cannot be read.
+        ReportError: something could not be written. The store is as it was.
     """
+    run, reference = _read(folder), _read_reference(folder)
+    runs = [run] if reference is None else [run, reference]
+    if reference is not None:
+        _write_one(reference.folder, [reference])
+    _write_one(folder, runs)
+
+
+def read_summaries(folder: Path) -> list[dict[str, Any]]:
+    """The figures of a run, and behind them those of its reference, if it has one."""
+    reference = _read_reference(folder)
+    return [_read(folder).summary] + ([] if reference is None else [reference.summary])
+
+
+def outcome_of(folder: Path) -> Outcome:
+    """How a run stands."""
+    return look_at(folder)[1]
+
+
+def reference_folder(folder: Path) -> Path:
+    """Where the same run without privacy and noise lies."""
+    return folder / REFERENCE_FOLDER
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What a report is made of."""
+
+    folder: Path
+    config: RunConfig
+    rows: list[RoundRow]
+    evaluations: list[EvaluationRow]
+    summary: dict[str, Any]
+
+
+def _read(folder: Path) -> _Run:
     store = RunStore.open(folder)
     try:
-        config = store.config()
-        rows, evaluations = store.rounds(), store.evaluations()
+        config, rows, evaluations = store.config(), store.rounds(), store.evaluations()
         summary = summarise(store, config, rows, evaluations)
     finally:
         store.close()
-    _write_atomically(folder / SUMMARY_FILE, to_json(summary) + "\n")
-    others = _read_reference(reference) if reference is not None else None
-    plots = draw_plots(folder / PLOTS_FOLDER, config, rows, evaluations, others)
-    summaries = [summary]
-    if reference is not None:
-        summaries.append(json.loads((reference / SUMMARY_FILE).read_text()))
-    _write_atomically(folder / REPORT_FILE, _page(config, summaries, plots))
-    return summary
+    return _Run(folder, config, rows, evaluations, summary)
+
+
+def _read_reference(folder: Path) -> _Run | None:
+    reference = reference_folder(folder)
+    return _read(reference) if (reference / STORE_FILE).is_file() else None
+
+
+def _write_one(folder: Path, runs: Sequence[_Run]) -> None:
+    run, others = runs[0], [run.evaluations for run in runs[1:]]
+    try:
+        _write_atomically(folder / SUMMARY_FILE, to_json(run.summary) + "\n")
+        plots = draw_plots(
+            folder / PLOTS_FOLDER, run.config, run.rows, run.evaluations, *others[:1]
+        )
+        page = _page(run.config, [run.summary for run in runs], plots)
+        _write_atomically(folder / REPORT_FILE, page)
+    except OSError as error:
+        raise ReportError(
+            f"{error.filename or folder}: the report cannot be written "
+            f"({error.strerror or error}). The result of the run is safe in "
+            f"{folder / STORE_FILE}; mend the cause, then: pairzero report {folder}"
+        ) from error
 
 
 def to_json(document: dict[str, Any]) -> str:
@@ -132,14 +184,6 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def _rounded(value: float | None, digits: int) -> float | None:
     return None if value is None or not math.isfinite(value) else round(value, digits)
-
-
-def _read_reference(folder: Path) -> list[EvaluationRow]:
-    store = RunStore.open(folder)
-    try:
-        return store.evaluations()
-    finally:
-        store.close()
 
 
 def _write_atomically(path: Path, text: str) -> None:

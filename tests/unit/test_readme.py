@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from server import cli
+from server.commands.run import overrides
 from server.config import parse_config
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +33,7 @@ def test_there_is_something_to_check():
 def test_every_pairzero_command_parses(command):
     args = cli._build_parser().parse_args(command[1:])
     if command[1] == "run":
-        cli._overrides(args)
+        overrides(args)
 
 
 def test_every_other_command_is_one_of_ours():

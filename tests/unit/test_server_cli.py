@@ -318,10 +318,10 @@ def test_no_command_is_a_usage_error(capsys):
 
 
 def test_a_missing_library_is_named_with_the_cure(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "server.experiment", None)
+    monkeypatch.setitem(sys.modules, "server.commands.run", None)
     assert cli.main(["run"]) == 2
     message = capsys.readouterr().err
-    assert "server.experiment" in message
+    assert "server.commands.run" in message
     assert "pip install" in message
 
 
@@ -362,3 +362,96 @@ def test_a_run_without_the_kernel_says_so_once(tmp_path, kernel):
         capture_output=True, text=True, timeout=55, check=True,
     )  # fmt: skip
     assert done.stdout.count("several times slower") == (kernel == "numpy")
+
+
+# The run folder
+
+
+def test_an_empty_name_is_not_a_default(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["run", ""]) == 2
+    assert "got an empty name" in capsys.readouterr().err
+    assert cli.main(["run", *QUICK, "--out", ""]) == 2
+    assert "--out: got an empty name" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_other_files_is_not_written_into(tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("mine")
+    assert cli.main(["run", *QUICK, "--out", str(tmp_path)]) == 2
+    assert "thesis.tex" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    assert cli.main(["run", *QUICK, "--out", str(folder), "--compare", "--json"]) == 0
+    return folder
+
+
+@pytest.fixture
+def finished_copy(finished, tmp_path):
+    return Path(shutil.copytree(finished, tmp_path / "runs" / "copy"))
+
+
+def test_resume_takes_no_other_folder(finished_copy, tmp_path, capsys):
+    argv = ["run", "--resume", str(finished_copy), "--out", str(tmp_path / "elsewhere")]
+    assert cli.main(argv) == 2
+    assert "leave --out away" in capsys.readouterr().err
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("again", [["report"], ["run", "--resume"]])
+def test_the_line_of_the_reference_stays(finished_copy, capsys, again):
+    capsys.readouterr()
+    assert cli.main([*again, str(finished_copy)]) == 0
+    table = capsys.readouterr().out
+    assert table.count("ideal (no radio)") == 1
+    assert table.count("loopback+") == 1
+    assert "ideal (no radio)" in (finished_copy / "report.html").read_text()
+
+
+def block(folder, name):
+    """Put something in the way of a part of the report."""
+    path = folder / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    path.write_text("in the way") if name == "plots" else path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize("name", ["plots", "summary.json", "report.html"])
+def test_a_report_that_cannot_be_written_loses_nothing_and_can_be_made_again(
+    finished_copy, capsys, name
+):
+    blocked = block(finished_copy, name)
+    store = (finished_copy / "run.sqlite3").read_bytes()
+    capsys.readouterr()
+    assert cli.main(["run", "--resume", str(finished_copy)]) == 2
+    printed = capsys.readouterr()
+    assert "loopback+" in printed.out  # the table is there all the same
+    assert "Traceback" not in printed.err
+    assert "is safe in" in printed.err and "run.sqlite3" in printed.err
+    assert f"pairzero report {finished_copy}" in printed.err
+    assert (finished_copy / "run.sqlite3").read_bytes() == store
+    blocked.unlink() if blocked.is_file() else blocked.rmdir()
+    assert cli.main(["report", str(finished_copy)]) == 0
+    assert (finished_copy / name).exists()
+    assert not list(finished_copy.glob(".*.partial"))
+
+
+def test_runs_are_listed_a_line_each(finished_copy, capsys):
+    broken = finished_copy.parent / "broken"
+    broken.mkdir()
+    (broken / "run.sqlite3").write_bytes(b"no database" * 100)
+    capsys.readouterr()
+    assert cli.main(["list", str(finished_copy.parent)]) == 0
+    printed = capsys.readouterr()
+    title, line = printed.out.splitlines()
+    assert title.split()[0] == "run"
+    assert line.split()[:3] == ["copy", "complete", "2/2"]
+    assert "broken" in printed.err and "damaged" in printed.err
+    assert cli.main(["list", str(finished_copy)]) == 0
+    assert "reference" in capsys.readouterr().out  # a run inside a run is one, too
+    assert cli.main(["list", str(broken)]) == 0
+    assert "no runs there" in capsys.readouterr().out

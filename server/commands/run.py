@@ -1,0 +1,210 @@
+"""``pairzero run``: from a configuration or an interrupted run to a table and a report."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import msgspec
+
+from server import report
+from server.config import DEFAULT_PRESET, RunConfig, load_config, toml_value
+from server.device_keys import DeviceKeys
+from server.errors import ConfigurationError
+from server.experiment import Experiment
+from server.progress import ProgressPrinter
+from server.run_store import STORE_FILE, Outcome, look_at
+
+EXIT_BUDGET_EXHAUSTED = 3
+EXIT_BUDGET_EXCEEDED = 4
+EXIT_INTERRUPTED = 130
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out a run, or what is left of one; returns the exit code."""
+    printer = ProgressPrinter(sys.stderr if args.json else sys.stdout)
+    folder, config, experiment = _resume(args) if args.resume is not None else _start(args)
+    complete = experiment is None or _drive(experiment, printer)
+    if complete and args.compare and report.outcome_of(folder) is Outcome.COMPLETE:
+        second = _start_or_resume(_reference_config(config), report.reference_folder(folder))
+        _drive(second, printer, is_fresh_process=False)
+
+    summaries = report.read_summaries(folder)
+    if args.json:
+        document = dict(summaries[0])
+        if len(summaries) > 1:
+            document["reference"] = summaries[1]
+        print(report.to_json(document))
+    else:
+        printer.table(summaries, folder)
+    # Last: whatever keeps pictures from being written, the figures are on the screen by now.
+    report.write_run(folder)
+    return _exit_code(summaries, folder, args)
+
+
+def _exit_code(summaries: list[dict[str, Any]], folder: Path, args: argparse.Namespace) -> int:
+    """What became of the run, said once more where it is not simply complete."""
+    first, last = summaries[0], summaries[-1]
+    outcome = first["outcome"] if first["outcome"] != Outcome.COMPLETE else last["outcome"]
+    if outcome == Outcome.COMPLETE:
+        return 0
+    if outcome == Outcome.BUDGET_EXHAUSTED:
+        print(
+            "The privacy budget is spent: the run stopped by itself and stays silent. The report "
+            "holds what was learnt so far.",
+            file=sys.stderr,
+        )
+        return EXIT_BUDGET_EXHAUSTED
+    if outcome == Outcome.BUDGET_EXCEEDED:
+        print(
+            f"More than the privacy budget was spent: epsilon {first['epsilon']:.3f} of "
+            f"{first['epsilon_budget']:g}. Devices fell silent after the price of a round "
+            "was paid, and their noise was missing. The run has ended and stays silent.",
+            file=sys.stderr,
+        )
+        return EXIT_BUDGET_EXCEEDED
+    compare = " --compare" if args.compare else ""
+    print(f"Interrupted. Continue with: pairzero run --resume {folder}{compare}", file=sys.stderr)
+    return EXIT_INTERRUPTED
+
+
+def _start(args: argparse.Namespace) -> tuple[Path, RunConfig, Experiment]:
+    if args.config == "":
+        raise ConfigurationError(
+            "PRESET|FILE.toml: got an empty name. Leave it out for the preset "
+            f"{DEFAULT_PRESET!r}, or name a preset or a file."
+        )
+    config = load_config(DEFAULT_PRESET if args.config is None else args.config, overrides(args))
+    if args.compare:
+        _check_comparable(config)
+    folder = _next_folder(config) if args.out is None else Path(args.out)
+    _check_folder(args.out, folder)
+    return folder, config, Experiment.start(config, folder)
+
+
+def _resume(args: argparse.Namespace) -> tuple[Path, RunConfig, Experiment | None]:
+    if (
+        args.config is not None
+        or args.overrides
+        or args.rounds is not None
+        or args.seed is not None
+    ):
+        raise ConfigurationError(
+            "--resume continues a run as it was planned; it takes no other settings."
+        )
+    if args.out is not None:
+        raise ConfigurationError("--resume continues in the run's own folder; leave --out away.")
+    folder = args.resume
+    config, outcome = look_at(folder)
+    if args.compare:
+        _check_comparable(config)
+    if outcome is Outcome.ABANDONED:
+        DeviceKeys.destroy(folder)
+        raise ConfigurationError(
+            f"{folder}: the run was ended on request and its private keys are destroyed. "
+            "There is nothing to continue; start a new run."
+        )
+    if outcome.is_final:
+        # Nothing is left to do but to show it; and to delete keys that a crash left behind.
+        DeviceKeys.destroy(folder)
+        return folder, config, None
+    return folder, config, Experiment.resume(folder)
+
+
+def _drive(experiment: Experiment, printer: ProgressPrinter, is_fresh_process: bool = True) -> bool:
+    """Run to the end, or until Ctrl-C asks for a stop between two rounds."""
+    try:
+        printer.header(experiment)
+        with _stop_on_signal() as should_stop:
+            return experiment.run(printer.update, should_stop, is_fresh_process=is_fresh_process)
+    finally:
+        experiment.close()
+
+
+def _check_folder(asked: str | None, folder: Path) -> None:
+    """A run folder is the run's alone: whatever else lies there stays as it is."""
+    if asked == "":
+        raise ConfigurationError("--out: got an empty name, wanted the name of a new folder.")
+    if folder.is_dir() and not (folder / STORE_FILE).exists() and any(folder.iterdir()):
+        raise ConfigurationError(
+            f"{folder}: other files are there ({', '.join(sorted(os.listdir(folder))[:3])}, ...), "
+            "wanted a new or an empty folder. Name another one with --out."
+        )
+
+
+def _check_comparable(config: RunConfig) -> None:
+    """Under a real promise nothing noiseless is computed from the data, let alone stored."""
+    if config.privacy.has_system_keys:
+        raise ConfigurationError(
+            "--compare: the run promises privacy to the people in its data, and the reference "
+            "would publish the same data without noise. Leave --compare out; to see what privacy "
+            'costs, use public data and privacy.noise_source = "simulation".'
+        )
+
+
+def _start_or_resume(config: RunConfig, folder: Path) -> Experiment:
+    if (folder / STORE_FILE).exists():
+        return Experiment.resume(folder)
+    return Experiment.start(config, folder)
+
+
+def _reference_config(config: RunConfig) -> RunConfig:
+    """The same run, clip included, without privacy noise and without a radio."""
+    replace = msgspec.structs.replace
+    return replace(
+        config,
+        description=f"{config.description} (reference: no privacy, no noise)",
+        radio=replace(config.radio, backend="ideal"),
+        privacy=replace(config.privacy, enabled=False),
+    )
+
+
+def overrides(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that the command line changes, "section.key" -> value."""
+    changes: dict[str, Any] = {}
+    for item in args.overrides:
+        name, equals, text = item.partition("=")
+        if not equals or "." not in name:
+            raise ConfigurationError(
+                f"--set: got {item!r}, wanted SECTION.KEY=VALUE, as in --set radio.snr_db=0."
+            )
+        changes[name.strip()] = toml_value(text.strip())
+    if args.rounds is not None:
+        changes["optimizer.rounds"] = args.rounds
+    if args.seed is not None:
+        changes["run.seed"] = args.seed
+    return changes
+
+
+def _next_folder(config: RunConfig) -> Path:
+    number = 1
+    while (folder := Path("runs") / f"{Path(config.task.name).stem}-{number}").exists():
+        number += 1
+    return folder
+
+
+@contextlib.contextmanager
+def _stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """Turn the first SIGINT or SIGTERM into a request to stop after the round; a second aborts."""
+    requested = False
+
+    def request(signum: int, frame: FrameType | None) -> None:
+        nonlocal requested
+        if requested:
+            raise KeyboardInterrupt
+        requested = True
+        print("\nStopping after this round ...", file=sys.stderr)
+
+    previous = {s: signal.signal(s, request) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: requested
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)

@@ -1,0 +1,53 @@
+"""``pairzero report``, ``list`` and ``destroy-keys``: runs that are already there."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from server import report
+from server.device_keys import DeviceKeys
+from server.errors import RunStoreError
+from server.progress import ProgressPrinter, list_line, list_title
+from server.run_store import STORE_FILE, Outcome, RunStore
+
+
+def write_report(args: argparse.Namespace) -> int:
+    """Write summary, pictures and page of a run again, from its store alone."""
+    printer = ProgressPrinter(sys.stderr if args.json else sys.stdout)
+    summaries = report.read_summaries(args.run)
+    if args.json:
+        print(report.to_json(summaries[0]))
+    else:
+        printer.table(summaries, args.run)
+    report.write_run(args.run)
+    return 0
+
+
+def list_runs(args: argparse.Namespace) -> int:
+    """A line for every run in a folder, and for what calls itself one and cannot be read."""
+    folders = sorted(path.parent for path in Path(args.folder).glob(f"*/{STORE_FILE}"))
+    if not folders:
+        print(f"{args.folder}: no runs there.")
+        return 0
+    print(list_title())
+    for folder in folders:
+        try:
+            print(list_line(folder, report.read_summaries(folder)[0]))
+        except RunStoreError as error:
+            print(f"{folder.name}: {error}", file=sys.stderr)
+    return 0
+
+
+def destroy_keys(args: argparse.Namespace) -> int:
+    """End an interrupted run for good."""
+    store = RunStore.open(args.run)  # refused while a process is at work on it
+    try:
+        if not store.outcome.is_final:
+            store.set_meta("outcome", Outcome.ABANDONED)
+        found = DeviceKeys.destroy(args.run)
+    finally:
+        store.close()
+    print(f"{args.run}: {'private keys destroyed' if found else 'no private keys there'}.")
+    return 0
