@@ -167,11 +167,17 @@ def _check_values(path: Path, manifest: Manifest) -> None:
     """What is read later without a second look."""
     if manifest.head not in (HEAD_LABEL_WORDS, HEAD_FULL_VOCABULARY):
         raise BundleError(f"{path}: unknown head {manifest.head!r}. Export the model again.")
-    for name in ("num_parameters", "max_position_embeddings"):
+    for name in ("num_parameters", "max_position_embeddings", "vocab_size"):
         value = manifest.architecture.get(name)
         if not (type(value) is int and value > 0):
             raise BundleError(
                 f"{path}: architecture.{name} is {value!r}, wanted a count. Export the model again."
+            )
+    for name in ("has_final_layer_norm", "enable_bias", "layer_norm_elementwise_affine"):
+        if type(manifest.architecture.get(name)) is not bool:
+            raise BundleError(
+                f"{path}: architecture.{name} is {manifest.architecture.get(name)!r}, wanted true "
+                "or false. Export the model again."
             )
     for entry in manifest.tensors:
         if not _EXPONENTS[0] <= entry.quantum_exponent <= _EXPONENTS[1]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -74,6 +75,11 @@ class TaskSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def labels(self) -> tuple[str, ...]:
         """The labels in class order."""
         return tuple(self.label_words)
+
+    def without_paths(self) -> dict[str, Any]:
+        """The task as plain values, without where its data lie: what travels and is stored."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return {k: v for k, v in plain.items() if k not in ("train", "validation")}
 
     def answered(self, text: str, word: str) -> str:
         """The prompt for a text with an answer behind it."""

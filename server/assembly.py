@@ -19,7 +19,7 @@ from edge_runtime.control.inprocess import InProcessChannel
 from edge_runtime.forward import OnnxForward
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.pass_shapes import MAX_ROWS, choose_max_rows
-from edge_runtime.task_spec import load_task
+from edge_runtime.task_spec import TaskSpec, load_task
 from edge_runtime.tasks import (
     Batch,
     PromptSet,
@@ -53,6 +53,7 @@ class Ingredients:
     """
 
     bundle: Bundle
+    task: TaskSpec
     label_token_ids: tuple[int, ...]
     device_prompts: tuple[PromptSet, ...]
     validation: PromptSet | None
@@ -190,16 +191,20 @@ def _check_keys_fit(config: RunConfig, source: str) -> None:
         )
 
 
+def bundle_folder(config: RunConfig) -> Path:
+    """Where the bundle of a run lies."""
+    if config.model.bundle == BUNDLED_MODEL:
+        return BUNDLED_MODEL_FOLDER
+    return Path(config.model.bundle)
+
+
 def gather(config: RunConfig) -> Ingredients:
     """Load and check model, task and data.
 
     Raises:
         BundleError, TaskError, ConfigurationError: what does not fit.
     """
-    folder = BUNDLED_MODEL_FOLDER
-    if config.model.bundle != BUNDLED_MODEL:
-        folder = Path(config.model.bundle)
-    bundle = open_bundle(folder)
+    bundle = open_bundle(bundle_folder(config))
     task, task_folder = load_task(config.task.name)
     train_path = _data_path(config.task.train, task.train, task_folder)
     validation_path = _data_path(config.task.validation, task.validation, task_folder)
@@ -230,6 +235,7 @@ def gather(config: RunConfig) -> Ingredients:
         told += device_prompts
     return Ingredients(
         bundle=bundle,
+        task=task,
         label_token_ids=label_token_ids(task, tokenizer),
         device_prompts=device_prompts,
         validation=public,

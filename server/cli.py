@@ -99,6 +99,25 @@ def _build_parser() -> argparse.ArgumentParser:
     listing.add_argument("folder", nargs="?", type=Path, default=Path("runs"), metavar="FOLDER")
     listing.set_defaults(command=("runs", "list_runs"))
 
+    save = commands.add_parser(
+        "save", help="write the tuned model of a run: as a bundle and for transformers"
+    )
+    save.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    save.add_argument("out", type=Path, metavar="OUT", help="new folder")
+    _add_choice_of_rounds(save)
+    save.set_defaults(command=("model", "save"))
+
+    predict = commands.add_parser("predict", help="label texts with a tuned model")
+    predict.add_argument("model", type=Path, metavar="RUN|BUNDLE", help="run folder or bundle")
+    predict.add_argument("file", metavar="FILE|-", help="a text a line; - is standard input")
+    predict.add_argument(
+        "--labelled", action="store_true",
+        help="FILE holds label<TAB>text lines: also say how many were right",
+    )  # fmt: skip
+    predict.add_argument("--json", action="store_true", help="one JSON object a line")
+    _add_choice_of_rounds(predict)
+    predict.set_defaults(command=("model", "predict"))
+
     destroy_keys = commands.add_parser(
         "destroy-keys",
         help="end an interrupted run for good: delete its devices' private keys",
@@ -122,6 +141,13 @@ def _build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     export.set_defaults(command=("model", "export"))
     return parser
+
+
+def _add_choice_of_rounds(parser: argparse.ArgumentParser) -> None:
+    """Which of a run's weights: after every round there are some."""
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--rounds", type=int, metavar="N", help="after N rounds (default: all)")
+    choice.add_argument("--best", action="store_true", help="of the best evaluation")
 
 
 if __name__ == "__main__":

@@ -15,10 +15,19 @@ from edge_runtime.tasks import Batch
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Mean loss, and the share of examples whose likeliest label word is the right one."""
+    """Mean loss, and the share of examples whose likeliest label word is the right one.
+
+    Attributes:
+        loss: in nats.
+        accuracy: over all examples.
+        class_examples: how many examples each class has, in class order.
+        class_correct: how many of them were right.
+    """
 
     loss: float
     accuracy: float
+    class_examples: tuple[int, ...]
+    class_correct: tuple[int, ...]
 
 
 def evaluate(forward: OnnxForward, batches: Sequence[Batch]) -> Evaluation | None:
@@ -29,17 +38,22 @@ def evaluate(forward: OnnxForward, batches: Sequence[Batch]) -> Evaluation | Non
     """
     if not batches:
         return None
-    losses, correct = [], []
+    losses, correct, targets = [], [], []
     for batch, output in zip(batches, forward.run_many(batches), strict=True):
         losses.append(output.losses)
         correct.append(np.argmax(output.scores, axis=1) == batch.target)
+        targets.append(batch.target)
+        num_classes = output.scores.shape[1]
     loss = float(np.mean(np.concatenate(losses), dtype=np.float64))
     if not math.isfinite(loss):
         raise NonFiniteScalarError(
             "the validation loss is NaN or infinite: the model has diverged, or its weights were "
             "damaged from the start. Lower optimizer.learning_rate, or export the bundle again."
         )
+    right, classes = np.concatenate(correct), np.concatenate(targets)
     return Evaluation(
         loss=loss,
-        accuracy=float(np.mean(np.concatenate(correct))),
+        accuracy=float(np.mean(right)),
+        class_examples=tuple(np.bincount(classes, minlength=num_classes).tolist()),
+        class_correct=tuple(np.bincount(classes[right], minlength=num_classes).tolist()),
     )

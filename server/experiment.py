@@ -119,6 +119,7 @@ class Experiment:
             ingredients = gather(config)
             keys = DeviceKeys.load(config, folder)
             _check_same(store, "bundle_digest", ingredients.bundle.digest)
+            _check_same(store, "task", ingredients.task.without_paths())
             _check_same(store, "environment", environment())
             _check_same(store, "keys", keys.commitments)
             _check_same(store, "data_commitments", ingredients.data_commitments(keys))
@@ -254,6 +255,10 @@ class Experiment:
             epsilon=self.pricing.epsilon_spent(),
         )
         self.store.append_evaluation(row)
+        if result is not None:
+            # Of the last evaluation only: what the report's table by class shows.
+            self.store.set_meta("class_examples", result.class_examples)
+            self.store.set_meta("class_correct", result.class_correct)
         return row
 
     @property
@@ -309,6 +314,7 @@ def _create_store(
             "run_id": run_id,
             "config": dump_config(config),
             "bundle_digest": ingredients.bundle.digest,
+            "task": ingredients.task.without_paths(),
             "data_commitments": ingredients.data_commitments(keys),
             "validation_digest": ingredients.validation_digest,
             "environment": environment(),

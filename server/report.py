@@ -128,6 +128,8 @@ def summarise(
             [row.true_mean for row in compared if row.true_mean is not None],
         )
     last = evaluations[-1] if evaluations else None
+    scored = [row for row in evaluations if row.accuracy is not None]
+    best = max(scored, key=lambda row: row.accuracy or 0.0, default=None)
     is_ideal = radio.backend == "ideal"
     payload = 0.0 if is_ideal else float(radio.payload_symbols)
     # One sounding at the start of each fading block that was begun.
@@ -149,6 +151,9 @@ def summarise(
         "loss_before": evaluations[0].loss if evaluations else None,
         "loss_after": last.loss if last else None,
         "evaluated_after_rounds": last.num_rounds if last else None,
+        "best_accuracy": best.accuracy if best else None,
+        "best_after_rounds": best.num_rounds if best else None,
+        **_by_class(store),
         "epsilon": spent,
         "epsilon_budget": privacy.epsilon if privacy.enabled else None,
         "delta": privacy.delta if privacy.enabled else None,
@@ -175,6 +180,24 @@ def summarise(
         "peak_rss_mb": store.meta("peak_rss_mb"),
         "environment": store.meta("environment"),
         "bundle_digest": store.meta("bundle_digest"),
+    }
+
+
+def _by_class(store: RunStore) -> dict[str, Any]:
+    """Right answers by class at the last evaluation, and what always saying one label would give.
+
+    None where nothing was evaluated.
+    """
+    examples, correct = store.meta("class_examples"), store.meta("class_correct")
+    if not examples:
+        return {"majority_accuracy": None, "classes": None}
+    labels = store.meta("task")["label_words"]
+    return {
+        "majority_accuracy": round(max(examples) / sum(examples), 5),
+        "classes": {
+            label: {"examples": n, "correct": right}
+            for label, n, right in zip(labels, examples, correct, strict=True)
+        },
     }
 
 
@@ -227,6 +250,7 @@ def _page(
 <table><thead><tr><th>source</th><th>rounds</th><th>accuracy before</th><th>after</th>
 <th>NMSE dB</th><th>epsilon</th><th>wall s</th><th>peak RSS MB</th></tr></thead><tbody>
 {"".join(_table_row(s) for s in summaries)}</tbody></table>
+{_class_table(summary)}
 {figures}
 <h2>Summary</h2><pre>{html.escape(to_json(summary))}</pre>
 </body></html>
@@ -249,6 +273,27 @@ def _table_row(summary: dict[str, Any]) -> str:
         + cell(s["peak_rss_mb"], "{:.0f}")
         + "</tr>\n"
     )
+
+
+def _class_table(summary: dict[str, Any]) -> str:
+    """Results by class, beside the baseline that any model must beat."""
+    if summary["classes"] is None:
+        return ""
+    rows = "".join(
+        f"<tr><td>{html.escape(label)}</td><td>{c['examples']}</td><td>{c['correct']}</td>"
+        f"<td>{_share(c['correct'], c['examples'])}</td></tr>\n"
+        for label, c in summary["classes"].items()
+    )
+    return f"""<h2>By class, after {summary["evaluated_after_rounds"]} rounds</h2>
+<table><thead><tr><th>label</th><th>examples</th><th>right</th><th>share</th></tr></thead>
+<tbody>{rows}</tbody></table>
+<p>Always saying the commonest label would be right for {summary["majority_accuracy"]:.1%}. The best
+evaluation was {summary["best_accuracy"]:.1%}, after {summary["best_after_rounds"]} rounds
+(<code>pairzero save RUN OUT --best</code> takes its weights).</p>"""
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "-"
 
 
 def _notes(config: RunConfig, summary: dict[str, Any]) -> str:

@@ -4,16 +4,21 @@ A round is written in two transactions, each on the disk before the next thing h
 (`server.privacy.ledger`, same file) before anything is transmitted, and the step with everything
 measured after everybody was told it. A run that died is continued from here: the weights are the
 bundle plus the steps.
+
+Rounds are chained by SHA-256 like the ledger's records, and a head holds their number and the last
+link: a changed step would lead to other weights, and a missing one too. The chain has no key; it
+finds damage, not a forger.
 """
 
 from __future__ import annotations
 
 import enum
+import hashlib
 import json
 import math
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -26,6 +31,7 @@ from server.errors import RunStoreError
 STORE_FILE = "run.sqlite3"
 _APPLICATION_ID = 0x70415A30  # "pAZ0"
 _SCHEMA_VERSION = 2
+_GENESIS = hashlib.sha256(b"pairzero rounds 1").hexdigest()
 
 
 class Outcome(enum.StrEnum):
@@ -103,6 +109,11 @@ class EvaluationRow:
     epsilon: float | None
 
 
+def _next_link(previous: str, stored: Sequence[Any]) -> str:
+    """SHA-256 over the previous link and every column of a round."""
+    return hashlib.sha256(f"{previous}|{json.dumps(list(stored))}".encode()).hexdigest()
+
+
 def _to_round_row(values: dict[str, Any]) -> RoundRow:
     """A row as SQLite returns it: no unsigned 64-bit integers and no booleans."""
     values["direction_seed"] = int(values["direction_seed"])
@@ -130,7 +141,13 @@ CREATE TABLE rounds (
     receive_scale REAL NOT NULL,
     weakest_gain REAL NOT NULL,
     learning_rate REAL NOT NULL,
-    wall_s REAL
+    wall_s REAL,
+    chain TEXT NOT NULL
+) STRICT;
+CREATE TABLE rounds_head (
+    only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
+    count INTEGER NOT NULL,
+    chain TEXT NOT NULL
 ) STRICT;
 CREATE TABLE evaluations (
     num_rounds INTEGER PRIMARY KEY,
@@ -192,6 +209,7 @@ class RunStore:
                 store.connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
                 for statement in _SCHEMA.split(";"):
                     store.connection.execute(statement)
+                store.connection.execute("INSERT INTO rounds_head VALUES (1, 0, ?)", (_GENESIS,))
                 store.connection.executemany("INSERT INTO meta VALUES (?, ?)", rows)
         except BaseException:
             store.remove()
@@ -251,19 +269,27 @@ class RunStore:
 
     def append_round(self, row: RoundRow) -> None:
         """Record a finished round, durably. Rounds come in order, each once."""
-        if row.round_index != self.num_rounds():
+        with self._errors():
+            (head,) = self.connection.execute("SELECT count, chain FROM rounds_head").fetchall()
+        if row.round_index != head[0]:
             raise RunStoreError(
-                f"{self.path}: round {row.round_index} comes after {self.num_rounds()} rounds. "
+                f"{self.path}: round {row.round_index} comes after {head[0]} rounds. "
                 "The store and the run disagree; resume the run from the store."
             )
         values = asdict(row)
         _refuse_nan(values)
         values["direction_seed"] = str(row.direction_seed)
-        marks = ", ".join("?" for _ in _ROUND_COLUMNS)
+        values["is_skipped"] = int(row.is_skipped)
+        stored = [values[name] for name in _ROUND_COLUMNS]
+        link = _next_link(head[1], stored)
+        marks = ", ".join("?" for _ in (*_ROUND_COLUMNS, "chain"))
         with self._errors(), self.connection:
             self.connection.execute(
-                f"INSERT INTO rounds ({', '.join(_ROUND_COLUMNS)}) VALUES ({marks})",
-                [values[name] for name in _ROUND_COLUMNS],
+                f"INSERT INTO rounds ({', '.join(_ROUND_COLUMNS)}, chain) VALUES ({marks})",
+                [*stored, link],
+            )
+            self.connection.execute(
+                "UPDATE rounds_head SET count = ?, chain = ?", (row.round_index + 1, link)
             )
 
     def append_evaluation(self, row: EvaluationRow) -> None:
@@ -281,11 +307,30 @@ class RunStore:
             return int(self.connection.execute("SELECT COUNT(*) FROM rounds").fetchone()[0])
 
     def rounds(self) -> list[RoundRow]:
-        """Every finished round, in order."""
+        """Every finished round, in order.
+
+        Raises:
+            RunStoreError: a round was changed, or one is missing.
+        """
         with self._errors():
-            rows = self.connection.execute(
-                f"SELECT {', '.join(_ROUND_COLUMNS)} FROM rounds ORDER BY round_index"
+            chained = self.connection.execute(
+                f"SELECT {', '.join(_ROUND_COLUMNS)}, chain FROM rounds ORDER BY round_index"
             ).fetchall()
+            head = self.connection.execute("SELECT count, chain FROM rounds_head").fetchall()
+        link, rows = _GENESIS, [row[:-1] for row in chained]
+        for index, (*stored, stored_link) in enumerate(chained):
+            link = _next_link(link, stored)
+            if stored[0] != index or stored_link != link:
+                raise RunStoreError(
+                    f"{self.path}: the chain of its rounds breaks at round {index}: it was changed "
+                    "or one before it is missing. Its steps would lead to other weights; restore "
+                    "the run folder from a copy."
+                )
+        if head != [(len(rows), link)]:
+            raise RunStoreError(
+                f"{self.path}: {len(rows)} rounds are here, and more were recorded. The last ones "
+                "are missing; restore the run folder from a copy."
+            )
         return [_to_round_row(dict(zip(_ROUND_COLUMNS, row, strict=True))) for row in rows]
 
     def evaluations(self) -> list[EvaluationRow]:

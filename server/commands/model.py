@@ -1,14 +1,22 @@
-"""``pairzero export``: models on their way in."""
+"""``pairzero export``, ``save`` and ``predict``: models on their way in and out."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
-from edge_runtime.task_spec import load_task
+from edge_runtime.task_spec import TaskSpec, load_task
 from edge_runtime.tasks import read_examples
+from server.errors import ConfigurationError
 from server.export import export_bundle
+from server.prediction import predict as label_texts
+from server.tuned import BUNDLE_FOLDER, HUGGING_FACE_FOLDER, TunedModel, load_model, save_model
 
 NUM_COMPARED_TEXTS = 200
+STANDARD_INPUT = "-"
 
 
 def export(args: argparse.Namespace) -> int:
@@ -24,3 +32,83 @@ def export(args: argparse.Namespace) -> int:
     size_mb = sum(path.stat().st_size for path in out.iterdir()) / 1e6
     print(f"{out}: bundle for task {task.name!r}, {size_mb:.1f} MB")
     return 0
+
+
+def save(args: argparse.Namespace) -> int:
+    """Write the tuned model of a run as a bundle and as a Hugging Face folder."""
+    model = load_model(args.run, num_rounds=args.rounds, best=args.best)
+    out = save_model(model, args.out)
+    print(f"{out / BUNDLE_FOLDER}: bundle for task {model.task.name!r}, {model.num_rounds} rounds")
+    print(f"{out / HUGGING_FACE_FOLDER}: the same weights for transformers")
+    return 0
+
+
+def predict(args: argparse.Namespace) -> int:
+    """Label texts, a line each, in order."""
+    model = load_model(args.model, num_rounds=args.rounds, best=args.best)
+    if args.labelled:
+        return _compare(args, model)
+    for prediction in label_texts(model, _texts(args.file, model.task)):
+        print(
+            json.dumps(
+                {
+                    "label": prediction.label,
+                    "text": prediction.text,
+                    "probabilities": prediction.probabilities,
+                },
+                ensure_ascii=False,
+            )
+            if args.json
+            else f"{prediction.label}\t{prediction.text}",
+            flush=True,
+        )
+    return 0
+
+
+def _compare(args: argparse.Namespace, model: TunedModel) -> int:
+    """Label texts whose labels are known, and say how many were right."""
+    if args.file == STANDARD_INPUT:
+        raise ConfigurationError("--labelled: wanted a file, not standard input.")
+    task = model.task
+    examples = read_examples(Path(args.file), task)
+    correct = 0
+    predictions = label_texts(model, [example.text for example in examples])
+    for example, prediction in zip(examples, predictions, strict=True):
+        correct += prediction.label == task.labels[example.label_index]
+        if not args.json:
+            print(f"{prediction.label}\t{prediction.text}")
+    accuracy = correct / len(examples)
+    if args.json:
+        print(json.dumps({"examples": len(examples), "correct": correct, "accuracy": accuracy}))
+    else:
+        print(f"{correct} of {len(examples)} right, {accuracy:.1%}", file=sys.stderr)
+    return 0
+
+
+def _texts(file: str, task: TaskSpec) -> Iterator[str]:
+    """The lines of a file or of standard input, without empty ones."""
+    if file == STANDARD_INPUT:
+        yield from _lines(sys.stdin.buffer, "standard input", task)
+        return
+    try:
+        with Path(file).open("rb") as lines:
+            yield from _lines(lines, file, task)
+    except OSError as error:
+        raise ConfigurationError(f"{file}: cannot be read ({error.strerror}).") from error
+
+
+def _lines(lines: Iterable[bytes], name: str, task: TaskSpec) -> Iterator[str]:
+    for number, line in enumerate(lines, start=1):
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise ConfigurationError(
+                f"{name}, line {number}: not UTF-8 text ({error.reason})."
+            ) from error
+        label, tab, _ = text.partition("\t")
+        if number == 1 and tab and label in task.labels:
+            raise ConfigurationError(
+                f"{name}: starts with the label {label!r}. For label<TAB>text lines add --labelled."
+            )
+        if text:
+            yield text

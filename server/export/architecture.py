@@ -133,7 +133,8 @@ class OptArchitecture:
         names = (
             "hidden_size", "num_hidden_layers", "num_attention_heads", "ffn_dim", "vocab_size",
             "word_embed_proj_dim", "max_position_embeddings", "do_layer_norm_before",
-            "activation_function", "tie_word_embeddings",
+            "has_final_layer_norm", "activation_function", "enable_bias",
+            "layer_norm_elementwise_affine", "tie_word_embeddings",
         )  # fmt: skip
         described: dict[str, int | bool | str] = {name: getattr(self, name) for name in names}
         described["num_parameters"] = sum(map(math.prod, self.tensor_shapes().values()))

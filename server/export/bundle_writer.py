@@ -106,7 +106,7 @@ def _write_files(folder: Path, contents: BundleContents) -> None:
         architecture=contents.architecture.describe(),
         head=contents.head,
         # Where the data lie is nobody else's business: bundles travel.
-        task=msgspec.structs.replace(contents.task, train="", validation=""),
+        task=msgspec.convert(contents.task.without_paths(), TaskSpec),
         label_token_ids=contents.label_token_ids,
         tensors=tuple(_entry(name, array) for name, array in contents.weights.items()),
         digests={name: file_digest(folder / name) for name in PAYLOAD_FILES},

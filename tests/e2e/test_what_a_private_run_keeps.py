@@ -41,6 +41,9 @@ STORED = {
         "run_id": CHOSEN + ", and drawn by chance",
         "config": CHOSEN + "; paths included",
         "bundle_digest": "of the public model",
+        "task": CHOSEN + ": template and words, no path",
+        "class_examples": PUBLIC_DATA,
+        "class_correct": PUBLIC_DATA,
         "data_commitments": KEYED,
         "validation_digest": PUBLIC_DATA,
         "environment": "of the libraries and the machine",
@@ -69,6 +72,12 @@ STORED = {
         "weakest_gain": CHANNEL,
         "learning_rate": CHOSEN,
         "wall_s": NOT_STORED,
+        "chain": "a digest of the other columns",
+    },
+    "rounds_head": {
+        "only_row": "constant",
+        "count": "a count",
+        "chain": "a digest of rounds",
     },
     "evaluations": {
         "num_rounds": "a count",

@@ -278,3 +278,26 @@ def test_damage_is_said_of_damage_only(tmp_path, store):
     (tmp_path / "other" / STORE_FILE).write_bytes(b"no database at all" * 100)
     with pytest.raises(RunStoreError, match="damaged or not a run"):
         RunStore.open(tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("UPDATE rounds SET step_integer = step_integer + 1 WHERE round_index = 1", "at round 1"),
+        ("UPDATE rounds SET mean_estimate = 0.5 WHERE round_index = 0", "at round 0"),
+        ("UPDATE rounds SET chain = 'x' WHERE round_index = 2", "at round 2"),
+        ("DELETE FROM rounds WHERE round_index = 1", "at round 1"),
+        ("DELETE FROM rounds WHERE round_index = 2", "2 rounds are here, and more"),
+        ("UPDATE rounds_head SET count = 2", "3 rounds are here, and more"),
+    ],
+)
+def test_a_changed_or_missing_round_is_noticed(store, damage, words):
+    for index in range(3):
+        store.append_round(row(index))
+    assert store.rounds() == [row(index) for index in range(3)]
+    with store.connection:
+        store.connection.execute(damage)
+    with pytest.raises(RunStoreError, match=words):
+        store.rounds()
+    with pytest.raises(RunStoreError, match=words):
+        list(store.results("toy"))

@@ -1,0 +1,259 @@
+"""The tuned model: a bundle's weights and the steps of a run, replayed on them.
+
+A run stores no weights, and needs none: the bundle and the integer steps give every bit of them,
+after the last round or after any other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer
+
+from edge_runtime.bundle import (
+    GRAPH_FILE,
+    MANIFEST_FILE,
+    PAYLOAD_FILES,
+    TOKENIZER_FILE,
+    WEIGHTS_FILE,
+    Bundle,
+    file_digest,
+    open_bundle,
+    write_manifest,
+)
+from edge_runtime.parameters import ParameterStore
+from edge_runtime.task_spec import TaskSpec
+from edge_runtime.tasks import label_token_ids, load_tokenizer
+from server.assembly import bundle_folder
+from server.errors import ConfigurationError, RunStoreError
+from server.run_store import STORE_FILE, RunStore
+
+BUNDLE_FOLDER = "bundle"
+HUGGING_FACE_FOLDER = "hugging_face"
+_SPECIAL_TOKENS = {
+    "bos_token": "</s>",
+    "eos_token": "</s>",
+    "unk_token": "</s>",
+    "pad_token": "<pad>",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TunedModel:
+    """A model ready to be used.
+
+    Attributes:
+        bundle: graph and tokenizer; of the weights only the lattice counts.
+        weights: after ``num_rounds`` rounds.
+        task: what it was tuned for.
+        max_tokens: longest prompt that is fed whole.
+        num_rounds: steps taken; 0 for a bundle.
+        origin: what a person may want to know of where it comes from; no path.
+    """
+
+    bundle: Bundle
+    weights: ParameterStore
+    task: TaskSpec
+    max_tokens: int
+    num_rounds: int
+    origin: dict[str, Any]
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The bundle's tokenizer."""
+        return load_tokenizer(self.bundle.tokenizer_path)
+
+    @property
+    def label_token_ids(self) -> tuple[int, ...]:
+        """The token of each label's word, in class order."""
+        return label_token_ids(self.task, self.tokenizer)
+
+
+def load_model(folder: Path, *, num_rounds: int | None = None, best: bool = False) -> TunedModel:
+    """The model of a run folder, or of a bundle.
+
+    Args:
+        folder: either.
+        num_rounds: the weights after so many rounds of the run; None takes all there are.
+        best: the weights of the evaluation with the highest accuracy instead.
+
+    Raises:
+        ConfigurationError: neither a run nor a bundle, or no such round.
+        RunStoreError: the run's bundle is not the one it was started with, or its steps do not
+            give the weights it ended with.
+        BundleError: the bundle is damaged.
+    """
+    if (folder / STORE_FILE).is_file():
+        return _of_run(folder, num_rounds, best)
+    if not (folder / MANIFEST_FILE).is_file():
+        raise ConfigurationError(
+            f"{folder}: neither a run (no {STORE_FILE}) nor a bundle (no {MANIFEST_FILE})."
+        )
+    if num_rounds is not None or best:
+        raise ConfigurationError(f"{folder}: a bundle has no rounds to choose from.")
+    bundle = open_bundle(folder)
+    return TunedModel(
+        bundle=bundle,
+        weights=ParameterStore.from_bundle(bundle),
+        task=bundle.manifest.task,
+        max_tokens=int(bundle.manifest.architecture["max_position_embeddings"]),
+        num_rounds=0,
+        origin={"base_model": bundle.manifest.source_model},
+    )
+
+
+def _of_run(folder: Path, num_rounds: int | None, best: bool) -> TunedModel:
+    store = RunStore.open(folder)
+    try:
+        config, run_id = store.config(), str(store.meta("run_id"))
+        results = list(store.results(run_id))
+        if best:
+            scored = [row for row in store.evaluations() if row.accuracy is not None]
+            if not scored:
+                raise ConfigurationError(f"{folder}: nothing was evaluated, so nothing is best.")
+            num_rounds = max(scored, key=lambda row: row.accuracy or 0.0).num_rounds
+        count = len(results) if num_rounds is None else num_rounds
+        if not 0 <= count <= len(results):
+            raise ConfigurationError(
+                f"--rounds: got {count}, the run has finished {len(results)} rounds."
+            )
+        bundle = open_bundle(bundle_folder(config))
+        if bundle.digest != store.meta("bundle_digest"):
+            raise RunStoreError(
+                f"{bundle.folder}: not the bundle that the run was started with. Its steps belong "
+                "to other weights; put the bundle back."
+            )
+        weights = ParameterStore.from_bundle(bundle, config.model.trainable)
+        weights.replay(results[:count])
+        wanted = store.meta("parameter_digest")
+        if wanted is not None and count == len(results) and weights.digest() != wanted:
+            raise RunStoreError(
+                f"{store.path}: its steps do not give the weights that the run ended with. The "
+                "store was changed; restore it from a copy."
+            )
+        privacy = config.privacy
+        return TunedModel(
+            bundle=bundle,
+            weights=weights,
+            task=msgspec.convert(store.meta("task"), TaskSpec),
+            max_tokens=config.task.max_tokens,
+            num_rounds=count,
+            origin={
+                "base_model": bundle.manifest.source_model,
+                "run_id": run_id,
+                "rounds": count,
+                # What the whole run spent, whatever round is taken: all of it was heard.
+                "epsilon": store.meta("epsilon_spent") if privacy.enabled else None,
+                "delta": privacy.delta if privacy.enabled else None,
+                "noise_source": privacy.noise_source if privacy.enabled else None,
+            },
+        )
+    finally:
+        store.close()
+
+
+def save_model(model: TunedModel, out: Path) -> Path:
+    """Write a model into the new folder ``out``: as a bundle, and for transformers.
+
+    Guarantees: both hold the very bits of the weights; ``out`` appears whole or not at all.
+
+    Raises:
+        ConfigurationError: something is there already, or the disk would not take it.
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ConfigurationError(f"{out}: there is something already, wanted a new folder.")
+    target = out.absolute()
+    partial = target.parent / f".{target.name}.partial-{os.getpid()}"
+    try:
+        (partial / BUNDLE_FOLDER).mkdir(parents=True)
+        (partial / HUGGING_FACE_FOLDER).mkdir()
+        _write_bundle(model, partial / BUNDLE_FOLDER)
+        _write_hugging_face(model, partial / HUGGING_FACE_FOLDER)
+        partial.rename(target)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{out}: cannot be written ({error.strerror or error}). Check the space on the disk "
+            "and the folder's permissions."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return out
+
+
+def _write_bundle(model: TunedModel, folder: Path) -> None:
+    for name in (GRAPH_FILE, TOKENIZER_FILE):
+        shutil.copyfile(model.bundle.folder / name, folder / name)
+    save_file(model.weights.tensors, str(folder / WEIGHTS_FILE))
+    shutil.copymode(folder / GRAPH_FILE, folder / WEIGHTS_FILE)
+    manifest = model.bundle.manifest
+    write_manifest(
+        folder,
+        msgspec.structs.replace(
+            manifest,
+            source_model=_name(model),
+            task=model.task,
+            label_token_ids=model.label_token_ids,
+            # The lattice stays: on another one the weights would be rounded once more.
+            tensors=tuple(
+                msgspec.structs.replace(entry, stored_dtype="float32") for entry in manifest.tensors
+            ),
+            digests={name: file_digest(folder / name) for name in PAYLOAD_FILES},
+            created_with={**manifest.created_with, "pairzero": version("pairzero")},
+        ),
+    )
+
+
+def _write_hugging_face(model: TunedModel, folder: Path) -> None:
+    """Config, weights and tokenizer as ``OPTForCausalLM.from_pretrained`` reads them."""
+    architecture = model.bundle.manifest.architecture
+    shutil.copyfile(model.bundle.tokenizer_path, folder / TOKENIZER_FILE)
+    save_file(model.weights.tensors, str(folder / "model.safetensors"), {"format": "pt"})
+    shutil.copymode(folder / TOKENIZER_FILE, folder / "model.safetensors")
+    tokens = {
+        name: token
+        for name, token in _SPECIAL_TOKENS.items()
+        if model.tokenizer.token_to_id(token) is not None
+    }
+    ids = {f"{n}_id": model.tokenizer.token_to_id(t) for n, t in tokens.items() if n != "unk_token"}
+    own = {
+        k: v for k, v in architecture.items() if k not in ("num_parameters", "has_final_layer_norm")
+    }
+    _write_json(
+        folder / "config.json",
+        {
+            "model_type": "opt",
+            "architectures": ["OPTForCausalLM"],
+            "torch_dtype": "float32",
+            "_remove_final_layer_norm": not architecture["has_final_layer_norm"],
+            **own,
+            **ids,
+        },
+    )
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": architecture["max_position_embeddings"],
+        "clean_up_tokenization_spaces": False,
+        **tokens,
+    }
+    _write_json(folder / "tokenizer_config.json", settings)
+    _write_json(folder / "special_tokens_map.json", tokens)
+    # How it was tuned, and how to ask it: prompt, then separator, then one of the words.
+    _write_json(folder / "pairzero.json", {**model.origin, "task": model.task.without_paths()})
+
+
+def _name(model: TunedModel) -> str:
+    base = model.bundle.manifest.source_model
+    run_id = model.origin.get("run_id")
+    return base if run_id is None else f"{base} tuned by {run_id}, {model.num_rounds} rounds"
+
+
+def _write_json(path: Path, document: dict[str, Any]) -> None:
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
