@@ -33,9 +33,6 @@ _EXPONENTS = (-40, MAX_QUANTUM_EXPONENT)  # from the quantum of a step on
 BUNDLED_MODEL_FOLDER = Path(__file__).parent / "assets" / "opt-pairzero"
 """The small OPT that comes with pairzero; benchmarks/pretrain_bundled_opt.py made it."""
 
-HEAD_LABEL_WORDS = "label_words"
-HEAD_FULL_VOCABULARY = "full_vocabulary"
-
 
 class TensorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One weight tensor: a graph input of the same name, float32 on a lattice of its own."""
@@ -53,7 +50,6 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         format_version: meaning of these fields; a later one is refused.
         source_model: where the weights came from, for people.
         architecture: the OPT dimensions, for reports and memory estimates.
-        head: "label_words" (loss over the task's words) or "full_vocabulary".
         task: the task it was exported for, without the paths of its data. Another task can be run
             on the bundle: the words' tokens are an input of the graph.
         label_token_ids: the token of each of the task's words, in class order.
@@ -66,7 +62,6 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format_version: int
     source_model: str
     architecture: dict[str, int | bool | str]
-    head: str
     task: TaskSpec
     label_token_ids: tuple[int, ...]
     tensors: tuple[TensorEntry, ...]
@@ -165,8 +160,6 @@ def open_bundle(folder: Path) -> Bundle:
 
 def _check_values(path: Path, manifest: Manifest) -> None:
     """What is read later without a second look."""
-    if manifest.head not in (HEAD_LABEL_WORDS, HEAD_FULL_VOCABULARY):
-        raise BundleError(f"{path}: unknown head {manifest.head!r}. Export the model again.")
     for name in ("num_parameters", "max_position_embeddings", "vocab_size"):
         value = manifest.architecture.get(name)
         if not (type(value) is int and value > 0):

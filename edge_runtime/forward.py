@@ -15,7 +15,7 @@ from queue import SimpleQueue
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.bundle import HEAD_LABEL_WORDS, Bundle
+from edge_runtime.bundle import Bundle
 from edge_runtime.onnx_runtime import onnxruntime
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.protocol.errors import BundleError
@@ -71,11 +71,6 @@ class OnnxForward:
         Raises:
             BundleError: onnxruntime refuses the graph, or it does not fit the manifest.
         """
-        if bundle.manifest.head != HEAD_LABEL_WORDS:
-            raise BundleError(
-                f"{bundle.folder}: head is {bundle.manifest.head!r}, a classification run needs "
-                f"{HEAD_LABEL_WORDS!r}. Export with --task."
-            )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = intra_op_threads
         options.inter_op_num_threads = 1

@@ -225,9 +225,16 @@ def gather(config: RunConfig) -> Ingredients:
     def prompts(examples: Sequence[Any]) -> PromptSet:
         return PromptSet(examples, task, tokenizer, config.task.max_tokens)
 
-    device_prompts = tuple(
-        prompts(part) for part in split_iid(train, config.federation.num_devices, config.run.seed)
-    )
+    parts = split_iid(train, config.federation.num_devices, config.run.seed)
+    fewest = min(len(part) for part in parts)
+    if config.optimizer.batch_size > fewest:
+        raise ConfigurationError(
+            f"optimizer.batch_size: got {config.optimizer.batch_size}, and a device has {fewest} "
+            "examples. It would divide their sum by the batch size all the same and take steps "
+            f"{fewest / config.optimizer.batch_size:.2g} times as large as meant: lower it, or "
+            "federation.num_devices."
+        )
+    device_prompts = tuple(prompts(part) for part in parts)
     # Evaluations are stored and shown, so they are made of public data or not at all.
     public = prompts(validation) if config.evaluates_in_public else None
     told = [public] if public is not None else []

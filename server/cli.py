@@ -132,10 +132,6 @@ def _build_parser() -> argparse.ArgumentParser:
     export.add_argument("out", type=Path, help="folder of the bundle; must not exist")
     export.add_argument("--task", required=True, help="task name or task file")
     export.add_argument(
-        "--head", default="label_words", choices=("label_words", "full_vocabulary"),
-        help="loss over the task's words, or over the whole vocabulary",
-    )  # fmt: skip
-    export.add_argument(
         "--via", default="native", choices=("native", "optimum"),
         help="graph from the model's dimensions (default), or from the ecosystem's exporter",
     )  # fmt: skip

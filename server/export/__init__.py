@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edge_runtime.bundle import HEAD_LABEL_WORDS
 from server.errors import ExportError
 
 if TYPE_CHECKING:
@@ -34,7 +33,6 @@ def export_bundle(
     out: str | Path,
     *,
     task: TaskSpec,
-    head: str = HEAD_LABEL_WORDS,
     via: str = VIA_NATIVE,
     texts: Sequence[str] = (),
 ) -> Path:
@@ -44,8 +42,6 @@ def export_bundle(
         model: hub id (facebook/opt-125m) or Hugging Face folder of an OPT.
         out: the bundle; must not exist yet, or be empty.
         task: gives the label words; each must be one token of this model.
-        head: "label_words" scores those words only, "full_vocabulary" every token (the bundle then
-            holds no label words).
         via: "native" generates the graph from the dimensions, "optimum" uses the ecosystem's
             exporter.
         texts: some texts of the task's data; the tokens of their prompts are compared with those
@@ -59,11 +55,10 @@ def export_bundle(
         TaskError: a label word is not exactly one token.
     """
     from edge_runtime.tasks import label_token_ids, warn_if_merged
-    from server.export import bundle_writer, hugging_face, interface, self_check
+    from server.export import bundle_writer, hugging_face, self_check
 
     if via not in (VIA_NATIVE, VIA_OPTIMUM):
         raise ExportError(f"via: got {via!r}, wanted {VIA_NATIVE!r} or {VIA_OPTIMUM!r}.")
-    interface.check_head(head)
     out = Path(out)
     bundle_writer.check_target(out)
 
@@ -71,10 +66,8 @@ def export_bundle(
     tokenizer = source.tokenizer.bundled
     first_word = next(iter(task.label_words.values()))
     source.tokenizer.check([task.answered(text, first_word) for text in texts])
-    label_ids: tuple[int, ...] = ()
-    if head == HEAD_LABEL_WORDS:
-        label_ids = label_token_ids(task, tokenizer)
-        warn_if_merged(task, tokenizer)
+    label_ids = label_token_ids(task, tokenizer)
+    warn_if_merged(task, tokenizer)
     stored = source.stored_weights()
     if {name: array.shape for name, array in stored.items()} != source.architecture.tensor_shapes():
         raise ExportError(
@@ -85,18 +78,17 @@ def export_bundle(
     if via == VIA_NATIVE:
         from server.export.graph import build_graph
 
-        graph = build_graph(source.architecture, head)
+        graph = build_graph(source.architecture)
     else:
         from server.export.via_optimum import build_graph_via_optimum
 
-        graph = build_graph_via_optimum(source.model.config, source.architecture, head)
+        graph = build_graph_via_optimum(source.model.config, source.architecture)
 
     # The check moves these copies about; what is written are the weights as they were stored.
     working = {name: array.astype(np.float32) for name, array in stored.items()}
     report = self_check.check_graph(
         graph,
         source.architecture,
-        head,
         working,
         self_check.torch_reference(source.model, working),
         label_token_ids=label_ids,
@@ -105,7 +97,6 @@ def export_bundle(
     contents = bundle_writer.BundleContents(
         source_model=source.name,
         architecture=source.architecture,
-        head=head,
         task=task,
         label_token_ids=label_ids,
         graph=graph.SerializeToString(deterministic=True),

@@ -40,13 +40,11 @@ class BundleContents:
     """Everything that goes into a bundle.
 
     ``weights`` are in torch's order and in the precision to store; ``graph`` is serialised ONNX;
-    ``tokenizer_json`` is a Hugging Face tokenizers file. ``label_token_ids`` are empty for
-    the full vocabulary.
+    ``tokenizer_json`` is a Hugging Face tokenizers file.
     """
 
     source_model: str
     architecture: OptArchitecture
-    head: str
     task: TaskSpec
     label_token_ids: tuple[int, ...]
     graph: bytes
@@ -104,7 +102,6 @@ def _write_files(folder: Path, contents: BundleContents) -> None:
         format_version=FORMAT_VERSION,
         source_model=contents.source_model,
         architecture=contents.architecture.describe(),
-        head=contents.head,
         # Where the data lie is nobody else's business: bundles travel.
         task=msgspec.convert(contents.task.without_paths(), TaskSpec),
         label_token_ids=contents.label_token_ids,

@@ -2,8 +2,8 @@
 
     python -m server.export.golden tests/golden --date 2025-01-31
 
-One pre-norm OPT (125M style) and one post-norm OPT with projections (350M style), each with both
-heads. ``tiny_opt_losses.npz`` holds, per case, the graph, the weights, one padded batch and torch's
+One pre-norm OPT (125M style) and one post-norm OPT with projections (350M style).
+``tiny_opt_losses.npz`` holds, per case, the graph, the weights, one padded batch and torch's
 losses; ``tiny_opt_losses.json`` says how it was made and how closely it must be met.
 """
 
@@ -18,17 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from edge_runtime.bundle import HEAD_LABEL_WORDS
 from server.export.architecture import OptArchitecture
 from server.export.dependencies import load
 from server.export.graph import build_graph
-from server.export.interface import HEADS
 from server.export.self_check import CheckBatch, torch_reference
 
 logger = logging.getLogger(__name__)
 
 NAME = "tiny_opt_losses"
-FORMAT = 1
+FORMAT = 2
 TOLERANCE = 1e-5
 TOLERANCE_REASON = (
     "absolute, on losses up to 5.3 and scores up to 1.7: float32 sums in another order, on another "
@@ -48,7 +46,7 @@ WEIGHT_STD = 0.25
 """Large enough for sharp attention, so that a wrong mask or head split shows."""
 
 
-def make_case(head: str, **changes: Any) -> dict[str, np.ndarray[Any, Any]]:
+def make_case(**changes: Any) -> dict[str, np.ndarray[Any, Any]]:
     """Graph, weights, batch and torch's outputs of one case, under prefixed names."""
     torch, transformers = load("torch"), load("transformers")
     config = transformers.OPTConfig(**DIMENSIONS, **changes)
@@ -62,18 +60,17 @@ def make_case(head: str, **changes: Any) -> dict[str, np.ndarray[Any, Any]]:
     lengths = np.array([9, 4, 7])
     input_ids = rng.integers(4, config.vocab_size, (3, 9))
     input_ids[np.arange(9) >= lengths[:, None]] = config.pad_token_id
-    labels = np.array([5, 21, 38]) if head == HEAD_LABEL_WORDS else None
     batch = CheckBatch(
         input_ids=input_ids,
         lengths=lengths,
         answer_position=np.arange(3) * 9 + lengths - 1,
-        target=np.array([2, 0, 1]) if labels is not None else np.array([30, 4, 39]),
-        label_token_ids=labels,
+        target=np.array([2, 0, 1]),
+        label_token_ids=np.array([5, 21, 38]),
     )
     working = {name: array.astype(np.float32) for name, array in weights.items()}
     with torch.inference_mode():
         wanted = torch_reference(model, working)(batch)
-    graph = build_graph(architecture, head).SerializeToString(deterministic=True)
+    graph = build_graph(architecture).SerializeToString(deterministic=True)
     return {
         "graph": np.frombuffer(graph, dtype=np.uint8),
         **{f"weight:{name}": array for name, array in weights.items()},
@@ -85,10 +82,9 @@ def make_case(head: str, **changes: Any) -> dict[str, np.ndarray[Any, Any]]:
 def write_golden(folder: Path, date: str) -> None:
     """Write the .npz and the .json into ``folder``."""
     arrays = {
-        f"{case}/{head}/{name}": array
+        f"{case}/{name}": array
         for case, changes in CASES.items()
-        for head in HEADS
-        for name, array in make_case(head, **changes).items()
+        for name, array in make_case(**changes).items()
     }
     np.savez_compressed(folder / f"{NAME}.npz", **arrays)  # type: ignore[arg-type]
     provenance = {
@@ -100,7 +96,7 @@ def write_golden(folder: Path, date: str) -> None:
         "versions": {name: load(name).__version__ for name in ("torch", "transformers", "onnx")},
         "tolerance": TOLERANCE,
         "tolerance_reason": TOLERANCE_REASON,
-        "cases": [f"{case}/{head}" for case in CASES for head in HEADS],
+        "cases": list(CASES),
     }
     (folder / f"{NAME}.json").write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
     logger.info("%s: %d arrays written", folder / NAME, len(arrays))

@@ -27,7 +27,7 @@ import numpy as np
 from server.errors import ExportError
 from server.export.architecture import EMBEDDING, POSITION_OFFSET, POSITIONS, OptArchitecture
 from server.export.dependencies import load
-from server.export.interface import assemble, check_head, loss_head
+from server.export.interface import assemble, loss_head
 
 ACTIVATIONS = ("relu", "gelu")
 
@@ -35,22 +35,20 @@ LAYER_NORM_EPSILON = 1e-5
 """torch's default, which OPT uses throughout."""
 
 
-def build_graph(architecture: OptArchitecture, head: str) -> Any:
+def build_graph(architecture: OptArchitecture) -> Any:
     """The ``onnx.ModelProto`` of the bundle; see `server.export.interface` for its inputs.
 
     Raises:
         ExportError: the architecture has a variant this generator does not know.
     """
-    check_head(head)
     check_supported(architecture)
     builder = _Builder(architecture)
     hidden = builder.decoder()
-    head_nodes, head_constants = loss_head(hidden, architecture.head_weight, head)
+    head_nodes, head_constants = loss_head(hidden, architecture.head_weight)
     return assemble(
         builder.nodes + head_nodes,
         builder.constants + head_constants,
         architecture.tensor_shapes(),
-        head,
     )
 
 

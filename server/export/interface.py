@@ -5,12 +5,12 @@
     every weight       float32, its own shape            under torch's name, in torch's layout
     input_ids          int64 [batch, sequence]           right padded
     answer_position    int64 [num_answers]               row * sequence + column
-    target             int64 [num_answers]               class index, or token id (full vocabulary)
-    label_token_ids    int64 [num_classes]               label_words head only
+    target             int64 [num_answers]               class index
+    label_token_ids    int64 [num_classes]               the token of each label's word
     -> loss            float32 [num_answers]
-    -> scores          float32 [num_answers, num_classes]  label_words head only
+    -> scores          float32 [num_answers, num_classes]
 
-Loss of one answer, with s the scores of the label words (or of the whole vocabulary):
+Loss of one answer, with s the scores of the label words:
 loss = log sum_c exp(s_c) - s_target.
 
 Weights are inputs because only then does a change in the caller's buffer reach the next run,
@@ -24,60 +24,40 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from edge_runtime.bundle import HEAD_FULL_VOCABULARY, HEAD_LABEL_WORDS
 from server.errors import ExportError
 from server.export.dependencies import load
 
 OPSET = 18
 IR_VERSION = 8
-HEADS = (HEAD_LABEL_WORDS, HEAD_FULL_VOCABULARY)
+INTEGER_INPUTS: dict[str, tuple[str, ...]] = {
+    "input_ids": ("batch", "sequence"),
+    "answer_position": ("num_answers",),
+    "target": ("num_answers",),
+    "label_token_ids": ("num_classes",),
+}
+"""Name -> symbolic shape of the int64 inputs."""
+
+OUTPUTS: dict[str, tuple[str, ...]] = {
+    "loss": ("num_answers",),
+    "scores": ("num_answers", "num_classes"),
+}
+"""Name -> symbolic shape of the float32 outputs."""
 
 
-def check_head(head: str) -> None:
-    """Refuse a head this package does not know."""
-    if head not in HEADS:
-        raise ExportError(f"head: got {head!r}, wanted one of {', '.join(map(repr, HEADS))}.")
-
-
-def integer_inputs(head: str) -> dict[str, tuple[str, ...]]:
-    """Name -> symbolic shape of the int64 inputs."""
-    inputs: dict[str, tuple[str, ...]] = {
-        "input_ids": ("batch", "sequence"),
-        "answer_position": ("num_answers",),
-        "target": ("num_answers",),
-    }
-    if head == HEAD_LABEL_WORDS:
-        inputs["label_token_ids"] = ("num_classes",)
-    return inputs
-
-
-def outputs(head: str) -> dict[str, tuple[str, ...]]:
-    """Name -> symbolic shape of the float32 outputs."""
-    result: dict[str, tuple[str, ...]] = {"loss": ("num_answers",)}
-    if head == HEAD_LABEL_WORDS:
-        result["scores"] = ("num_answers", "num_classes")
-    return result
-
-
-def loss_head(hidden: str, head_weight: str, head: str) -> tuple[list[Any], list[Any]]:
+def loss_head(hidden: str, head_weight: str) -> tuple[list[Any], list[Any]]:
     """Nodes and constants from the answers' hidden states to the outputs.
 
-    ``hidden`` [num_answers, embedding_width] has passed the final layer norm and projection. The
-    label_words head multiplies with the label words' rows only, so the vocabulary is never scored.
+    ``hidden`` [num_answers, embedding_width] has passed the final layer norm and projection. It is
+    multiplied with the label words' rows only, so the vocabulary is never scored.
     """
     onnx = load("onnx")
     node = onnx.helper.make_node
-    nodes = []
-    if head == HEAD_LABEL_WORDS:
-        nodes.append(node("Gather", [head_weight, "label_token_ids"], ["head/rows"], axis=0))
-        rows, scores = "head/rows", "scores"
-    else:
-        rows, scores = head_weight, "head/logits"
-    nodes += [
-        node("Gemm", [hidden, rows], [scores], name="head", transB=1),
-        node("ReduceLogSumExp", [scores, "head/axis"], ["head/normaliser"], keepdims=0),
+    nodes = [
+        node("Gather", [head_weight, "label_token_ids"], ["head/rows"], axis=0),
+        node("Gemm", [hidden, "head/rows"], ["scores"], name="head", transB=1),
+        node("ReduceLogSumExp", ["scores", "head/axis"], ["head/normaliser"], keepdims=0),
         node("Unsqueeze", ["target", "head/axis"], ["head/target_column"]),
-        node("GatherElements", [scores, "head/target_column"], ["head/target_score"], axis=1),
+        node("GatherElements", ["scores", "head/target_column"], ["head/target_score"], axis=1),
         node("Squeeze", ["head/target_score", "head/axis"], ["head/target_score_flat"]),
         node("Sub", ["head/normaliser", "head/target_score_flat"], ["loss"]),
     ]
@@ -89,7 +69,6 @@ def assemble(
     nodes: Iterable[Any],
     constants: Iterable[Any],
     weight_shapes: Mapping[str, tuple[int, ...]],
-    head: str,
 ) -> Any:
     """An ``onnx.ModelProto`` with the inputs and outputs of this module, checked by onnx.
 
@@ -101,9 +80,9 @@ def assemble(
     graph = onnx.helper.make_graph(
         list(nodes),
         "opt_loss",
-        [info(n, types.INT64, shape) for n, shape in integer_inputs(head).items()]
+        [info(n, types.INT64, shape) for n, shape in INTEGER_INPUTS.items()]
         + [info(n, types.FLOAT, shape) for n, shape in weight_shapes.items()],
-        [info(n, types.FLOAT, shape) for n, shape in outputs(head).items()],
+        [info(n, types.FLOAT, shape) for n, shape in OUTPUTS.items()],
         initializer=list(constants),
     )
     model = onnx.helper.make_model(
@@ -122,7 +101,7 @@ def assemble(
     return model
 
 
-def check_interface(model: Any, weight_shapes: Mapping[str, tuple[int, ...]], head: str) -> None:
+def check_interface(model: Any, weight_shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Check names and shapes of inputs and outputs, and that no weight is frozen in the graph.
 
     Raises:
@@ -131,10 +110,10 @@ def check_interface(model: Any, weight_shapes: Mapping[str, tuple[int, ...]], he
     """
     onnx = load("onnx")
     graph = model.graph
-    wanted: dict[str, tuple[str | int, ...]] = {**integer_inputs(head), **weight_shapes}
+    wanted: dict[str, tuple[str | int, ...]] = {**INTEGER_INPUTS, **weight_shapes}
     for kind, found, expected in (
         ("input", graph.input, wanted),
-        ("output", graph.output, dict(outputs(head))),
+        ("output", graph.output, dict(OUTPUTS)),
     ):
         shapes = {
             value.name: tuple(d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim)

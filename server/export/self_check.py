@@ -12,8 +12,6 @@ optimisation, with every weight bound once without a copy and then changed in pl
    embedding has two uses: the rows of the batch's tokens are looked up, rows the batch does not
    hold are met by the head alone. Moving whole tensors would not do: constant folding can freeze
    the head while the lookup stays live, and the tensor as a whole would still move the output.
-   One case is left to the agreement at random weights: a full-vocabulary head scores the
-   looked-up rows as well, so it keeps the output moving when their lookup alone is frozen.
 
 Exempt from movement: ``k_proj.bias``. It adds the same number q . b to every score of a softmax
 row, where it cancels; no correct graph reacts to it, and a frozen one would do no harm.
@@ -34,7 +32,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.bundle import HEAD_LABEL_WORDS
 from server.errors import ExportError
 from server.export.architecture import (
     EMBEDDING,
@@ -43,7 +40,7 @@ from server.export.architecture import (
     OptArchitecture,
 )
 from server.export.dependencies import load
-from server.export.interface import check_interface, outputs
+from server.export.interface import OUTPUTS, check_interface
 
 logger = logging.getLogger(__name__)
 
@@ -75,18 +72,16 @@ class CheckBatch:
     lengths: Int64Array
     answer_position: Int64Array
     target: Int64Array
-    label_token_ids: Int64Array | None
+    label_token_ids: Int64Array
 
     def feeds(self) -> dict[str, Int64Array]:
         """The graph's inputs by name."""
-        feeds = {
+        return {
             "input_ids": self.input_ids,
             "answer_position": self.answer_position,
             "target": self.target,
+            "label_token_ids": self.label_token_ids,
         }
-        if self.label_token_ids is not None:
-            feeds["label_token_ids"] = self.label_token_ids
-        return feeds
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +119,10 @@ def torch_reference(
         with torch.inference_mode():
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
             logits = logits.flatten(0, 1)[torch.from_numpy(batch.answer_position)]
-            if batch.label_token_ids is not None:
-                logits = logits[:, torch.from_numpy(batch.label_token_ids)]
+            logits = logits[:, torch.from_numpy(batch.label_token_ids)]
             target = torch.from_numpy(batch.target)
             loss = torch.nn.functional.cross_entropy(logits, target, reduction="none")
-        result: dict[str, Float32Array] = {"loss": loss.numpy()}
-        if batch.label_token_ids is not None:
-            result["scores"] = logits.numpy()
-        return result
+        return {"loss": loss.numpy(), "scores": logits.numpy()}
 
     return run
 
@@ -139,7 +130,7 @@ def torch_reference(
 class BoundGraph:
     """A graph in onnxruntime whose weights are the caller's arrays, bound once without a copy."""
 
-    def __init__(self, graph: bytes, weights: dict[str, Float32Array], head: str) -> None:
+    def __init__(self, graph: bytes, weights: dict[str, Float32Array]) -> None:
         onnxruntime = load("edge_runtime.onnx_runtime").onnxruntime
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -155,7 +146,7 @@ class BoundGraph:
                 "Export with the other road (via='native' or via='optimum')."
             ) from error
         self._binding = self._session.io_binding()
-        self._output_names = list(outputs(head))
+        self._output_names = list(OUTPUTS)
         # A folded graph may have lost an input; its absence then shows as missing movement.
         present = {item.name for item in self._session.get_inputs()}
         for name, array in weights.items():
@@ -175,7 +166,6 @@ class BoundGraph:
 def check_graph(
     graph: Any,
     architecture: OptArchitecture,
-    head: str,
     weights: dict[str, Float32Array],
     reference: Reference,
     *,
@@ -187,18 +177,17 @@ def check_graph(
     Args:
         graph: the graph under test.
         architecture: dimensions of the model it should be.
-        head: "label_words" or "full_vocabulary".
         weights: float32 arrays by torch's name. **Changed in place and left changed.**
         reference: losses of the true model on the current contents of ``weights``.
-        label_token_ids: the task's label words; ignored for the full vocabulary.
+        label_token_ids: the task's label words.
         rng: draws batches and moves.
 
     Raises:
         ExportError: naming the batch, or the tensor and its use, that failed.
     """
-    check_interface(graph, architecture.tensor_shapes(), head)
-    bound = BoundGraph(graph.SerializeToString(), weights, head)
-    labels = np.array(label_token_ids, np.int64) if head == HEAD_LABEL_WORDS else None
+    check_interface(graph, architecture.tensor_shapes())
+    bound = BoundGraph(graph.SerializeToString(), weights)
+    labels = np.array(label_token_ids, np.int64)
     batches = [_draw_batch(shape, architecture, labels, rng) for shape in BATCH_SHAPES]
     probe = _draw_batch(PROBE_SHAPE, architecture, labels, rng)
 
@@ -239,7 +228,7 @@ def check_graph(
 def _draw_batch(
     shape: tuple[int, int],
     architecture: OptArchitecture,
-    labels: Int64Array | None,
+    labels: Int64Array,
     rng: np.random.Generator,
 ) -> CheckBatch:
     """Random tokens from half of the vocabulary without pad and labels, so both uses can be told.
@@ -248,7 +237,7 @@ def _draw_batch(
     and the first also half way.
     """
     num_rows, width = shape[0], min(shape[1], architecture.max_position_embeddings)
-    reserved = [PAD_TOKEN_ID] if labels is None else [PAD_TOKEN_ID, *labels.tolist()]
+    reserved = [PAD_TOKEN_ID, *labels.tolist()]
     free = np.setdiff1d(np.arange(architecture.vocab_size), reserved)
     if len(free) < 2:
         raise ExportError(
@@ -261,13 +250,12 @@ def _draw_batch(
     lengths[0] = width
     input_ids[np.arange(width) >= lengths[:, None]] = PAD_TOKEN_ID
     last = np.arange(num_rows) * width + lengths - 1
-    num_classes = architecture.vocab_size if labels is None else len(labels)
     answer_position = np.append(last, width // 2).astype(np.int64)
     return CheckBatch(
         input_ids=input_ids,
         lengths=lengths.astype(np.int64),
         answer_position=answer_position,
-        target=rng.integers(0, num_classes, size=len(answer_position)),
+        target=rng.integers(0, len(labels), size=len(answer_position)),
         label_token_ids=labels,
     )
 
@@ -278,10 +266,6 @@ def _uses(
     """(tensor, use, rows): every use of every weight and the rows that only this use reads."""
     is_token = np.arange(probe.input_ids.shape[1]) < probe.lengths[:, None]
     looked_up = np.unique(probe.input_ids[is_token])
-    if probe.label_token_ids is not None:
-        scored = probe.label_token_ids
-    else:
-        scored = np.setdiff1d(np.arange(architecture.vocab_size), looked_up)
     for name, shape in architecture.tensor_shapes().items():
         if name == EMBEDDING:
             yield name, "token lookup", looked_up
@@ -291,7 +275,7 @@ def _uses(
         elif name != architecture.head_weight:
             yield name, "bias" if len(shape) == 1 else "product", slice(None)
         if name == architecture.head_weight:
-            yield name, "language-model head", scored
+            yield name, "language-model head", probe.label_token_ids
 
 
 def _randomise(weights: dict[str, Float32Array], rng: np.random.Generator) -> None:

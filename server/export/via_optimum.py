@@ -24,7 +24,7 @@ from typing import Any
 from server.errors import ExportError
 from server.export.architecture import UNTIED_HEAD, OptArchitecture
 from server.export.dependencies import load
-from server.export.interface import OPSET, assemble, check_head, loss_head
+from server.export.interface import OPSET, assemble, loss_head
 
 logger = logging.getLogger(__name__)
 
@@ -32,13 +32,12 @@ FLAT_AXIS = 2
 STRUCTURE_SEED = 0
 
 
-def build_graph_via_optimum(config: Any, architecture: OptArchitecture, head: str) -> Any:
+def build_graph_via_optimum(config: Any, architecture: OptArchitecture) -> Any:
     """The ``onnx.ModelProto`` of the bundle, made from optimum's export of ``config``.
 
     Raises:
         ExportError: optimum is missing or fails, or its graph has a form the surgery does not know.
     """
-    check_head(head)
     exported = _export_structure(config)
     graph = exported.graph
     nodes = list(graph.node)
@@ -57,7 +56,7 @@ def build_graph_via_optimum(config: Any, architecture: OptArchitecture, head: st
         _rename_input(nodes, UNTIED_HEAD, architecture.head_weight)
     front_nodes, front_constants = _mask_and_positions(asked)
     hidden, head_input_nodes = _cut_off_logits(nodes)
-    head_nodes, head_constants = loss_head(hidden, architecture.head_weight, head)
+    head_nodes, head_constants = loss_head(hidden, architecture.head_weight)
     kept = _only_needed(front_nodes + nodes + head_input_nodes + head_nodes)
     used = {name for node in kept for name in node.input}
     constants += front_constants + head_constants
@@ -65,7 +64,6 @@ def build_graph_via_optimum(config: Any, architecture: OptArchitecture, head: st
         kept,
         [constant for constant in constants if constant.name in used],
         architecture.tensor_shapes(),
-        head,
     )
 
 

@@ -73,8 +73,7 @@ def run_bundle(folder, target):
     feeds = {n: w.astype(np.float32) for n, w in load_file(bundle.weights_path).items()}
     assert list(feeds) != [] and set(feeds) == {e.name for e in bundle.manifest.tensors}
     feeds |= {"input_ids": ids, "answer_position": answer_position, "target": target}
-    if bundle.manifest.label_token_ids:
-        feeds["label_token_ids"] = np.array(bundle.manifest.label_token_ids)
+    feeds["label_token_ids"] = np.array(bundle.manifest.label_token_ids)
     session = onnxruntime.InferenceSession(
         str(bundle.graph_path), providers=["CPUExecutionProvider"]
     )
@@ -82,7 +81,7 @@ def run_bundle(folder, target):
     return dict(zip(names, session.run(names, feeds), strict=True))
 
 
-def run_torch(model_folder, bundle_folder, target, head):
+def run_torch(model_folder, bundle_folder, target):
     import torch
     from transformers import OPTForCausalLM
 
@@ -93,22 +92,20 @@ def run_torch(model_folder, bundle_folder, target, head):
     with torch.inference_mode():
         logits = model(torch.from_numpy(ids), attention_mask=mask).logits
     scores = logits.flatten(0, 1)[torch.from_numpy(answer_position)]
-    if head == "label_words":
-        scores = scores[:, list(bundle.manifest.label_token_ids)]
+    scores = scores[:, list(bundle.manifest.label_token_ids)]
     loss = torch.nn.functional.cross_entropy(scores, torch.from_numpy(target), reduction="none")
     return {"loss": loss.numpy(), "scores": scores.numpy()}
 
 
-@pytest.mark.parametrize("head", ["label_words", "full_vocabulary"])
-def test_both_roads_agree_with_torch_and_with_each_other(model_folder, tmp_path, head):
+def test_both_roads_agree_with_torch_and_with_each_other(model_folder, tmp_path):
     pytest.importorskip("optimum.exporters.onnx")
     target = np.array([0, 1, 2])
     results, manifests = {}, {}
     for via in ("native", "optimum"):
-        out = export_bundle(model_folder, tmp_path / via, task=TASK, head=head, via=via)
+        out = export_bundle(model_folder, tmp_path / via, task=TASK, via=via)
         results[via] = run_bundle(out, target)
         manifests[via] = open_bundle(out).manifest
-    wanted = run_torch(model_folder, tmp_path / "native", target, head)
+    wanted = run_torch(model_folder, tmp_path / "native", target)
     assert wanted["loss"].std() > 1e-3
     for got in results.values():
         for name, value in got.items():
@@ -130,8 +127,6 @@ def test_label_words_must_be_one_token_each_and_nothing_is_written(model_folder,
 def test_wrong_arguments_are_refused_before_any_work(tmp_path):
     with pytest.raises(ExportError, match=r"via: got 'magic', wanted 'native' or 'optimum'"):
         export_bundle("no/model", tmp_path / "bundle", task=TASK, via="magic")
-    with pytest.raises(ExportError, match=r"head: got 'magic'"):
-        export_bundle("no/model", tmp_path / "bundle", task=TASK, head="magic")
     (tmp_path / "mine").write_text("mine")
     with pytest.raises(ExportError, match="there is something already"):
         export_bundle("no/model", tmp_path, task=TASK)
@@ -149,8 +144,8 @@ def test_negative_control_a_detached_head_never_becomes_a_bundle(
     embedding = load_file(model_folder / "model.safetensors")["model.decoder.embed_tokens.weight"]
     sound = interface.loss_head
 
-    def detached(hidden, head_weight, head):
-        nodes, constants = sound(hidden, "folded_head", head)
+    def detached(hidden, head_weight):
+        nodes, constants = sound(hidden, "folded_head")
         folded = onnx.numpy_helper.from_array(embedding.astype(np.float32), "folded_head")
         return nodes, [*constants, folded]
 
@@ -202,7 +197,7 @@ def test_gelu_and_norms_without_weights_take_the_native_road(tmp_path, changes):
     folder = write_random_opt(tmp_path / "opt", size="tiny", seed=3, init_std=0.2, **changes)
     target = np.array([0, 1, 2])
     out = export_bundle(folder, tmp_path / "bundle", task=TASK)
-    got, wanted = run_bundle(out, target), run_torch(folder, out, target, "label_words")
+    got, wanted = run_bundle(out, target), run_torch(folder, out, target)
     for name, value in got.items():
         scale = max(1.0, float(np.abs(wanted[name]).max()))
         np.testing.assert_allclose(value, wanted[name], rtol=0, atol=TOLERANCE * scale)

@@ -231,7 +231,7 @@ def test_texts_are_labelled_in_order_from_a_file_and_from_standard_input(
     ("content", "words"),
     [
         (b"PlayMusic\tplay a song\n", "add --labelled"),
-        (b"caf\xe9\n", "line 1: not UTF-8"),
+        (b"\xff\xfe\n", "line 1: not UTF-8"),
     ],
 )
 def test_lines_that_cannot_be_meant_are_named(saved, tmp_path, content, words):

@@ -14,7 +14,7 @@ PROVENANCE = json.loads((FOLDER / "tiny_opt_losses.json").read_text(encoding="ut
 
 def load_case(case):
     """The arrays of one case, by group."""
-    assert PROVENANCE["format"] == 1, f"unknown format; to regenerate: {PROVENANCE['regenerate']}"
+    assert PROVENANCE["format"] == 2, f"unknown format; to regenerate: {PROVENANCE['regenerate']}"
     groups = {"weight": {}, "input": {}, "output": {}}
     with np.load(FOLDER / "tiny_opt_losses.npz", allow_pickle=False) as arrays:
         for key in arrays.files:
@@ -65,8 +65,7 @@ def test_graph_built_today_meets_torch(case):
     from server.export.graph import build_graph
 
     _, weights, inputs, wanted = load_case(case)
-    style, head = case.split("/")
-    projected = style == "post_norm_projected"
+    projected = case == "post_norm_projected"
     architecture = OptArchitecture(
         hidden_size=16, num_hidden_layers=2, num_attention_heads=2, ffn_dim=32, vocab_size=40,
         word_embed_proj_dim=12 if projected else 16, max_position_embeddings=16,
@@ -74,7 +73,7 @@ def test_graph_built_today_meets_torch(case):
         activation_function="relu", enable_bias=True, layer_norm_elementwise_affine=True,
         tie_word_embeddings=True,
     )  # fmt: skip
-    graph = build_graph(architecture, head).SerializeToString()
+    graph = build_graph(architecture).SerializeToString()
     assert_meets(run(graph, weights, inputs, list(wanted)), wanted, case)
 
 

@@ -111,11 +111,6 @@ def test_an_input_of_the_graph_that_is_no_tensor_is_refused_when_it_is_opened(ti
         OnnxForward(bundle, ParameterStore.from_bundle(bundle)).close()
 
 
-def test_a_bundle_of_the_whole_vocabulary_is_refused(open_forward, tiny_bundle):
-    with pytest.raises(BundleError, match=r"head is 'full_vocabulary'.*Export with --task"):
-        open_forward(changed(tiny_bundle, head="full_vocabulary"))
-
-
 def test_a_graph_that_is_none_is_refused(tiny_bundle, store, tmp_path):
     (tmp_path / "graph.onnx").write_bytes(b"not a graph")
     with pytest.raises(BundleError, match="onnxruntime refuses it"):

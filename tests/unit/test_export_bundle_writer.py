@@ -38,7 +38,7 @@ def contents():
         for name, shape in architecture.tensor_shapes().items()
     }
     return BundleContents(
-        source_model="someone/opt-tiny", architecture=architecture, head="label_words",
+        source_model="someone/opt-tiny", architecture=architecture,
         task=TASK, label_token_ids=(5, 9),
         graph=b"not really a graph", weights=weights, tokenizer_json="{}",
     )  # fmt: skip

@@ -12,7 +12,7 @@ from server.errors import ExportError
 from server.export.architecture import EMBEDDING, UNTIED_HEAD, OptArchitecture
 from server.export.dependencies import load
 from server.export.graph import build_graph
-from server.export.interface import HEADS, check_interface
+from server.export.interface import check_interface
 
 TINY = {
     "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 12,
@@ -29,7 +29,7 @@ def architecture(**changes):
     return OptArchitecture(**{**TINY, **changes})
 
 
-def run(graph, arch, feeds, head="label_words", seed=0, scale=0.3):
+def run(graph, arch, feeds, seed=0, scale=0.3):
     rng = np.random.default_rng(seed)
     weights = {
         name: rng.normal(0, scale, shape).astype(np.float32)
@@ -41,15 +41,13 @@ def run(graph, arch, feeds, head="label_words", seed=0, scale=0.3):
     return session.run(["loss"], {**weights, **feeds})[0]
 
 
-def feeds_for(ids, answer, target, labels=(3, 7, 11)):
-    feeds = {
+def feeds_for(ids, answer, target):
+    return {
         "input_ids": np.array(ids, np.int64),
         "answer_position": np.array(answer, np.int64),
         "target": np.array(target, np.int64),
+        "label_token_ids": np.array([3, 7, 11], np.int64),
     }
-    if labels is not None:
-        feeds["label_token_ids"] = np.array(labels, np.int64)
-    return feeds
 
 
 def test_importing_export_loads_no_heavy_library():
@@ -89,29 +87,23 @@ def test_impossible_dimensions_are_refused_by_name(field, value):
 
 def test_unknown_variants_are_refused_with_the_other_road():
     with pytest.raises(ExportError, match=r"activation_function.*via='optimum'"):
-        build_graph(architecture(activation_function="silu"), "label_words")
+        build_graph(architecture(activation_function="silu"))
 
 
-def test_unknown_head_is_refused_with_the_known_ones():
-    with pytest.raises(ExportError, match=r"'label_words', 'full_vocabulary'"):
-        build_graph(architecture(), "regression")
-
-
-@pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize(
     "changes", [{}, POST_NORM, {"enable_bias": False}, {"tie_word_embeddings": False}]
 )
-def test_graph_has_the_interface_and_no_weights_inside(head, changes):
+def test_graph_has_the_interface_and_no_weights_inside(changes):
     arch = architecture(**changes)
-    graph = build_graph(arch, head)
-    check_interface(graph, arch.tensor_shapes(), head)
+    graph = build_graph(arch)
+    check_interface(graph, arch.tensor_shapes())
     onnx.shape_inference.infer_shapes(graph, check_type=True, strict_mode=True)
     assert len(graph.SerializeToString()) < 15_000
     assert (UNTIED_HEAD in arch.tensor_shapes()) is (not arch.tie_word_embeddings)
 
 
 def test_same_dimensions_give_the_same_bytes():
-    first, second = (build_graph(architecture(), "label_words") for _ in range(2))
+    first, second = (build_graph(architecture()) for _ in range(2))
     assert first.SerializeToString(deterministic=True) == second.SerializeToString(
         deterministic=True
     )
@@ -119,7 +111,7 @@ def test_same_dimensions_give_the_same_bytes():
 
 def test_padding_and_later_tokens_do_not_touch_a_loss():
     arch = architecture()
-    graph = build_graph(arch, "label_words")
+    graph = build_graph(arch)
     short = run(graph, arch, feeds_for([[2, 5, 6]], [2], [1]))
     padded = run(graph, arch, feeds_for([[2, 5, 6, 1, 1, 1]], [2], [1]))
     other = run(graph, arch, feeds_for([[2, 5, 6, 9, 9, 9]], [2], [1]))
@@ -129,38 +121,38 @@ def test_padding_and_later_tokens_do_not_touch_a_loss():
 
 def test_order_of_tokens_matters_so_positions_are_read():
     arch = architecture()
-    graph = build_graph(arch, "label_words")
+    graph = build_graph(arch)
     losses = run(graph, arch, feeds_for([[2, 5, 6, 9], [2, 6, 5, 9]], [3, 7], [1, 1]))
     assert abs(losses[0] - losses[1]) > 1e-4
 
 
 def test_loss_is_finite_for_scores_far_beyond_the_range_of_exp():
     arch = architecture()
-    graph = build_graph(arch, "full_vocabulary")
-    loss = run(graph, arch, feeds_for([[2, 5]], [1], [4], labels=None), scale=200.0)
+    graph = build_graph(arch)
+    loss = run(graph, arch, feeds_for([[2, 5]], [1], [0]), scale=200.0)
     assert np.isfinite(loss).all()
     assert loss.max() > 100
 
 
 def test_interface_check_names_a_constant_large_enough_to_be_a_weight():
     arch = architecture()
-    graph = build_graph(arch, "label_words")
+    graph = build_graph(arch)
     graph.graph.initializer.append(
         onnx.numpy_helper.from_array(np.ones((4, 4), np.float32), "smuggled")
     )
     with pytest.raises(ExportError, match="smuggled"):
-        check_interface(graph, arch.tensor_shapes(), "label_words")
+        check_interface(graph, arch.tensor_shapes())
 
 
 def test_interface_check_names_a_missing_input_and_an_idle_one():
     arch = architecture()
-    graph = build_graph(arch, "label_words")
+    graph = build_graph(arch)
     shapes = arch.tensor_shapes()
     with pytest.raises(ExportError, match="extra"):
-        check_interface(graph, {**shapes, "extra": (3,)}, "label_words")
+        check_interface(graph, {**shapes, "extra": (3,)})
     for node in graph.graph.node:
         for index, name in enumerate(node.input):
             if name == EMBEDDING:
                 node.input[index] = "elsewhere"
     with pytest.raises(ExportError, match=f"{EMBEDDING}: no node"):
-        check_interface(graph, shapes, "label_words")
+        check_interface(graph, shapes)

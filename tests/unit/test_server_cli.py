@@ -94,6 +94,14 @@ def test_no_rounds(refuse):
     refuse(["--rounds", "0"], "optimizer.rounds: got 0, wanted at least 1")
 
 
+def test_a_batch_larger_than_a_device_s_data(refuse):
+    """Its sum would be divided by the nominal batch all the same: smaller steps than meant."""
+    refuse(
+        ["--set", "federation.num_devices=3000", "--set", "optimizer.batch_size=5"],
+        "optimizer.batch_size", "got 5", "a device has 4", "0.8 times",
+    )  # fmt: skip
+
+
 def test_more_devices_than_examples(refuse):
     refuse(["--set", "federation.num_devices=100000"], "100000 devices", "at least one")
 
