@@ -37,7 +37,7 @@ from server.config import BUNDLED_MODEL, RunConfig
 from server.device_keys import DeviceKeys
 from server.errors import ConfigurationError, PrivacyError
 from server.federation import split_iid
-from server.pricing import PrivacyTerms, agree_terms
+from server.pricing import WHOLE_RUN, PrivacyTerms, Stretch, agree_terms
 from server.receiver import IdealReceiver, RadioReceiver, Receiver
 from server.round_loop import Air
 from server.simulation import NoAir, ScalarTruth, SimulatedAir, simulation_rng
@@ -293,7 +293,9 @@ def _build_air(config: RunConfig) -> tuple[list[Uplink], Receiver, Air, int]:
     return uplinks, receiver, air, waveform.noise_symbols
 
 
-def agree(config: RunConfig, ingredients: Ingredients, keys: DeviceKeys) -> PrivacyTerms | None:
+def agree(
+    config: RunConfig, ingredients: Ingredients, keys: DeviceKeys, stretch: Stretch = WHOLE_RUN
+) -> PrivacyTerms | None:
     """The privacy terms of a run on these data with these keys; None without privacy.
 
     Raises:
@@ -305,4 +307,5 @@ def agree(config: RunConfig, ingredients: Ingredients, keys: DeviceKeys) -> Priv
         config,
         [len(prompts) for prompts in ingredients.device_prompts],
         keys.commitments,
+        stretch,
     )

@@ -81,7 +81,11 @@ def _build_parser() -> argparse.ArgumentParser:
         help="change one setting, in TOML notation: --set radio.snr_db=0",
     )  # fmt: skip
     run.add_argument("--out", metavar="FOLDER", help="run folder (default: runs/NAME-N)")
-    run.add_argument("--resume", type=Path, metavar="RUN", help="continue an interrupted run")
+    run.add_argument(
+        "--resume", type=Path, metavar="RUN",
+        help="continue an interrupted run; one that has ended goes on with --rounds N (and --set "
+        "privacy.epsilon=E, on the old ledger)",
+    )  # fmt: skip
     run.add_argument(
         "--compare", action="store_true",
         help="then run the same without privacy and noise, as a second line of the table; "

@@ -34,10 +34,10 @@ from server.errors import (
 )
 from server.evaluation import Evaluation, evaluate
 from server.pricing import Pricing, PrivacyTerms
-from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger
 from server.round_loop import RoundLoop
 from server.run_store import EvaluationRow, Outcome, RoundRow, RunStore
+from server.stretches import open_accounts, stretch_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ class Experiment:
             _check_same(store, "keys", keys.commitments)
             _check_same(store, "data_commitments", ingredients.data_commitments(keys))
             _check_same(store, "validation_digest", ingredients.validation_digest)
-            terms = agree(config, ingredients, keys)
+            terms = agree(config, ingredients, keys, stretch_of(store, config))
             parts = assemble(config, ingredients, keys, terms, str(store.meta("run_id")))
             try:
                 _check_same(store, "probe", probe(parts.forward, ingredients.bundle))
@@ -321,6 +321,7 @@ def _create_store(
             "keys": keys.commitments,
             "probe": probed,
             "wall_s": None if config.privacy.has_system_keys else 0.0,
+            "stretches": [{"first_round": 0, "num_records": 0}],
         },
     )
     if config.privacy.has_system_keys:
@@ -339,13 +340,7 @@ def _build_pricing(
     if terms is None:
         return Pricing(config, None, None, None, noise_symbols)
     ledger = PrivacyLedger(store.connection)
-    privacy = config.privacy
-    accountant = Accountant(
-        epsilon=privacy.epsilon,
-        delta=privacy.delta,
-        csi_delta=privacy.delta * privacy.csi_failure_fraction,
-    )
-    accountant.compose_all(ledger.records())
+    accountant = open_accounts(config, stretch_of(store, config), ledger.records())
     spoken = sum(row.num_speakers for row in store.rounds())
     if len(ledger.records()) < spoken:
         raise LedgerCorruptError(

@@ -32,6 +32,7 @@ from server.errors import BudgetExceededError
 from server.power.static import PowerPlan, plan_static
 from server.privacy.accountant import Accountant
 from server.privacy.calibration import calibrate_noise_multiplier
+from server.privacy.composition import History
 from server.privacy.ledger import PrivacyLedger
 from server.privacy.mechanism import (
     POISSON_SUBSAMPLED_GAUSSIAN,
@@ -72,6 +73,25 @@ class PrivacyTerms:
 
 
 @dataclass(frozen=True, slots=True)
+class Stretch:
+    """The rounds that are planned at once: all of a run's, or those it goes on for.
+
+    Attributes:
+        first_round: where they begin; they end with the configuration's last round.
+        number: 1 for the rounds a run was started with, 2 for those it went on for, and so on. Each
+            stretch makes its own statements about the channel, and has its own part of delta.
+        spent: what the devices' accounts held before it.
+    """
+
+    first_round: int = 0
+    number: int = 1
+    spent: tuple[History, ...] = ()
+
+
+WHOLE_RUN = Stretch()
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedRound:
     """How loud and how noisy."""
 
@@ -88,10 +108,18 @@ class PlannedRound:
         return math.hypot(*stds) / len(speakers)
 
 
+def csi_delta(config: RunConfig, stretch: Stretch) -> float:
+    """The part of delta that all statements about the channel may use, up to this stretch."""
+    return config.privacy.delta * config.privacy.csi_failure_fraction * stretch.number
+
+
 def agree_terms(
-    config: RunConfig, num_records: Sequence[int], commitments: Sequence[str]
+    config: RunConfig,
+    num_records: Sequence[int],
+    commitments: Sequence[str],
+    stretch: Stretch = WHOLE_RUN,
 ) -> PrivacyTerms:
-    """Find the least noise that keeps the whole run within its budget.
+    """Find the least noise that keeps the whole run within its budget, for a stretch of it.
 
     The device with the fewest records samples each of them most often, and sets the price for all.
     How many records a device holds is public: the sampling rate b/n is fixed from it once, and
@@ -103,17 +131,20 @@ def agree_terms(
     """
     optimizer, privacy = config.optimizer, config.privacy
     probabilities = tuple(min(1.0, optimizer.batch_size / n) for n in num_records)
-    num_blocks = math.ceil(optimizer.rounds / config.radio.coherence_rounds)
+    coherence = config.radio.coherence_rounds
+    num_rounds = optimizer.rounds - stretch.first_round
+    num_blocks = math.ceil(optimizer.rounds / coherence) - stretch.first_round // coherence
     # One statement per device and block about its gain, one per block about the noise power.
     num_statements = (len(num_records) + 1) * num_blocks
     return PrivacyTerms(
         noise_multiplier=calibrate_noise_multiplier(
             epsilon=privacy.epsilon,
             delta=privacy.delta,
-            csi_delta=privacy.delta * privacy.csi_failure_fraction,
+            csi_delta=csi_delta(config, stretch),
             sampling_probability=max(probabilities),
-            num_rounds=optimizer.rounds,
+            num_rounds=num_rounds,
             num_records=sum(num_records),
+            spent=stretch.spent,
         ),
         # The clipped terms of the other records are the same bits with one record and without it:
         # edge_runtime.pass_shapes sees to that.

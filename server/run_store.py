@@ -261,11 +261,13 @@ class RunStore:
 
     def set_meta(self, key: str, value: Any) -> None:
         """Set a value, durably."""
+        self.set_all_meta({key: value})
+
+    def set_all_meta(self, values: dict[str, Any]) -> None:
+        """Set values, durably: all of them or none."""
+        rows = [(key, json.dumps(value, sort_keys=True)) for key, value in values.items()]
         with self._errors(), self.connection:
-            self.connection.execute(
-                "INSERT OR REPLACE INTO meta VALUES (?, ?)",
-                (key, json.dumps(value, sort_keys=True)),
-            )
+            self.connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
 
     def append_round(self, row: RoundRow) -> None:
         """Record a finished round, durably. Rounds come in order, each once."""

@@ -21,6 +21,7 @@ from server.errors import ConfigurationError
 from server.experiment import Experiment
 from server.progress import ProgressPrinter
 from server.run_store import STORE_FILE, Outcome, look_at
+from server.stretches import plan_more_rounds
 
 EXIT_BUDGET_EXHAUSTED = 3
 EXIT_BUDGET_EXCEEDED = 4
@@ -90,18 +91,16 @@ def _start(args: argparse.Namespace) -> tuple[Path, RunConfig, Experiment]:
 
 
 def _resume(args: argparse.Namespace) -> tuple[Path, RunConfig, Experiment | None]:
-    if (
-        args.config is not None
-        or args.overrides
-        or args.rounds is not None
-        or args.seed is not None
-    ):
+    changes = overrides(args)
+    if args.config is not None or "run.seed" in changes:
         raise ConfigurationError(
-            "--resume continues a run as it was planned; it takes no other settings."
+            "--resume continues a run as it was planned; it takes no other configuration and seed."
         )
     if args.out is not None:
         raise ConfigurationError("--resume continues in the run's own folder; leave --out away.")
     folder = args.resume
+    if changes:
+        plan_more_rounds(folder, changes)
     config, outcome = look_at(folder)
     if args.compare:
         _check_comparable(config)
@@ -151,6 +150,15 @@ def _check_comparable(config: RunConfig) -> None:
 
 def _start_or_resume(config: RunConfig, folder: Path) -> Experiment:
     if (folder / STORE_FILE).exists():
+        theirs, outcome = look_at(folder)
+        if outcome.is_final and theirs.optimizer.rounds < config.optimizer.rounds:
+            optimizer = config.optimizer
+            more = {
+                "optimizer.rounds": optimizer.rounds,
+                "optimizer.learning_rate": optimizer.learning_rate,
+                "optimizer.final_learning_rate_fraction": optimizer.final_learning_rate_fraction,
+            }
+            plan_more_rounds(folder, more)
         return Experiment.resume(folder)
     return Experiment.start(config, folder)
 

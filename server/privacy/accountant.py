@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable
 
 from server.errors import (
+    BudgetExceededError,
     BudgetExhaustedError,
     ConfigurationError,
     PrivacyError,
@@ -107,6 +108,19 @@ class Accountant:
         """How many releases a device has been charged for."""
         priced = sum(self._counts.get(device_index, {}).values())
         return priced + self._unpriceable.get(device_index, 0)
+
+    def histories(self) -> tuple[History, ...]:
+        """What the accounts hold, each content once.
+
+        Raises:
+            BudgetExceededError: an account holds a release that no finite epsilon covers.
+        """
+        if self._unpriceable:
+            raise BudgetExceededError(
+                f"devices {sorted(self._unpriceable)} have released with hardly any noise: no "
+                "finite epsilon covers that, and no budget is large enough for more rounds."
+            )
+        return tuple(dict.fromkeys(make_history(counts) for counts in self._counts.values()))
 
     def spent(self, device_index: int) -> float:
         """Epsilon that a device has spent, at delta; 0 for a device that never spoke.

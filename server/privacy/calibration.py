@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from server.errors import ConfigurationError, PrivacyError
 from server.privacy.composition import (
@@ -11,10 +11,12 @@ from server.privacy.composition import (
     MAX_NOISE_MULTIPLIER,
     MIN_NOISE_MULTIPLIER,
     Composer,
+    History,
     PriceClass,
     grid_index_below,
     grid_multiplier,
     loss_interval_for,
+    make_history,
 )
 
 RECORD_SLACK = 1e-6
@@ -32,6 +34,7 @@ def calibrate_noise_multiplier(
     num_rounds: int,
     num_records: int,
     csi_delta: float = 0.0,
+    spent: Sequence[History] = (),
 ) -> float:
     """The smallest noise multiplier for ``num_rounds`` equal rounds within (epsilon, delta).
 
@@ -47,11 +50,12 @@ def calibrate_noise_multiplier(
         num_records: n, how many units the promise protects: all examples of all devices (or the
             number of devices where whole devices are protected).
         csi_delta: part of delta set aside for channel estimation failures.
+        spent: what the devices' accounts hold already; the rounds are composed onto each of them.
 
     Guarantees:
         * a record with at least (1 - 1e-6) of the returned multiplier can be composed
-          ``num_rounds`` times by ``Accountant(epsilon=..., delta=..., csi_delta=...)``; asserted
-          before returning;
+          ``num_rounds`` times by ``Accountant(epsilon=..., delta=..., csi_delta=...)`` onto every
+          account of ``spent`` (onto an empty one, if there is none); asserted before returning;
         * at most 0.1 % above the smallest multiplier that the accountant accepts (or at the floor
           of `composition.MIN_NOISE_MULTIPLIER`).
 
@@ -62,10 +66,13 @@ def calibrate_noise_multiplier(
     """
     _check_request(epsilon, delta, sampling_probability, num_rounds, num_records, csi_delta)
     mechanism_delta = math.nextafter(delta - csi_delta, 0.0) if csi_delta else delta
-    reserve = num_rounds * FFT_DELTA_PER_ROUND
+    accounts = tuple(dict.fromkeys(spent)) or ((),)
+    already = max(sum(count for _, count in account) for account in accounts)
+    reserve = (already + num_rounds) * FFT_DELTA_PER_ROUND
     if mechanism_delta <= reserve:
         raise ConfigurationError(
-            f"delta: got {delta}, of which {mechanism_delta:.3g} is left for {num_rounds} rounds; "
+            f"delta: got {delta}, of which {mechanism_delta:.3g} is left for "
+            f"{already + num_rounds} rounds; "
             f"the composition sets aside {reserve:.3g} of it for rounding in its arithmetic, so no "
             "noise and no epsilon would do. Wanted a larger delta (it must stay below 1/n), or "
             "fewer rounds."
@@ -75,9 +82,14 @@ def calibrate_noise_multiplier(
     def make_test(loss_interval: float) -> Callable[[int], bool]:
         composer = Composer(loss_interval=loss_interval, delta=mechanism_delta)
 
+        dearest_first = sorted(accounts, key=composer.epsilon, reverse=True)
+
         def meets(grid_index: int) -> bool:
             price = PriceClass(float(sampling_probability), grid_index)
-            return composer.epsilon(((price, num_rounds),)) <= epsilon
+            return all(
+                composer.epsilon(_with_rounds(account, price, num_rounds)) <= epsilon
+                for account in dearest_first
+            )
 
         return meets
 
@@ -102,6 +114,12 @@ def calibrate_noise_multiplier(
             "Please report the arguments."
         )
     return multiplier
+
+
+def _with_rounds(account: History, price: PriceClass, num_rounds: int) -> History:
+    counts = dict(account)
+    counts[price] = counts.get(price, 0) + num_rounds
+    return make_history(counts)
 
 
 def _bisect(meets: Callable[[int], bool], lowest: int, highest: int) -> int | None:

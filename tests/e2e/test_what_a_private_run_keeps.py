@@ -50,6 +50,7 @@ STORED = {
         "keys": "one-way names of 256-bit keys",
         "probe": "losses of made-up prompts",
         "wall_s": NOT_STORED,
+        "stretches": "counts of rounds and records",
         "epsilon_spent": "a function of the ledger",
         "source": CHOSEN,
         "outcome": "whether the rounds or the budget came to their end: planned, not computed",

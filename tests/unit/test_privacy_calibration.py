@@ -108,3 +108,26 @@ def test_a_delta_below_the_reserve_for_rounding_is_refused_with_true_advice():
 def test_a_budget_that_no_noise_meets_is_refused():
     with pytest.raises(PrivacyError, match=r"no noise meets epsilon.*Allow a larger epsilon"):
         calibrate_noise_multiplier(**{**REQUEST, "epsilon": 1e-9, "delta": 2.0001e-11})
+
+
+def test_rounds_are_priced_on_top_of_what_is_spent():
+    """The least noise that fits beside every account, and no less."""
+    old = calibrate_noise_multiplier(**REQUEST)
+    price = PriceClass(REQUEST["sampling_probability"], grid_index_below(old))
+    accounts = [((price, REQUEST["num_rounds"]),), ((price, REQUEST["num_rounds"] // 2),), ()]
+    larger = {**REQUEST, "epsilon": 1.5 * REQUEST["epsilon"]}
+    fresh = calibrate_noise_multiplier(**larger)
+    new = calibrate_noise_multiplier(**larger, spent=accounts)
+    assert new > fresh
+    composer = Composer(loss_interval=loss_interval_for(larger["epsilon"]), delta=larger["delta"])
+    added = PriceClass(REQUEST["sampling_probability"], grid_index_below(new))
+    less = PriceClass(added.sampling_probability, added.grid_index - 1)
+    rounds = REQUEST["num_rounds"]
+    assert composer.epsilon(make_history({price: rounds, added: rounds})) <= larger["epsilon"]
+    assert composer.epsilon(make_history({price: rounds, less: rounds})) > larger["epsilon"]
+
+
+def test_no_noise_fits_beside_a_spent_budget():
+    price = PriceClass(REQUEST["sampling_probability"], grid_index_below(0.2))
+    with pytest.raises(PrivacyError, match="no noise meets"):
+        calibrate_noise_multiplier(**REQUEST, spent=[((price, REQUEST["num_rounds"]),)])

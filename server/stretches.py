@@ -1,0 +1,154 @@
+"""A run that has ended can go on: more rounds, a larger budget, fresh keys, the old ledger.
+
+Nothing that was spent is forgotten: the new rounds are priced on top of every device's account, at
+the least noise that keeps the *whole* run within the new budget. The devices draw fresh keys, for
+the old ones are destroyed, so the new noise has nothing in common with the old. The learning rate
+falls anew along its curve to the new last round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from server.assembly import agree, assemble, gather
+from server.config import RunConfig, dump_config, parse_config
+from server.device_keys import DeviceKeys
+from server.environment import environment, probe
+from server.errors import ConfigurationError
+from server.pricing import Stretch, csi_delta
+from server.privacy.accountant import Accountant
+from server.privacy.ledger import PrivacyLedger
+from server.privacy.mechanism import MechanismRecord
+from server.run_store import Outcome, RunStore
+
+CHANGEABLE = (
+    "optimizer.rounds",
+    "optimizer.learning_rate",
+    "optimizer.final_learning_rate_fraction",
+    "privacy.epsilon",
+    "run.evaluation_interval",
+    "run.digest_interval",
+)
+"""What may differ from then on. Everything else is part of what the steps so far mean."""
+
+
+def stretch_of(store: RunStore, config: RunConfig) -> Stretch:
+    """The stretch of a run that is being carried out, with what had been spent before it."""
+    stretches = store.meta("stretches")
+    last = stretches[-1]
+    stretch = Stretch(first_round=last["first_round"], number=len(stretches))
+    if not config.privacy.enabled or stretch.number == 1:
+        return stretch
+    before = PrivacyLedger(store.connection).records()[: last["num_records"]]
+    spent = open_accounts(config, stretch, before).histories()
+    return Stretch(stretch.first_round, stretch.number, spent)
+
+
+def open_accounts(
+    config: RunConfig, stretch: Stretch, records: Sequence[MechanismRecord]
+) -> Accountant:
+    """Every device's account, with the records of a ledger charged to it."""
+    accountant = Accountant(
+        epsilon=config.privacy.epsilon,
+        delta=config.privacy.delta,
+        csi_delta=csi_delta(config, stretch),
+    )
+    accountant.compose_all(records)
+    return accountant
+
+
+def plan_more_rounds(folder: Path, changes: dict[str, Any]) -> None:
+    """Plan more rounds for a run that has ended; `Experiment.resume` carries them out.
+
+    Args:
+        folder: the run.
+        changes: settings of `CHANGEABLE`, "section.key" -> value.
+
+    Raises:
+        ConfigurationError: the run has not ended, another setting, no more rounds than it has, or
+            a budget that is spent already. Nothing is changed then.
+        PrivacyError: no noise meets the budget.
+    """
+    if other := sorted(set(changes) - set(CHANGEABLE)):
+        raise ConfigurationError(
+            f"{other[0]}: cannot change while a run goes on. What can: {', '.join(CHANGEABLE)}."
+        )
+    store = RunStore.open(folder)
+    try:
+        before = store.config()
+        _check_has_ended(store, folder)
+        config = _changed(before, changes)
+        done = store.num_rounds()
+        if config.optimizer.rounds <= done:
+            raise ConfigurationError(
+                f"--rounds: got {config.optimizer.rounds}, the run has {done} rounds already; "
+                "wanted more, counted from its beginning."
+            )
+        if config.privacy.enabled and config.privacy.epsilon < before.privacy.epsilon:
+            raise ConfigurationError(
+                f"privacy.epsilon: got {config.privacy.epsilon}, the run had "
+                f"{before.privacy.epsilon}; a budget that was planned for cannot be lowered."
+            )
+        records = PrivacyLedger(store.connection).records() if config.privacy.enabled else ()
+        stretches = [
+            *store.meta("stretches"),
+            {"first_round": done, "num_records": len(records)},
+        ]
+        stretch = Stretch(done, len(stretches))
+        if config.privacy.enabled:
+            accounts = open_accounts(config, stretch, records)
+            if accounts.worst_spent() >= config.privacy.epsilon:
+                raise ConfigurationError(
+                    f"privacy.epsilon: {accounts.worst_spent():.6g} is spent (some of delta goes "
+                    f"to the channel of the new rounds), the budget is {config.privacy.epsilon:g}. "
+                    "More rounds need a larger one: --set privacy.epsilon=..."
+                )
+            stretch = Stretch(done, len(stretches), accounts.histories())
+        ingredients, keys = gather(config), DeviceKeys.create(config)
+        terms = agree(config, ingredients, keys, stretch)
+        parts = assemble(config, ingredients, keys, terms, str(store.meta("run_id")))
+        try:
+            probed = probe(parts.forward, ingredients.bundle)
+        finally:
+            parts.close()
+        if config.privacy.has_system_keys:
+            keys.keep(folder)
+        # One transaction: the run goes on as planned here, or is as it was.
+        store.set_all_meta(
+            {
+                "config": dump_config(config),
+                "stretches": stretches,
+                "keys": keys.commitments,
+                "data_commitments": ingredients.data_commitments(keys),
+                "validation_digest": ingredients.validation_digest,
+                "environment": environment(),
+                "probe": probed,
+                "outcome": Outcome.INTERRUPTED,
+                "parameter_digest": None,
+            }
+        )
+    finally:
+        store.close()
+
+
+def _check_has_ended(store: RunStore, folder: Path) -> None:
+    if store.outcome is Outcome.ABANDONED:
+        raise ConfigurationError(
+            f"{folder}: the run was ended on request. There is nothing to continue; start a new "
+            "run."
+        )
+    if not store.outcome.is_final:
+        raise ConfigurationError(
+            "--resume continues an interrupted run as it was planned; it takes no other settings. "
+            "A run that has ended can go on with --rounds."
+        )
+
+
+def _changed(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
+    document = dump_config(config)
+    for name, value in changes.items():
+        section, _, key = name.partition(".")
+        document[section][key] = value
+    return parse_config(document, source="--set")
