@@ -31,7 +31,8 @@ from radio.loopback import LoopbackTransceiver
 from radio.medium import SoftwareMedium
 from radio.metrics import nmse_db
 from radio.units import db_from_power_ratio, power_ratio_from_db
-from radio.waveforms.coherent import CoherentWaveform, csi_variance, receiver_noise_std
+from radio.waveforms.coherent import CoherentWaveform
+from radio.waveforms.error_model import csi_variance, receiver_noise_std
 
 SAMPLE_RATE_HZ = 1e6
 """Of the simulated radios. One sample is one symbol, so only the airtime depends on it."""

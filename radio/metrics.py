@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -24,19 +23,6 @@ def nmse_db(estimates: npt.ArrayLike, truths: npt.ArrayLike) -> float:
     """
     error_power, true_power = _error_and_reference_power(estimates, truths)
     return db_from_power_ratio(error_power / true_power)
-
-
-def evm_percent(received: npt.ArrayLike, reference: npt.ArrayLike) -> float:
-    """Error vector magnitude: 100 rms(received - reference) / rms(reference).
-
-    Relative to the reference's rms, not to its peak. No gain or phase is fitted: correct those
-    first if they are not part of the error.
-
-    Raises:
-        RadioConfigurationError: as `nmse_db`.
-    """
-    error_power, reference_power = _error_and_reference_power(received, reference)
-    return 100.0 * math.sqrt(error_power / reference_power)
 
 
 def snr_db(signal_power: float, noise_power: float) -> float:

@@ -35,17 +35,15 @@ class Access(enum.StrEnum):
 
 
 class Participation(enum.StrEnum):
-    """What a device did in a round. Three kinds of silence that must never share one flag.
+    """What a device did in a round. Two kinds of silence that must never share one flag.
 
     TRANSMITTED: its signal went out. TRUNCATED: ordered to be silent, its channel was too weak.
     DROPPED: it was to speak and could not (a loss was not finite, the plan was refused).
-    LATE: its signal would have missed the deadline.
     """
 
     TRANSMITTED = "transmitted"
     TRUNCATED = "truncated"
     DROPPED = "dropped"
-    LATE = "late"
 
 
 def _require(condition: bool, message: str) -> None:

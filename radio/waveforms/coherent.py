@@ -40,28 +40,10 @@ from radio.checks import (
 )
 from radio.errors import RadioConfigurationError
 from radio.waveforms.error_model import (
-    amplitude_error_bound,
-    csi_bias,
-    csi_variance,
     gain_error_variance,
-    noise_power_upper_bound,
     receiver_noise_std,
-    rounding_error_bound,
 )
 from radio.waveforms.zadoff_chu import zadoff_chu
-
-__all__ = [
-    "ChannelEstimate",
-    "CoherentWaveform",
-    "Reception",
-    "amplitude_error_bound",
-    "csi_bias",
-    "csi_variance",
-    "gain_error_variance",
-    "noise_power_upper_bound",
-    "receiver_noise_std",
-    "rounding_error_bound",
-]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,10 +125,6 @@ class CoherentWaveform:
     def payload_offset_samples(self) -> int:
         """Position of the payload burst in its frame."""
         return self.noise_symbols
-
-    def symbols_per_round(self) -> tuple[int, int]:
-        """Symbols that carry energy in one round: (payload, pilots of all devices)."""
-        return self.payload_symbols, self.num_devices * self.pilot_symbols
 
     def airtime_s(self, sample_rate_hz: float) -> float:
         """Duration of both frames of a round, silence included, in seconds."""

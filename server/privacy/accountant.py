@@ -191,34 +191,6 @@ class Accountant:
             "model, or plan a new run with more noise per round."
         )
 
-    def affordable_rounds(self, record: MechanismRecord) -> int:
-        """How many more rounds like this one the device can pay for (at most 2**24)."""
-        self._check_promise(record)
-        price = price_class_of(record.to_dp_event())
-        counts = self._counts.get(record.device_index, {})
-        already = counts.get(price, 0)
-        others = make_history({p: n for p, n in counts.items() if p != price})
-        low, high = already, already + 1
-        while self._is_affordable(others, price, high):
-            low, high = high, 2 * high
-            if high - already > 2**24:
-                return 2**24
-        while high - low > 1:
-            middle = (low + high) // 2
-            if self._is_affordable(others, price, middle):
-                low = middle
-            else:
-                high = middle
-        return low - already
-
-    def epsilon_after(self, record: MechanismRecord, num_rounds: int) -> float:
-        """Epsilon of a fresh device after ``num_rounds`` rounds like this one; charges nothing."""
-        if num_rounds < 0:
-            raise ConfigurationError(f"num_rounds: got {num_rounds}, wanted >= 0.")
-        return self._composer.epsilon(
-            make_history({price_class_of(record.to_dp_event()): num_rounds})
-        )
-
     def _check_promise(self, record: MechanismRecord) -> None:
         promise = (record.unit, record.relation)
         if self._promise is not None and promise != self._promise:

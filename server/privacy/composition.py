@@ -146,10 +146,6 @@ class Composer:
                 self._epsilons.popitem(last=False)
         return known
 
-    def is_cached(self, history: History) -> bool:
-        """Whether the distribution of a history is at hand, so that one more round is cheap."""
-        return history in self._composed
-
     def _compute_epsilon(self, history: History) -> float:
         num_rounds = sum(count for _, count in history)
         delta = self._delta - num_rounds * FFT_DELTA_PER_ROUND

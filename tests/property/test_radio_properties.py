@@ -11,8 +11,8 @@ from radio import units
 from radio.errors import RadioSaturationError
 from radio.loopback import LoopbackTransceiver
 from radio.medium import SoftwareMedium
-from radio.waveforms.coherent import (
-    CoherentWaveform,
+from radio.waveforms.coherent import CoherentWaveform
+from radio.waveforms.error_model import (
     amplitude_error_bound,
     noise_power_upper_bound,
     rounding_error_bound,
@@ -94,7 +94,7 @@ def test_frame_positions_never_overlap_and_keep_their_guards(waveform):
         assert offset + burst.size + waveform.guard_symbols <= waveform.sounding_samples
         ends.append(offset + burst.size + waveform.guard_symbols)
     assert occupied.max() == 1
-    assert occupied.sum() == waveform.symbols_per_round()[1]
+    assert occupied.sum() == waveform.num_devices * waveform.pilot_symbols
     assert not occupied[: waveform.noise_symbols].any()
     assert ends[-1] == waveform.sounding_samples
     payload_end = waveform.payload_offset_samples + waveform.modulate(1.0, 1.0).size

@@ -34,7 +34,9 @@ def claimed_epsilon(multiplier):
         amplitude_error_bound=0.0,
         noise_stream="00000000",
     )
-    return Accountant(epsilon=8.0, delta=DELTA).epsilon_after(record, NUM_ROUNDS)
+    accountant = Accountant(epsilon=8.0, delta=DELTA)
+    accountant.compose_all([record] * NUM_ROUNDS)
+    return accountant.spent(0)
 
 
 def audited_epsilon(true_multiplier, threshold, seed):

@@ -16,8 +16,8 @@ from scipy import integrate, special, stats
 from radio.channel_models import AwgnChannel, RayleighBlockFading
 from radio.measurement import measure_loopback
 from radio.medium import SoftwareMedium
-from radio.waveforms.coherent import (
-    CoherentWaveform,
+from radio.waveforms.coherent import CoherentWaveform
+from radio.waveforms.error_model import (
     amplitude_error_bound,
     csi_variance,
     gain_error_variance,

@@ -7,8 +7,8 @@ from scipy import integrate, special
 
 from radio.errors import RadioConfigurationError
 from radio.medium import SoftwareMedium
-from radio.waveforms.coherent import (
-    CoherentWaveform,
+from radio.waveforms.coherent import CoherentWaveform
+from radio.waveforms.error_model import (
     amplitude_error_bound,
     csi_bias,
     csi_variance,
@@ -101,7 +101,6 @@ def test_lengths_and_airtime_of_the_default_frames():
     waveform = CoherentWaveform(num_devices=5)
     assert waveform.sounding_samples == 256 + 5 * (1024 + 32)
     assert waveform.payload_samples == 256 + 64
-    assert waveform.symbols_per_round() == (64, 5120)
     assert waveform.airtime_s(1e6) == pytest.approx((5536 + 320) * 1e-6)
 
 
