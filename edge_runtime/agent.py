@@ -144,7 +144,7 @@ class DeviceAgent:
         spoken = [(d, orders[d.device_index]) for d in self._devices if d.device_index in orders]
         release = plan.release  # a digest of every order; taken once for all devices
         batches = [self._draw_batches(device, plan, release) for device, _ in spoken]
-        losses_plus, losses_minus = self.look_both_ways(plan, batches)
+        losses_plus, losses_minus = self.compute_two_sided_losses(plan, batches)
 
         reports = {
             device.device_index: self._report(plan, device, Participation.TRUNCATED)
@@ -182,7 +182,7 @@ class DeviceAgent:
             if device.device_index in orders:
                 _check_limits(plan, orders[device.device_index], device)
 
-    def look_both_ways(
+    def compute_two_sided_losses(
         self, plan: RoundPlan, batches: Sequence[Sequence[Batch]]
     ) -> tuple[list[Float32Array], list[Float32Array]]:
         """Losses of each device's examples at w + mu z and at w - mu z; afterwards w is w again."""

@@ -16,13 +16,7 @@ from typing import Any
 from edge_runtime.forward import OnnxForward
 from edge_runtime.tasks import Batch
 from radio.waveforms.coherent import ChannelEstimate
-from server.assembly import (
-    Ingredients,
-    Parts,
-    agree,
-    assemble,
-    gather,
-)
+from server.assembly import RunComponents, connect, plan_privacy
 from server.config import RunConfig, dump_config
 from server.device_keys import KEYS_FILE, DeviceKeys
 from server.environment import environment, peak_rss_mb, probe
@@ -36,6 +30,7 @@ from server.evaluation import Evaluation, evaluate
 from server.pricing import Pricing, PrivacyTerms
 from server.privacy.ledger import PrivacyLedger
 from server.round_loop import RoundLoop
+from server.run_data import RunData, load_run_data
 from server.run_store import EvaluationRow, Outcome, RoundRow, RunStore
 from server.stretches import open_accounts, stretch_of
 
@@ -79,22 +74,22 @@ class Experiment:
             ServerError, EdgeError, RadioError: what is wrong with the request.
         """
         run_id = f"{Path(config.task.name).stem}-{secrets.token_hex(4)}"
-        ingredients = gather(config)
+        data = load_run_data(config)
         keys = DeviceKeys.create(config)
-        terms = agree(config, ingredients, keys)
-        parts = assemble(config, ingredients, keys, terms, run_id)
+        terms = plan_privacy(config, data, keys)
+        components = connect(config, data, keys, terms, run_id)
         try:
-            untrained = evaluate(parts.forward, parts.validation)
-            probed = probe(parts.forward, ingredients.bundle)
-            store = _create_store(config, folder, run_id, ingredients, keys, probed)
+            untrained = evaluate(components.forward, components.validation)
+            probed = probe(components.forward, data.bundle)
+            store = _create_store(config, folder, run_id, data, keys, probed)
         except BaseException:
-            parts.close()
+            components.close()
             raise
         try:
-            experiment = cls._join(config, folder, store, parts, terms)
+            experiment = cls._join(config, folder, store, components, data.num_shortened, terms)
             experiment.record_evaluation(0, untrained)
         except BaseException:
-            parts.close()
+            components.close()
             store.close()
             raise
         return experiment
@@ -116,23 +111,23 @@ class Experiment:
                     f"{store.path}: the run has ended ({store.outcome}) and its private keys are "
                     "destroyed. There is nothing to continue; start a new run."
                 )
-            ingredients = gather(config)
+            data = load_run_data(config)
             keys = DeviceKeys.load(config, folder)
-            _check_same(store, "bundle_digest", ingredients.bundle.digest)
-            _check_same(store, "task", ingredients.task.without_paths())
+            _check_same(store, "bundle_digest", data.bundle.digest)
+            _check_same(store, "task", data.task.without_paths())
             _check_same(store, "environment", environment())
             _check_same(store, "keys", keys.commitments)
-            _check_same(store, "data_commitments", ingredients.data_commitments(keys))
-            _check_same(store, "validation_digest", ingredients.validation_digest)
-            terms = agree(config, ingredients, keys, stretch_of(store, config))
-            parts = assemble(config, ingredients, keys, terms, str(store.meta("run_id")))
+            _check_same(store, "data_commitments", data.data_commitments(keys))
+            _check_same(store, "validation_digest", data.validation_digest)
+            terms = plan_privacy(config, data, keys, stretch_of(store, config))
+            components = connect(config, data, keys, terms, str(store.meta("run_id")))
             try:
-                _check_same(store, "probe", probe(parts.forward, ingredients.bundle))
-                experiment = cls._join(config, folder, store, parts, terms)
+                _check_same(store, "probe", probe(components.forward, data.bundle))
+                experiment = cls._join(config, folder, store, components, data.num_shortened, terms)
                 for result in store.results(experiment.loop.run_id):
                     experiment.loop.take_step(result)
             except BaseException:
-                parts.close()
+                components.close()
                 raise
         except BaseException:
             store.close()
@@ -145,20 +140,21 @@ class Experiment:
         config: RunConfig,
         folder: Path,
         store: RunStore,
-        parts: Parts,
+        components: RunComponents,
+        num_shortened: int,
         terms: PrivacyTerms | None,
     ) -> Experiment:
-        pricing = _build_pricing(config, terms, store, parts.noise_symbols)
+        pricing = _build_pricing(config, terms, store, components.link.noise_symbols)
         loop = RoundLoop(
             run_id=str(store.meta("run_id")),
             config=config,
-            control=parts.control,
-            receiver=parts.receiver,
+            control=components.control,
+            receiver=components.link.receiver,
             pricing=pricing,
-            replica=parts.replica,
+            replica=components.replica,
             store=store,
-            air=parts.air,
-            truth=parts.truth,
+            channel_simulation=components.link.channel_simulation,
+            truth=components.truth,
         )
         return cls(
             config=config,
@@ -167,12 +163,12 @@ class Experiment:
             loop=loop,
             pricing=pricing,
             terms=terms,
-            forward=parts.forward,
-            validation=parts.validation,
-            source=parts.receiver.source,
-            num_parameters=parts.replica.num_parameters,
-            num_trainable=parts.replica.num_trainable,
-            num_shortened=parts.num_shortened,
+            forward=components.forward,
+            validation=components.validation,
+            source=components.link.receiver.source,
+            num_parameters=components.replica.num_parameters,
+            num_trainable=components.replica.num_trainable,
+            num_shortened=num_shortened,
         )
 
     def run(
@@ -299,7 +295,7 @@ def _create_store(
     config: RunConfig,
     folder: Path,
     run_id: str,
-    ingredients: Ingredients,
+    data: RunData,
     keys: DeviceKeys,
     probed: str,
 ) -> RunStore:
@@ -313,10 +309,10 @@ def _create_store(
         {
             "run_id": run_id,
             "config": dump_config(config),
-            "bundle_digest": ingredients.bundle.digest,
-            "task": ingredients.task.without_paths(),
-            "data_commitments": ingredients.data_commitments(keys),
-            "validation_digest": ingredients.validation_digest,
+            "bundle_digest": data.bundle.digest,
+            "task": data.task.without_paths(),
+            "data_commitments": data.data_commitments(keys),
+            "validation_digest": data.validation_digest,
             "environment": environment(),
             "keys": keys.commitments,
             "probe": probed,

@@ -186,12 +186,12 @@ class Pricing:
         self._ledger = ledger
         self._noise_symbols = noise_symbols
         # A resumed run finds the price of its unfinished round here.
-        self._paid_before = frozenset(ledger.records()) if ledger is not None else frozenset()
-        self._rounds_paid_before = frozenset(r.round_index for r in self._paid_before)
+        self._charged_before = frozenset(ledger.records()) if ledger is not None else frozenset()
+        self._rounds_charged_before = frozenset(r.round_index for r in self._charged_before)
 
-    def was_paid_before(self, round_index: int) -> bool:
+    def was_charged_before(self, round_index: int) -> bool:
         """Whether an earlier process paid for the round, and may have sent it, before it died."""
-        return round_index in self._rounds_paid_before
+        return round_index in self._rounds_charged_before
 
     def plan_round(self, round_index: int, channel: ChannelEstimate) -> PlannedRound:
         """Who speaks, how loud, and with how much noise."""
@@ -250,7 +250,7 @@ class Pricing:
             for k in power.participants
         )
 
-    def pay(self, price: Sequence[MechanismRecord]) -> None:
+    def charge(self, price: Sequence[MechanismRecord]) -> None:
         """Check that the round can be afforded, and write its price down, on the disk.
 
         A resumed run finds the price of its unfinished round already paid: the same noise streams
@@ -262,12 +262,12 @@ class Pricing:
         """
         if self._accountant is None or self._ledger is None:
             return
-        if not self._paid_before.issuperset(price):
+        if not self._charged_before.issuperset(price):
             for record in price:
                 self._accountant.check_affordable(record)
         self._compose(self._ledger.append(price))
 
-    def correct_price(
+    def charge_correction(
         self, price: Sequence[MechanismRecord], power: PowerPlan, speakers: Sequence[int]
     ) -> None:
         """A device that was to speak and did not has taken its noise away: the others pay more.

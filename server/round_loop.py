@@ -30,19 +30,10 @@ from server.pricing import PlannedRound, Pricing
 from server.privacy.mechanism import MechanismRecord
 from server.receiver import Receiver
 from server.run_store import RoundRow, RunStore
+from server.simulation import ChannelSimulation
 
 
-class Air(Protocol):
-    """What only a simulation has: the world outside, brought to the right state for a frame."""
-
-    def begin_sounding(self, round_index: int) -> None:
-        """A sounding frame is about to be sent."""
-
-    def begin_payload(self, round_index: int) -> None:
-        """A payload frame is about to be sent."""
-
-
-class TruthKeeper(Protocol):
+class ScalarObservations(Protocol):
     """What only a simulation knows: the scalars before noise and channel."""
 
     def true_mean(self, round_index: int) -> float | None:
@@ -63,8 +54,8 @@ class RoundLoop:
     pricing: Pricing
     replica: ParameterStore
     store: RunStore
-    air: Air
-    truth: TruthKeeper
+    channel_simulation: ChannelSimulation
+    truth: ScalarObservations
     clock: Callable[[], float] = time.perf_counter
 
     def run_round(self, round_index: int, channel: ChannelEstimate) -> RoundRow:
@@ -81,15 +72,15 @@ class RoundLoop:
             NonFiniteScalarError: the model has diverged: no device had a finite loss.
         """
         started = self.clock()
-        if self.pricing.was_paid_before(round_index) and not self.receiver.repeats_bit_for_bit:
+        if self.pricing.was_charged_before(round_index) and not self.receiver.repeats_bit_for_bit:
             return self.skip_round(round_index)
         planned = self.pricing.plan_round(round_index, channel)
         plan = self.make_plan(round_index, planned.power)
         price = self.pricing.price(planned, plan.release)
-        self.pricing.pay(price)
+        self.pricing.charge(price)
         reports = self.announce(plan)
         speakers = _speakers(reports)
-        self.pricing.correct_price(price, planned.power, speakers)
+        self.pricing.charge_correction(price, planned.power, speakers)
         estimate, receiver_noise_std = self.hear_mean(planned.power, len(speakers))
         is_enough = len(speakers) >= self.config.federation.min_speakers
         result = self.decide_step(round_index, estimate if is_enough else 0.0)
@@ -131,7 +122,7 @@ class RoundLoop:
         """Have the devices sound at the start of the round's fading block and estimate gains."""
         block_start = round_index - round_index % self.config.radio.coherence_rounds
         amplitude = self.config.radio.max_amplitude
-        self.air.begin_sounding(block_start)
+        self.channel_simulation.begin_sounding(block_start)
         self.control.broadcast(SoundingOrder(self.run_id, block_start, amplitude, 0))
         return self.receiver.hear_pilots(0, amplitude)
 
@@ -160,7 +151,7 @@ class RoundLoop:
 
     def announce(self, plan: RoundPlan) -> list[RoundReport]:
         """Broadcast the plan; the devices answer when their signals are out, or why not."""
-        self.air.begin_payload(plan.round_index)
+        self.channel_simulation.begin_payload(plan.round_index)
         self.control.broadcast(plan)
         return [m for m in self.control.collect() if isinstance(m, RoundReport)]
 

@@ -1,4 +1,4 @@
-"""What exists only because a run is simulated: the weather on the air, and the truth.
+"""What exists only because a run is simulated: the channel's state in each round, and the truth.
 
 Every random draw is a function of (seed, purpose, index), never of what was drawn before, so a run
 that was interrupted continues with the same bits.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from typing import Protocol
 
 import numpy as np
 
@@ -23,7 +24,17 @@ def simulation_rng(seed: int, purpose: str, index: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key))
 
 
-class SimulatedAir:
+class ChannelSimulation(Protocol):
+    """What only a simulation has: a channel that is brought to the right state for a frame."""
+
+    def begin_sounding(self, round_index: int) -> None:
+        """A sounding frame is about to be sent."""
+
+    def begin_payload(self, round_index: int) -> None:
+        """A payload frame is about to be sent."""
+
+
+class SoftwareChannelSimulation(ChannelSimulation):
     """Gains per fading block and noise per frame for a SoftwareMedium."""
 
     def __init__(
@@ -51,8 +62,8 @@ class SimulatedAir:
         self._medium.set_gains(gains)
 
 
-class NoAir:
-    """The ideal link has no weather."""
+class NoChannelSimulation(ChannelSimulation):
+    """The ideal link has no channel."""
 
     def begin_sounding(self, round_index: int) -> None:
         """Nothing to do."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from server.assembly import agree, assemble, gather
+from server.assembly import connect, plan_privacy
 from server.config import RunConfig, dump_config, parse_config
 from server.device_keys import DeviceKeys
 from server.environment import environment, probe
@@ -21,6 +21,7 @@ from server.pricing import Stretch, csi_delta
 from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger
 from server.privacy.mechanism import MechanismRecord
+from server.run_data import load_run_data
 from server.run_store import Outcome, RunStore
 
 CHANGEABLE = (
@@ -106,13 +107,13 @@ def plan_more_rounds(folder: Path, changes: dict[str, Any]) -> None:
                     "More rounds need a larger one: --set privacy.epsilon=..."
                 )
             stretch = Stretch(done, len(stretches), accounts.histories())
-        ingredients, keys = gather(config), DeviceKeys.create(config)
-        terms = agree(config, ingredients, keys, stretch)
-        parts = assemble(config, ingredients, keys, terms, str(store.meta("run_id")))
+        data, keys = load_run_data(config), DeviceKeys.create(config)
+        terms = plan_privacy(config, data, keys, stretch)
+        components = connect(config, data, keys, terms, str(store.meta("run_id")))
         try:
-            probed = probe(parts.forward, ingredients.bundle)
+            probed = probe(components.forward, data.bundle)
         finally:
-            parts.close()
+            components.close()
         if config.privacy.has_system_keys:
             keys.keep(folder)
         # One transaction: the run goes on as planned here, or is as it was.
@@ -121,8 +122,8 @@ def plan_more_rounds(folder: Path, changes: dict[str, Any]) -> None:
                 "config": dump_config(config),
                 "stretches": stretches,
                 "keys": keys.commitments,
-                "data_commitments": ingredients.data_commitments(keys),
-                "validation_digest": ingredients.validation_digest,
+                "data_commitments": data.data_commitments(keys),
+                "validation_digest": data.validation_digest,
                 "environment": environment(),
                 "probe": probed,
                 "outcome": Outcome.INTERRUPTED,

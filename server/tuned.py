@@ -32,8 +32,8 @@ from edge_runtime.bundle import (
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.task_spec import TaskSpec
 from edge_runtime.tasks import label_token_ids, load_tokenizer
-from server.assembly import bundle_folder
 from server.errors import ConfigurationError, RunStoreError
+from server.run_data import bundle_folder
 from server.run_store import STORE_FILE, RunStore
 
 BUNDLE_FOLDER = "bundle"
@@ -125,7 +125,7 @@ def _of_run(folder: Path, num_rounds: int | None, best: bool) -> TunedModel:
             raise ConfigurationError(
                 f"--rounds: got {count}, the run has finished {len(results)} rounds."
             )
-        bundle = open_bundle(bundle_folder(config))
+        bundle = open_bundle(bundle_folder(config.model.bundle))
         if bundle.digest != store.meta("bundle_digest"):
             raise RunStoreError(
                 f"{bundle.folder}: not the bundle that the run was started with. Its steps belong "

@@ -61,7 +61,7 @@ def test_add_direction_and_back_restores_every_bit(arrays, seed, scale):
 
 @given(tensors, seeds, scales)
 @example(NEGATIVE_ZERO, 1, 2.0**-10)
-def test_a_look_both_ways_leaves_no_trace(arrays, seed, scale):
+def test_looking_both_ways_leaves_no_trace(arrays, seed, scale):
     store = make_store(arrays)
     before = store.digest()
     for move in (scale, -2.0 * scale, scale):

@@ -82,12 +82,12 @@ def price(pricing, planned):
 def pay(pricing, planned):
     """Pay for a planned round; returns what was paid."""
     paid = price(pricing, planned)
-    pricing.pay(paid)
+    pricing.charge(paid)
     return paid
 
 
 def correct(pricing, planned, speakers):
-    pricing.correct_price(price(pricing, planned), planned.power, speakers)
+    pricing.charge_correction(price(pricing, planned), planned.power, speakers)
 
 
 @pytest.fixture
@@ -349,17 +349,17 @@ def test_one_noise_under_two_prices_is_refused(store, terms):
         for o, s in zip(other, same, strict=True)
     ]
     with pytest.raises(PrivacyError, match="not identical"):
-        pricing.pay(mixed)
+        pricing.charge(mixed)
     assert ledger.head == head
 
 
 def test_a_resumed_run_knows_which_rounds_were_paid(store, terms):
     first, _ = open_pricing(store, terms)
     pay(first, first.plan_round(0, channel()))
-    assert not first.was_paid_before(0)  # by this process: it knows what became of it
+    assert not first.was_charged_before(0)  # by this process: it knows what became of it
     resumed, _ = open_pricing(store, terms)
-    assert resumed.was_paid_before(0)
-    assert not resumed.was_paid_before(1)
+    assert resumed.was_charged_before(0)
+    assert not resumed.was_charged_before(1)
 
 
 def test_a_device_that_drops_takes_its_noise_away_and_the_others_pay(store, terms):

@@ -26,7 +26,7 @@ from server.privacy.ledger import PrivacyLedger
 from server.receiver import Receiver
 from server.round_loop import RoundLoop
 from server.run_store import RunStore
-from server.simulation import NoAir, ScalarTruth
+from server.simulation import NoChannelSimulation, ScalarTruth
 
 NUM_DEVICES = 3
 ROUNDS = 4
@@ -141,7 +141,7 @@ def loop(store, terms):
         pricing=Pricing(CONFIG, terms, accountant, ledger, 256),
         replica=FakeReplica(log),
         store=store,
-        air=NoAir(),
+        channel_simulation=NoChannelSimulation(),
         truth=ScalarTruth(),
         clock=iter(range(1000)).__next__,
     )
@@ -277,7 +277,7 @@ def test_a_paid_round_is_repeated_by_a_simulation_and_skipped_by_a_radio(
     paid = loop.pricing.price(
         planned := loop.pricing.plan_round(0, CHANNEL), loop.make_plan(0, planned.power).release
     )
-    loop.pricing.pay(paid)  # and then the process died
+    loop.pricing.charge(paid)  # and then the process died
     ledger = PrivacyLedger(store.connection)
     accountant = Accountant(epsilon=6.0, delta=1e-4, csi_delta=1e-5)
     accountant.compose_all(ledger.records())

@@ -7,7 +7,12 @@ from edge_runtime.spsa import ScalarEstimate
 from radio.channel_models import AwgnChannel, RayleighBlockFading
 from radio.loopback import LoopbackTransceiver
 from radio.medium import SoftwareMedium
-from server.simulation import NoAir, ScalarTruth, SimulatedAir, simulation_rng
+from server.simulation import (
+    NoChannelSimulation,
+    ScalarTruth,
+    SoftwareChannelSimulation,
+    simulation_rng,
+)
 
 NUM_DEVICES = 3
 COHERENCE_ROUNDS = 4
@@ -30,7 +35,7 @@ def make_air(*, seed=5, channel=None):
         noise_power=0.5,
         noise_rng=simulation_rng(seed, "noise/start", 0),
     )
-    air = SimulatedAir(
+    air = SoftwareChannelSimulation(
         medium,
         channel or RayleighBlockFading(),
         seed=seed,
@@ -116,7 +121,7 @@ def test_beginning_a_frame_clears_the_air():
 
 
 def test_the_ideal_link_has_no_weather():
-    air = NoAir()
+    air = NoChannelSimulation()
     air.begin_sounding(0)
     air.begin_payload(0)
 
