@@ -4,9 +4,9 @@ A round moves the weights four times and leaves no trace but its step:
 
     w + mu z   ->   w - mu z   ->   w   ->   w - step z
 
-Moves are carried out when somebody reads the weights, not before. Neighbours along one direction
-become one, and different directions share a trip to memory, so restore, step and the next round's
-first perturbation are one pass over the weights: two passes a round instead of five.
+Moves are carried out when somebody reads the weights and not before (`deferred_moves`), so restore,
+step and the next round's first perturbation are one pass over the weights: two passes a round
+instead of five.
 
 Because every addition is exact (`edge_runtime.lattice`), the third state is the first, bit for bit,
 and replaying the steps in any order on any machine gives the same weights.
@@ -16,24 +16,20 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-import json
 import math
-import weakref
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import BinaryIO
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
 
 from edge_runtime.bundle import Bundle, TensorEntry
-from edge_runtime.kernel import MAX_FUSED_MOVES, WEIGHTS_PER_BLOCK, add_moves, max_abs, numpy_twin
+from edge_runtime.deferred_moves import DeferredMoves
+from edge_runtime.kernel import max_abs, numpy_twin
 from edge_runtime.lattice import is_multiple_of_quantum, range_limit, round_to_lattice
 from edge_runtime.protocol.direction import WEIGHTS_PER_WORD, rounding_word, sign_bytes
-from edge_runtime.protocol.errors import BundleError, LatticeError
+from edge_runtime.protocol.errors import LatticeError
 from edge_runtime.protocol.rounds import STEP_QUANTUM, RoundResult
+from edge_runtime.weights_file import check_shape, read_weights
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -42,9 +38,7 @@ TRAINABLE_NORMS_AND_BIASES = "norms_and_biases"
 
 _ALIGNMENT_BYTES = 64
 _STEP_EXPONENT = round(math.log2(STEP_QUANTUM))
-_CHUNK_WEIGHTS = 1 << 18  # 1 MiB: what loading, range checks and digests hold beside the weights
-_NUMPY_DTYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}  # safetensors' names
-_PIECE_WEIGHTS = 1 << 20  # what one thread takes at a time
+_CHUNK_WEIGHTS = 1 << 18  # 1 MiB: what a range check holds beside the weights
 _MIN_THREADED_WEIGHTS = 1 << 20  # below, waking a thread costs more than it saves
 
 
@@ -107,12 +101,8 @@ class ParameterStore:
             for start, size in zip(starts[:-1].tolist(), sizes, strict=True)
         ]
         self._max_abs = [0.0] * len(sizes)
-        # Direction seed -> scale per tensor, oldest first: moves asked for and not yet made.
-        self._pending: dict[int, list[float]] = {}
-        self._pool: ThreadPoolExecutor | None = None
-        if num_threads > 1 and self.num_trainable >= _MIN_THREADED_WEIGHTS:
-            self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="pairzero-move")
-            weakref.finalize(self, self._pool.shutdown, wait=False)
+        is_large = self.num_trainable >= _MIN_THREADED_WEIGHTS
+        self._moves = DeferredMoves(self._flats, num_threads if is_large else 1)
 
     @classmethod
     def from_bundle(
@@ -123,7 +113,8 @@ class ParameterStore:
     ) -> ParameterStore:
         """Load a bundle's weights, a piece at a time, and round them to their lattices."""
         store = cls(bundle.manifest.tensors, trainable, num_threads)
-        store._load(bundle.weights_path)
+        for index, pieces in read_weights(bundle.weights_path, store.entries):
+            store._set(index, pieces)
         return store
 
     @classmethod
@@ -138,33 +129,9 @@ class ParameterStore:
         store = cls(entries, trainable, num_threads)
         for index, entry in enumerate(store.entries):
             array = np.asarray(arrays[entry.name])
-            store._check_shape(entry, array.shape)
+            check_shape(entry, array.shape)
             store._set(index, [array.reshape(-1)])
         return store
-
-    def _load(self, path: Path) -> None:
-        try:
-            with safe_open(str(path), framework="np") as weights:  # checks the header
-                present = set(weights.keys())
-            with path.open("rb") as file:
-                size = int.from_bytes(file.read(8), "little")
-                header, data_start = json.loads(file.read(size)), 8 + size
-                for index, entry in enumerate(self.entries):
-                    if entry.name not in present:
-                        raise BundleError(f"{path}: tensor {entry.name!r} is missing.")
-                    described = header[entry.name]
-                    self._check_shape(entry, described["shape"])
-                    file.seek(data_start + described["data_offsets"][0])
-                    self._set(index, _read_pieces(file, entry, described["dtype"]))
-        except (SafetensorError, OSError) as error:
-            raise BundleError(f"{path}: not a safetensors file: {error}") from error
-
-    @staticmethod
-    def _check_shape(entry: TensorEntry, shape: Sequence[int]) -> None:
-        if tuple(shape) != tuple(entry.shape):
-            raise BundleError(
-                f"{entry.name}: shape {tuple(shape)}, the manifest says {entry.shape}."
-            )
 
     def _set(self, index: int, pieces: Iterable[npt.NDArray[np.floating]]) -> None:
         """Fill a tensor from flat pieces in order: no second copy of it is ever held."""
@@ -248,35 +215,16 @@ class ParameterStore:
 
     def settle(self) -> None:
         """Carry out the moves that were asked for. Not to be called while a forward pass runs."""
-        if not self._pending:
-            return
-        pending, self._pending = self._pending, {}
-        pieces = []
-        for index, flat in enumerate(self._flats):
-            moves = [(seed, scales[index]) for seed, scales in pending.items() if scales[index]]
-            if moves:
-                seeds, scales = zip(*moves, strict=True)
-                for start in range(0, flat.size, _PIECE_WEIGHTS):
-                    piece = flat[start : start + _PIECE_WEIGHTS]
-                    pieces.append((piece, index, start // WEIGHTS_PER_BLOCK, seeds, scales))
-        if self._pool is None:
-            for arguments in pieces:
-                add_moves(*arguments)
-        else:
-            for done in [self._pool.submit(add_moves, *arguments) for arguments in pieces]:
-                done.result()
+        self._moves.carry_out()
 
     def _add(self, direction_seed: int, scales: Sequence[float]) -> None:
-        moved = [i for i, trained in enumerate(self.trainable) if trained and scales[i] != 0.0]
-        for index in moved:
-            self._check_range(index, direction_seed, scales[index])
-        for index in moved:
-            self._max_abs[index] += abs(scales[index])
-        if direction_seed not in self._pending and len(self._pending) == MAX_FUSED_MOVES:
-            self.settle()
-        total = self._pending.setdefault(direction_seed, [0.0] * len(self.entries))
-        for index in moved:
-            total[index] += scales[index]  # both multiples of the quantum: exact in float64
+        own = [s if moved else 0.0 for s, moved in zip(scales, self.trainable, strict=True)]
+        for index, scale in enumerate(own):
+            if scale:
+                self._check_range(index, direction_seed, scale)
+        for index, scale in enumerate(own):
+            self._max_abs[index] += abs(scale)
+        self._moves.add(direction_seed, own)
 
     def _check_range(self, index: int, direction_seed: int, scale: float) -> None:
         """The bound on abs(w) only grows; when it meets the limit, look at the real weights.
@@ -304,9 +252,7 @@ class ParameterStore:
 
     def close(self) -> None:
         """Let the worker threads go; later moves are made by the caller's own. Idempotent."""
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = None
+        self._moves.close()
 
     def digest(self) -> str:
         """sha256 over every tensor's name and little-endian bytes, in order. Equal bits, or not."""
@@ -316,27 +262,6 @@ class ParameterStore:
             sha.update(entry.name.encode())
             sha.update(flat.astype("<f4", copy=False).data)
         return sha.hexdigest()
-
-
-def _read_pieces(
-    file: BinaryIO, entry: TensorEntry, dtype: str
-) -> Iterator[npt.NDArray[np.floating]]:
-    """A tensor's values from the file's position on, a piece at a time.
-
-    Read, not mapped: the pages of a mapped file count as resident while they are used.
-    """
-    if dtype not in _NUMPY_DTYPES:
-        raise BundleError(
-            f"{entry.name}: stored as {dtype}, wanted one of {', '.join(_NUMPY_DTYPES)}. "
-            "Export the model again."
-        )
-    left = math.prod(entry.shape)
-    while left > 0:
-        piece = np.empty(min(left, _CHUNK_WEIGHTS), dtype=_NUMPY_DTYPES[dtype])
-        if file.readinto(piece.view(np.uint8)) != piece.nbytes:  # type: ignore[attr-defined]
-            raise BundleError(f"{entry.name}: the file ends inside it. Copy the bundle again.")
-        left -= piece.size
-        yield piece
 
 
 def _max_abs_after(

@@ -315,7 +315,7 @@ def test_a_tensor_that_is_not_in_the_file_is_named(tiny_bundle):
 
 def test_a_round_costs_two_passes(monkeypatch):
     """Restore, step and the next perturbation are one trip to memory."""
-    import edge_runtime.parameters as module
+    import edge_runtime.deferred_moves as module
 
     passes = []
 
@@ -337,7 +337,7 @@ def test_a_round_costs_two_passes(monkeypatch):
 
 
 def test_opposite_moves_that_nobody_saw_cost_nothing(monkeypatch):
-    import edge_runtime.parameters as module
+    import edge_runtime.deferred_moves as module
 
     monkeypatch.setattr(module, "add_moves", None)
     store = make_store(random_weights(300))
