@@ -13,6 +13,7 @@ from server.errors import (
     PrivacyError,
     TooLittleNoiseError,
 )
+from server.privacy.affordability import Affordability
 from server.privacy.composition import (
     Composer,
     History,
@@ -25,10 +26,6 @@ from server.privacy.mechanism import MechanismRecord
 from server.privacy.units import NeighbouringRelation, PrivacyUnit
 
 logger = logging.getLogger(__name__)
-
-# With more price classes than this one more round is composed onto the last distribution instead
-# of looking ahead, because looking ahead has to compose every class again.
-_MAX_CLASSES_TO_LOOK_AHEAD = 4
 
 
 class Accountant:
@@ -79,10 +76,7 @@ class Accountant:
         self._spent_floor: dict[int, float] = {}
         # Releases with hardly any noise, per device: no finite epsilon covers them.
         self._unpriceable: dict[int, int] = {}
-        # (the other classes of an account, one class) -> counts of that class known affordable,
-        # and known not to be. Equal accounts of many devices share an entry.
-        self._affordable: dict[tuple[History, PriceClass], int] = {}
-        self._unaffordable: dict[tuple[History, PriceClass], int] = {}
+        self._affordability = Affordability(self._composer, epsilon)
 
     @property
     def epsilon(self) -> float:
@@ -165,8 +159,7 @@ class Accountant:
     def check_affordable(self, record: MechanismRecord) -> None:
         """Raise unless the device can pay for the record; charge nothing.
 
-        Cheap for thousands of equal rounds: affordability is monotone, so a count that was once
-        certified covers every smaller one, and the count looked at doubles each time.
+        Cheap for thousands of equal rounds (`affordability`).
 
         Raises:
             BudgetExhaustedError: the account would exceed epsilon.
@@ -179,7 +172,7 @@ class Accountant:
         others = make_history({p: n for p, n in counts.items() if p != price})
         if record.device_index in self._unpriceable:
             total = math.inf
-        elif self._is_affordable(others, price, wanted):
+        elif self._affordability.is_affordable(others, price, wanted):
             return
         else:
             total = self._composer.epsilon(make_history({**counts, price: wanted}))
@@ -199,28 +192,3 @@ class Accountant:
                 f"{promise}, the account holds {self._promise}. Two different promises do not add "
                 "up; start a new run."
             )
-
-    def _is_affordable(self, others: History, price: PriceClass, wanted: int) -> bool:
-        """Whether ``wanted`` rounds of one class fit beside the other classes."""
-        key = (others, price)
-        if wanted <= self._affordable.get(key, 0):
-            return True
-        if wanted >= self._unaffordable.get(key, 2**63):
-            return False
-        for count in self._counts_to_try(key, wanted):
-            history = make_history({**dict(others), price: count})
-            if self._composer.epsilon(history) <= self._epsilon:
-                self._affordable[key] = count
-                return True
-            self._unaffordable[key] = count
-        return False
-
-    def _counts_to_try(self, key: tuple[History, PriceClass], wanted: int) -> Iterable[int]:
-        """Counts from which ``wanted`` can be decided, the most far-sighted first."""
-        others, _ = key
-        if len(others) < _MAX_CLASSES_TO_LOOK_AHEAD:
-            count = min(2 * wanted, (wanted + self._unaffordable.get(key, 2**63)) // 2)
-            while count > wanted:
-                yield count
-                count = (wanted + count) // 2
-        yield wanted

@@ -18,6 +18,7 @@ from server.privacy.composition import (
     loss_interval_for,
     make_history,
 )
+from server.privacy.grid_search import smallest_index
 
 RECORD_SLACK = 1e-6
 """What a caller may lose in floating point between the calibrated multiplier and a record's own."""
@@ -97,10 +98,8 @@ def calibrate_noise_multiplier(
     highest = grid_index_below(MAX_NOISE_MULTIPLIER)
     meets = make_test(interval)
     # A coarse grid only overstates epsilon, so its answer is safe, near, and found in no time.
-    start = _bisect(make_test(interval * _COARSENING), lowest, highest)
-    index = None if start is None else _gallop_down(meets, lowest, start)
-    if index is None:
-        index = _bisect(meets, lowest, highest)
+    meets_roughly = make_test(interval * _COARSENING)
+    index = smallest_index(meets, meets_roughly, lowest=lowest, highest=highest)
     if index is None:
         raise PrivacyError(
             f"no noise meets epsilon {epsilon} at delta {delta} (csi_delta {csi_delta}) over "
@@ -120,29 +119,6 @@ def _with_rounds(account: History, price: PriceClass, num_rounds: int) -> Histor
     counts = dict(account)
     counts[price] = counts.get(price, 0) + num_rounds
     return make_history(counts)
-
-
-def _bisect(meets: Callable[[int], bool], lowest: int, highest: int) -> int | None:
-    """The smallest index that meets a monotone condition, None if not even ``highest`` does."""
-    if not meets(highest):
-        return None
-    while lowest < highest:
-        middle = (lowest + highest) // 2
-        if meets(middle):
-            highest = middle
-        else:
-            lowest = middle + 1
-    return highest
-
-
-def _gallop_down(meets: Callable[[int], bool], lowest: int, start: int) -> int | None:
-    """Like `_bisect`, from an index that should meet the condition and be close to the answer."""
-    step = 1
-    below = max(lowest, start - step)
-    while below > lowest and meets(below):
-        step *= 2
-        below = max(lowest, start - step)
-    return _bisect(meets, below, start)
 
 
 def _check_request(
