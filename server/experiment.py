@@ -31,7 +31,8 @@ from server.pricing import Pricing, PrivacyTerms
 from server.privacy.ledger import PrivacyLedger
 from server.round_loop import RoundLoop
 from server.run_data import RunData, load_run_data
-from server.run_store import EvaluationRow, Outcome, RoundRow, RunStore
+from server.run_records import EvaluationRow, Outcome, RoundRow
+from server.run_store import RunStore
 from server.stretches import open_accounts, stretch_of
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from server.config import RunConfig
 from server.drawing import Axes, Figure, FigureCanvasAgg
-from server.run_store import EvaluationRow, RoundRow
+from server.run_records import EvaluationRow, RoundRow
 
 # Okabe and Ito's palette: distinct for colour-blind readers and in grey print.
 _BLUE, _ORANGE, _GREEN, _BLACK = "#0072B2", "#D55E00", "#009E73", "#000000"

@@ -18,7 +18,7 @@ from server.power.feasibility import (
 )
 from server.power.static import plan_static
 from server.pricing import PrivacyTerms
-from server.run_store import RoundRow
+from server.run_records import RoundRow
 
 
 class ProgressPrinter:

@@ -19,7 +19,8 @@ from radio.metrics import nmse_db
 from server.config import RunConfig
 from server.errors import ReportError
 from server.plots import draw_plots
-from server.run_store import STORE_FILE, EvaluationRow, Outcome, RoundRow, RunStore, look_at
+from server.run_records import EvaluationRow, Outcome, RoundRow
+from server.run_store import STORE_FILE, RunStore, look_at
 
 SUMMARY_FILE = "summary.json"
 REPORT_FILE = "report.html"

@@ -29,7 +29,8 @@ from server.power.static import PowerPlan
 from server.pricing import PlannedRound, Pricing
 from server.privacy.mechanism import MechanismRecord
 from server.receiver import Receiver
-from server.run_store import RoundRow, RunStore
+from server.run_records import RoundRow
+from server.run_store import RunStore
 from server.simulation import ChannelSimulation
 
 

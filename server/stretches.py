@@ -22,7 +22,8 @@ from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger
 from server.privacy.mechanism import MechanismRecord
 from server.run_data import load_run_data
-from server.run_store import Outcome, RunStore
+from server.run_records import Outcome
+from server.run_store import RunStore
 
 CHANGEABLE = (
     "optimizer.rounds",

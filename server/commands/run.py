@@ -20,7 +20,8 @@ from server.device_keys import DeviceKeys
 from server.errors import ConfigurationError
 from server.experiment import Experiment
 from server.progress import ProgressPrinter
-from server.run_store import STORE_FILE, Outcome, look_at
+from server.run_records import Outcome
+from server.run_store import STORE_FILE, look_at
 from server.stretches import plan_more_rounds
 
 EXIT_BUDGET_EXHAUSTED = 3

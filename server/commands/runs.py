@@ -10,7 +10,8 @@ from server import report
 from server.device_keys import DeviceKeys
 from server.errors import RunStoreError
 from server.progress import ProgressPrinter, list_line, list_title
-from server.run_store import STORE_FILE, Outcome, RunStore
+from server.run_records import Outcome
+from server.run_store import STORE_FILE, RunStore
 
 
 def write_report(args: argparse.Namespace) -> int:

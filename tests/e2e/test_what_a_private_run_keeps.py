@@ -25,7 +25,8 @@ from server.errors import RunStoreError
 from server.experiment import Experiment
 from server.federation import split_iid
 from server.privacy.mechanism import MechanismRecord
-from server.run_store import STORE_FILE, Outcome
+from server.run_records import Outcome
+from server.run_store import STORE_FILE
 
 CHOSEN = "chosen by whoever starts the run, before any data are read"
 PUBLIC_N = "how many records each device holds is public by the promise's own terms"

@@ -10,7 +10,8 @@ import time
 import pytest
 
 from server.errors import RunStoreError
-from server.run_store import STORE_FILE, EvaluationRow, RoundRow, RunStore
+from server.run_records import EvaluationRow, RoundRow
+from server.run_store import STORE_FILE, RunStore
 
 META = {"run_id": "toy-1", "config": {"optimizer": {"clip": math.inf}}, "wall_s": 0.0}
 # SQLite waits this long for another writer (2 s) and a loaded machine may add some.

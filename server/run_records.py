@@ -1,0 +1,81 @@
+"""What a run leaves on record: how it stands, its rounds, its evaluations."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Outcome(enum.StrEnum):
+    """How a run stands, as its store and summary say it.
+
+    COMPLETE: every planned round. INTERRUPTED: stopped from outside, can be resumed.
+    BUDGET_EXHAUSTED: the next round could not be afforded; it stays silent for good.
+    BUDGET_EXCEEDED: more than the budget was spent, because devices fell silent after the price of
+        a round was paid; it stays silent for good.
+    ABANDONED: its private keys were destroyed on request before its last round.
+    """
+
+    COMPLETE = "complete"
+    INTERRUPTED = "interrupted"
+    BUDGET_EXHAUSTED = "budget_exhausted"
+    BUDGET_EXCEEDED = "budget_exceeded"
+    ABANDONED = "abandoned"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing more will ever be transmitted in the run."""
+        return self is not Outcome.INTERRUPTED
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRow:
+    """One finished round.
+
+    Attributes:
+        direction_seed, step_integer: the step; see RoundResult.
+        num_speakers: devices whose signals went out.
+        is_skipped: paid for before an interruption and not repeated, because the radio cannot.
+        mean_estimate: what the receiver made of it, the estimated mean scalar.
+        true_mean: the mean that was sent, known to simulations only (None otherwise).
+        share_clipped: share of examples that were clipped; simulations only.
+        artificial_noise_std: of the mean, from the plan.
+        receiver_noise_std: of the mean, measured.
+        amplitude_error_bound: eta that the noise was planned with.
+        noise_multiplier: of the charged mechanism; 0 without privacy.
+        receive_scale: common receive level.
+        weakest_gain: smallest estimated gain among the speakers.
+        learning_rate: of this round.
+        wall_s: duration of the round; None where devices hold real keys, because it follows the
+            sizes of the secret batches.
+    """
+
+    round_index: int
+    direction_seed: int
+    step_integer: int
+    num_speakers: int
+    is_skipped: bool
+    mean_estimate: float
+    true_mean: float | None
+    share_clipped: float | None
+    artificial_noise_std: float
+    receiver_noise_std: float
+    amplitude_error_bound: float
+    noise_multiplier: float
+    receive_scale: float
+    weakest_gain: float
+    learning_rate: float
+    wall_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationRow:
+    """The model after ``num_rounds`` rounds; epsilon spent so far (None without privacy).
+
+    Loss and accuracy are None where the validation data are not public.
+    """
+
+    num_rounds: int
+    loss: float | None
+    accuracy: float | None
+    epsilon: float | None
