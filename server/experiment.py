@@ -16,6 +16,7 @@ from typing import Any
 from edge_runtime.forward import OnnxForward
 from edge_runtime.tasks import Batch
 from radio.waveforms.coherent import ChannelEstimate
+from server.accounts import open_accounts, stretch_of
 from server.assembly import RunComponents, connect, plan_privacy
 from server.config import RunConfig, dump_config
 from server.device_keys import KEYS_FILE, DeviceKeys
@@ -33,7 +34,6 @@ from server.round_loop import RoundLoop
 from server.run_data import RunData, load_run_data
 from server.run_records import EvaluationRow, Outcome, RoundRow
 from server.run_store import RunStore
-from server.stretches import open_accounts, stretch_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,8 @@ class Experiment:
         try:
             untrained = evaluate(components.forward, components.validation)
             probed = probe(components.forward, data.bundle)
-            store = _create_store(config, folder, run_id, data, keys, probed)
+            source = components.link.receiver.source
+            store = _create_store(config, folder, run_id, data, keys, probed, source)
         except BaseException:
             components.close()
             raise
@@ -227,9 +228,13 @@ class Experiment:
         finally:
             note_time()
             self._note_memory(is_fresh_process)
-            self.store.set_meta("epsilon_spent", self.pricing.epsilon_spent())
-            self.store.set_meta("source", self.source)
-            self.store.set_meta("outcome", Outcome.INTERRUPTED)
+            self.store.set_all_meta(
+                {
+                    "epsilon_spent": self.pricing.epsilon_spent(),
+                    "epsilon_records": self.pricing.num_records,
+                    "outcome": Outcome.INTERRUPTED,
+                }
+            )
         if outcome.is_final:
             if self._recorded_evaluation(done) is None:
                 on_progress(Progress(done, rounds, None, self.evaluate(done), 0.0))
@@ -299,6 +304,7 @@ def _create_store(
     data: RunData,
     keys: DeviceKeys,
     probed: str,
+    source: str,
 ) -> RunStore:
     """The run folder with its store and, where the devices have real keys, the keys."""
     if (folder / KEYS_FILE).exists():
@@ -317,6 +323,7 @@ def _create_store(
             "environment": environment(),
             "keys": keys.commitments,
             "probe": probed,
+            "source": source,
             "wall_s": None if config.privacy.has_system_keys else 0.0,
             "stretches": [{"first_round": 0, "num_records": 0}],
         },

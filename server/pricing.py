@@ -305,6 +305,11 @@ class Pricing:
                 "Find out why they fell silent before the next one."
             )
 
+    @property
+    def num_records(self) -> int:
+        """Releases in the ledger, corrections included; 0 without privacy."""
+        return 0 if self._ledger is None else len(self._ledger.records())
+
     def epsilon_spent(self) -> float | None:
         """The largest epsilon on any device's account so far; None without privacy."""
         return None if self._accountant is None else self._accountant.worst_spent()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import html
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -16,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from radio.metrics import nmse_db
+from server.accounts import epsilon_spent
 from server.config import RunConfig
 from server.errors import ReportError
+from server.plain_json import to_json
 from server.plots import draw_plots
 from server.run_records import EvaluationRow, Outcome, RoundRow
 from server.run_store import STORE_FILE, RunStore, look_at
@@ -101,17 +102,6 @@ def _write_one(folder: Path, runs: Sequence[_Run]) -> None:
         ) from error
 
 
-def to_json(document: dict[str, Any]) -> str:
-    """JSON that every reader understands: an infinite figure becomes the text "infinity"."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        return "infinity" if value == math.inf else value
-
-    return json.dumps(plain(document), indent=1, allow_nan=False)
-
-
 def summarise(
     store: RunStore,
     config: RunConfig,
@@ -137,7 +127,7 @@ def summarise(
     num_rounds = max(len(rows), 1)
     num_blocks = math.ceil(num_rounds / radio.coherence_rounds)
     pilots = 0.0 if is_ideal else radio.pilot_symbols * num_blocks / num_rounds
-    spent = store.meta("epsilon_spent") if privacy.enabled else None
+    spent = epsilon_spent(store, config)
     return {
         "run_id": store.meta("run_id"),
         "complete": store.outcome is Outcome.COMPLETE,

@@ -8,19 +8,17 @@ falls anew along its curve to the new last round.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from server.accounts import open_accounts
 from server.assembly import connect, plan_privacy
 from server.config import RunConfig, dump_config, parse_config
 from server.device_keys import DeviceKeys
 from server.environment import environment, probe
 from server.errors import ConfigurationError
-from server.pricing import Stretch, csi_delta
-from server.privacy.accountant import Accountant
+from server.pricing import Stretch
 from server.privacy.ledger import PrivacyLedger
-from server.privacy.mechanism import MechanismRecord
 from server.run_data import load_run_data
 from server.run_records import Outcome
 from server.run_store import RunStore
@@ -34,31 +32,6 @@ CHANGEABLE = (
     "run.digest_interval",
 )
 """What may differ from then on. Everything else is part of what the steps so far mean."""
-
-
-def stretch_of(store: RunStore, config: RunConfig) -> Stretch:
-    """The stretch of a run that is being carried out, with what had been spent before it."""
-    stretches = store.meta("stretches")
-    last = stretches[-1]
-    stretch = Stretch(first_round=last["first_round"], number=len(stretches))
-    if not config.privacy.enabled or stretch.number == 1:
-        return stretch
-    before = PrivacyLedger(store.connection).records()[: last["num_records"]]
-    spent = open_accounts(config, stretch, before).histories()
-    return Stretch(stretch.first_round, stretch.number, spent)
-
-
-def open_accounts(
-    config: RunConfig, stretch: Stretch, records: Sequence[MechanismRecord]
-) -> Accountant:
-    """Every device's account, with the records of a ledger charged to it."""
-    accountant = Accountant(
-        epsilon=config.privacy.epsilon,
-        delta=config.privacy.delta,
-        csi_delta=csi_delta(config, stretch),
-    )
-    accountant.compose_all(records)
-    return accountant
 
 
 def plan_more_rounds(folder: Path, changes: dict[str, Any]) -> None:
@@ -101,13 +74,14 @@ def plan_more_rounds(folder: Path, changes: dict[str, Any]) -> None:
         stretch = Stretch(done, len(stretches))
         if config.privacy.enabled:
             accounts = open_accounts(config, stretch, records)
+            spent = accounts.histories()  # refuses what no finite epsilon covers
             if accounts.worst_spent() >= config.privacy.epsilon:
                 raise ConfigurationError(
                     f"privacy.epsilon: {accounts.worst_spent():.6g} is spent (some of delta goes "
                     f"to the channel of the new rounds), the budget is {config.privacy.epsilon:g}. "
                     "More rounds need a larger one: --set privacy.epsilon=..."
                 )
-            stretch = Stretch(done, len(stretches), accounts.histories())
+            stretch = Stretch(done, len(stretches), spent)
         data, keys = load_run_data(config), DeviceKeys.create(config)
         terms = plan_privacy(config, data, keys, stretch)
         components = connect(config, data, keys, terms, str(store.meta("run_id")))

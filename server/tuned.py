@@ -6,7 +6,6 @@ after the last round or after any other.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -32,7 +31,9 @@ from edge_runtime.bundle import (
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.task_spec import TaskSpec
 from edge_runtime.tasks import label_token_ids, load_tokenizer
+from server.accounts import epsilon_spent
 from server.errors import ConfigurationError, RunStoreError
+from server.plain_json import to_json
 from server.run_data import bundle_folder
 from server.run_store import STORE_FILE, RunStore
 
@@ -151,7 +152,7 @@ def _of_run(folder: Path, num_rounds: int | None, best: bool) -> TunedModel:
                 "run_id": run_id,
                 "rounds": count,
                 # What the whole run spent, whatever round is taken: all of it was heard.
-                "epsilon": store.meta("epsilon_spent") if privacy.enabled else None,
+                "epsilon": epsilon_spent(store, config),
                 "delta": privacy.delta if privacy.enabled else None,
                 "noise_source": privacy.noise_source if privacy.enabled else None,
             },
@@ -256,4 +257,4 @@ def _name(model: TunedModel) -> str:
 
 
 def _write_json(path: Path, document: dict[str, Any]) -> None:
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    path.write_text(to_json(document) + "\n", encoding="utf-8")

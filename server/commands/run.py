@@ -19,6 +19,7 @@ from server.config import DEFAULT_PRESET, RunConfig, load_config, toml_value
 from server.device_keys import DeviceKeys
 from server.errors import ConfigurationError
 from server.experiment import Experiment
+from server.plain_json import to_json
 from server.progress import ProgressPrinter
 from server.run_records import Outcome
 from server.run_store import STORE_FILE, look_at
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         document = dict(summaries[0])
         if len(summaries) > 1:
             document["reference"] = summaries[1]
-        print(report.to_json(document))
+        print(to_json(document))
     else:
         printer.table(summaries, folder)
     # Last: whatever keeps pictures from being written, the figures are on the screen by now.

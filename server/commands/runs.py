@@ -9,6 +9,7 @@ from pathlib import Path
 from server import report
 from server.device_keys import DeviceKeys
 from server.errors import RunStoreError
+from server.plain_json import to_json
 from server.progress import ProgressPrinter, list_line, list_title
 from server.run_records import Outcome
 from server.run_store import STORE_FILE, RunStore
@@ -19,7 +20,7 @@ def write_report(args: argparse.Namespace) -> int:
     printer = ProgressPrinter(sys.stderr if args.json else sys.stdout)
     summaries = report.read_summaries(args.run)
     if args.json:
-        print(report.to_json(summaries[0]))
+        print(to_json(summaries[0]))
     else:
         printer.table(summaries, args.run)
     report.write_run(args.run)

@@ -37,6 +37,7 @@ from server.config import load_config, parse_config
 from server.errors import LedgerCorruptError, RunStoreError
 from server.experiment import Experiment
 from server.federation import split_iid
+from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger
 from server.round_loop import RoundLoop
 from server.run_store import STORE_FILE, RunStore
@@ -278,6 +279,47 @@ def test_a_run_killed_half_way_ends_like_the_uninterrupted_one(tmp_path, uninter
     assert end(child)[0] == -signal.SIGKILL
     assert 8 <= num_rounds_in(folder) < ROUNDS
     check_like_uninterrupted(folder, uninterrupted)
+
+
+def test_a_run_that_died_without_a_word_can_be_reported(tmp_path, stopped, monkeypatch):
+    """What it spent is what its ledger says, not what was noted when it stopped the last time."""
+    folder = Path(shutil.copytree(stopped, tmp_path / "copy"))
+    noted = summary_of(folder)["epsilon"]
+
+    def die(self, row):
+        raise DiedError
+
+    run = Experiment.resume(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunStore, "append_round", die)
+        patch.setattr(RunStore, "set_all_meta", lambda *_: None)  # not even its last words
+        with pytest.raises(DiedError):
+            finish(run)
+    code, summary = run_cli("report", folder, "--json")
+    assert code == 0
+    _, _, records = recorded(folder)
+    accounts = Accountant(epsilon=8.0, delta=1e-5, csi_delta=1e-6)
+    accounts.compose_all(records)
+    assert summary["epsilon"] == pytest.approx(accounts.worst_spent(), rel=1e-9)
+    assert summary["epsilon"] > noted
+    assert summary["outcome"] == "interrupted"
+    page = (folder / "report.html").read_text()
+    assert f"Spent epsilon {summary['epsilon']:.3f} of 8" in page
+
+
+def test_a_run_that_died_in_its_first_round_can_be_reported(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    run = Experiment.start(load_config("snips", SHORT), folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunStore, "set_all_meta", lambda *_: None)
+        patch.setattr(RoundLoop, "announce", None)
+        with pytest.raises(TypeError):
+            finish(run)
+    code, summary = run_cli("report", folder, "--json")
+    assert (code, summary["rounds"], summary["source"]) == (0, 0, "loopback+rayleigh")
+    assert summary["epsilon"] > 0  # the first round was paid for
+    assert cli.main(["report", str(folder)]) == 0
+    assert cli.main(["list", str(tmp_path)]) == 0
 
 
 DIE_AT = """

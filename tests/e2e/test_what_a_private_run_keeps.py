@@ -53,6 +53,7 @@ STORED = {
         "wall_s": NOT_STORED,
         "stretches": "counts of rounds and records",
         "epsilon_spent": "a function of the ledger",
+        "epsilon_records": "a count",
         "source": CHOSEN,
         "outcome": "whether the rounds or the budget came to their end: planned, not computed",
         "parameter_digest": RELEASE,

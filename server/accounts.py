@@ -1,0 +1,55 @@
+"""What a run has spent, read from its ledger: the ledger is the only witness."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from server.config import RunConfig
+from server.pricing import Stretch, csi_delta
+from server.privacy.accountant import Accountant
+from server.privacy.ledger import PrivacyLedger
+from server.privacy.mechanism import MechanismRecord
+from server.run_store import RunStore
+
+
+def stretch_of(store: RunStore, config: RunConfig) -> Stretch:
+    """The stretch of a run that is being carried out, with what had been spent before it."""
+    stretches = store.meta("stretches")
+    last = stretches[-1]
+    stretch = Stretch(first_round=last["first_round"], number=len(stretches))
+    if not config.privacy.enabled or stretch.number == 1:
+        return stretch
+    before = PrivacyLedger(store.connection).records()[: last["num_records"]]
+    spent = open_accounts(config, stretch, before).histories()
+    return Stretch(stretch.first_round, stretch.number, spent)
+
+
+def open_accounts(
+    config: RunConfig, stretch: Stretch, records: Sequence[MechanismRecord]
+) -> Accountant:
+    """Every device's account, with the records of a ledger charged to it."""
+    accountant = Accountant(
+        epsilon=config.privacy.epsilon,
+        delta=config.privacy.delta,
+        csi_delta=csi_delta(config, stretch),
+    )
+    accountant.compose_all(records)
+    return accountant
+
+
+def epsilon_spent(store: RunStore, config: RunConfig) -> float | None:
+    """Epsilon of the device that has spent most, by everything in the ledger; None without privacy.
+
+    A run notes the figure when it stops. One that died has not, or has an older one: then the
+    ledger is composed again.
+
+    Raises:
+        LedgerCorruptError: the ledger cannot be trusted.
+    """
+    if not config.privacy.enabled:
+        return None
+    ledger = PrivacyLedger(store.connection)
+    noted: float | None = store.meta("epsilon_spent")
+    if noted is not None and store.meta("epsilon_records") == len(ledger.records()):
+        return noted
+    return open_accounts(config, stretch_of(store, config), ledger.records()).worst_spent()
