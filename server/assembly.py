@@ -17,7 +17,7 @@ from server.config import RunConfig
 from server.device_host import build_device_host
 from server.device_keys import DeviceKeys
 from server.errors import PrivacyError
-from server.pricing import WHOLE_RUN, PrivacyTerms, Stretch, agree_terms
+from server.pricing import WHOLE_RUN, PrivacyTerms, Stretch, plan_privacy_terms
 from server.radio_link import RadioLink, build_radio_link
 from server.run_data import RunData
 from server.simulation import ScalarTruth
@@ -109,7 +109,7 @@ def plan_privacy(
     if not config.privacy.enabled:
         return None
     num_records = [len(prompts) for prompts in data.device_prompts]
-    return agree_terms(config, num_records, keys.commitments, stretch)
+    return plan_privacy_terms(config, num_records, keys.commitments, stretch)
 
 
 def _validation_batches(data: RunData) -> tuple[Batch, ...]:

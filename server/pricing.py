@@ -113,7 +113,7 @@ def csi_delta(config: RunConfig, stretch: Stretch) -> float:
     return config.privacy.delta * config.privacy.csi_failure_fraction * stretch.number
 
 
-def agree_terms(
+def plan_privacy_terms(
     config: RunConfig,
     num_records: Sequence[int],
     commitments: Sequence[str],

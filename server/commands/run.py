@@ -73,7 +73,7 @@ def _exit_code(summaries: list[dict[str, Any]], folder: Path, args: argparse.Nam
             file=sys.stderr,
         )
         return EXIT_BUDGET_EXCEEDED
-    compare = " --compare" if args.compare else ""
+    compare = " --compare" if args.compare or len(summaries) > 1 else ""
     print(f"Interrupted. Continue with: pairzero run --resume {folder}{compare}", file=sys.stderr)
     return EXIT_INTERRUPTED
 

@@ -322,6 +322,20 @@ def test_a_run_that_died_in_its_first_round_can_be_reported(tmp_path, monkeypatc
     assert cli.main(["list", str(tmp_path)]) == 0
 
 
+@pytest.mark.parametrize("moment", ["_join", "record_evaluation"])
+def test_a_failure_after_the_store_was_made_lets_go_of_it(tmp_path, monkeypatch, moment):
+    """Neither its lock nor a thread stays (the fixture of all tests looks for those)."""
+
+    def fail(*_, **__):
+        raise DiedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Experiment, moment, fail)
+        with pytest.raises(DiedError):
+            Experiment.start(load_config("snips", SHORT), tmp_path / "run")
+    RunStore.open(tmp_path / "run").close()
+
+
 DIE_AT = """
 import os, signal, sys
 from server import cli

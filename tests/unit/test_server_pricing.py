@@ -17,7 +17,7 @@ from server.errors import (
     ConfigurationError,
     PrivacyError,
 )
-from server.pricing import MAX_AMPLITUDE_ERROR, Pricing, agree_terms
+from server.pricing import MAX_AMPLITUDE_ERROR, Pricing, plan_privacy_terms
 from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger
 from server.run_store import RunStore
@@ -55,7 +55,7 @@ def channel(gains=STRONG, noise_power=GOOD):
 
 @pytest.fixture(scope="module")
 def terms():
-    return agree_terms(CONFIG, NUM_RECORDS, COMMITMENTS)
+    return plan_privacy_terms(CONFIG, NUM_RECORDS, COMMITMENTS)
 
 
 def open_pricing(store, terms, epsilon=CONFIG.privacy.epsilon):
@@ -115,7 +115,10 @@ def test_every_record_is_sampled_at_its_device_s_rate(terms):
 
 def test_a_device_with_fewer_records_than_a_batch_samples_all_of_them():
     config = dataclass_like(CONFIG, "privacy", delta=1e-3, epsilon=50.0)
-    assert agree_terms(config, (4, 100), COMMITMENTS[:2]).sampling_probabilities == (1.0, 0.08)
+    assert plan_privacy_terms(config, (4, 100), COMMITMENTS[:2]).sampling_probabilities == (
+        1.0,
+        0.08,
+    )
 
 
 def test_statements_about_the_channel_share_their_part_of_delta(terms):
@@ -125,20 +128,20 @@ def test_statements_about_the_channel_share_their_part_of_delta(terms):
 
 
 def test_the_smallest_device_sets_the_price(terms):
-    smaller = agree_terms(CONFIG, (120, 60, 110, 130), COMMITMENTS)
+    smaller = plan_privacy_terms(CONFIG, (120, 60, 110, 130), COMMITMENTS)
     assert smaller.noise_multiplier > terms.noise_multiplier
 
 
 def test_delta_at_one_over_n_is_refused():
     config = dataclass_like(CONFIG, "privacy", delta=1 / sum(NUM_RECORDS))
     with pytest.raises(ConfigurationError, match="delta"):
-        agree_terms(config, NUM_RECORDS, COMMITMENTS)
+        plan_privacy_terms(config, NUM_RECORDS, COMMITMENTS)
 
 
 def test_a_budget_that_no_noise_meets_is_refused():
     config = dataclass_like(CONFIG, "privacy", epsilon=1e-9, delta=1.3334e-12)
     with pytest.raises(PrivacyError, match="no noise meets epsilon"):
-        agree_terms(config, NUM_RECORDS, COMMITMENTS)
+        plan_privacy_terms(config, NUM_RECORDS, COMMITMENTS)
 
 
 def dataclass_like(config, section, **changes):
@@ -441,7 +444,7 @@ def test_a_correction_that_cannot_be_priced_is_infinitely_dear(store):
     config = dataclass_like(CONFIG, "federation", num_devices=num_devices)
     config = dataclass_like(config, "privacy", delta=1e-5)
     streams = tuple(f"{index:08x}" for index in range(num_devices))
-    terms = agree_terms(config, (500,) * num_devices, streams)
+    terms = plan_privacy_terms(config, (500,) * num_devices, streams)
     ledger = PrivacyLedger(store.connection)
 
     def fresh():

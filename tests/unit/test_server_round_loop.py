@@ -20,7 +20,7 @@ from edge_runtime.protocol.rounds import (
 from radio.waveforms.coherent import ChannelEstimate, Reception
 from server.config import parse_config
 from server.errors import BudgetExceededError, BudgetExhaustedError, ReplicaMismatchError
-from server.pricing import Pricing, agree_terms
+from server.pricing import Pricing, plan_privacy_terms
 from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger
 from server.receiver import Receiver
@@ -118,7 +118,7 @@ class FakeReplica:
 
 @pytest.fixture(scope="module")
 def terms():
-    return agree_terms(CONFIG, (100, 100, 100), ("00000000", "11111111", "22222222"))
+    return plan_privacy_terms(CONFIG, (100, 100, 100), ("00000000", "11111111", "22222222"))
 
 
 @pytest.fixture
