@@ -41,8 +41,9 @@ class ProgressPrinter:
                 f"{privacy.relation.replace('_', ' ')} {privacy.unit}, {privacy.access} access"
             )
         self._line(
-            f"{experiment.folder}: {config.task.name}, {config.federation.num_devices} devices, "
-            f"{config.optimizer.rounds} rounds, {experiment.source}"
+            f"{experiment.folder}: {Path(config.task.name).stem}, "
+            f"{config.federation.num_devices} devices, {config.optimizer.rounds} rounds, "
+            f"{experiment.source}"
         )
         self._line(
             f"  {experiment.num_trainable:,} of {experiment.num_parameters:,} weights move; "

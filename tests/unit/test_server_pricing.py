@@ -115,10 +115,8 @@ def test_every_record_is_sampled_at_its_device_s_rate(terms):
 
 def test_a_device_with_fewer_records_than_a_batch_samples_all_of_them():
     config = dataclass_like(CONFIG, "privacy", delta=1e-3, epsilon=50.0)
-    assert plan_privacy_terms(config, (4, 100), COMMITMENTS[:2]).sampling_probabilities == (
-        1.0,
-        0.08,
-    )
+    terms = plan_privacy_terms(config, (4, 100), COMMITMENTS[:2])
+    assert terms.sampling_probabilities == (1.0, 0.08)
 
 
 def test_statements_about_the_channel_share_their_part_of_delta(terms):
