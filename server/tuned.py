@@ -242,6 +242,8 @@ def _write_hugging_face(model: TunedModel, folder: Path) -> None:
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": architecture["max_position_embeddings"],
         "clean_up_tokenization_spaces": False,
+        # Older versions of transformers add token types, which no OPT takes.
+        "model_input_names": ["input_ids", "attention_mask"],
         **tokens,
     }
     _write_json(folder / "tokenizer_config.json", settings)
