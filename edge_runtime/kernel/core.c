@@ -19,10 +19,16 @@
 #define CHUNK_BLOCKS 16 /* 16 KiB of weights: stays in the first-level cache between fused moves */
 
 /* One machine code per vector width, chosen when the library is loaded. */
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && \
+    !defined(PAIRZERO_ONE_TARGET)
 #define PER_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#define HAS_WIDE_REGISTERS __builtin_cpu_supports("avx2")
+#elif defined(__AVX2__)
+#define PER_PROCESSOR
+#define HAS_WIDE_REGISTERS 1
 #else
 #define PER_PROCESSOR
+#define HAS_WIDE_REGISTERS 0
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
@@ -56,29 +62,44 @@ INLINE void sign_block(uint64_t seed, uint64_t tensor_index, uint64_t n, uint64_
     philox(counter, seed, DIRECTION_DOMAIN, out);
 }
 
-/* Sixteen weights, sixteen bits. Written with vector types, so that every compiler sees it. */
-typedef float floats __attribute__((vector_size(64), aligned(4)));
-typedef uint32_t lanes __attribute__((vector_size(64), aligned(4)));
+/* A register full of weights and as many bits, added where they lie. The type must be as wide as the
+ * register: a wider one, or one copied into a local first, is taken apart weight by weight (4 times
+ * slower with gcc 12). Eight lanes serve AVX2 and AVX-512, where memory is the limit; four SSE2 and
+ * NEON. */
+typedef float floats_8 __attribute__((vector_size(32), aligned(4), may_alias));
+typedef uint32_t lanes_8 __attribute__((vector_size(32), aligned(4), may_alias));
+typedef float floats_4 __attribute__((vector_size(16), aligned(4), may_alias));
+typedef uint32_t lanes_4 __attribute__((vector_size(16), aligned(4), may_alias));
 
-INLINE void add_16(float *weights, uint32_t bits, lanes scale)
+#define SIGN_BIT UINT32_C(0x80000000)
+
+INLINE void add_8(float *weights, uint32_t bits, uint32_t scale)
 {
-    const lanes position = {1u << 0, 1u << 1, 1u << 2, 1u << 3, 1u << 4, 1u << 5,
-                            1u << 6, 1u << 7, 1u << 8, 1u << 9, 1u << 10, 1u << 11,
-                            1u << 12, 1u << 13, 1u << 14, 1u << 15};
-    const lanes sign = (lanes)(((lanes){0} + bits & position) == position) & UINT32_C(0x80000000);
-    floats w;
+    const lanes_8 position = {1u << 0, 1u << 1, 1u << 2, 1u << 3, 1u << 4, 1u << 5, 1u << 6, 1u << 7};
+    const lanes_8 sign = (lanes_8)((((lanes_8){0} + bits) & position) == position) & SIGN_BIT;
 
-    memcpy(&w, weights, sizeof w);
-    w += (floats)(scale ^ sign);
-    memcpy(weights, &w, sizeof w);
+    *(floats_8 *)weights += (floats_8)(sign ^ scale);
 }
 
-INLINE void add_block(float *weights, const uint64_t words[4], lanes scale)
+INLINE void add_4(float *weights, uint32_t bits, uint32_t scale)
 {
-    for (int word = 0; word < 4; word++)
-        for (int part = 0; part < 4; part++)
-            add_16(weights + 64 * word + 16 * part, (uint32_t)(words[word] >> 16 * part) & 0xFFFF,
-                   scale);
+    const lanes_4 position = {1u << 0, 1u << 1, 1u << 2, 1u << 3};
+    const lanes_4 sign = (lanes_4)((((lanes_4){0} + bits) & position) == position) & SIGN_BIT;
+
+    *(floats_4 *)weights += (floats_4)(sign ^ scale);
+}
+
+INLINE void add_block(float *weights, const uint64_t words[4], uint32_t scale, int is_wide)
+{
+    for (int word = 0; word < 4; word++) {
+        float *w = weights + 64 * word;
+        if (is_wide)
+            for (int i = 0; i < 64; i += 8)
+                add_8(w + i, (uint32_t)(words[word] >> i) & 0xFF, scale);
+        else
+            for (int i = 0; i < 64; i += 4)
+                add_4(w + i, (uint32_t)(words[word] >> i) & 0xF, scale);
+    }
 }
 
 INLINE void add_tail(float *weights, size_t num_weights, const uint64_t words[4], float scale)
@@ -105,12 +126,9 @@ void pairzero_sign_words(uint64_t seed, uint64_t tensor_index, uint64_t first_wo
     }
 }
 
-/* weights += sum over m of scales[m] * z(seeds[m]); the moves one after the other in each chunk, so
- * that all of them cost one trip to memory. weights[0] has number 256 * first_block in its tensor. */
-PER_PROCESSOR
-void pairzero_add_moves(float *weights, size_t num_weights, uint64_t tensor_index,
-                        uint64_t first_block, const uint64_t *seeds, const float *scales,
-                        size_t num_moves)
+INLINE void add_moves(float *weights, size_t num_weights, uint64_t tensor_index,
+                      uint64_t first_block, const uint64_t *seeds, const float *scales,
+                      size_t num_moves, int is_wide)
 {
     const size_t chunk = (size_t)CHUNK_BLOCKS * WEIGHTS_PER_BLOCK;
 
@@ -120,13 +138,12 @@ void pairzero_add_moves(float *weights, size_t num_weights, uint64_t tensor_inde
         for (size_t move = 0; move < num_moves; move++) {
             float *w = weights + start;
             uint64_t words[4];
-            uint32_t scale_bits;
-            memcpy(&scale_bits, &scales[move], sizeof scale_bits);
-            const lanes scale = (lanes){0} + scale_bits;
+            uint32_t scale;
+            memcpy(&scale, &scales[move], sizeof scale);
             size_t n = 0;
             for (; (n + 1) * WEIGHTS_PER_BLOCK <= size; n++) {
                 sign_block(seeds[move], tensor_index, block + n, words);
-                add_block(w + n * WEIGHTS_PER_BLOCK, words, scale);
+                add_block(w + n * WEIGHTS_PER_BLOCK, words, scale, is_wide);
             }
             if (n * WEIGHTS_PER_BLOCK < size) {
                 sign_block(seeds[move], tensor_index, block + n, words);
@@ -135,6 +152,31 @@ void pairzero_add_moves(float *weights, size_t num_weights, uint64_t tensor_inde
             }
         }
     }
+}
+
+PER_PROCESSOR
+static void add_moves_wide(float *weights, size_t num_weights, uint64_t tensor_index,
+                             uint64_t first_block, const uint64_t *seeds, const float *scales,
+                             size_t num_moves)
+{
+    add_moves(weights, num_weights, tensor_index, first_block, seeds, scales, num_moves, 1);
+}
+
+static void add_moves_narrow(float *weights, size_t num_weights, uint64_t tensor_index,
+                               uint64_t first_block, const uint64_t *seeds, const float *scales,
+                               size_t num_moves)
+{
+    add_moves(weights, num_weights, tensor_index, first_block, seeds, scales, num_moves, 0);
+}
+
+/* weights += sum over m of scales[m] * z(seeds[m]); the moves one after the other in each chunk, so
+ * that all of them cost one trip to memory. weights[0] has number 256 * first_block in its tensor. */
+void pairzero_add_moves(float *weights, size_t num_weights, uint64_t tensor_index,
+                        uint64_t first_block, const uint64_t *seeds, const float *scales,
+                        size_t num_moves)
+{
+    (HAS_WIDE_REGISTERS ? add_moves_wide : add_moves_narrow)(
+        weights, num_weights, tensor_index, first_block, seeds, scales, num_moves);
 }
 
 /* The largest abs(weights[i]); NaN if any is NaN. Compared as integers: without its sign bit, a

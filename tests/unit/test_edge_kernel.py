@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -178,3 +180,42 @@ def test_aarch64_gives_the_same_bits(tmp_path: Path) -> None:
     weights = ((np.arange(70001) % 513 - 256) / 1024).astype(np.float32)
     numpy_twin.add_moves(weights, 3, 11, [2024, 77], [0.0009765625, -0.375])
     assert output[72:] == weights.tobytes()
+
+
+def processor_levels() -> list[str]:
+    """The x86-64 levels that this processor can run; empty elsewhere."""
+    if platform.machine() != "x86_64" or not Path("/proc/cpuinfo").exists():
+        return []
+    flags = set(Path("/proc/cpuinfo").read_text().split())
+    needs = {
+        "x86-64": set(),
+        "x86-64-v3": {"avx2", "bmi2", "fma"},
+        "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
+    }
+    return [level for level, wanted in needs.items() if wanted <= flags]
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+@pytest.mark.parametrize("level", processor_levels())
+def test_every_register_width_gives_the_same_bits(
+    tmp_path: Path, level: str, compiler: str
+) -> None:
+    """The library picks a width when it is loaded; the others are built and tried here."""
+    library = tmp_path / "core.so"
+    subprocess.run(
+        [tool(compiler, compiler), "-shared", "-fPIC", "-O3", "-std=gnu11", "-ffp-contract=off",
+         "-Wno-psabi", f"-march={level}", "-DPAIRZERO_ONE_TARGET", str(SOURCES / "core.c"),
+         "-o", str(library)],
+        check=True,
+    )  # fmt: skip
+    rng = np.random.default_rng(5)
+    weights = (rng.integers(-(2**20), 2**20, 70_003) / 2**12).astype(np.float32)[1:]
+    wanted = weights.copy()
+    seeds, scales = [2024, 77, 2**64 - 1], [2.0**-10, -0.375, 64.0]
+    numpy_twin.add_moves(wanted, 3, 11, seeds, scales)
+    ctypes.CDLL(str(library)).pairzero_add_moves(
+        ctypes.c_void_p(weights.ctypes.data), ctypes.c_size_t(weights.size), ctypes.c_uint64(3),
+        ctypes.c_uint64(11), (ctypes.c_uint64 * 3)(*seeds), (ctypes.c_float * 3)(*scales),
+        ctypes.c_size_t(3),
+    )  # fmt: skip
+    assert weights.tobytes() == wanted.tobytes()
