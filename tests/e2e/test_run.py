@@ -511,6 +511,15 @@ def test_resume_refuses_a_corrupt_ledger(stopped_copy, damage):
     check_refused(stopped_copy, LedgerCorruptError, "privacy ledger")
 
 
+def test_resume_refuses_a_changed_step(stopped_copy):
+    """It would lead to other weights, and the run would say "complete" over them."""
+    connection = sqlite3.connect(stopped_copy / STORE_FILE)
+    with connection:
+        connection.execute("UPDATE rounds SET step_integer = -step_integer WHERE round_index = 0")
+    connection.close()
+    check_refused(stopped_copy, RunStoreError, "chain of its rounds breaks at round 0")
+
+
 def test_resume_refuses_a_ledger_that_is_not_there_at_all(stopped_copy):
     """Rounds were transmitted, so an empty account would forget what they cost."""
     connection = sqlite3.connect(stopped_copy / STORE_FILE)

@@ -1,0 +1,22 @@
+"""One round with what a device has installed."""
+
+import json
+import shutil
+from pathlib import Path
+
+from edge_runtime.bundle import BUNDLED_MODEL_FOLDER
+from edge_runtime.selftest import run_selftest
+
+
+def test_the_words_are_those_of_the_task_whatever_the_bundle_was_exported_for(tmp_path):
+    wanted = run_selftest(BUNDLED_MODEL_FOLDER, task_name="snips", num_devices=2)
+    bundle = Path(shutil.copytree(BUNDLED_MODEL_FOLDER, tmp_path / "bundle"))
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["task"]["name"] = "another"
+    manifest["task"]["label_words"] = {"Yes": "update", "No": "rate"}
+    manifest["label_token_ids"] = manifest["label_token_ids"][:2]
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    got = run_selftest(bundle, task_name="snips", num_devices=2)
+    # Batches are secret and drawn afresh, so the scalars differ; seven words are scored in both.
+    assert got.num_parameters == wanted.num_parameters
+    assert got.true_mean != 0.0
