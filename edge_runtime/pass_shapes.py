@@ -21,7 +21,7 @@ from __future__ import annotations
 import numpy as np
 
 from edge_runtime.forward import OnnxForward
-from edge_runtime.tasks import PAD_TOKEN_ID, Batch, Int64Array
+from edge_runtime.tasks import Batch, Int64Array, pad_rows
 
 MAX_ROWS = 8
 """Rows of one forward pass: smaller passes pad less and spread better over the workers."""
@@ -66,12 +66,4 @@ def losses_follow_company(forward: OnnxForward, *, vocab_size: int, max_tokens: 
 
 def make_batch(rows: list[Int64Array], width: int) -> Batch:
     """Made-up prompts as one batch, padded to ``width``; the first class is the right one."""
-    input_ids = np.full((len(rows), width), PAD_TOKEN_ID, dtype=np.int64)
-    for row_index, row in enumerate(rows):
-        input_ids[row_index, : len(row)] = row
-    ends = np.array([len(row) - 1 for row in rows], dtype=np.int64)
-    return Batch(
-        input_ids=input_ids,
-        answer_position=np.arange(len(rows), dtype=np.int64) * width + ends,
-        target=np.zeros(len(rows), dtype=np.int64),
-    )
+    return pad_rows(rows, np.zeros(len(rows), dtype=np.int64), width=width)

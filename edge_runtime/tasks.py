@@ -173,6 +173,19 @@ class Batch:
         )
 
 
+def pad_rows(rows: Sequence[Int64Array], targets: Int64Array, *, width: int) -> Batch:
+    """Prompts of at most ``width`` tokens as one batch; each is answered at its own last token."""
+    input_ids = np.full((len(rows), width), PAD_TOKEN_ID, dtype=np.int64)
+    for row_index, row in enumerate(rows):
+        input_ids[row_index, : len(row)] = row
+    ends = np.array([len(row) - 1 for row in rows], dtype=np.int64)
+    return Batch(
+        input_ids=input_ids,
+        answer_position=np.arange(len(rows), dtype=np.int64) * width + ends,
+        target=targets,
+    )
+
+
 class PromptSet:
     """Tokenised prompts of one owner (a device's data, or the validation set).
 
@@ -231,16 +244,8 @@ class PromptSet:
     def batch(self, indices: Sequence[int] | Int64Array) -> Batch:
         """The chosen examples as one batch, padded to the longest of them."""
         rows = [self._rows[int(i)] for i in indices]
-        width = max(len(row) for row in rows)
-        input_ids = np.full((len(rows), width), PAD_TOKEN_ID, dtype=np.int64)
-        for row_index, row in enumerate(rows):
-            input_ids[row_index, : len(row)] = row
-        ends = np.array([len(row) - 1 for row in rows], dtype=np.int64)
-        return Batch(
-            input_ids=input_ids,
-            answer_position=np.arange(len(rows), dtype=np.int64) * width + ends,
-            target=self._targets[np.asarray(indices, dtype=np.int64)],
-        )
+        targets = self._targets[np.asarray(indices, dtype=np.int64)]
+        return pad_rows(rows, targets, width=max(len(row) for row in rows))
 
     def batches_by_length(self, indices: Sequence[int] | Int64Array, max_rows: int) -> list[Batch]:
         """The chosen examples in batches of at most ``max_rows``, similar lengths together.

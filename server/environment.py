@@ -12,7 +12,7 @@ import numpy as np
 
 from edge_runtime.bundle import Bundle
 from edge_runtime.forward import OnnxForward
-from edge_runtime.tasks import Batch
+from edge_runtime.tasks import pad_rows
 
 _PROBE_SHAPE = (4, 16)
 _PROBE_STRIDE = 7919  # a prime: the probe's tokens are spread over the vocabulary
@@ -32,11 +32,8 @@ def probe(forward: OnnxForward, bundle: Bundle) -> str:
     rows = _PROBE_SHAPE[0]
     width = min(_PROBE_SHAPE[1], int(bundle.manifest.architecture["max_position_embeddings"]))
     tokens = np.arange(rows * width, dtype=np.int64) * _PROBE_STRIDE
-    batch = Batch(
-        input_ids=(tokens % int(bundle.manifest.architecture["vocab_size"])).reshape(rows, width),
-        answer_position=np.arange(1, rows + 1, dtype=np.int64) * width - 1,
-        target=np.zeros(rows, dtype=np.int64),
-    )
+    tokens %= int(bundle.manifest.architecture["vocab_size"])
+    batch = pad_rows(list(tokens.reshape(rows, width)), np.zeros(rows, dtype=np.int64), width=width)
     return hashlib.sha256(forward.run(batch).losses.tobytes()).hexdigest()
 
 

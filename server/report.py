@@ -20,38 +20,13 @@ from server.config import RunConfig
 from server.errors import ReportError
 from server.plain_json import to_json
 from server.plots import draw_plots
-from server.run_records import EvaluationRow, Outcome, RoundRow
-from server.run_store import STORE_FILE, RunStore, look_at
+from server.run_records import EvaluationRow, Outcome, RoundRow, best_evaluation
+from server.run_store import STORE_FILE, RunStore
 
 SUMMARY_FILE = "summary.json"
 REPORT_FILE = "report.html"
 PLOTS_FOLDER = "plots"
 REFERENCE_FOLDER = "reference"
-
-
-def write_run(folder: Path) -> None:
-    """Write summary, pictures and page into a run folder, from its store and its reference's.
-
-    Raises:
-        RunStoreError: the run cannot be read.
-        ReportError: something could not be written. The store is as it was.
-    """
-    run, reference = _read(folder), _read_reference(folder)
-    runs = [run] if reference is None else [run, reference]
-    if reference is not None:
-        _write_one(reference.folder, [reference])
-    _write_one(folder, runs)
-
-
-def read_summaries(folder: Path) -> list[dict[str, Any]]:
-    """The figures of a run, and behind them those of its reference, if it has one."""
-    reference = _read_reference(folder)
-    return [_read(folder).summary] + ([] if reference is None else [reference.summary])
-
-
-def outcome_of(folder: Path) -> Outcome:
-    """How a run stands."""
-    return look_at(folder)[1]
 
 
 def reference_folder(folder: Path) -> Path:
@@ -60,8 +35,8 @@ def reference_folder(folder: Path) -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
-    """What a report is made of."""
+class ReportedRun:
+    """What a report is made of; ``summary`` are the figures of the run."""
 
     folder: Path
     config: RunConfig
@@ -70,27 +45,50 @@ class _Run:
     summary: dict[str, Any]
 
 
-def _read(folder: Path) -> _Run:
+def read_runs(folder: Path) -> list[ReportedRun]:
+    """A run, and behind it its reference, if it has one.
+
+    Raises:
+        RunStoreError: one of them cannot be read.
+    """
+    reference = reference_folder(folder)
+    has_reference = (reference / STORE_FILE).is_file()
+    return [_read(folder), *([_read(reference)] if has_reference else [])]
+
+
+def write_runs(runs: Sequence[ReportedRun]) -> None:
+    """Write the reports of a run and its reference, as `read_runs` gives them.
+
+    Raises:
+        ReportError: something could not be written. The stores are as they were.
+    """
+    run, *references = runs
+    for reference in references:
+        _write_one(reference, None)
+    _write_one(run, references[0] if references else None)
+
+
+def _read(folder: Path) -> ReportedRun:
     store = RunStore.open(folder)
     try:
         config, rows, evaluations = store.config(), store.rounds(), store.evaluations()
         summary = summarise(store, config, rows, evaluations)
     finally:
         store.close()
-    return _Run(folder, config, rows, evaluations, summary)
+    return ReportedRun(folder, config, rows, evaluations, summary)
 
 
-def _read_reference(folder: Path) -> _Run | None:
-    reference = reference_folder(folder)
-    return _read(reference) if (reference / STORE_FILE).is_file() else None
-
-
-def _write_one(folder: Path, runs: Sequence[_Run]) -> None:
-    run, others = runs[0], [run.evaluations for run in runs[1:]]
+def _write_one(run: ReportedRun, reference: ReportedRun | None) -> None:
+    folder = run.folder
+    runs = [run] if reference is None else [run, reference]
     try:
         _write_atomically(folder / SUMMARY_FILE, to_json(run.summary) + "\n")
         plots = draw_plots(
-            folder / PLOTS_FOLDER, run.config, run.rows, run.evaluations, *others[:1]
+            folder / PLOTS_FOLDER,
+            run.config,
+            run.rows,
+            run.evaluations,
+            None if reference is None else reference.evaluations,
         )
         page = _page(run.config, [run.summary for run in runs], plots)
         _write_atomically(folder / REPORT_FILE, page)
@@ -119,8 +117,7 @@ def summarise(
             [row.true_mean for row in compared if row.true_mean is not None],
         )
     last = evaluations[-1] if evaluations else None
-    scored = [row for row in evaluations if row.accuracy is not None]
-    best = max(scored, key=lambda row: row.accuracy or 0.0, default=None)
+    best = best_evaluation(evaluations)
     is_ideal = radio.backend == "ideal"
     payload = 0.0 if is_ideal else float(radio.payload_symbols)
     # One sounding at the start of each fading block that was begun.

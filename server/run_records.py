@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -79,3 +80,9 @@ class EvaluationRow:
     loss: float | None
     accuracy: float | None
     epsilon: float | None
+
+
+def best_evaluation(evaluations: Sequence[EvaluationRow]) -> EvaluationRow | None:
+    """The earliest with the highest accuracy; None where nothing was scored."""
+    scored = [row for row in evaluations if row.accuracy is not None]
+    return max(scored, key=lambda row: row.accuracy or 0.0, default=None)

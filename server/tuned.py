@@ -6,7 +6,6 @@ after the last round or after any other.
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -33,18 +32,15 @@ from edge_runtime.task_spec import TaskSpec
 from edge_runtime.tasks import label_token_ids, load_tokenizer
 from server.accounts import epsilon_spent
 from server.errors import ConfigurationError, RunStoreError
+from server.export.source_tokenizer import OPT_SPECIAL_TOKENS
+from server.new_folder import new_folder
 from server.plain_json import to_json
 from server.run_data import bundle_folder
+from server.run_records import best_evaluation
 from server.run_store import STORE_FILE, RunStore
 
 BUNDLE_FOLDER = "bundle"
 HUGGING_FACE_FOLDER = "hugging_face"
-_SPECIAL_TOKENS = {
-    "bos_token": "</s>",
-    "eos_token": "</s>",
-    "unk_token": "</s>",
-    "pad_token": "<pad>",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +48,8 @@ class TunedModel:
     """A model ready to be used.
 
     Attributes:
-        bundle: graph and tokenizer; of the weights only the lattice counts.
+        bundle: graph; of the weights only the lattice counts.
+        tokenizer: the bundle's.
         weights: after ``num_rounds`` rounds.
         task: what it was tuned for.
         max_tokens: longest prompt that is fed whole.
@@ -61,16 +58,12 @@ class TunedModel:
     """
 
     bundle: Bundle
+    tokenizer: Tokenizer
     weights: ParameterStore
     task: TaskSpec
     max_tokens: int
     num_rounds: int
     origin: dict[str, Any]
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The bundle's tokenizer."""
-        return load_tokenizer(self.bundle.tokenizer_path)
 
     @property
     def label_token_ids(self) -> tuple[int, ...]:
@@ -103,6 +96,7 @@ def load_model(folder: Path, *, num_rounds: int | None = None, best: bool = Fals
     bundle = open_bundle(folder)
     return TunedModel(
         bundle=bundle,
+        tokenizer=load_tokenizer(bundle.tokenizer_path),
         weights=ParameterStore.from_bundle(bundle),
         task=bundle.manifest.task,
         max_tokens=int(bundle.manifest.architecture["max_position_embeddings"]),
@@ -117,10 +111,10 @@ def _of_run(folder: Path, num_rounds: int | None, best: bool) -> TunedModel:
         config, run_id = store.config(), str(store.meta("run_id"))
         results = list(store.results(run_id))
         if best:
-            scored = [row for row in store.evaluations() if row.accuracy is not None]
-            if not scored:
+            evaluation = best_evaluation(store.evaluations())
+            if evaluation is None:
                 raise ConfigurationError(f"{folder}: nothing was evaluated, so nothing is best.")
-            num_rounds = max(scored, key=lambda row: row.accuracy or 0.0).num_rounds
+            num_rounds = evaluation.num_rounds
         count = len(results) if num_rounds is None else num_rounds
         if not 0 <= count <= len(results):
             raise ConfigurationError(
@@ -143,6 +137,7 @@ def _of_run(folder: Path, num_rounds: int | None, best: bool) -> TunedModel:
         privacy = config.privacy
         return TunedModel(
             bundle=bundle,
+            tokenizer=load_tokenizer(bundle.tokenizer_path),
             weights=weights,
             task=msgspec.convert(store.meta("task"), TaskSpec),
             max_tokens=config.task.max_tokens,
@@ -169,23 +164,11 @@ def save_model(model: TunedModel, out: Path) -> Path:
     Raises:
         ConfigurationError: something is there already, or the disk would not take it.
     """
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ConfigurationError(f"{out}: there is something already, wanted a new folder.")
-    target = out.absolute()
-    partial = target.parent / f".{target.name}.partial-{os.getpid()}"
-    try:
-        (partial / BUNDLE_FOLDER).mkdir(parents=True)
-        (partial / HUGGING_FACE_FOLDER).mkdir()
-        _write_bundle(model, partial / BUNDLE_FOLDER)
-        _write_hugging_face(model, partial / HUGGING_FACE_FOLDER)
-        partial.rename(target)
-    except OSError as error:
-        raise ConfigurationError(
-            f"{out}: cannot be written ({error.strerror or error}). Check the space on the disk "
-            "and the folder's permissions."
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with new_folder(out, ConfigurationError) as folder:
+        (folder / BUNDLE_FOLDER).mkdir()
+        (folder / HUGGING_FACE_FOLDER).mkdir()
+        _write_bundle(model, folder / BUNDLE_FOLDER)
+        _write_hugging_face(model, folder / HUGGING_FACE_FOLDER)
     return out
 
 
@@ -220,7 +203,7 @@ def _write_hugging_face(model: TunedModel, folder: Path) -> None:
     shutil.copymode(folder / TOKENIZER_FILE, folder / "model.safetensors")
     tokens = {
         name: token
-        for name, token in _SPECIAL_TOKENS.items()
+        for name, token in OPT_SPECIAL_TOKENS.items()
         if model.tokenizer.token_to_id(token) is not None
     }
     ids = {f"{n}_id": model.tokenizer.token_to_id(t) for n, t in tokens.items() if n != "unk_token"}

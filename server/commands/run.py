@@ -35,11 +35,12 @@ def run(args: argparse.Namespace) -> int:
     printer = ProgressPrinter(sys.stderr if args.json else sys.stdout)
     folder, config, experiment = _resume(args) if args.resume is not None else _start(args)
     complete = experiment is None or _drive(experiment, printer)
-    if complete and args.compare and report.outcome_of(folder) is Outcome.COMPLETE:
+    if complete and args.compare and look_at(folder)[1] is Outcome.COMPLETE:
         second = _start_or_resume(_reference_config(config), report.reference_folder(folder))
         _drive(second, printer, is_fresh_process=False)
 
-    summaries = report.read_summaries(folder)
+    runs = report.read_runs(folder)
+    summaries = [each.summary for each in runs]
     if args.json:
         document = dict(summaries[0])
         if len(summaries) > 1:
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         printer.table(summaries, folder)
     # Last: whatever keeps pictures from being written, the figures are on the screen by now.
-    report.write_run(folder)
+    report.write_runs(runs)
     return _exit_code(summaries, folder, args)
 
 

@@ -18,12 +18,12 @@ from server.run_store import STORE_FILE, RunStore
 def write_report(args: argparse.Namespace) -> int:
     """Write summary, pictures and page of a run again, from its store alone."""
     printer = ProgressPrinter(sys.stderr if args.json else sys.stdout)
-    summaries = report.read_summaries(args.run)
+    runs = report.read_runs(args.run)
     if args.json:
-        print(to_json(summaries[0]))
+        print(to_json(runs[0].summary))
     else:
-        printer.table(summaries, args.run)
-    report.write_run(args.run)
+        printer.table([run.summary for run in runs], args.run)
+    report.write_runs(runs)
     return 0
 
 
@@ -36,7 +36,7 @@ def list_runs(args: argparse.Namespace) -> int:
     print(list_title())
     for folder in folders:
         try:
-            print(list_line(folder, report.read_summaries(folder)[0]))
+            print(list_line(folder, report.read_runs(folder)[0].summary))
         except RunStoreError as error:
             print(f"{folder.name}: {error}", file=sys.stderr)
     return 0

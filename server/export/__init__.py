@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from server.errors import ExportError
+from server.new_folder import check_is_free
 
 if TYPE_CHECKING:
     from edge_runtime.task_spec import TaskSpec
@@ -60,7 +61,7 @@ def export_bundle(
     if via not in (VIA_NATIVE, VIA_OPTIMUM):
         raise ExportError(f"via: got {via!r}, wanted {VIA_NATIVE!r} or {VIA_OPTIMUM!r}.")
     out = Path(out)
-    bundle_writer.check_target(out)
+    check_is_free(out, ExportError)
 
     source = hugging_face.load_opt(model)
     tokenizer = source.tokenizer.bundled

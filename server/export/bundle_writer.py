@@ -1,9 +1,8 @@
-"""Writes a bundle whole or not at all: into a hidden folder beside the target, then one rename."""
+"""Writes a bundle, whole or not at all."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from edge_runtime.task_spec import TaskSpec
 from server.errors import ExportError
 from server.export.architecture import OptArchitecture
 from server.export.dependencies import load
+from server.new_folder import new_folder
 
 LIBRARIES = ("pairzero", "torch", "transformers", "onnx")
 
@@ -52,21 +52,6 @@ class BundleContents:
     tokenizer_json: str
 
 
-def check_target(out: Path) -> None:
-    """Refuse to write where something is already.
-
-    Raises:
-        ExportError: ``out`` exists and is not an empty folder.
-    """
-    if out.is_dir() and not any(out.iterdir()):
-        return
-    if out.exists() or out.is_symlink():
-        raise ExportError(
-            f"{out}: there is something already, wanted a new folder. "
-            "Choose another name, or delete it first."
-        )
-
-
 def write_bundle(out: Path, contents: BundleContents) -> Path:
     """Write the bundle folder ``out``.
 
@@ -75,20 +60,8 @@ def write_bundle(out: Path, contents: BundleContents) -> Path:
     Raises:
         ExportError: something is in the way, or the disk would not take it.
     """
-    check_target(out)
-    target = out.absolute()
-    partial = target.parent / f".{target.name}.partial-{os.getpid()}"
-    try:
-        partial.mkdir(parents=True)
-        _write_files(partial, contents)
-        partial.rename(target)
-    except OSError as error:
-        raise ExportError(
-            f"{out}: could not be written ({error.strerror or error}). "
-            "Check the space on the disk and the folder's permissions."
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with new_folder(out, ExportError) as folder:
+        _write_files(folder, contents)
     return out
 
 

@@ -418,7 +418,7 @@ def test_ctrl_c_stops_cleanly_and_the_run_can_be_resumed(tmp_path, uninterrupted
 def test_a_run_stopped_before_its_first_round_has_a_report_and_can_be_resumed(tmp_path):
     folder = tmp_path / "early"
     stop_after(load_config("snips", SHORT), folder, 0)
-    report.write_run(folder)
+    report.write_runs(report.read_runs(folder))
     assert summary_of(folder)["rounds"] == 0
     finish(Experiment.resume(folder))
     assert summary_of(folder)["complete"] is True
@@ -943,7 +943,7 @@ def test_a_run_out_of_budget_stops_by_itself_and_keeps_what_it_learnt(tmp_path, 
         assert run.store.meta("epsilon_spent") <= run.config.privacy.epsilon
     finally:
         run.close()
-    report.write_run(folder)
+    report.write_runs(report.read_runs(folder))
     summary = summary_of(folder)
     assert (summary["complete"], summary["outcome"]) == (False, "budget_exhausted")
     assert "stopped" in (folder / "report.html").read_text()

@@ -179,7 +179,7 @@ def complete(folder, train, **changes):
         assert run.run()
     finally:
         run.close()
-    report.write_run(folder)
+    report.write_runs(report.read_runs(folder))
     return folder
 
 
