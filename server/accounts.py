@@ -20,18 +20,23 @@ def stretch_of(store: RunStore, config: RunConfig) -> Stretch:
     if not config.privacy.enabled or stretch.number == 1:
         return stretch
     before = PrivacyLedger(store.connection).records()[: last["num_records"]]
-    spent = open_accounts(config, stretch, before).histories()
+    spent = open_accounts(config, stretch.number, before).histories()
     return Stretch(stretch.first_round, stretch.number, spent)
 
 
+def num_stretches(store: RunStore) -> int:
+    """How often the rounds of a run were planned: once, and once more each time it went on."""
+    return len(store.meta("stretches"))
+
+
 def open_accounts(
-    config: RunConfig, stretch: Stretch, records: Sequence[MechanismRecord]
+    config: RunConfig, num_stretches: int, records: Sequence[MechanismRecord]
 ) -> Accountant:
-    """Every device's account, with the records of a ledger charged to it."""
+    """Every device's account after so many stretches, with a ledger's records charged to it."""
     accountant = Accountant(
         epsilon=config.privacy.epsilon,
         delta=config.privacy.delta,
-        csi_delta=csi_delta(config, stretch),
+        csi_delta=csi_delta(config, num_stretches),
     )
     accountant.compose_all(records)
     return accountant
@@ -52,4 +57,4 @@ def epsilon_spent(store: RunStore, config: RunConfig) -> float | None:
     noted: float | None = store.meta("epsilon_spent")
     if noted is not None and store.meta("epsilon_records") == len(ledger.records()):
         return noted
-    return open_accounts(config, stretch_of(store, config), ledger.records()).worst_spent()
+    return open_accounts(config, num_stretches(store), ledger.records()).worst_spent()

@@ -16,7 +16,7 @@ from typing import Any
 from edge_runtime.forward import OnnxForward
 from edge_runtime.tasks import Batch
 from radio.waveforms.coherent import ChannelEstimate
-from server.accounts import open_accounts, stretch_of
+from server.accounts import num_stretches, open_accounts, stretch_of
 from server.assembly import RunComponents, connect, plan_privacy
 from server.config import RunConfig, dump_config
 from server.device_keys import KEYS_FILE, DeviceKeys
@@ -344,7 +344,7 @@ def _build_pricing(
     if terms is None:
         return Pricing(config, None, None, None, noise_symbols)
     ledger = PrivacyLedger(store.connection)
-    accountant = open_accounts(config, stretch_of(store, config), ledger.records())
+    accountant = open_accounts(config, num_stretches(store), ledger.records())
     spoken = sum(row.num_speakers for row in store.rounds())
     if len(ledger.records()) < spoken:
         raise LedgerCorruptError(

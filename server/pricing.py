@@ -108,9 +108,9 @@ class PlannedRound:
         return math.hypot(*stds) / len(speakers)
 
 
-def csi_delta(config: RunConfig, stretch: Stretch) -> float:
-    """The part of delta that all statements about the channel may use, up to this stretch."""
-    return config.privacy.delta * config.privacy.csi_failure_fraction * stretch.number
+def csi_delta(config: RunConfig, num_stretches: int) -> float:
+    """The part of delta that all statements about the channel in so many stretches may use."""
+    return config.privacy.delta * config.privacy.csi_failure_fraction * num_stretches
 
 
 def plan_privacy_terms(
@@ -140,7 +140,7 @@ def plan_privacy_terms(
         noise_multiplier=calibrate_noise_multiplier(
             epsilon=privacy.epsilon,
             delta=privacy.delta,
-            csi_delta=csi_delta(config, stretch),
+            csi_delta=csi_delta(config, stretch.number),
             sampling_probability=max(probabilities),
             num_rounds=num_rounds,
             num_records=sum(num_records),

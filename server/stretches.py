@@ -73,7 +73,7 @@ def plan_more_rounds(folder: Path, changes: dict[str, Any]) -> None:
         ]
         stretch = Stretch(done, len(stretches))
         if config.privacy.enabled:
-            accounts = open_accounts(config, stretch, records)
+            accounts = open_accounts(config, stretch.number, records)
             spent = accounts.histories()  # refuses what no finite epsilon covers
             if accounts.worst_spent() >= config.privacy.epsilon:
                 raise ConfigurationError(
