@@ -187,9 +187,17 @@ class DeviceAgent:
     ) -> tuple[list[Float32Array], list[Float32Array]]:
         """Losses of each device's examples at w + mu z and at w - mu z; afterwards w is w again."""
         seed, scale = plan.direction_seed, plan.perturbation_scale
+        begun = self._forward.begin([batch for own in batches for batch in own])
+
+        def losses() -> list[Float32Array]:
+            """Of each device's examples [num_examples], all devices' batches in one sweep."""
+            of_batch = iter(self._forward.finish(begun))
+            nothing = np.empty(0, dtype=np.float32)
+            return [np.concatenate([nothing, *(next(of_batch).losses for _ in b)]) for b in batches]
+
         self._store.add_direction(seed, scale)
         try:
-            losses_plus = self._losses(batches)
+            losses_plus = losses()
         except BaseException:
             self._store.add_direction(seed, -scale)
             raise
@@ -200,7 +208,7 @@ class DeviceAgent:
             self._store.add_direction(seed, -scale)
             raise
         try:
-            losses_minus = self._losses(batches)
+            losses_minus = losses()
         finally:
             self._store.add_direction(seed, scale)
         return losses_plus, losses_minus
@@ -248,12 +256,6 @@ class DeviceAgent:
         probability = min(1.0, plan.batch_size / num_records)
         chosen = device.private_random.poisson_batch(release, num_records, probability)
         return device.prompts.batches_by_length(chosen, self._max_rows)
-
-    def _losses(self, batches: Sequence[Sequence[Batch]]) -> list[Float32Array]:
-        """Losses of each device's examples [num_examples], all devices' batches in one sweep."""
-        outputs = iter(self._forward.run_many([b for own in batches for b in own]))
-        nothing = np.empty(0, dtype=np.float32)
-        return [np.concatenate([nothing, *(next(outputs).losses for _ in own)]) for own in batches]
 
     def _speak(
         self,

@@ -2,12 +2,16 @@
 
 ::
 
-    graph.onnx            the forward pass; no weights inside, every weight is an input
+    embedding.onnx        tokens to the first layer's input
+    layer.onnx            one layer; it serves every layer but the last
+    last_layer.onnx       the last layer, the final norm and the loss at the answers
     weights.safetensors   the weights under torch's names
     tokenizer.json        the tokenizer (Hugging Face tokenizers)
     manifest.json         shapes, quanta, task, source and the digest of every other file
 
-Opening a bundle checks every digest, so what runs is what was exported.
+The graphs hold no weights: each weight is an input, a layer's by its name within the layer
+(``fc1.weight``), the others by torch's. Opening a bundle checks every digest, so what runs is what
+was exported.
 """
 
 from __future__ import annotations
@@ -21,12 +25,17 @@ from edge_runtime.lattice import MAX_QUANTUM_EXPONENT
 from edge_runtime.protocol.errors import BundleError, TaskError
 from edge_runtime.task_spec import TaskSpec
 
-FORMAT_VERSION = 2
-GRAPH_FILE = "graph.onnx"
+FORMAT_VERSION = 3
+EMBEDDING_FILE = "embedding.onnx"
+LAYER_FILE = "layer.onnx"
+LAST_LAYER_FILE = "last_layer.onnx"
+GRAPH_FILES = (EMBEDDING_FILE, LAYER_FILE, LAST_LAYER_FILE)
+HIDDEN_INPUT = "hidden"  # what one graph hands to the next, by the names at its two ends
+HIDDEN_OUTPUT = "hidden_out"
 WEIGHTS_FILE = "weights.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
 MANIFEST_FILE = "manifest.json"
-PAYLOAD_FILES = (GRAPH_FILE, WEIGHTS_FILE, TOKENIZER_FILE)
+PAYLOAD_FILES = (*GRAPH_FILES, WEIGHTS_FILE, TOKENIZER_FILE)
 MAX_MANIFEST_BYTES = 16 * 2**20
 _EXPONENTS = (-40, MAX_QUANTUM_EXPONENT)  # from the quantum of a step on
 
@@ -35,7 +44,7 @@ BUNDLED_MODEL_FOLDER = Path(__file__).parent / "assets" / "opt-pairzero"
 
 
 class TensorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One weight tensor: a graph input of the same name, float32 on a lattice of its own."""
+    """One weight tensor under torch's name: a graph's input, float32 on a lattice of its own."""
 
     name: str
     shape: tuple[int, ...]
@@ -74,6 +83,7 @@ class _AnyManifest(msgspec.Struct, frozen=True):
     """What a manifest of every format says."""
 
     format_version: int
+    source_model: str = "MODEL"
 
 
 class Bundle(msgspec.Struct, frozen=True):
@@ -83,9 +93,14 @@ class Bundle(msgspec.Struct, frozen=True):
     manifest: Manifest
 
     @property
-    def graph_path(self) -> Path:
-        """The forward graph."""
-        return self.folder / GRAPH_FILE
+    def num_layers(self) -> int:
+        """Layers of the model, the last one included."""
+        return int(self.manifest.architecture["num_hidden_layers"])
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of what one layer hands to the next."""
+        return int(self.manifest.architecture["hidden_size"])
 
     @property
     def weights_path(self) -> Path:
@@ -101,6 +116,11 @@ class Bundle(msgspec.Struct, frozen=True):
     def digest(self) -> str:
         """One digest for the whole bundle: sha256 of the manifest, which holds the others."""
         return file_digest(self.folder / MANIFEST_FILE)
+
+
+def layer_tensor(layer: int, name: str) -> str:
+    """Torch's name of the tensor that is called ``name`` within a layer."""
+    return f"model.decoder.layers.{layer}.{name}"
 
 
 def file_digest(path: Path) -> str:
@@ -134,11 +154,12 @@ def open_bundle(folder: Path) -> Bundle:
         raise BundleError(f"{path}: larger than {MAX_MANIFEST_BYTES} bytes, refused.")
     content = path.read_bytes()
     try:
-        version = msgspec.json.decode(content, type=_AnyManifest).format_version
-        if version != FORMAT_VERSION:
+        any_format = msgspec.json.decode(content, type=_AnyManifest)
+        if any_format.format_version != FORMAT_VERSION:
             raise BundleError(
-                f"{path}: format {version}, this pairzero reads {FORMAT_VERSION}. Export the model "
-                "again with this version: pairzero export MODEL OUT --task TASK"
+                f"{path}: format {any_format.format_version}, this pairzero reads "
+                f"{FORMAT_VERSION}. Export the model again with this version: "
+                f"pairzero export {any_format.source_model} OUT --task TASK"
             )
         manifest = msgspec.json.decode(content, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TaskError) as error:
@@ -160,7 +181,10 @@ def open_bundle(folder: Path) -> Bundle:
 
 def _check_values(path: Path, manifest: Manifest) -> None:
     """What is read later without a second look."""
-    for name in ("num_parameters", "max_position_embeddings", "vocab_size"):
+    for name in (
+        "num_parameters", "max_position_embeddings", "vocab_size", "num_hidden_layers",
+        "hidden_size",
+    ):  # fmt: skip
         value = manifest.architecture.get(name)
         if not (type(value) is int and value > 0):
             raise BundleError(

@@ -1,42 +1,45 @@
-"""OnnxForward: forward passes of the bundle's graph on weights that live elsewhere.
+"""OnnxForward: forward passes of a bundle on the weights of a ParameterStore.
 
-The graph has no weights inside. Each one is an input, bound once, without a copy, to the buffer of
-the ParameterStore; a weight moved in place is what the next run sees. One session serves several
-worker threads: each has its own binding, all share the weights.
+A weight moved in place is what the next run sees. Several worker threads share the sessions and the
+weights; each has its own bindings (`edge_runtime.layer_graphs`).
+
+A round runs the same batches several times, on weights moved along a direction. What the stages
+below the first trainable layer give is the same each time: `begin` computes it once, `finish` goes
+on from there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import SimpleQueue
+from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
-from edge_runtime.bundle import Bundle
-from edge_runtime.onnx_runtime import onnxruntime
+from edge_runtime.bundle import GRAPH_FILES, Bundle
+from edge_runtime.layer_graphs import BoundLayers, Float32Array, ForwardOutput, LayerGraphs
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.protocol.errors import BundleError
 from edge_runtime.tasks import Batch
 
-Float32Array = npt.NDArray[np.float32]
+__all__ = ["BegunBatch", "Float32Array", "ForwardOutput", "OnnxForward"]
 
-_DATA_INPUTS = {"input_ids", "answer_position", "target", "label_token_ids"}
+MAX_KEPT_BYTES = 64 * 2**20
+"""What `begin` keeps at most: 21 batches of 16 x 64 tokens of OPT-125M."""
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
-class ForwardOutput:
-    """What one forward pass gives.
+class BegunBatch:
+    """A batch and, where it was kept, what the stages that do not move gave for it."""
 
-    Attributes:
-        losses: loss of each example [batch].
-        scores: logit of each label's word [batch, num_classes].
-    """
-
-    losses: Float32Array
-    scores: Float32Array
+    batch: Batch
+    hidden: Float32Array | None = None
 
 
 class OnnxForward:
@@ -45,8 +48,9 @@ class OnnxForward:
     A lone row is run beside a copy of itself, because a pass of one row takes other kernels, whose
     last bits differ (`edge_runtime.pass_shapes`); ``runs_rows_alone`` turns that off.
 
-    Guarantees: a batch's losses are the same bits whichever worker runs it and whatever runs
-    beside it, as long as ``intra_op_threads`` and the onnxruntime version are the same.
+    Guarantees: a batch's losses are the same bits whichever worker runs it, whatever runs beside
+    it and whether it was begun before, as long as ``intra_op_threads`` and the onnxruntime version
+    are the same.
     """
 
     def __init__(
@@ -57,92 +61,119 @@ class OnnxForward:
         label_token_ids: Sequence[int] | None = None,
         intra_op_threads: int = 1,
         num_workers: int = 1,
+        max_kept_bytes: int = MAX_KEPT_BYTES,
     ) -> None:
-        """Open a session.
+        """Open the sessions.
 
         Args:
-            bundle: graph and manifest.
+            bundle: graphs and manifest.
             store: the weights to run on.
             label_token_ids: tokens of the task's words, in class order; the words of the bundle's
                 own task if it is left out.
             intra_op_threads: threads within one pass.
             num_workers: passes at a time.
+            max_kept_bytes: what `begin` may keep; what goes beyond is computed in every pass.
 
         Raises:
-            BundleError: onnxruntime refuses the graph, or it does not fit the manifest.
+            BundleError: onnxruntime refuses a graph, or it does not fit the manifest.
         """
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = intra_op_threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(bundle.graph_path), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime raises many types for one cause: a bad graph
-            raise BundleError(f"{bundle.graph_path}: onnxruntime refuses it: {error}") from error
-        wanted = {entry.name for entry in bundle.manifest.tensors}
-        inputs = {item.name for item in self._session.get_inputs()}
-        if missing := wanted - inputs:
-            raise BundleError(
-                f"{bundle.graph_path}: {sorted(missing)[:3]} are not inputs of the graph; moving "
-                "those weights would change nothing. Export the model again."
-            )
-        if unknown := inputs - wanted - _DATA_INPUTS:
-            raise BundleError(
-                f"{bundle.graph_path}: its inputs {sorted(unknown)[:3]} are not in the manifest; "
-                "nothing could be fed to them. Export the model again."
-            )
+        graphs = LayerGraphs(
+            {name: bundle.folder / name for name in GRAPH_FILES},
+            num_layers=bundle.num_layers,
+            hidden_size=bundle.hidden_size,
+            intra_op_threads=intra_op_threads,
+        )
+        read = graphs.tensors_by_stage()
+        _check_tensors(bundle, set().union(*read))
+        self._num_frozen = _num_frozen(read, store)
+        self._max_kept_bytes = max_kept_bytes
+        self._row_bytes = 4 * bundle.hidden_size
         self.runs_rows_alone = False
         self._store = store
         ids = bundle.manifest.label_token_ids if label_token_ids is None else label_token_ids
-        self._label_token_ids = np.array(ids, dtype=np.int64)
-        self._bindings: SimpleQueue[onnxruntime.IOBinding] = SimpleQueue()
+        self._workers: SimpleQueue[BoundLayers] = SimpleQueue()
         for _ in range(num_workers):
-            self._bindings.put(self._bind_weights())
+            self._workers.put(graphs.bind(store.tensors, np.array(ids, dtype=np.int64)))
         self._pool = ThreadPoolExecutor(num_workers) if num_workers > 1 else None
-
-    def _bind_weights(self) -> onnxruntime.IOBinding:
-        binding = self._session.io_binding()
-        for name, view in self._store.tensors.items():
-            binding.bind_input(name, "cpu", 0, np.float32, view.shape, view.ctypes.data)
-        ids = self._label_token_ids
-        binding.bind_input("label_token_ids", "cpu", 0, np.int64, ids.shape, ids.ctypes.data)
-        return binding
 
     def run(self, batch: Batch) -> ForwardOutput:
         """One forward pass over one batch."""
         self._store.settle()
-        return self._run(batch)
-
-    def _run(self, batch: Batch) -> ForwardOutput:
-        num_examples = batch.num_examples
-        if num_examples == 1 and not self.runs_rows_alone:
-            batch = batch.doubled()
-        binding = self._bindings.get()
-        try:
-            for name, array in (
-                ("input_ids", batch.input_ids),
-                ("answer_position", batch.answer_position),
-                ("target", batch.target),
-            ):
-                binding.bind_input(name, "cpu", 0, np.int64, array.shape, array.ctypes.data)
-            binding.bind_output("loss", "cpu")
-            binding.bind_output("scores", "cpu")
-            self._session.run_with_iobinding(binding)
-            losses, scores = binding.copy_outputs_to_cpu()
-        finally:
-            self._bindings.put(binding)
-        return ForwardOutput(losses=losses[:num_examples], scores=scores[:num_examples])
+        return self._finish(BegunBatch(batch))
 
     def run_many(self, batches: Sequence[Batch]) -> list[ForwardOutput]:
         """Many batches, in order; spread over the workers."""
+        return self.finish([BegunBatch(batch) for batch in batches])
+
+    def begin(self, batches: Sequence[Batch]) -> list[BegunBatch]:
+        """Run the stages that do not move, once for as many `finish` as come.
+
+        Keeps ``max_kept_bytes`` at most, the first batches first, and nothing where the first stage
+        moves already. Moves that were asked for go on waiting: none of them concerns these stages.
+        """
+        if self._num_frozen == 0:
+            return [BegunBatch(batch) for batch in batches]
+        sizes = np.array([self._as_run(batch).input_ids.size for batch in batches], dtype=np.int64)
+        is_kept = np.cumsum(sizes) * self._row_bytes <= self._max_kept_bytes
+        num_kept = int(np.count_nonzero(is_kept))
+        rest = [BegunBatch(batch) for batch in batches[num_kept:]]
+        return self._map(self._begin, batches[:num_kept]) + rest
+
+    def finish(self, begun: Sequence[BegunBatch]) -> list[ForwardOutput]:
+        """The rest of the passes, on the weights as they are now; in order."""
         self._store.settle()  # before the workers start: nothing may move under them
-        if self._pool is None:
-            return [self._run(batch) for batch in batches]
-        return list(self._pool.map(self._run, batches))
+        return self._map(self._finish, begun)
+
+    def _begin(self, batch: Batch) -> BegunBatch:
+        with self._worker() as layers:
+            return BegunBatch(batch, layers.hidden_after(self._as_run(batch), self._num_frozen))
+
+    def _finish(self, begun: BegunBatch) -> ForwardOutput:
+        first_stage = 0 if begun.hidden is None else self._num_frozen
+        with self._worker() as layers:
+            output = layers.run(
+                self._as_run(begun.batch), first_stage=first_stage, hidden=begun.hidden
+            )
+        num_examples = begun.batch.num_examples
+        return ForwardOutput(output.losses[:num_examples], output.scores[:num_examples])
+
+    def _as_run(self, batch: Batch) -> Batch:
+        is_alone = batch.num_examples == 1 and not self.runs_rows_alone
+        return batch.doubled() if is_alone else batch
+
+    @contextmanager
+    def _worker(self) -> Iterator[BoundLayers]:
+        layers = self._workers.get()
+        try:
+            yield layers
+        finally:
+            self._workers.put(layers)
+
+    def _map(self, do: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
+        return list(map(do, items) if self._pool is None else self._pool.map(do, items))
 
     def close(self) -> None:
         """Stop the worker threads."""
         if self._pool is not None:
             self._pool.shutdown()
+
+
+def _num_frozen(read: Sequence[set[str]], store: ParameterStore) -> int:
+    """Stages before the first that reads a tensor that moves. Never the last: it has the losses."""
+    moved = {e.name for e, moves in zip(store.entries, store.trainable, strict=True) if moves}
+    return next((i for i, own in enumerate(read[:-1]) if own & moved), len(read) - 1)
+
+
+def _check_tensors(bundle: Bundle, read: set[str]) -> None:
+    """The graphs read exactly the tensors of the manifest."""
+    wanted = {entry.name for entry in bundle.manifest.tensors}
+    if missing := wanted - read:
+        raise BundleError(
+            f"{bundle.folder}: {sorted(missing)[:3]} are not inputs of its graphs; moving those "
+            "weights would change nothing. Export the model again."
+        )
+    if unknown := read - wanted:
+        raise BundleError(
+            f"{bundle.folder}: its graphs ask for {sorted(unknown)[:3]}, which are not in the "
+            "manifest; nothing could be fed to them. Export the model again."
+        )

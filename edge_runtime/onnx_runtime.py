@@ -1,4 +1,4 @@
-"""The one place that imports onnxruntime, with its telemetry off.
+"""The one place that imports onnxruntime, with its telemetry off and one arena for all sessions.
 
 From 1.32 on, onnxruntime writes a device id and a cache of events below HOME and sends events to
 its vendor, unless it is told not to before it is loaded. Events can hold the number and duration of
@@ -8,6 +8,7 @@ the privacy ledger. Everything else says ``from edge_runtime.onnx_runtime import
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 # Read when the library is loaded. Whoever has loaded it before us has started it, so the switch of
@@ -18,4 +19,22 @@ import onnxruntime
 
 onnxruntime.disable_telemetry_events()
 
-__all__ = ["onnxruntime"]
+SHARED_ARENA = {"session.use_env_allocators": "1"}
+"""Session entries that make a session take its activations from the process's one arena."""
+
+
+def _register_arena() -> None:
+    """One arena for the process, which grows by what is asked for and not by doubling."""
+    where = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    as_requested = 1
+    arena = onnxruntime.OrtArenaCfg(0, as_requested, -1, -1)
+    # Some versions refuse a second one: then somebody else's serves, and only memory differs.
+    with contextlib.suppress(RuntimeError):
+        onnxruntime.create_and_register_allocator(where, arena)
+
+
+_register_arena()
+
+__all__ = ["SHARED_ARENA", "onnxruntime"]

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
 from edge_runtime.bundle import (
-    GRAPH_FILE,
+    GRAPH_FILES,
     MANIFEST_FILE,
     PAYLOAD_FILES,
     TOKENIZER_FILE,
@@ -173,10 +173,10 @@ def save_model(model: TunedModel, out: Path) -> Path:
 
 
 def _write_bundle(model: TunedModel, folder: Path) -> None:
-    for name in (GRAPH_FILE, TOKENIZER_FILE):
+    for name in (*GRAPH_FILES, TOKENIZER_FILE):
         shutil.copyfile(model.bundle.folder / name, folder / name)
     save_file(model.weights.tensors, str(folder / WEIGHTS_FILE))
-    shutil.copymode(folder / GRAPH_FILE, folder / WEIGHTS_FILE)
+    shutil.copymode(folder / TOKENIZER_FILE, folder / WEIGHTS_FILE)
     manifest = model.bundle.manifest
     write_manifest(
         folder,

@@ -5,10 +5,11 @@ Heavy libraries are imported inside the fixtures, so tests that need no model do
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,49 @@ def tiny_bundle(tiny_bundle_folder: Path) -> Any:
     from edge_runtime.bundle import open_bundle
 
     return open_bundle(tiny_bundle_folder)
+
+
+@functools.cache
+def open_plain_session(graph: bytes) -> Any:
+    """An ordinary session on one thread."""
+    from edge_runtime.onnx_runtime import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def run_plain_graphs(
+    graphs: Mapping[str, bytes],
+    weights: Mapping[str, np.ndarray[Any, Any]],
+    inputs: Mapping[str, np.ndarray[Any, Any]],
+    num_layers: int,
+) -> dict[str, np.ndarray[Any, Any]]:
+    """A bundle's graphs, one after another in ordinary sessions: nothing bound, nothing shared.
+
+    ``weights`` by torch's name, ``inputs`` the four integer inputs. Gives "loss" and "scores".
+    """
+    sessions = {name: open_plain_session(graph) for name, graph in graphs.items()}
+
+    def run(name: str, prefix: str, hidden: dict[str, Any]) -> list[np.ndarray[Any, Any]]:
+        given = {**weights, **inputs, **hidden}
+        given |= {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}
+        asked = [item.name for item in sessions[name].get_inputs()]
+        results: list[np.ndarray[Any, Any]] = sessions[name].run(None, {n: given[n] for n in asked})
+        return results
+
+    (state,) = run("embedding.onnx", "no layer", {})
+    for layer in range(num_layers - 1):
+        (state,) = run("layer.onnx", f"model.decoder.layers.{layer}.", {"hidden": state})
+    last = f"model.decoder.layers.{num_layers - 1}."
+    loss, scores = run("last_layer.onnx", last, {"hidden": state})
+    return {"loss": loss, "scores": scores}
+
+
+@pytest.fixture(scope="session")
+def plain_graphs() -> Callable[..., dict[str, np.ndarray[Any, Any]]]:
+    """plain_graphs(graphs, weights, inputs, num_layers) -> outputs, by no code of the product."""
+    return run_plain_graphs
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,7 @@ def export_bundle(
         model: hub id (facebook/opt-125m) or Hugging Face folder of an OPT.
         out: the bundle; must not exist yet, or be empty.
         task: gives the label words; each must be one token of this model.
-        via: "native" generates the graph from the dimensions, "optimum" uses the ecosystem's
+        via: "native" generates the graphs from the dimensions, "optimum" uses the ecosystem's
             exporter.
         texts: some texts of the task's data; the tokens of their prompts are compared with those
             of the source's tokenizer.
@@ -77,18 +77,18 @@ def export_bundle(
         )
 
     if via == VIA_NATIVE:
-        from server.export.graph import build_graph
+        from server.export.graph import build_graphs
 
-        graph = build_graph(source.architecture)
+        graphs = build_graphs(source.architecture)
     else:
-        from server.export.via_optimum import build_graph_via_optimum
+        from server.export.via_optimum import build_graphs_via_optimum
 
-        graph = build_graph_via_optimum(source.model.config, source.architecture)
+        graphs = build_graphs_via_optimum(source.model.config, source.architecture)
 
     # The check moves these copies about; what is written are the weights as they were stored.
     working = {name: array.astype(np.float32) for name, array in stored.items()}
-    report = self_check.check_graph(
-        graph,
+    report = self_check.check_graphs(
+        graphs,
         source.architecture,
         working,
         self_check.torch_reference(source.model, working),
@@ -100,7 +100,7 @@ def export_bundle(
         architecture=source.architecture,
         task=task,
         label_token_ids=label_ids,
-        graph=graph.SerializeToString(deterministic=True),
+        graphs={n: graph.SerializeToString(deterministic=True) for n, graph in graphs.items()},
         weights=stored,
         tokenizer_json=tokenizer.to_str(pretty=False),
     )

@@ -11,10 +11,14 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from edge_runtime.bundle import layer_tensor
 from server.errors import ExportError
 
 EMBEDDING = "model.decoder.embed_tokens.weight"
 POSITIONS = "model.decoder.embed_positions.weight"
+PROJECT_IN = "model.decoder.project_in.weight"
+PROJECT_OUT = "model.decoder.project_out.weight"
+FINAL_NORM = "model.decoder.final_layer_norm"
 UNTIED_HEAD = "lm_head.weight"
 
 POSITION_OFFSET = 2
@@ -96,37 +100,57 @@ class OptArchitecture:
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape of every weight, in torch's order and layout ([out, in] for matrices)."""
-        shapes: dict[str, tuple[int, ...]] = {}
-        width, embedding_width = self.hidden_size, self.word_embed_proj_dim
+        around = self.embedding_shapes() | self.head_shapes()
+        layers = {
+            layer_tensor(layer, name): shape
+            for layer in range(self.num_hidden_layers)
+            for name, shape in self.layer_shapes().items()
+        }
+        before = (EMBEDDING, POSITIONS, PROJECT_OUT, PROJECT_IN, *self._norm_shapes(FINAL_NORM))
+        shapes = {name: around[name] for name in before if name in around} | layers
+        return shapes | {name: around[name] for name in (UNTIED_HEAD,) if name in around}
 
-        def add_linear(name: str, num_out: int, num_in: int, *, bias: bool) -> None:
+    def embedding_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The weights that turn tokens into the first layer's input."""
+        shapes: dict[str, tuple[int, ...]] = {
+            EMBEDDING: (self.vocab_size, self.word_embed_proj_dim),
+            POSITIONS: (self.max_position_embeddings + POSITION_OFFSET, self.hidden_size),
+        }
+        if self.has_projections:
+            shapes[PROJECT_IN] = (self.hidden_size, self.word_embed_proj_dim)
+        return shapes
+
+    def layer_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The weights of one layer, by their names within it."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        width = self.hidden_size
+
+        def add_linear(name: str, num_out: int, num_in: int) -> None:
             shapes[f"{name}.weight"] = (num_out, num_in)
-            if bias:
+            if self.enable_bias:
                 shapes[f"{name}.bias"] = (num_out,)
 
-        def add_norm(name: str) -> None:
-            if self.layer_norm_elementwise_affine:
-                shapes[f"{name}.weight"] = (width,)
-                shapes[f"{name}.bias"] = (width,)
+        for projection in ("k_proj", "v_proj", "q_proj", "out_proj"):
+            add_linear(f"self_attn.{projection}", width, width)
+        shapes |= self._norm_shapes("self_attn_layer_norm")
+        add_linear("fc1", self.ffn_dim, width)
+        add_linear("fc2", width, self.ffn_dim)
+        return shapes | self._norm_shapes("final_layer_norm")
 
-        shapes[EMBEDDING] = (self.vocab_size, embedding_width)
-        shapes[POSITIONS] = (self.max_position_embeddings + POSITION_OFFSET, width)
-        if self.has_projections:
-            add_linear("model.decoder.project_out", embedding_width, width, bias=False)
-            add_linear("model.decoder.project_in", width, embedding_width, bias=False)
+    def head_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The weights behind the last layer; with tied embeddings one of them is the first."""
+        shapes: dict[str, tuple[int, ...]] = {}
         if self.has_final_layer_norm:
-            add_norm("model.decoder.final_layer_norm")
-        for layer in range(self.num_hidden_layers):
-            prefix = f"model.decoder.layers.{layer}"
-            for projection in ("k_proj", "v_proj", "q_proj", "out_proj"):
-                add_linear(f"{prefix}.self_attn.{projection}", width, width, bias=self.enable_bias)
-            add_norm(f"{prefix}.self_attn_layer_norm")
-            add_linear(f"{prefix}.fc1", self.ffn_dim, width, bias=self.enable_bias)
-            add_linear(f"{prefix}.fc2", width, self.ffn_dim, bias=self.enable_bias)
-            add_norm(f"{prefix}.final_layer_norm")
-        if not self.tie_word_embeddings:
-            shapes[UNTIED_HEAD] = (self.vocab_size, embedding_width)
+            shapes |= self._norm_shapes(FINAL_NORM)
+        if self.has_projections:
+            shapes[PROJECT_OUT] = (self.word_embed_proj_dim, self.hidden_size)
+        shapes[self.head_weight] = (self.vocab_size, self.word_embed_proj_dim)
         return shapes
+
+    def _norm_shapes(self, name: str) -> dict[str, tuple[int, ...]]:
+        if not self.layer_norm_elementwise_affine:
+            return {}
+        return {f"{name}.weight": (self.hidden_size,), f"{name}.bias": (self.hidden_size,)}
 
     def describe(self) -> dict[str, int | bool | str]:
         """The entries of the manifest's ``architecture``."""

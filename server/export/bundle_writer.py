@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from edge_runtime.bundle import (
     FORMAT_VERSION,
-    GRAPH_FILE,
+    GRAPH_FILES,
     PAYLOAD_FILES,
     TOKENIZER_FILE,
     WEIGHTS_FILE,
@@ -39,15 +39,15 @@ LIBRARIES = ("pairzero", "torch", "transformers", "onnx")
 class BundleContents:
     """Everything that goes into a bundle.
 
-    ``weights`` are in torch's order and in the precision to store; ``graph`` is serialised ONNX;
-    ``tokenizer_json`` is a Hugging Face tokenizers file.
+    ``weights`` are in torch's order and in the precision to store; ``graphs`` are serialised ONNX
+    by file name; ``tokenizer_json`` is a Hugging Face tokenizers file.
     """
 
     source_model: str
     architecture: OptArchitecture
     task: TaskSpec
     label_token_ids: tuple[int, ...]
-    graph: bytes
+    graphs: Mapping[str, bytes]
     weights: Mapping[str, npt.NDArray[Any]]
     tokenizer_json: str
 
@@ -66,11 +66,12 @@ def write_bundle(out: Path, contents: BundleContents) -> Path:
 
 
 def _write_files(folder: Path, contents: BundleContents) -> None:
-    (folder / GRAPH_FILE).write_bytes(contents.graph)
+    for name in GRAPH_FILES:
+        (folder / name).write_bytes(contents.graphs[name])
     (folder / TOKENIZER_FILE).write_text(contents.tokenizer_json, encoding="utf-8")
     load("safetensors.numpy").save_file(dict(contents.weights), str(folder / WEIGHTS_FILE))
     # safetensors writes for the owner alone; a bundle is for whoever may read its other files.
-    shutil.copymode(folder / GRAPH_FILE, folder / WEIGHTS_FILE)
+    shutil.copymode(folder / TOKENIZER_FILE, folder / WEIGHTS_FILE)
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         source_model=contents.source_model,

@@ -3,7 +3,7 @@
     python -m server.export.golden tests/golden --date 2025-01-31
 
 One pre-norm OPT (125M style) and one post-norm OPT with projections (350M style).
-``tiny_opt_losses.npz`` holds, per case, the graph, the weights, one padded batch and torch's
+``tiny_opt_losses.npz`` holds, per case, the graphs, the weights, one padded batch and torch's
 losses; ``tiny_opt_losses.json`` says how it was made and how closely it must be met.
 """
 
@@ -20,13 +20,13 @@ import numpy as np
 
 from server.export.architecture import OptArchitecture
 from server.export.dependencies import load
-from server.export.graph import build_graph
+from server.export.graph import build_graphs
 from server.export.self_check import CheckBatch, torch_reference
 
 logger = logging.getLogger(__name__)
 
 NAME = "tiny_opt_losses"
-FORMAT = 2
+FORMAT = 3
 TOLERANCE = 1e-5
 TOLERANCE_REASON = (
     "absolute, on losses up to 5.3 and scores up to 1.7: float32 sums in another order, on another "
@@ -47,7 +47,7 @@ WEIGHT_STD = 0.25
 
 
 def make_case(**changes: Any) -> dict[str, np.ndarray[Any, Any]]:
-    """Graph, weights, batch and torch's outputs of one case, under prefixed names."""
+    """Graphs, weights, batch and torch's outputs of one case, under prefixed names."""
     torch, transformers = load("torch"), load("transformers")
     config = transformers.OPTConfig(**DIMENSIONS, **changes)
     model = transformers.OPTForCausalLM(config).eval().requires_grad_(False)
@@ -70,9 +70,12 @@ def make_case(**changes: Any) -> dict[str, np.ndarray[Any, Any]]:
     working = {name: array.astype(np.float32) for name, array in weights.items()}
     with torch.inference_mode():
         wanted = torch_reference(model, working)(batch)
-    graph = build_graph(architecture).SerializeToString(deterministic=True)
+    graphs = {
+        name: graph.SerializeToString(deterministic=True)
+        for name, graph in build_graphs(architecture).items()
+    }
     return {
-        "graph": np.frombuffer(graph, dtype=np.uint8),
+        **{f"graph:{name}": np.frombuffer(g, dtype=np.uint8) for name, g in graphs.items()},
         **{f"weight:{name}": array for name, array in weights.items()},
         **{f"input:{name}": array for name, array in batch.feeds().items()},
         **{f"output:{name}": array for name, array in wanted.items()},

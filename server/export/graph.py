@@ -1,11 +1,11 @@
-"""The native road: the loss graph of an OPT, generated from its dimensions alone.
+"""The native road: the graphs of an OPT, generated from its dimensions alone.
 
 ::
 
-    x = E[input_ids] (project_in) + P[2 .. 2 + sequence]
-    per layer, pre-norm:   x += attention(norm(x));   x += ffn(norm(x))
-               post-norm:  x = norm(x + attention(x)); x = norm(x + ffn(x))
-    (final norm) (project_out) -> loss head
+    embedding    x = E[input_ids] (project_in) + P[2 .. 2 + sequence]
+    layer        pre-norm:   x += attention(norm(x));   x += ffn(norm(x))
+                 post-norm:  x = norm(x + attention(x)); x = norm(x + ffn(x))
+    last layer   the same, then (final norm) (project_out) -> loss head
     attention = out_proj(softmax(q k^T + causal) v),  q = (W_q x + b_q) / sqrt(head_dim)
 
 Activations are kept as [batch * sequence, width], so every linear map is one Gemm that reads the
@@ -24,10 +24,26 @@ from typing import Any
 
 import numpy as np
 
+from edge_runtime.bundle import (
+    EMBEDDING_FILE,
+    GRAPH_FILES,
+    HIDDEN_INPUT,
+    HIDDEN_OUTPUT,
+    LAST_LAYER_FILE,
+    LAYER_FILE,
+)
 from server.errors import ExportError
-from server.export.architecture import EMBEDDING, POSITION_OFFSET, POSITIONS, OptArchitecture
+from server.export.architecture import (
+    EMBEDDING,
+    FINAL_NORM,
+    POSITION_OFFSET,
+    POSITIONS,
+    PROJECT_IN,
+    PROJECT_OUT,
+    OptArchitecture,
+)
 from server.export.dependencies import load
-from server.export.interface import assemble, loss_head
+from server.export.interface import assemble, interfaces, loss_head
 
 ACTIVATIONS = ("relu", "gelu")
 
@@ -35,21 +51,21 @@ LAYER_NORM_EPSILON = 1e-5
 """torch's default, which OPT uses throughout."""
 
 
-def build_graph(architecture: OptArchitecture) -> Any:
-    """The ``onnx.ModelProto`` of the bundle; see `server.export.interface` for its inputs.
+def build_graphs(architecture: OptArchitecture) -> dict[str, Any]:
+    """File name -> ``onnx.ModelProto``; see `server.export.interface` for inputs and outputs.
 
     Raises:
         ExportError: the architecture has a variant this generator does not know.
     """
     check_supported(architecture)
-    builder = _Builder(architecture)
-    hidden = builder.decoder()
-    head_nodes, head_constants = loss_head(hidden, architecture.head_weight)
-    return assemble(
-        builder.nodes + head_nodes,
-        builder.constants + head_constants,
-        architecture.tensor_shapes(),
-    )
+    builders = {name: _Builder(architecture) for name in GRAPH_FILES}
+    builders[EMBEDDING_FILE].embed()
+    builders[LAYER_FILE].layer(HIDDEN_OUTPUT, is_last=False)
+    builders[LAST_LAYER_FILE].last_layer()
+    return {
+        name: assemble(builder.nodes, builder.constants, interfaces(architecture)[name], name)
+        for name, builder in builders.items()
+    }
 
 
 def check_supported(architecture: OptArchitecture) -> None:
@@ -69,6 +85,7 @@ class _Builder:
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
         self._onnx = load("onnx")
+        self.shared_shapes()
 
     def add(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
         self.nodes.append(self._onnx.helper.make_node(op, inputs, [output], output, **attributes))
@@ -82,9 +99,13 @@ class _Builder:
     def linear(self, x: str, name: str, output: str, *, scale: float = 1.0) -> str:
         """Scale * (x W^T + b): Gemm takes the scale into its own alpha and beta."""
         inputs = [x, f"{name}.weight"]
-        if f"{name}.bias" in self.architecture.tensor_shapes():
+        if self.architecture.enable_bias:
             inputs.append(f"{name}.bias")
         return self.add("Gemm", inputs, output, alpha=scale, beta=scale, transB=1)
+
+    def project(self, x: str, weight: str, output: str) -> str:
+        """Between the widths of embedding and layers: never with a bias."""
+        return self.add("Gemm", [x, weight], output, transB=1)
 
     def norm(self, x: str, name: str, output: str) -> str:
         inputs = [x, f"{name}.weight", f"{name}.bias"]
@@ -107,18 +128,17 @@ class _Builder:
         y = self.add("Mul", [x, y], f"{output}_product")
         return self.add("Mul", [y, "gelu/half"], output)
 
-    def decoder(self) -> str:
-        """Nodes up to the head: hidden states [num_answers, word_embed_proj_dim]."""
+    def last_layer(self) -> None:
+        """The last layer at the answers, and from there to the loss."""
         a = self.architecture
-        self.shared_shapes()
-        x = self.embed()
-        for layer in range(a.num_hidden_layers):
-            x = self.layer(x, layer, is_last=layer == a.num_hidden_layers - 1)
+        x = self.layer("layer_out", is_last=True)
         if a.has_final_layer_norm:
-            x = self.norm(x, "model.decoder.final_layer_norm", "final_norm")
+            x = self.norm(x, FINAL_NORM, "final_norm")
         if a.has_projections:
-            x = self.linear(x, "model.decoder.project_out", "project_out")
-        return x
+            x = self.project(x, PROJECT_OUT, "project_out")
+        nodes, constants = loss_head(x, a.head_weight)
+        self.nodes += nodes
+        self.constants += constants
 
     def shared_shapes(self) -> None:
         """What depends on batch and sequence only: shapes, end of positions, causal mask."""
@@ -155,52 +175,53 @@ class _Builder:
         self.add("Trilu", [full, "mask/k"], "mask/causal", upper=1)
 
     def embed(self) -> str:
-        """Token plus position embedding, [batch * sequence, hidden_size]."""
+        """Token plus position embedding."""
         x = self.add("Gather", [EMBEDDING, "input_ids"], "embed/token", axis=0)
         if self.architecture.has_projections:
             x = self.add("Flatten", [x], "embed/token_flat", axis=2)
-            x = self.linear(x, "model.decoder.project_in", "embed/projected")
+            x = self.project(x, PROJECT_IN, "embed/projected")
             x = self.add("Reshape", [x, "shape/embedded"], "embed/token_wide")
         rows = [POSITIONS, "position/start", "position/end", "position/axis"]
         positions = self.add("Slice", rows, "embed/position")
         x = self.add("Add", [x, positions], "embed/sum")
-        return self.add("Flatten", [x], "embed/flat", axis=2)
+        return self.add("Flatten", [x], HIDDEN_OUTPUT, axis=2)
 
-    def layer(self, x: str, layer: int, *, is_last: bool) -> str:
-        weights, at = f"model.decoder.layers.{layer}", f"layers.{layer}"
-        pre_norm = self.architecture.do_layer_norm_before
+    def layer(self, output: str, *, is_last: bool) -> str:
+        """One layer, at the answers only from its attention on if it is the last."""
+        x, pre_norm = HIDDEN_INPUT, self.architecture.do_layer_norm_before
+        sum2 = output if pre_norm else "sum2"
 
-        inner = self.norm(x, f"{weights}.self_attn_layer_norm", f"{at}/norm1") if pre_norm else x
-        context = self.attend(inner, f"{weights}.self_attn", f"{at}/attention")
+        inner = self.norm(x, "self_attn_layer_norm", "norm1") if pre_norm else x
+        context = self.attend(inner)
         if is_last:
-            context = self.add("Gather", [context, "answer_position"], f"{at}/context_at_answer")
-            x = self.add("Gather", [x, "answer_position"], f"{at}/x_at_answer")
-        mixed = self.linear(context, f"{weights}.self_attn.out_proj", f"{at}/out_proj")
-        x = self.add("Add", [x, mixed], f"{at}/sum1")
+            context = self.add("Gather", [context, "answer_position"], "context_at_answer")
+            x = self.add("Gather", [x, "answer_position"], "x_at_answer")
+        mixed = self.linear(context, "self_attn.out_proj", "out_proj")
+        x = self.add("Add", [x, mixed], "sum1")
         if not pre_norm:
-            x = self.norm(x, f"{weights}.self_attn_layer_norm", f"{at}/norm1")
+            x = self.norm(x, "self_attn_layer_norm", "norm1")
 
-        inner = self.norm(x, f"{weights}.final_layer_norm", f"{at}/norm2") if pre_norm else x
-        inner = self.linear(inner, f"{weights}.fc1", f"{at}/fc1")
-        inner = self.activate(inner, f"{at}/activation")
-        inner = self.linear(inner, f"{weights}.fc2", f"{at}/fc2")
-        x = self.add("Add", [x, inner], f"{at}/sum2")
-        return x if pre_norm else self.norm(x, f"{weights}.final_layer_norm", f"{at}/norm2")
+        inner = self.norm(x, "final_layer_norm", "norm2") if pre_norm else x
+        inner = self.linear(inner, "fc1", "fc1")
+        inner = self.activate(inner, "activation")
+        inner = self.linear(inner, "fc2", "fc2")
+        x = self.add("Add", [x, inner], sum2)
+        return x if pre_norm else self.norm(x, "final_layer_norm", output)
 
-    def attend(self, x: str, weights: str, at: str) -> str:
-        """Causal attention without out_proj, [batch * sequence, hidden_size]."""
+    def attend(self, x: str) -> str:
+        """Causal attention without out_proj, [tokens, hidden_size]."""
 
         def split(projection: str, perm: list[int], scale: float = 1.0) -> str:
-            y = self.linear(x, f"{weights}.{projection}", f"{at}/{projection}", scale=scale)
-            y = self.add("Reshape", [y, "shape/split"], f"{at}/{projection}_split")
-            return self.add("Transpose", [y], f"{at}/{projection}_heads", perm=perm)
+            y = self.linear(x, f"self_attn.{projection}", projection, scale=scale)
+            y = self.add("Reshape", [y, "shape/split"], f"{projection}_split")
+            return self.add("Transpose", [y], f"{projection}_heads", perm=perm)
 
         query = split("q_proj", [0, 2, 1, 3], self.architecture.head_dim**-0.5)
         key = split("k_proj", [0, 2, 3, 1])
         value = split("v_proj", [0, 2, 1, 3])
-        scores = self.add("MatMul", [query, key], f"{at}/scores")
-        scores = self.add("Add", [scores, "mask/causal"], f"{at}/masked")
-        weights_out = self.add("Softmax", [scores], f"{at}/softmax", axis=-1)
-        y = self.add("MatMul", [weights_out, value], f"{at}/context_heads")
-        y = self.add("Transpose", [y], f"{at}/context_split", perm=[0, 2, 1, 3])
-        return self.add("Reshape", [y, "shape/flat"], f"{at}/context")
+        scores = self.add("MatMul", [query, key], "attention/scores")
+        scores = self.add("Add", [scores, "mask/causal"], "attention/masked")
+        shares = self.add("Softmax", [scores], "attention/softmax", axis=-1)
+        y = self.add("MatMul", [shares, value], "attention/context_heads")
+        y = self.add("Transpose", [y], "attention/context_split", perm=[0, 2, 1, 3])
+        return self.add("Reshape", [y, "shape/flat"], "attention/context")

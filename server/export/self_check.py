@@ -1,7 +1,7 @@
-"""Is the exported graph the model, and does every weight still reach its output?
+"""Are the exported graphs the model, and does every weight still reach the output?
 
-Two questions, asked of the graph exactly as a device will run it: in onnxruntime, at its default
-optimisation, with every weight bound once without a copy and then changed in place.
+Two questions, asked of the graphs exactly as a device will run them (`edge_runtime.layer_graphs`):
+layer by layer, with every weight bound once without a copy and then changed in place.
 
 1. *Agreement.* On random batches of several shapes, with right padding, at the model's own weights
    and at two random ones, the losses (and label scores) equal torch's:
@@ -15,7 +15,7 @@ optimisation, with every weight bound once without a copy and then changed in pl
 
 Exempt from movement: ``k_proj.bias``. It adds the same number q . b to every score of a softmax
 row, where it cancels; no correct graph reacts to it, and a frozen one would do no harm.
-(`server.export.interface.check_interface` sees that some node reads it.)
+(`server.export.interface.check_interfaces` sees that some node reads it.)
 
 Not covered: prompts longer than the longest batch here, and so the later rows of the position
 table.
@@ -25,13 +25,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime.protocol.errors import BundleError
 from server.errors import ExportError
 from server.export.architecture import (
     EMBEDDING,
@@ -40,7 +41,7 @@ from server.export.architecture import (
     OptArchitecture,
 )
 from server.export.dependencies import load
-from server.export.interface import OUTPUTS, check_interface
+from server.export.interface import check_interfaces
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class CheckBatch:
     label_token_ids: Int64Array
 
     def feeds(self) -> dict[str, Int64Array]:
-        """The graph's inputs by name."""
+        """The graphs' integer inputs by name."""
         return {
             "input_ids": self.input_ids,
             "answer_position": self.answer_position,
@@ -127,44 +128,40 @@ def torch_reference(
     return run
 
 
-class BoundGraph:
-    """A graph in onnxruntime whose weights are the caller's arrays, bound once without a copy."""
+class BoundGraphs:
+    """Graphs in onnxruntime whose weights are the caller's arrays, bound once without a copy."""
 
-    def __init__(self, graph: bytes, weights: dict[str, Float32Array]) -> None:
-        onnxruntime = load("edge_runtime.onnx_runtime").onnxruntime
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        # torch runs in turns with this session: idle threads must not spin in its way.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    def __init__(
+        self,
+        graphs: Mapping[str, Any],
+        architecture: OptArchitecture,
+        weights: dict[str, Float32Array],
+        label_token_ids: Int64Array,
+    ) -> None:
+        layer_graphs = load("edge_runtime.layer_graphs")
         try:
-            self._session = onnxruntime.InferenceSession(
-                graph, options, providers=["CPUExecutionProvider"]
+            opened = layer_graphs.LayerGraphs(
+                {name: graph.SerializeToString() for name, graph in graphs.items()},
+                num_layers=architecture.num_hidden_layers,
+                hidden_size=architecture.hidden_size,
+                intra_op_threads=0,
+                # torch runs in turns with these sessions: idle threads must not spin in its way.
+                allow_spinning=False,
             )
-        except Exception as error:  # onnxruntime raises many types for one cause: a bad graph
+        except BundleError as error:
             raise ExportError(
-                f"onnxruntime refuses the exported graph ({error}). "
-                "Export with the other road (via='native' or via='optimum')."
+                f"{error} Export with the other road (via='native' or via='optimum')."
             ) from error
-        self._binding = self._session.io_binding()
-        self._output_names = list(OUTPUTS)
-        # A folded graph may have lost an input; its absence then shows as missing movement.
-        present = {item.name for item in self._session.get_inputs()}
-        for name, array in weights.items():
-            if name in present:
-                self._binding.bind_input(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+        self._layers = opened.bind(weights, label_token_ids)
 
     def run(self, batch: CheckBatch) -> dict[str, Float32Array]:
         """The outputs by name."""
-        for name, array in batch.feeds().items():
-            self._binding.bind_input(name, "cpu", 0, np.int64, array.shape, array.ctypes.data)
-        for name in self._output_names:
-            self._binding.bind_output(name, "cpu")
-        self._session.run_with_iobinding(self._binding)
-        return dict(zip(self._output_names, self._binding.copy_outputs_to_cpu(), strict=True))
+        output = self._layers.run(batch)
+        return {"loss": output.losses, "scores": output.scores}
 
 
-def check_graph(
-    graph: Any,
+def check_graphs(
+    graphs: Mapping[str, Any],
     architecture: OptArchitecture,
     weights: dict[str, Float32Array],
     reference: Reference,
@@ -172,11 +169,11 @@ def check_graph(
     label_token_ids: Sequence[int],
     rng: np.random.Generator,
 ) -> CheckReport:
-    """Check interface, agreement and movement of ``graph`` (an ``onnx.ModelProto``).
+    """Check interface, agreement and movement of ``graphs`` (``onnx.ModelProto`` by file name).
 
     Args:
-        graph: the graph under test.
-        architecture: dimensions of the model it should be.
+        graphs: the graphs under test.
+        architecture: dimensions of the model they should be.
         weights: float32 arrays by torch's name. **Changed in place and left changed.**
         reference: losses of the true model on the current contents of ``weights``.
         label_token_ids: the task's label words.
@@ -185,9 +182,9 @@ def check_graph(
     Raises:
         ExportError: naming the batch, or the tensor and its use, that failed.
     """
-    check_interface(graph, architecture.tensor_shapes())
-    bound = BoundGraph(graph.SerializeToString(), weights)
+    check_interfaces(graphs, architecture)
     labels = np.array(label_token_ids, np.int64)
+    bound = BoundGraphs(graphs, architecture, weights, labels)
     batches = [_draw_batch(shape, architecture, labels, rng) for shape in BATCH_SHAPES]
     probe = _draw_batch(PROBE_SHAPE, architecture, labels, rng)
 
@@ -207,8 +204,8 @@ def check_graph(
         after = bound.run(probe)
         if all(np.array_equal(before[key], after[key]) for key in before):
             raise ExportError(
-                f"{name}, as {use}: moved, and no output of the graph followed. The exporter froze "
-                "this use of the tensor, so training could not reach it. Export with via='native'."
+                f"{name}, as {use}: moved, and no output followed. The exporter froze this use of "
+                "the tensor, so training could not reach it. Export with via='native'."
             )
         weights[name][rows] = kept
         num_moved += 1
@@ -308,7 +305,7 @@ def _root_mean_square(array: Float32Array) -> float:
     return float(np.linalg.norm(array)) / math.sqrt(array.size)
 
 
-def _compare(bound: BoundGraph, reference: Reference, batch: CheckBatch, what: str) -> float:
+def _compare(bound: BoundGraphs, reference: Reference, batch: CheckBatch, what: str) -> float:
     """Largest abs(got - torch) / max(1, abs(torch)) over all outputs; raises above TOLERANCE."""
     got, wanted = bound.run(batch), reference(batch)
     scale = max(1.0, *(float(np.abs(value).max()) for value in wanted.values()))
@@ -319,9 +316,9 @@ def _compare(bound: BoundGraph, reference: Reference, batch: CheckBatch, what: s
         if not error <= TOLERANCE:
             raise ExportError(
                 f"{key} of a batch of {batch.input_ids.shape[0]} x {batch.input_ids.shape[1]} "
-                f"tokens, with {what}: the graph and torch differ by {error:.1e} of the largest "
-                f"value, wanted at most {TOLERANCE:.0e}. A use of a weight is frozen, or the graph "
-                "computes something else. Export with the other road (via='native' or "
+                f"tokens, with {what}: the graphs and torch differ by {error:.1e} of the largest "
+                f"value, wanted at most {TOLERANCE:.0e}. A use of a weight is frozen, or they "
+                "compute something else. Export with the other road (via='native' or "
                 "via='optimum')."
             )
         worst = max(worst, error)

@@ -4,8 +4,8 @@ Slower and larger than `server.export.graph`, but it follows torch's own code, s
 variant of OPT that transformers knows, and serves as an independent witness for the native road.
 
 The surgery, in order: attention_mask and position_ids are computed from input_ids instead of being
-asked for; the vocabulary logits give way to the loss head at the answer positions; every weight
-moves from inside the graph to its inputs.
+asked for; the vocabulary logits give way to the loss head at the answer positions; the graph is cut
+where one layer hands over to the next; every weight moves from inside the graphs to their inputs.
 
 Only the graph's structure is taken from the exporter. It is given other weights on purpose, all
 different: it merges tensors of equal value (every bias that starts at zero), and merged
@@ -15,25 +15,36 @@ tensors could not be trained apart.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
 import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
 
+from edge_runtime.bundle import (
+    EMBEDDING_FILE,
+    HIDDEN_INPUT,
+    HIDDEN_OUTPUT,
+    LAST_LAYER_FILE,
+    LAYER_FILE,
+    layer_tensor,
+)
 from server.errors import ExportError
-from server.export.architecture import UNTIED_HEAD, OptArchitecture
+from server.export.architecture import POSITIONS, UNTIED_HEAD, OptArchitecture
 from server.export.dependencies import load
-from server.export.interface import OPSET, assemble, loss_head
+from server.export.interface import OPSET, assemble, interfaces, loss_head
 
 logger = logging.getLogger(__name__)
 
 FLAT_AXIS = 2
 STRUCTURE_SEED = 0
+STRUCTURE_LAYERS = 2
+"""All layers are alike, so two of them show what one does and how it hands over."""
 
 
-def build_graph_via_optimum(config: Any, architecture: OptArchitecture) -> Any:
-    """The ``onnx.ModelProto`` of the bundle, made from optimum's export of ``config``.
+def build_graphs_via_optimum(config: Any, architecture: OptArchitecture) -> dict[str, Any]:
+    """File name -> ``onnx.ModelProto``, made from optimum's export of ``config``.
 
     Raises:
         ExportError: optimum is missing or fails, or its graph has a form the surgery does not know.
@@ -49,22 +60,99 @@ def build_graph_via_optimum(config: Any, architecture: OptArchitecture) -> Any:
             f"optimum's graph asks for {', '.join(sorted(unknown))}, which the surgery does not "
             "know. Export with via='native', or use optimum-onnx 0.1."
         )
-    constants = [i for i in graph.initializer if i.name not in architecture.tensor_shapes()]
+    structure = dataclasses.replace(architecture, num_hidden_layers=STRUCTURE_LAYERS)
+    constants = [i for i in graph.initializer if i.name not in structure.tensor_shapes()]
     if architecture.tie_word_embeddings:
         # Without accelerate, optimum writes the tied matrix twice.
         constants = [c for c in constants if c.name != UNTIED_HEAD]
-        _rename_input(nodes, UNTIED_HEAD, architecture.head_weight)
+        nodes = _renamed(nodes, {UNTIED_HEAD: architecture.head_weight})
     front_nodes, front_constants = _mask_and_positions(asked)
     hidden, head_input_nodes = _cut_off_logits(nodes)
     head_nodes, head_constants = loss_head(hidden, architecture.head_weight)
-    kept = _only_needed(front_nodes + nodes + head_input_nodes + head_nodes)
-    used = {name for node in kept for name in node.input}
+    whole = front_nodes + nodes + head_input_nodes + head_nodes
     constants += front_constants + head_constants
-    return assemble(
-        kept,
-        [constant for constant in constants if constant.name in used],
-        architecture.tensor_shapes(),
-    )
+    cut = _Cut(whole, structure)
+    parts = {
+        EMBEDDING_FILE: cut.upto(0, whole),
+        LAYER_FILE: cut.upto(1, cut.layer_from(0)),
+        LAST_LAYER_FILE: cut.layer_from(1),
+    }
+    wanted = interfaces(architecture)
+    return {
+        name: assemble(part, [*constants, *cut.constants], wanted[name], name)
+        for name, part in parts.items()
+    }
+
+
+class _Cut:
+    """Takes the graph of a two-layer OPT apart, where one layer hands over to the next.
+
+    The state handed to a layer is the one value that the position table has reached and no weight
+    of this layer or a later one, and that a node reads whose output these weights reach. Shapes
+    hand nothing over: what only reads the shape of an earlier value is given the handed state.
+    """
+
+    def __init__(self, nodes: list[Any], structure: OptArchitecture) -> None:
+        self._nodes = nodes
+        self._structure = structure
+        self._reached_by: dict[str, set[str]] = {n: {n} for n in structure.tensor_shapes()}
+        for node in nodes:
+            reach = [self._reach(n) for n in node.input] if node.op_type != "Shape" else []
+            self._reached_by |= {output: set().union(*reach) for output in node.output}
+        self._handed = [self._state_into(layer) for layer in range(STRUCTURE_LAYERS)]
+        onnx = load("onnx")
+        width = onnx.helper.make_tensor(
+            "cut/width", onnx.TensorProto.INT64, [1], [structure.hidden_size]
+        )
+        self.constants = [width]
+
+    def _reach(self, value: str) -> set[str]:
+        return self._reached_by.get(value, set())
+
+    def _own_and_later(self, layer: int) -> set[str]:
+        names = self._structure.layer_shapes()
+        return {layer_tensor(n, name) for n in range(layer, STRUCTURE_LAYERS) for name in names}
+
+    def _state_into(self, layer: int) -> str:
+        later = self._own_and_later(layer)
+        states = {
+            value
+            for node in self._nodes
+            for value in node.input
+            if POSITIONS in self._reach(value)
+            and not self._reach(value) & later
+            and any(self._reach(output) & later for output in node.output)
+        }
+        if len(states) != 1:
+            raise ExportError(
+                f"optimum's graph hands {len(states)} values to layer {layer}, wanted one hidden "
+                "state, so it cannot be cut into layers. Export with via='native'."
+            )
+        return states.pop()
+
+    def upto(self, layer: int, nodes: list[Any]) -> list[Any]:
+        """The nodes, ending in what is handed to a layer."""
+        flatten = load("onnx").helper.make_node(
+            "Flatten", [self._handed[layer]], [HIDDEN_OUTPUT], axis=FLAT_AXIS
+        )
+        return [*nodes, flatten]
+
+    def layer_from(self, layer: int) -> list[Any]:
+        """The nodes, beginning with what is handed to a layer, its weights by their own names."""
+        make, state = load("onnx").helper.make_node, self._handed[layer]
+        later = self._own_and_later(layer)
+        front = [
+            make("Shape", ["input_ids"], ["cut/ids"]),
+            make("Concat", ["cut/ids", "cut/width"], ["cut/shape"], axis=0),
+            make("Reshape", [HIDDEN_INPUT, "cut/shape"], [state]),
+        ]
+        own = {layer_tensor(layer, name): name for name in self._structure.layer_shapes()}
+        rest = _renamed([node for node in self._nodes if state not in node.output], own)
+        for node in rest:
+            reach = self._reach(node.input[0]) if node.op_type == "Shape" else set()
+            if reach and reach.isdisjoint(later):
+                node.input[0] = state
+        return front + rest
 
 
 def _export_structure(config: Any) -> Any:
@@ -73,6 +161,7 @@ def _export_structure(config: Any) -> Any:
     exporter = load("optimum.exporters.onnx")
     load("accelerate")
     config = copy.deepcopy(config)
+    config.num_hidden_layers = STRUCTURE_LAYERS
     # A fork of the generator, so that exporting leaves the caller's random state alone.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(STRUCTURE_SEED)
@@ -174,19 +263,9 @@ def _cut_off_logits(nodes: list[Any]) -> tuple[str, list[Any]]:
     return hidden, moved
 
 
-def _rename_input(nodes: list[Any], old: str, new: str) -> None:
-    for node in nodes:
-        for index, name in enumerate(node.input):
-            if name == old:
-                node.input[index] = new
-
-
-def _only_needed(nodes: list[Any]) -> list[Any]:
-    """The nodes that the loss or the scores depend on, in their order."""
-    needed = {"loss", "scores"}
-    kept = []
-    for node in reversed(nodes):
-        if needed.intersection(node.output):
-            needed.update(node.input)
-            kept.append(node)
-    return kept[::-1]
+def _renamed(nodes: list[Any], names: dict[str, str]) -> list[Any]:
+    """Copies of the nodes that read other names."""
+    copies = [copy.deepcopy(node) for node in nodes]
+    for node in copies:
+        node.input[:] = [names.get(name, name) for name in node.input]
+    return copies

@@ -23,8 +23,7 @@ from safetensors.numpy import load_file
 from scipy import stats
 from tokenizers import Tokenizer
 
-from edge_runtime.bundle import BUNDLED_MODEL_FOLDER
-from edge_runtime.onnx_runtime import onnxruntime
+from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, GRAPH_FILES
 from edge_runtime.private_random import PrivateRandom
 from edge_runtime.protocol.errors import PlanRefusedError
 from edge_runtime.protocol.rounds import DigestRequest, RoundResult
@@ -643,7 +642,7 @@ class PlainSpsa:
     ROUNDING_KEY = int.from_bytes(b"rounding", "big")
     DIRECTION_KEY = int.from_bytes(b"z-direct", "big")
 
-    def __init__(self):
+    def __init__(self, plain_graphs):
         manifest = json.loads((BUNDLED_MODEL_FOLDER / "manifest.json").read_text())
         stored = load_file(BUNDLED_MODEL_FOLDER / "weights.safetensors")
         self.exponents = {t["name"]: t["quantum_exponent"] for t in manifest["tensors"]}
@@ -651,11 +650,9 @@ class PlainSpsa:
             name: (np.round(stored[name].astype(np.float64) / 2.0**e) * 2.0**e).astype(np.float32)
             for name, e in self.exponents.items()
         }
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession(
-            BUNDLED_MODEL_FOLDER / "graph.onnx", options, providers=["CPUExecutionProvider"]
-        )
+        self.graphs = {name: (BUNDLED_MODEL_FOLDER / name).read_bytes() for name in GRAPH_FILES}
+        self.plain_graphs = plain_graphs
+        self.num_layers = manifest["architecture"]["num_hidden_layers"]
         self.label_token_ids = np.array(manifest["label_token_ids"], dtype=np.int64)
         task, folder = load_task("snips")
         tokenizer = Tokenizer.from_file(str(BUNDLED_MODEL_FOLDER / "tokenizer.json"))
@@ -694,10 +691,10 @@ class PlainSpsa:
             num_rows, rows = len(rows), rows * 2 if len(rows) == 1 else rows
             width = max(len(ids) for ids, _ in rows)
             padded = [ids + [1] * (width - len(ids)) for ids, _ in rows]
-            (loss,) = self.session.run(
-                ["loss"],
+            loss = self.plain_graphs(
+                self.graphs,
+                weights,
                 {
-                    **weights,
                     "label_token_ids": self.label_token_ids,
                     "input_ids": np.array(padded, dtype=np.int64),
                     "answer_position": np.array(
@@ -705,7 +702,8 @@ class PlainSpsa:
                     ),
                     "target": np.array([label for _, label in rows]),
                 },
-            )
+                self.num_layers,
+            )["loss"]
             found += loss.tolist()[:num_rows]
         return found
 
@@ -754,7 +752,9 @@ class PlainSpsa:
         return sha.hexdigest()
 
 
-def test_the_ideal_link_equals_plain_federated_spsa_bit_for_bit(tmp_path, monkeypatch):
+def test_the_ideal_link_equals_plain_federated_spsa_bit_for_bit(
+    tmp_path, monkeypatch, plain_graphs
+):
     # Which release a round was decides the batches, and nothing else is taken from the run.
     releases, announce = [], RoundLoop.announce
 
@@ -769,7 +769,7 @@ def test_the_ideal_link_equals_plain_federated_spsa_bit_for_bit(tmp_path, monkey
         rows, digest = run.store.rounds(), run.store.meta("parameter_digest")
     finally:
         run.close()
-    plain = PlainSpsa()
+    plain = PlainSpsa(plain_graphs)
     untouched = plain.digest()
     for row in rows:
         assert plain.play_round(row.round_index, releases[row.round_index]) == (

@@ -28,8 +28,11 @@ class FaultyForward:
         self.real, self.error, self.look, self.spoil = real, error, look, spoil
         self.num_looks = 0
 
-    def run_many(self, batches):
-        outputs = self.real.run_many(batches)
+    def begin(self, batches):
+        return self.real.begin(batches)
+
+    def finish(self, begun):
+        outputs = self.real.finish(begun)
         look, self.num_looks = self.num_looks, self.num_looks + 1
         if self.error is not None and look == self.look:
             raise self.error
@@ -103,8 +106,8 @@ def test_under_privacy_an_odd_record_does_not_silence_its_device(make_host, make
 
 def test_losses_infinite_both_ways_are_no_estimate_either(make_host, make_plan):
     class Diverged(FaultyForward):
-        def run_many(self, batches):
-            outputs = self.real.run_many(batches)
+        def finish(self, begun):
+            outputs = self.real.finish(begun)
             return [ForwardOutput(np.full_like(o.losses, np.inf), o.scores) for o in outputs]
 
     host = make_host(wrap_forward=Diverged)
@@ -189,8 +192,11 @@ EXPONENT, SCALE = -22, 2.0**-10
 
 
 class ConstantForward:
-    def run_many(self, batches):
-        return [ForwardOutput(np.zeros(b.num_examples, np.float32), np.empty(0)) for b in batches]
+    def begin(self, batches):
+        return batches
+
+    def finish(self, begun):
+        return [ForwardOutput(np.zeros(b.num_examples, np.float32), np.empty(0)) for b in begun]
 
     def close(self):
         pass

@@ -37,7 +37,7 @@ def test_a_sound_bundle_opens(folder, tiny_bundle):
     assert bundle.manifest == tiny_bundle.manifest
     assert bundle.digest == tiny_bundle.digest
     assert bundle.manifest.direction_generator == GENERATOR
-    for path in (bundle.graph_path, bundle.weights_path, bundle.tokenizer_path):
+    for path in (bundle.weights_path, bundle.tokenizer_path):
         assert path.is_file()
 
 
@@ -100,14 +100,14 @@ def test_a_manifest_that_is_none_is_refused(folder, content):
 )
 def test_a_manifest_with_other_fields_is_refused(folder, changes):
     change_manifest(folder, **changes)
-    with pytest.raises(BundleError, match=r"not a manifest of format 2 .*Export the model again"):
+    with pytest.raises(BundleError, match=r"not a manifest of format 3 .*Export the model again"):
         open_bundle(folder)
 
 
 @pytest.mark.parametrize("version", [0, FORMAT_VERSION + 1, -1])
 def test_another_version_is_refused_before_anything_else_is_looked_at(folder, version):
     change_manifest(folder, format_version=version)
-    (folder / "graph.onnx").unlink()
+    (folder / "layer.onnx").unlink()
     with pytest.raises(
         BundleError, match=f"format {version}, this pairzero reads {FORMAT_VERSION}"
     ):

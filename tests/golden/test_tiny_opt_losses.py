@@ -6,29 +6,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_runtime.onnx_runtime import onnxruntime
-
 FOLDER = Path(__file__).parent
 PROVENANCE = json.loads((FOLDER / "tiny_opt_losses.json").read_text(encoding="utf-8"))
 
 
 def load_case(case):
     """The arrays of one case, by group."""
-    assert PROVENANCE["format"] == 2, f"unknown format; to regenerate: {PROVENANCE['regenerate']}"
-    groups = {"weight": {}, "input": {}, "output": {}}
+    assert PROVENANCE["format"] == 3, f"unknown format; to regenerate: {PROVENANCE['regenerate']}"
+    groups = {"graph": {}, "weight": {}, "input": {}, "output": {}}
     with np.load(FOLDER / "tiny_opt_losses.npz", allow_pickle=False) as arrays:
         for key in arrays.files:
             if key.startswith(f"{case}/") and ":" in key:
                 group, name = key.removeprefix(f"{case}/").split(":", 1)
                 groups[group][name] = arrays[key]
-        graph = arrays[f"{case}/graph"].tobytes()
-    return graph, groups["weight"], groups["input"], groups["output"]
+    graphs = {name: array.tobytes() for name, array in groups["graph"].items()}
+    return graphs, groups["weight"], groups["input"], groups["output"]
 
 
-def run(graph, weights, inputs, names):
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    float32 = {name: array.astype(np.float32) for name, array in weights.items()}
-    return dict(zip(names, session.run(names, {**float32, **inputs}), strict=True))
+@pytest.fixture
+def run(plain_graphs):
+    def run_one(graphs, weights, inputs):
+        float32 = {name: array.astype(np.float32) for name, array in weights.items()}
+        return plain_graphs(graphs, float32, inputs, num_layers=2)
+
+    return run_one
 
 
 def assert_meets(got, wanted, case):
@@ -42,27 +43,27 @@ def assert_meets(got, wanted, case):
 
 
 @pytest.mark.parametrize("case", PROVENANCE["cases"])
-def test_stored_graph_meets_torch(case):
-    graph, weights, inputs, wanted = load_case(case)
-    assert_meets(run(graph, weights, inputs, list(wanted)), wanted, case)
+def test_stored_graphs_meet_torch(case, run):
+    graphs, weights, inputs, wanted = load_case(case)
+    assert_meets(run(graphs, weights, inputs), wanted, case)
 
 
 @pytest.mark.parametrize("case", PROVENANCE["cases"])
-def test_padding_changes_nothing(case):
-    graph, weights, inputs, wanted = load_case(case)
+def test_padding_changes_nothing(case, run):
+    graphs, weights, inputs, wanted = load_case(case)
     rows, width = inputs["input_ids"].shape
     wider = np.pad(inputs["input_ids"], ((0, 0), (0, 5)), constant_values=1)
     row, column = np.divmod(inputs["answer_position"], width)
     padded = {**inputs, "input_ids": wider, "answer_position": row * (width + 5) + column}
     assert rows == len(wider)
-    assert_meets(run(graph, weights, padded, list(wanted)), wanted, case)
+    assert_meets(run(graphs, weights, padded), wanted, case)
 
 
 @pytest.mark.parametrize("case", PROVENANCE["cases"])
-def test_graph_built_today_meets_torch(case):
+def test_graphs_built_today_meet_torch(case, run):
     pytest.importorskip("onnx")
     from server.export.architecture import OptArchitecture
-    from server.export.graph import build_graph
+    from server.export.graph import build_graphs
 
     _, weights, inputs, wanted = load_case(case)
     projected = case == "post_norm_projected"
@@ -73,15 +74,15 @@ def test_graph_built_today_meets_torch(case):
         activation_function="relu", enable_bias=True, layer_norm_elementwise_affine=True,
         tie_word_embeddings=True,
     )  # fmt: skip
-    graph = build_graph(architecture).SerializeToString()
-    assert_meets(run(graph, weights, inputs, list(wanted)), wanted, case)
+    graphs = {n: g.SerializeToString() for n, g in build_graphs(architecture).items()}
+    assert_meets(run(graphs, weights, inputs), wanted, case)
 
 
-def test_negative_control_a_slightly_wrong_weight_is_seen():
+def test_negative_control_a_slightly_wrong_weight_is_seen(run):
     case = PROVENANCE["cases"][0]
-    graph, weights, inputs, wanted = load_case(case)
+    graphs, weights, inputs, wanted = load_case(case)
     name = "model.decoder.layers.1.self_attn.q_proj.weight"
     wrong = {**weights, name: weights[name] * np.float16(1.01)}
-    got = run(graph, wrong, inputs, list(wanted))
+    got = run(graphs, wrong, inputs)
     with pytest.raises(AssertionError, match="differs from torch"):
         assert_meets(got, wanted, case)

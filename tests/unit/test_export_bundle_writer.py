@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from edge_runtime.bundle import file_digest, open_bundle
+from edge_runtime.bundle import GRAPH_FILES, file_digest, open_bundle
 from edge_runtime.lattice import choose_quantum_exponent
 from edge_runtime.task_spec import TaskSpec
 from server.errors import ExportError
@@ -40,7 +40,8 @@ def contents():
     return BundleContents(
         source_model="someone/opt-tiny", architecture=architecture,
         task=TASK, label_token_ids=(5, 9),
-        graph=b"not really a graph", weights=weights, tokenizer_json="{}",
+        graphs=dict.fromkeys(GRAPH_FILES, b"not really a graph"), weights=weights,
+        tokenizer_json="{}",
     )  # fmt: skip
 
 

@@ -7,12 +7,12 @@ import numpy as np
 import onnx
 import pytest
 
-from edge_runtime.onnx_runtime import onnxruntime
+from edge_runtime.bundle import EMBEDDING_FILE, GRAPH_FILES, LAST_LAYER_FILE, LAYER_FILE
 from server.errors import ExportError
 from server.export.architecture import EMBEDDING, UNTIED_HEAD, OptArchitecture
 from server.export.dependencies import load
-from server.export.graph import build_graph
-from server.export.interface import check_interface
+from server.export.graph import build_graphs
+from server.export.interface import check_interfaces
 
 TINY = {
     "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 12,
@@ -29,16 +29,24 @@ def architecture(**changes):
     return OptArchitecture(**{**TINY, **changes})
 
 
-def run(graph, arch, feeds, seed=0, scale=0.3):
+@pytest.fixture
+def run(plain_graphs):
+    """run(graphs, architecture, inputs) -> losses, on random weights."""
+
+    def run_one(graphs, arch, feeds, seed=0, scale=0.3):
+        weights = random_weights(arch, seed, scale)
+        content = {name: graph.SerializeToString() for name, graph in graphs.items()}
+        return plain_graphs(content, weights, feeds, arch.num_hidden_layers)["loss"]
+
+    return run_one
+
+
+def random_weights(arch, seed=0, scale=0.3):
     rng = np.random.default_rng(seed)
-    weights = {
+    return {
         name: rng.normal(0, scale, shape).astype(np.float32)
         for name, shape in arch.tensor_shapes().items()
     }
-    session = onnxruntime.InferenceSession(
-        graph.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    return session.run(["loss"], {**weights, **feeds})[0]
 
 
 def feeds_for(ids, answer, target):
@@ -87,7 +95,7 @@ def test_impossible_dimensions_are_refused_by_name(field, value):
 
 def test_unknown_variants_are_refused_with_the_other_road():
     with pytest.raises(ExportError, match=r"activation_function.*via='optimum'"):
-        build_graph(architecture(activation_function="silu"))
+        build_graphs(architecture(activation_function="silu"))
 
 
 @pytest.mark.parametrize(
@@ -95,23 +103,26 @@ def test_unknown_variants_are_refused_with_the_other_road():
 )
 def test_graph_has_the_interface_and_no_weights_inside(changes):
     arch = architecture(**changes)
-    graph = build_graph(arch)
-    check_interface(graph, arch.tensor_shapes())
-    onnx.shape_inference.infer_shapes(graph, check_type=True, strict_mode=True)
-    assert len(graph.SerializeToString()) < 15_000
+    graphs = build_graphs(arch)
+    check_interfaces(graphs, arch)
+    for graph in graphs.values():
+        onnx.shape_inference.infer_shapes(graph, check_type=True, strict_mode=True)
+        assert len(graph.SerializeToString()) < 8_000
     assert (UNTIED_HEAD in arch.tensor_shapes()) is (not arch.tie_word_embeddings)
 
 
 def test_same_dimensions_give_the_same_bytes():
-    first, second = (build_graph(architecture()) for _ in range(2))
-    assert first.SerializeToString(deterministic=True) == second.SerializeToString(
-        deterministic=True
+    first, second = (
+        {n: g.SerializeToString(deterministic=True) for n, g in build_graphs(arch).items()}
+        for arch in (architecture(), architecture(num_hidden_layers=5))
     )
+    assert list(first) == list(GRAPH_FILES)
+    assert first == second  # the number of layers is no part of the graphs
 
 
-def test_padding_and_later_tokens_do_not_touch_a_loss():
+def test_padding_and_later_tokens_do_not_touch_a_loss(run):
     arch = architecture()
-    graph = build_graph(arch)
+    graph = build_graphs(arch)
     short = run(graph, arch, feeds_for([[2, 5, 6]], [2], [1]))
     padded = run(graph, arch, feeds_for([[2, 5, 6, 1, 1, 1]], [2], [1]))
     other = run(graph, arch, feeds_for([[2, 5, 6, 9, 9, 9]], [2], [1]))
@@ -119,40 +130,44 @@ def test_padding_and_later_tokens_do_not_touch_a_loss():
     np.testing.assert_allclose(short, padded, atol=1e-6)
 
 
-def test_order_of_tokens_matters_so_positions_are_read():
+def test_order_of_tokens_matters_so_positions_are_read(run):
     arch = architecture()
-    graph = build_graph(arch)
+    graph = build_graphs(arch)
     losses = run(graph, arch, feeds_for([[2, 5, 6, 9], [2, 6, 5, 9]], [3, 7], [1, 1]))
     assert abs(losses[0] - losses[1]) > 1e-4
 
 
-def test_loss_is_finite_for_scores_far_beyond_the_range_of_exp():
+def test_loss_is_finite_for_scores_far_beyond_the_range_of_exp(run):
     arch = architecture()
-    graph = build_graph(arch)
+    graph = build_graphs(arch)
     loss = run(graph, arch, feeds_for([[2, 5]], [1], [0]), scale=200.0)
     assert np.isfinite(loss).all()
     assert loss.max() > 100
 
 
-def test_interface_check_names_a_constant_large_enough_to_be_a_weight():
+@pytest.mark.parametrize("name", GRAPH_FILES)
+def test_interface_check_names_a_constant_large_enough_to_be_a_weight(name):
     arch = architecture()
-    graph = build_graph(arch)
-    graph.graph.initializer.append(
+    graphs = build_graphs(arch)
+    graphs[name].graph.initializer.append(
         onnx.numpy_helper.from_array(np.ones((4, 4), np.float32), "smuggled")
     )
-    with pytest.raises(ExportError, match="smuggled"):
-        check_interface(graph, arch.tensor_shapes())
+    with pytest.raises(ExportError, match=f"{name}: constant smuggled"):
+        check_interfaces(graphs, arch)
 
 
-def test_interface_check_names_a_missing_input_and_an_idle_one():
+def test_interface_check_names_a_missing_graph_input_and_an_idle_one():
     arch = architecture()
-    graph = build_graph(arch)
-    shapes = arch.tensor_shapes()
-    with pytest.raises(ExportError, match="extra"):
-        check_interface(graph, {**shapes, "extra": (3,)})
-    for node in graph.graph.node:
-        for index, name in enumerate(node.input):
-            if name == EMBEDDING:
-                node.input[index] = "elsewhere"
-    with pytest.raises(ExportError, match=f"{EMBEDDING}: no node"):
-        check_interface(graph, shapes)
+    graphs = build_graphs(arch)
+    with pytest.raises(ExportError, match=r"graphs: got \['embedding.onnx', 'layer.onnx'\]"):
+        check_interfaces({n: g for n, g in graphs.items() if n != LAST_LAYER_FILE}, arch)
+    with pytest.raises(ExportError, match=r"embedding\.onnx: input model\.decoder\.embed_tokens"):
+        check_interfaces(graphs, architecture(word_embed_proj_dim=6))
+    with pytest.raises(ExportError, match=r"layer\.onnx: input fc1\.bias: got shape \(12,\)"):
+        check_interfaces(graphs, architecture(enable_bias=False))
+    for name, tensor in ((LAYER_FILE, "fc2.weight"), (EMBEDDING_FILE, EMBEDDING)):
+        damaged = build_graphs(arch)
+        for node in damaged[name].graph.node:
+            node.input[:] = ["elsewhere" if read == tensor else read for read in node.input]
+        with pytest.raises(ExportError, match=f"{name}: no node reads {tensor}"):
+            check_interfaces(damaged, arch)

@@ -130,7 +130,7 @@ def test_the_wheel_holds_every_module(wheel_names):
 def test_the_wheel_holds_assets_and_presets(wheel_names):
     assets = files_on_disk("edge_runtime/assets", "*")
     presets = files_on_disk("server/presets", "*.toml")
-    assert {Path(name).name for name in assets} >= {"graph.onnx", "manifest.json", "snips.toml"}
+    assert {Path(name).name for name in assets} >= {"layer.onnx", "manifest.json", "snips.toml"}
     assert presets
     assert assets | presets <= wheel_names
 

@@ -136,7 +136,7 @@ def test_no_bundle_there(refuse, tmp_path):
     refuse(use(tmp_path / "nowhere"), "nowhere", "not a bundle", "pairzero export")
 
 
-@pytest.mark.parametrize("name", ["weights.safetensors", "graph.onnx", "tokenizer.json"])
+@pytest.mark.parametrize("name", ["weights.safetensors", "layer.onnx", "tokenizer.json"])
 def test_a_bundle_with_a_wrong_digest(refuse, bundle, name):
     content = bytearray((bundle / name).read_bytes())
     content[len(content) // 2] ^= 1
@@ -145,8 +145,8 @@ def test_a_bundle_with_a_wrong_digest(refuse, bundle, name):
 
 
 def test_a_bundle_with_a_missing_file(refuse, bundle):
-    (bundle / "graph.onnx").unlink()
-    refuse(use(bundle), "graph.onnx is missing")
+    (bundle / "layer.onnx").unlink()
+    refuse(use(bundle), "layer.onnx is missing")
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"format_version": 1'])
@@ -176,11 +176,11 @@ def test_a_run_scores_its_own_task_s_words_whatever_the_bundle_was_exported_for(
 
 
 def test_a_graph_that_is_no_graph(refuse, bundle):
-    (bundle / "graph.onnx").write_bytes(b"not onnx")
+    (bundle / "layer.onnx").write_bytes(b"not onnx")
     manifest = json.loads((bundle / "manifest.json").read_text())
-    manifest["digests"]["graph.onnx"] = file_digest(bundle / "graph.onnx")
+    manifest["digests"]["layer.onnx"] = file_digest(bundle / "layer.onnx")
     (bundle / "manifest.json").write_text(json.dumps(manifest))
-    refuse(use(bundle), "graph.onnx", "onnxruntime refuses it")
+    refuse(use(bundle), "layer.onnx", "onnxruntime refuses it")
 
 
 def test_a_bundle_with_nan_weights(refuse, bundle):
