@@ -1,12 +1,13 @@
-"""A zeroth-order step against two bare forward passes of the same graph, and its peak memory.
+"""A zeroth-order step against two bare forward passes on the same weights, and its peak memory.
 
     python benchmarks/make_random_opt.py --size 125m --out MODEL
     pairzero export MODEL BUNDLE --task TASK.toml
     python benchmarks/zeroth_order_step.py BUNDLE --batch 16 --seq 64 --threads 2
+    python benchmarks/zeroth_order_step.py BUNDLE --trainable '*.layers.1[01].*'
 
 One fresh process. Blocks of four steps and of four pairs of bare forwards (weights not moved)
 alternate; the ratio is the median of the ratios of neighbours. A step is what a device does:
-perturb, forward, flip, forward, restore, update. Afterwards ``--restores`` moves there and back
+run the frozen layers, perturb, finish the pass, flip, finish, restore, update. Afterwards ``--restores`` moves there and back
 must leave the digest as it was.
 """
 
@@ -45,12 +46,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--seq", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--trainable", nargs="+", default=["*"], metavar="PATTERN")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--restores", type=int, default=0)
     args = parser.parse_args()
 
     bundle = open_bundle(args.bundle)
-    store = ParameterStore.from_bundle(bundle, "all", args.threads)
+    store = ParameterStore.from_bundle(bundle, args.trainable, args.threads)
     forward = OnnxForward(bundle, store, intra_op_threads=args.threads)
     loaded_peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1.024e-3
     vocabulary = store.tensors["model.decoder.embed_tokens.weight"].shape[0]
@@ -59,10 +61,11 @@ def main() -> None:
     batch = Batch(ids, ends.astype(np.int64), np.zeros(args.batch, dtype=np.int64))
 
     def step(index: int) -> None:
+        begun = forward.begin([batch])
         store.add_direction(index, SCALE)
-        forward.run(batch)
+        forward.finish(begun)
         store.add_direction(index, -2 * SCALE)
-        forward.run(batch)
+        forward.finish(begun)
         store.add_direction(index, SCALE)
         store.apply_step(RoundResult("benchmark", index, index, (index % 7 - 3) << 20))
 
@@ -90,6 +93,7 @@ def main() -> None:
         store.add_direction(index, -SCALE)
     result = {
         "weights": store.num_parameters,
+        "trainable": store.num_trainable,
         "batch": args.batch, "seq": args.seq, "threads": args.threads, "kernel": KERNEL_NAME,
         "step_s": statistics.median(steps),
         "two_forwards_s": statistics.median(bare),

@@ -71,7 +71,6 @@ class LayerGraphs:
         num_layers: int,
         hidden_size: int,
         intra_op_threads: int = 1,
-        allow_spinning: bool = True,
     ) -> None:
         """Open the sessions.
 
@@ -80,8 +79,6 @@ class LayerGraphs:
             num_layers: layers of the model, the last one included.
             hidden_size: width of what one layer hands to the next.
             intra_op_threads: threads within one pass.
-            allow_spinning: whether idle threads may spin for a while. Not where another library
-                takes turns with this one.
 
         Raises:
             BundleError: onnxruntime refuses a graph.
@@ -92,10 +89,10 @@ class LayerGraphs:
         options.log_severity_level = 3
         # The sessions take turns in one arena. A memory pattern would give each a block of its own.
         options.enable_mem_pattern = False
+        # Each has threads of its own, which must not spin on into the next one's turn.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         for key, value in SHARED_ARENA.items():
             options.add_session_config_entry(key, value)
-        if not allow_spinning:
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         sessions = {
             name: _open(name, graphs[name], options)
             for name in (EMBEDDING_FILE, LAYER_FILE, LAST_LAYER_FILE)

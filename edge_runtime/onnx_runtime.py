@@ -19,17 +19,23 @@ import onnxruntime
 
 onnxruntime.disable_telemetry_events()
 
+_FIRST_PIECE_BYTES = 64 * 2**20
+
 SHARED_ARENA = {"session.use_env_allocators": "1"}
 """Session entries that make a session take its activations from the process's one arena."""
 
 
 def _register_arena() -> None:
-    """One arena for the process, which grows by what is asked for and not by doubling."""
+    """One arena for the process.
+
+    It takes address space in large pieces; only what is touched becomes memory. Pieces of the size
+    of each request would touch more: what was freed does not serve a larger request.
+    """
     where = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     )
-    as_requested = 1
-    arena = onnxruntime.OrtArenaCfg(0, as_requested, -1, -1)
+    no_limit, by_doubling, library_default = 0, 0, -1
+    arena = onnxruntime.OrtArenaCfg(no_limit, by_doubling, _FIRST_PIECE_BYTES, library_default)
     # Some versions refuse a second one: then somebody else's serves, and only memory differs.
     with contextlib.suppress(RuntimeError):
         onnxruntime.create_and_register_allocator(where, arena)

@@ -145,8 +145,6 @@ class BoundGraphs:
                 num_layers=architecture.num_hidden_layers,
                 hidden_size=architecture.hidden_size,
                 intra_op_threads=0,
-                # torch runs in turns with these sessions: idle threads must not spin in its way.
-                allow_spinning=False,
             )
         except BundleError as error:
             raise ExportError(
