@@ -7,8 +7,8 @@
 
 One fresh process. Blocks of four steps and of four pairs of bare forwards (weights not moved)
 alternate; the ratio is the median of the ratios of neighbours. A step is what a device does:
-run the frozen layers, perturb, finish the pass, flip, finish, restore, update. Afterwards ``--restores`` moves there and back
-must leave the digest as it was.
+run the frozen layers, perturb, finish the pass, flip, finish, restore, update. Afterwards
+``--restores`` moves there and back must leave the digest as it was.
 """
 
 from __future__ import annotations
