@@ -99,7 +99,7 @@ def main() -> None:
             finally:
                 measured = experiment.store.rounds()
                 experiment.close()
-            rms = float(np.sqrt(np.mean([(r.true_mean or 0.0) ** 2 for r in measured])))
+            rms = float(np.sqrt(np.mean([np.square(r.true_means or 0.0).mean() for r in measured])))
             clipped = float(np.mean([r.share_clipped or 0.0 for r in measured]))
             ms = 1e3 * float(np.median([r.wall_s for r in measured]))
             print(

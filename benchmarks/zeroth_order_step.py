@@ -67,7 +67,7 @@ def main() -> None:
         store.add_direction(index, -2 * SCALE)
         forward.finish(begun)
         store.add_direction(index, SCALE)
-        store.apply_step(RoundResult("benchmark", index, index, (index % 7 - 3) << 20))
+        store.apply_step(RoundResult("benchmark", index, index, ((index % 7 - 3) << 20,)))
 
     def timed(work: object, *arguments: object) -> float:
         started = time.perf_counter()

@@ -17,10 +17,11 @@ from edge_runtime.parameters import ParameterStore
 from edge_runtime.pass_shapes import MAX_ROWS
 from edge_runtime.private_random import PrivateRandom
 from edge_runtime.protocol import wire
-from edge_runtime.protocol.direction import GENERATOR
-from edge_runtime.protocol.errors import LatticeError, NonFiniteScalarError, PlanRefusedError
+from edge_runtime.protocol.direction import GENERATOR, direction_seeds
+from edge_runtime.protocol.errors import NonFiniteScalarError, PlanRefusedError
 from edge_runtime.protocol.rounds import (
     Access,
+    Difference,
     DigestReport,
     DigestRequest,
     Participation,
@@ -30,16 +31,22 @@ from edge_runtime.protocol.rounds import (
     SoundingOrder,
     TransmitOrder,
 )
-from edge_runtime.spsa import ScalarEstimate, estimate_projected_gradient
+from edge_runtime.spsa import (
+    Float64Array,
+    ScalarEstimate,
+    estimate_scalars,
+    projected_gradients,
+)
 from edge_runtime.tasks import Batch, PromptSet
 from edge_runtime.uplink import Uplink
 from radio.errors import RadioError
 
 _logger = logging.getLogger(__name__)
 
-ScalarObserver = Callable[[int, int, ScalarEstimate], None]
-"""Called with (round_index, device_index, estimate). For simulations that compare the radio with
-the truth; a real device has none, because its scalar must not leave it except over the air."""
+ScalarObserver = Callable[[int, int, ScalarEstimate, tuple[complex, ...]], None]
+"""Called with (round_index, device_index, estimate, noise). For simulations that compare the radio
+with the truth; a real device has none, because its scalars must not leave it except over the
+air."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,21 +144,21 @@ class DeviceAgent:
                 _logger.warning("pilot of device %d: %s", device.device_index, error)
 
     def run_round(self, plan: RoundPlan) -> list[RoundReport]:
-        """Check the order, look both ways, speak one number per device."""
+        """Check the order, look along every direction, speak Q numbers per device."""
         self.verify_plan(plan)
         self._last_planned_round = plan.round_index
         orders = plan.orders_by_device()
         spoken = [(d, orders[d.device_index]) for d in self._devices if d.device_index in orders]
         release = plan.release  # a digest of every order; taken once for all devices
         batches = [self._draw_batches(device, plan, release) for device, _ in spoken]
-        losses_plus, losses_minus = self.compute_two_sided_losses(plan, batches)
+        gradients = self.look_around(plan, batches)
 
         reports = {
             device.device_index: self._report(plan, device, Participation.TRUNCATED)
             for device in self._devices
         }
-        for (device, order), plus, minus in zip(spoken, losses_plus, losses_minus, strict=True):
-            reports[device.device_index] = self._speak(plan, release, device, order, plus, minus)
+        for (device, order), own in zip(spoken, gradients, strict=True):
+            reports[device.device_index] = self._speak(plan, release, device, order, own)
         return [reports[index] for index in sorted(reports)]
 
     def verify_plan(self, plan: RoundPlan) -> None:
@@ -182,36 +189,36 @@ class DeviceAgent:
             if device.device_index in orders:
                 _check_limits(plan, orders[device.device_index], device)
 
-    def compute_two_sided_losses(
+    def look_around(
         self, plan: RoundPlan, batches: Sequence[Sequence[Batch]]
-    ) -> tuple[list[Float32Array], list[Float32Array]]:
-        """Losses of each device's examples at w + mu z and at w - mu z; afterwards w is w again."""
-        seed, scale = plan.direction_seed, plan.perturbation_scale
+    ) -> list[Float64Array]:
+        """Projected gradients of each device's examples [num_examples, Q]; w is w again afterwards.
+
+        Raises:
+            LatticeError: w + mu z or w - mu z lies beyond the exact range.
+        """
         begun = self._forward.begin([batch for own in batches for batch in own])
+        scale = plan.perturbation_scale
 
-        def losses() -> list[Float32Array]:
-            """Of each device's examples [num_examples], all devices' batches in one sweep."""
-            of_batch = iter(self._forward.finish(begun))
+        def losses() -> Float32Array:
+            """Of all examples, device by device, on the weights as they are now."""
             nothing = np.empty(0, dtype=np.float32)
-            return [np.concatenate([nothing, *(next(of_batch).losses for _ in b)]) for b in batches]
+            return np.concatenate([nothing, *(o.losses for o in self._forward.finish(begun))])
 
-        self._store.add_direction(seed, scale)
-        try:
-            losses_plus = losses()
-        except BaseException:
-            self._store.add_direction(seed, -scale)
-            raise
-        try:
-            self._store.add_direction(seed, -2.0 * scale)
-        except LatticeError:
-            # w - mu z lies beyond the range, and nothing moved; from w + mu z the way back is open.
-            self._store.add_direction(seed, -scale)
-            raise
-        try:
-            losses_minus = losses()
-        finally:
-            self._store.add_direction(seed, scale)
-        return losses_plus, losses_minus
+        at_home = losses() if plan.difference is Difference.ONE_SIDED else None
+        columns = []
+        for seed in direction_seeds(plan.direction_seed, plan.num_directions):
+            with self._store.moved(seed, scale):
+                there = losses()
+            if at_home is not None:
+                columns.append(projected_gradients(there, at_home, scale))
+                continue
+            with self._store.moved(seed, -scale):
+                opposite = losses()
+            columns.append(projected_gradients(there, opposite, 2.0 * scale))
+        sizes = [sum(batch.num_examples for batch in own) for own in batches]
+        ends = np.cumsum(sizes, dtype=int)
+        return np.split(np.stack(columns, axis=1), ends)[:-1]  # behind the last end is nothing
 
     def apply_result(self, result: RoundResult) -> None:
         """Take the step that everybody takes.
@@ -263,29 +270,29 @@ class DeviceAgent:
         release: str,
         device: VirtualDevice,
         order: TransmitOrder,
-        losses_plus: Float32Array,
-        losses_minus: Float32Array,
+        gradients: Float64Array,
     ) -> RoundReport:
         """Clip, add private noise, modulate, transmit. On any doubt: silence, and say why."""
         try:
-            estimate = estimate_projected_gradient(
-                losses_plus,
-                losses_minus,
-                perturbation_scale=plan.perturbation_scale,
+            estimate = estimate_scalars(
+                gradients,
                 clip=plan.clip,
                 batch_size=plan.batch_size,
                 # Under a privacy promise not even silence may tell of one odd record.
                 non_finite_counts_as_zero=order.artificial_noise_std > 0.0,
             )
-            noise = device.private_random.circular_gaussian(release, order.artificial_noise_std)
-            device.uplink.send_scalar(estimate.clipped_scalar + noise, order, plan)
+            noise = device.private_random.circular_gaussians(
+                release, order.artificial_noise_std, plan.num_directions
+            )
+            noisy = [p + n for p, n in zip(estimate.clipped_scalars, noise, strict=True)]
+            device.uplink.send_scalars(noisy, order, plan)
         except (NonFiniteScalarError, RadioError) as error:
             _logger.warning("round %d device %d: %s", plan.round_index, device.device_index, error)
             # The full text stays in the local log: it may tell the size of the secret batch or the
             # amplitude of the signal, and what a device says must not depend on its data.
             return self._report(plan, device, Participation.DROPPED, type(error).__name__)
         if self._observe_scalar is not None:
-            self._observe_scalar(plan.round_index, device.device_index, estimate)
+            self._observe_scalar(plan.round_index, device.device_index, estimate, noise)
         return self._report(plan, device, Participation.TRANSMITTED)
 
     def _report(

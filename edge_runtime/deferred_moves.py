@@ -1,8 +1,8 @@
 """Moves along directions that wait until somebody reads the weights.
 
-A round asks for four moves: there, to the other side, back, and the step. Moves along one direction
-add up, and several directions share one pass over the weights, so most of them cost nothing. The
-sums are exact (`edge_runtime.lattice`), which makes the waiting invisible.
+A round asks for many moves: there and back along each direction, and the steps. Moves along one
+direction add up, and several directions share one pass over the weights, so most of them cost
+nothing. The sums are exact (`edge_runtime.lattice`), which makes the waiting invisible.
 """
 
 from __future__ import annotations

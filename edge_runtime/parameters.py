@@ -1,15 +1,15 @@
 """ParameterStore: the one copy of the weights, on an exact lattice, moved along public directions.
 
-A round moves the weights four times and leaves no trace but its step:
+A round moves the weights along each of its directions and leaves no trace but its steps:
 
-    w + mu z   ->   w - mu z   ->   w   ->   w - step z
+    w + mu z_1  ->  w - mu z_1  ->  w  ->  w + mu z_2  ->  ...  ->  w  ->  w - sum_q step_q z_q
 
-Moves are carried out when somebody reads the weights and not before (`deferred_moves`), so restore,
-step and the next round's first perturbation are one pass over the weights: two passes a round
-instead of five.
+Moves are carried out when somebody reads the weights and not before (`deferred_moves`), so the way
+home and the way out along the next direction are one pass over the weights, and so are restore,
+steps and the next round's first move.
 
-Because every addition is exact (`edge_runtime.lattice`), the third state is the first, bit for bit,
-and replaying the steps in any order on any machine gives the same weights.
+Because every addition is exact (`edge_runtime.lattice`), w is w again bit for bit, and replaying
+the steps in any order on any machine gives the same weights.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,12 @@ from edge_runtime.bundle import Bundle, TensorEntry
 from edge_runtime.deferred_moves import DeferredMoves
 from edge_runtime.kernel import max_abs, numpy_twin
 from edge_runtime.lattice import is_multiple_of_quantum, range_limit, round_to_lattice
-from edge_runtime.protocol.direction import WEIGHTS_PER_WORD, rounding_word, sign_bytes
+from edge_runtime.protocol.direction import (
+    WEIGHTS_PER_WORD,
+    direction_seeds,
+    rounding_word,
+    sign_bytes,
+)
 from edge_runtime.protocol.errors import LatticeError
 from edge_runtime.protocol.rounds import STEP_QUANTUM, RoundResult
 from edge_runtime.weights_file import check_shape, read_weights
@@ -192,21 +198,48 @@ class ParameterStore:
         self._add(direction_seed, [scale] * len(self.entries))
 
     def apply_step(self, result: RoundResult) -> None:
-        """w <- w - step * z, the step rounded stochastically to each tensor's lattice.
+        """w <- w - sum_q step_q z_q, each step rounded stochastically to each tensor's lattice.
 
-        With k = result.step_integer in units of 2^-40, a tensor of quantum 2^e takes
-        floor((k + u) / 2^(e+40)) quanta, u uniform on 0 .. 2^(e+40) - 1 from the public seed:
-        unbiased, E = k 2^-40 / q, and integers only, so every replica gets the same number.
+        With k = result.step_integers[q] in units of 2^-40, a tensor of quantum 2^e takes
+        floor((k + u) / 2^(e+40)) quanta, u uniform on 0 .. 2^(e+40) - 1 from direction q's own
+        public seed: unbiased, E = k 2^-40 / quantum, and integers only, so every replica gets the
+        same number.
+
+        Raises:
+            LatticeError: a weight would leave its range. Nothing has been moved then.
         """
-        if result.step_integer == 0:
-            return
-        scales = []
-        for index, entry in enumerate(self.entries):
-            shift = entry.quantum_exponent - _STEP_EXPONENT
-            dither = rounding_word(result.direction_seed, index) & ((1 << shift) - 1)
-            quanta = (result.step_integer + dither) >> shift
-            scales.append(-math.ldexp(quanta, entry.quantum_exponent))
-        self._add(result.direction_seed, scales)
+        seeds = direction_seeds(result.direction_seed, len(result.step_integers))
+        taken: list[tuple[int, list[float]]] = []
+        for seed, step_integer in zip(seeds, result.step_integers, strict=True):
+            if step_integer == 0:
+                continue
+            scales = [self._rounded_step(seed, i, step_integer) for i in range(len(self.entries))]
+            try:
+                self._add(seed, scales)
+            except LatticeError:
+                for moved_seed, moved in taken:
+                    self._add(moved_seed, [-scale for scale in moved])
+                raise
+            taken.append((seed, scales))
+
+    def _rounded_step(self, direction_seed: int, index: int, step_integer: int) -> float:
+        exponent = self.entries[index].quantum_exponent
+        shift = exponent - _STEP_EXPONENT
+        dither = rounding_word(direction_seed, index) & ((1 << shift) - 1)
+        return -math.ldexp((step_integer + dither) >> shift, exponent)
+
+    @contextmanager
+    def moved(self, direction_seed: int, scale: float) -> Iterator[None]:
+        """The weights at w + scale * z for a while, and at w again afterwards, whatever happens.
+
+        Raises:
+            LatticeError: as `add_direction`; the weights are at w then.
+        """
+        self.add_direction(direction_seed, scale)
+        try:
+            yield
+        finally:
+            self.add_direction(direction_seed, -scale)
 
     def replay(self, results: Iterable[RoundResult]) -> None:
         """Take many steps: how a late joiner or a resumed run catches up. No forward pass."""

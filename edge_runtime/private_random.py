@@ -76,8 +76,8 @@ class PrivateRandom:
         message = self._key + f"/{purpose}/{release}".encode()
         return hashlib.shake_256(message).digest(num_bytes)
 
-    def circular_gaussian(self, release: str, std: float) -> complex:
-        """One draw per release of n + j m, n and m independent N(0, std^2).
+    def circular_gaussians(self, release: str, std: float, num: int) -> tuple[complex, ...]:
+        """``num`` independent draws of n + j m per release, n and m independent N(0, std^2).
 
         Two quadratures, because the receiver could look at both: noise along the scalar's own axis
         alone would leave the other one silent, and there the devices' small phase errors tell them
@@ -89,12 +89,10 @@ class PrivateRandom:
         Leaves out: exactness below the resolution of float64 (server/privacy/README.md).
         """
         if std == 0.0:
-            return 0j
-        words = np.frombuffer(self._stream("noise", release, 16), dtype="<u8") >> np.uint64(11)
-        radius_uniform = (int(words[0]) + 1) * 2.0**-53  # in (0, 1]: the logarithm stays finite
-        angle = 2.0 * math.pi * int(words[1]) * 2.0**-53
-        radius = std * math.sqrt(-2.0 * math.log(radius_uniform))
-        return complex(radius * math.cos(angle), radius * math.sin(angle))
+            return (0j,) * num
+        stream = self._stream("noise", release, 16 * num)
+        words = np.frombuffer(stream, dtype="<u8").reshape(num, 2) >> np.uint64(11)
+        return tuple(_box_muller(int(first), int(second), std) for first, second in words)
 
     def poisson_batch(
         self, release: str, num_records: int, sampling_probability: float
@@ -110,3 +108,11 @@ class PrivateRandom:
         draws = np.frombuffer(self._stream("batch", release, 8 * num_records), dtype="<u8")
         threshold = np.uint64(math.floor(math.ldexp(sampling_probability, 64)))
         return np.flatnonzero(draws < threshold).astype(np.int64)
+
+
+def _box_muller(first: int, second: int, std: float) -> complex:
+    """Two 53-bit integers to one circular Gaussian number."""
+    radius_uniform = (first + 1) * 2.0**-53  # in (0, 1]: the logarithm stays finite
+    angle = 2.0 * math.pi * second * 2.0**-53
+    radius = std * math.sqrt(-2.0 * math.log(radius_uniform))
+    return complex(radius * math.cos(angle), radius * math.sin(angle))

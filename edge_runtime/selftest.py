@@ -24,6 +24,7 @@ from edge_runtime.protocol.direction import GENERATOR, derive_direction_seed
 from edge_runtime.protocol.errors import EdgeError
 from edge_runtime.protocol.rounds import (
     Access,
+    Difference,
     Participation,
     RoundPlan,
     RoundResult,
@@ -97,7 +98,9 @@ def run_selftest(bundle_folder: Path, *, task_name: str, num_devices: int) -> Se
     receiver = LoopbackTransceiver(medium, None)
     scalars: dict[int, ScalarEstimate] = {}
 
-    def observe(round_index: int, device_index: int, estimate: ScalarEstimate) -> None:
+    def observe(
+        round_index: int, device_index: int, estimate: ScalarEstimate, noise: tuple[complex, ...]
+    ) -> None:
         scalars[device_index] = estimate
 
     agent = DeviceAgent(
@@ -134,14 +137,16 @@ def run_selftest(bundle_folder: Path, *, task_name: str, num_devices: int) -> Se
         )
         _require(store.digest() == before, "the weights were not restored bit for bit")
         payload = receiver.receive(waveform.payload_samples, start_sample=0, timeout_s=_TIMEOUT_S)
-        mean_estimate = waveform.demodulate(payload, receive_scale).sum_estimate / num_devices
-        true_mean = math.fsum(s.clipped_scalar for s in scalars.values()) / num_devices
+        (sum_estimate,) = waveform.demodulate(payload, receive_scale).sum_estimates
+        mean_estimate = sum_estimate / num_devices
+        true_mean = math.fsum(s.clipped_scalars[0] for s in scalars.values()) / num_devices
         error_db = 20.0 * math.log10(abs(mean_estimate - true_mean) / _CLIP + 1e-12)
         _require(
             error_db < _MAX_NMSE_DB,
             f"the receiver heard {mean_estimate:.4f}, the devices said {true_mean:.4f}",
         )
-        result = RoundResult(_RUN_ID, 0, plan.direction_seed, round(_STEP * mean_estimate * 2**40))
+        step_integer = round(_STEP * mean_estimate * 2**40)
+        result = RoundResult(_RUN_ID, 0, plan.direction_seed, (step_integer,))
         agent.apply_result(result)
         replay.apply_step(result)
         _require(store.digest() == replay.digest(), "the step and its replay differ")
@@ -164,6 +169,8 @@ def _plan(gains: np.ndarray, receive_scale: float) -> RoundPlan:
         run_id=_RUN_ID,
         round_index=0,
         direction_seed=derive_direction_seed(0, 0),
+        num_directions=1,
+        difference=Difference.TWO_SIDED,
         direction_generator=GENERATOR,
         perturbation_scale=2.0**-10,
         clip=_CLIP,

@@ -1,7 +1,7 @@
-"""Uplink: how a device's one number leaves it.
+"""Uplink: how a device's numbers leave it.
 
-OverTheAirUplink modulates it and hands real samples to a transceiver. IdealUplink drops it into a
-box that adds exactly; it is the noiseless reference ("perfect" in the literature) and the oracle
+OverTheAirUplink modulates them and hands real samples to a transceiver. IdealUplink drops them into
+a box that adds exactly; it is the noiseless reference ("perfect" in the literature) and the oracle
 of the tests, and it promises no privacy.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from edge_runtime.protocol.rounds import RoundPlan, SoundingOrder, TransmitOrder
@@ -24,8 +25,10 @@ class Uplink(ABC):
         """Send the known pilot in the device's own slot."""
 
     @abstractmethod
-    def send_scalar(self, noisy_scalar: complex, order: TransmitOrder, plan: RoundPlan) -> None:
-        """Send one number with its circular noise.
+    def send_scalars(
+        self, noisy_scalars: Sequence[complex], order: TransmitOrder, plan: RoundPlan
+    ) -> None:
+        """Send Q numbers, each with its circular noise.
 
         Raises:
             RadioError: the radio refuses; nothing was transmitted then.
@@ -38,7 +41,7 @@ class Uplink(ABC):
 
 @dataclass(frozen=True, slots=True)
 class OverTheAirUplink(Uplink):
-    """Coherent amplitude: samples = tx_gain * scalar * sequence."""
+    """Coherent amplitude: samples = tx_gain * scalar * sequence, one number after the other."""
 
     transceiver: Transceiver
     waveform: CoherentWaveform
@@ -48,9 +51,11 @@ class OverTheAirUplink(Uplink):
         burst, offset_samples = self.waveform.sounding_burst(device_index, order.amplitude)
         self.transceiver.transmit(burst, start_sample=order.frame_start_sample + offset_samples)
 
-    def send_scalar(self, noisy_scalar: complex, order: TransmitOrder, plan: RoundPlan) -> None:
+    def send_scalars(
+        self, noisy_scalars: Sequence[complex], order: TransmitOrder, plan: RoundPlan
+    ) -> None:
         """Modulate and transmit in the payload slot."""
-        burst = self.waveform.modulate(noisy_scalar, order.tx_gain)
+        burst = self.waveform.modulate(noisy_scalars, order.tx_gain)
         start_sample = plan.frame_start_sample + self.waveform.payload_offset_samples
         self.transceiver.transmit(burst, start_sample=start_sample)
 
@@ -60,20 +65,20 @@ class OverTheAirUplink(Uplink):
 
 
 class ScalarBox:
-    """Adds what is put in, exactly rounded, whatever the order (math.fsum)."""
+    """Adds vectors of Q numbers, each sum exactly rounded, whatever the order (math.fsum)."""
 
     def __init__(self) -> None:
-        self._scalars: list[float] = []
+        self._vectors: list[tuple[float, ...]] = []
 
-    def put(self, scalar: float) -> None:
-        """Add one number."""
-        self._scalars.append(scalar)
+    def put(self, scalars: Iterable[float]) -> None:
+        """Add one device's numbers."""
+        self._vectors.append(tuple(scalars))
 
-    def take_sum(self) -> float:
-        """The sum of everything put in since the last call."""
-        total = math.fsum(self._scalars)
-        self._scalars.clear()
-        return total
+    def take_sums(self) -> tuple[float, ...]:
+        """The sums of everything put in since the last call; none if there was nothing."""
+        sums = tuple(math.fsum(column) for column in zip(*self._vectors, strict=True))
+        self._vectors.clear()
+        return sums
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +90,11 @@ class IdealUplink(Uplink):
     def send_pilot(self, device_index: int, order: SoundingOrder) -> None:
         """There is no channel to learn."""
 
-    def send_scalar(self, noisy_scalar: complex, order: TransmitOrder, plan: RoundPlan) -> None:
-        """Put the number into the box; the ideal link is noiseless, so it is real."""
-        self.box.put(noisy_scalar.real)
+    def send_scalars(
+        self, noisy_scalars: Sequence[complex], order: TransmitOrder, plan: RoundPlan
+    ) -> None:
+        """Put the numbers into the box; the ideal link is noiseless, so they are real."""
+        self.box.put(scalar.real for scalar in noisy_scalars)
 
     def close(self) -> None:
         """Nothing to silence."""

@@ -3,10 +3,11 @@
 Model of one trial, K devices, full scale 1, unit mean power gain:
 
     gains h from the channel model; sounding at full scale; silent if abs(h_hat) < min_gain
-    s_k ~ U[-1, 1], receive_scale c = min abs(h_hat) over those who speak
-    truth = sum of s_k over those who speak, estimate = demodulated sum
+    s_kq ~ U[-1, 1], Q numbers, receive_scale c = min abs(h_hat) over those who speak
+    truth = sums of s_k over those who speak, estimate = demodulated sums
 
-The prediction for a trial is var_i = N0 / (2 L c^2) + `csi_variance`. Over all trials it gives an
+The prediction for a trial is the covariance N0 / (2 L c^2) I + `csi_covariance` of its Q errors,
+with eigenvalues var_i: the numbers of a trial share its gain errors. Over all trials they give an
 NMSE and, as errors are nearly Gaussian, the standard deviation sqrt(2 sum var_i^2) of the simulated
 squared error. How far the two may be apart follows from Laurent and Massart (2000, Ann. Statist.
 28(5), lemma 1): with a = [var_i] and x = ln(2 / ALPHA), the squared error exceeds its mean by more
@@ -32,7 +33,7 @@ from radio.medium import SoftwareMedium
 from radio.metrics import nmse_db
 from radio.units import db_from_power_ratio, power_ratio_from_db
 from radio.waveforms.coherent import CoherentWaveform
-from radio.waveforms.error_model import csi_variance, receiver_noise_std
+from radio.waveforms.error_model import csi_covariance, receiver_noise_std
 
 SAMPLE_RATE_HZ = 1e6
 """Of the simulated radios. One sample is one symbol, so only the airtime depends on it."""
@@ -52,6 +53,7 @@ class Measurement:
     Attributes:
         source: of the transceivers; says that this is a simulation.
         num_devices: K.
+        num_scalars: Q, numbers of one payload.
         snr_db: full-scale sample of one device at unit gain over the noise power, per sample.
         num_trials: trials asked for.
         num_silent_trials: trials in which every device was below min_gain; not part of the rest.
@@ -67,6 +69,7 @@ class Measurement:
 
     source: str
     num_devices: int
+    num_scalars: int
     snr_db: float
     num_trials: int
     num_silent_trials: int
@@ -91,7 +94,7 @@ def measure_loopback(
     """Send known scalars through a software medium, num_trials times.
 
     Args:
-        waveform: frame lengths; its num_devices is K.
+        waveform: frame lengths; its num_devices is K, its num_scalars Q.
         channel: gains, drawn anew for each trial.
         snr_db: MIN_SNR_DB to MAX_SNR_DB; noise_power = 10^(-snr_db / 10).
         num_trials: >= 2.
@@ -126,7 +129,7 @@ def measure_loopback(
     for _ in range(trials):
         medium.begin_round(noise_rng)
         medium.set_gains(channel.gains(gain_rng, num_devices))
-        scalars = scalar_rng.uniform(-1.0, 1.0, num_devices)
+        scalars = scalar_rng.uniform(-1.0, 1.0, (num_devices, waveform.num_scalars))
         for index, device in enumerate(devices):
             pilot, offset = waveform.sounding_burst(index, device.max_amplitude)
             device.transmit(pilot, start_sample=offset)
@@ -139,7 +142,8 @@ def measure_loopback(
         receive_scale = float(np.abs(gains[speaking]).min())
         payload_start = waveform.sounding_samples
         for index in speaking:
-            burst = waveform.modulate(float(scalars[index]), receive_scale / complex(gains[index]))
+            tx_gain = receive_scale / complex(gains[index])
+            burst = waveform.modulate(scalars[index], tx_gain)
             devices[index].transmit(
                 burst, start_sample=payload_start + waveform.payload_offset_samples
             )
@@ -150,11 +154,10 @@ def measure_loopback(
         # The prediction uses the true noise power: measured power would follow the simulation.
         noise_std = receiver_noise_std(medium.noise_power, waveform.payload_symbols, receive_scale)
         error_variance = medium.noise_power / waveform.pilot_symbols
-        estimates.append(reception.sum_estimate)
-        truths.append(float(scalars[speaking].sum()))
-        variances.append(
-            noise_std**2 + csi_variance(scalars[speaking], gains[speaking], error_variance)
-        )
+        estimates.append(reception.sum_estimates)
+        truths.append(scalars[speaking].sum(axis=0))
+        covariance = csi_covariance(scalars[speaking], gains[speaking], error_variance)
+        variances += (noise_std**2 + np.linalg.eigvalsh(covariance)).tolist()
         num_speaking.append(len(speaking))
     for transceiver in [*devices, receiver]:
         transceiver.close()
@@ -171,11 +174,12 @@ def measure_loopback(
     return Measurement(
         source=receiver.source,
         num_devices=num_devices,
+        num_scalars=waveform.num_scalars,
         snr_db=float(snr_db),
         num_trials=trials,
         num_silent_trials=trials - len(estimates),
         mean_num_speaking=float(np.mean(num_speaking)),
-        simulated_nmse_db=nmse_db(estimates, truths),
+        simulated_nmse_db=nmse_db(np.ravel(estimates), np.ravel(truths)),
         predicted_nmse_db=db_from_power_ratio(total_variance / float(np.sum(np.square(truths)))),
         relative_spread=spread / total_variance,
         deviation_std=(total_error - total_variance) / spread,

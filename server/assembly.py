@@ -57,7 +57,10 @@ def connect(
     """
     workers = config.run.workers or os.cpu_count() or 1
     link = build_radio_link(
-        config.radio, num_devices=config.federation.num_devices, seed=config.run.seed
+        config.radio,
+        num_devices=config.federation.num_devices,
+        num_scalars=config.optimizer.directions,
+        seed=config.run.seed,
     )
     _check_keys_fit(config, link.receiver.source)
 

@@ -14,7 +14,13 @@ from typing import Any, Literal, get_type_hints
 
 import msgspec
 
-from edge_runtime.protocol.rounds import MAX_ABS_STEP_INTEGER, STEP_QUANTUM, Access
+from edge_runtime.protocol.rounds import (
+    MAX_ABS_STEP_INTEGER,
+    MAX_DIRECTIONS,
+    STEP_QUANTUM,
+    Access,
+    Difference,
+)
 from radio.units import power_ratio_from_db
 from server.errors import ConfigurationError
 from server.privacy.units import NeighbouringRelation, PrivacyUnit
@@ -24,6 +30,7 @@ DEFAULT_PRESET = "snips"
 BUNDLED_MODEL = "bundled"
 _MAX_COUNT = 2**31 - 1
 _MAX_LEARNING_RATE = 1e3
+_LOSS_ROUNDING = 2.0**-18  # float32 sums in another order move a loss by some 5e-6 (self_check)
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -82,23 +89,40 @@ class FederationSection(_Section, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class OptimizerSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The zeroth-order step: w <- w - learning_rate(t) * mean_estimate * z.
+    """The zeroth-order step: w <- w - learning_rate(t) * (1/Q) sum_q mean_estimate_q * z_q.
 
     Attributes:
         rounds: rounds of the whole run; the privacy budget is planned for exactly these.
+        directions: Q, directions of a round, and numbers that each device sends in it.
+        difference: "two_sided": 2 Q forward sweeps a round. "one_sided": Q + 1, because the losses
+            at w serve all directions.
         batch_size: nominal examples per device and round.
         perturbation_scale_log2: log2 of mu; -10 is about the 1e-3 of the literature.
         learning_rate: at the first round.
         final_learning_rate_fraction: the rate falls along a half cosine to this fraction.
-        clip: gamma, the bound on one example's projected gradient.
+        clip: gamma, the bound on the norm of one example's Q projected gradients.
     """
 
     rounds: int = 1000
+    directions: int = 1
+    difference: Difference = Difference.TWO_SIDED
     batch_size: int = 16
     perturbation_scale_log2: int = -10
     learning_rate: float = 1e-4
     final_learning_rate_fraction: float = 0.05
     clip: float = 50.0
+
+    @property
+    def sweeps_per_round(self) -> int:
+        """Forward passes over its batch that a device makes in a round."""
+        is_one_sided = self.difference is Difference.ONE_SIDED
+        return self.directions + 1 if is_one_sided else 2 * self.directions
+
+    @property
+    def rounding_of_a_gradient(self) -> float:
+        """What a loss that is off in its last bits does to a projected gradient."""
+        sides = 1 if self.difference is Difference.ONE_SIDED else 2
+        return _LOSS_ROUNDING * 2.0**-self.perturbation_scale_log2 / sides
 
 
 class RadioSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -112,7 +136,7 @@ class RadioSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             per block.
         min_gain: devices whose estimated gain is below this amplitude stay silent.
         pilot_symbols: length of each device's pilot.
-        payload_symbols: length of the sequence that carries the scalar.
+        payload_symbols: length of the sequence that carries one number.
         max_amplitude: peak of a transmitted sample, 1 = full scale.
     """
 
@@ -215,6 +239,7 @@ class RunConfig(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
             self.federation.min_speakers, 1, self.federation.num_devices,
         )  # fmt: skip
         _count("optimizer.rounds", self.optimizer.rounds, 1)
+        _within("optimizer.directions", self.optimizer.directions, 1, MAX_DIRECTIONS)
         _count("optimizer.batch_size", self.optimizer.batch_size, 1)
         _within("optimizer.perturbation_scale_log2", self.optimizer.perturbation_scale_log2, -20, 0)
         _positive("optimizer.learning_rate", self.optimizer.learning_rate)
@@ -225,6 +250,14 @@ class RunConfig(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
         )  # fmt: skip
         if not self.optimizer.clip > 0:
             raise ConfigurationError(f"optimizer.clip: got {self.optimizer.clip}, wanted > 0.")
+        if self.optimizer.clip < self.optimizer.rounding_of_a_gradient:
+            raise ConfigurationError(
+                f"optimizer.clip: {self.optimizer.clip} is below "
+                f"{self.optimizer.rounding_of_a_gradient:.3g}, what the rounding of a loss makes "
+                f"of a {self.optimizer.difference} projected gradient at mu = "
+                f"2^{self.optimizer.perturbation_scale_log2}: nothing else would be sent. Raise "
+                "perturbation_scale_log2 or the clip."
+            )
         _within("radio.snr_db", self.radio.snr_db, -60.0, 120.0)
         _count("radio.coherence_rounds", self.radio.coherence_rounds, 1)
         _positive("radio.min_gain", self.radio.min_gain)

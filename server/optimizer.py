@@ -1,10 +1,14 @@
-"""From the estimated mean to the integer step: the learning rate, the bound, the rounding."""
+"""From the estimated means to the integer steps: the learning rate, the bound, the rounding."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+
+import numpy as np
 
 from edge_runtime.protocol.rounds import STEP_QUANTUM
+from edge_runtime.spsa import clip_to_ball
 from server.config import OptimizerSection
 
 
@@ -18,15 +22,23 @@ def learning_rate(optimizer: OptimizerSection, round_index: int) -> float:
     return optimizer.learning_rate * (fraction + (1.0 - fraction) * cosine)
 
 
-def mean_of_sum(sum_estimate: float, num_speakers: int, clip: float) -> float:
-    """The mean over those who spoke, held within the bound that every scalar obeys.
+def means_of_sums(
+    sum_estimates: Sequence[float], num_speakers: int, clip: float
+) -> tuple[float, ...]:
+    """The means over those who spoke, held within the ball that every device's scalars obey.
 
     Dividing and clipping come after the noise: post-processing, free of privacy cost. The divisor
     is the public number of speakers.
     """
-    return max(-clip, min(clip, sum_estimate / num_speakers))
+    means = np.array([sum_estimates], dtype=np.float64) / num_speakers
+    return tuple(clip_to_ball(means, clip)[0].tolist())
 
 
-def step_integer(rate: float, mean_estimate: float) -> int:
-    """The step rate * mean_estimate in units of STEP_QUANTUM = 2^-40, rounded to nearest."""
-    return round(rate * mean_estimate / STEP_QUANTUM)
+def step_integers(rate: float, mean_estimates: Sequence[float]) -> tuple[int, ...]:
+    """The steps rate * mean_estimates[q] / Q in units of STEP_QUANTUM = 2^-40, rounded to nearest.
+
+    w <- w - rate (1/Q) sum_q estimate_q z_q: the average over the directions of what each alone
+    would have been.
+    """
+    num_directions = len(mean_estimates)
+    return tuple(round(rate * p / num_directions / STEP_QUANTUM) for p in mean_estimates)

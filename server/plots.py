@@ -27,7 +27,7 @@ def draw_plots(
     plots = []
     if any(row.loss is not None for row in evaluations):
         plots.append(_draw_learning(folder, evaluations, reference))
-    if any(row.true_mean is not None for row in rows):
+    if any(row.true_means is not None for row in rows):
         plots.append(_draw_estimates(folder, rows))
     if any(row.receiver_noise_std > 0 for row in rows):
         plots.append(_draw_noise(folder, rows))
@@ -58,9 +58,10 @@ def _draw_learning(
 
 def _draw_estimates(folder: Path, rows: Sequence[RoundRow]) -> tuple[Path, str]:
     figure, (axes,) = _figure(1)
-    spoken = [row for row in rows if row.true_mean is not None and row.num_speakers > 0]
-    true = [row.true_mean or 0.0 for row in spoken]
-    axes.plot(true, [row.mean_estimate for row in spoken], ".", color=_BLUE, markersize=2)
+    spoken = [row for row in rows if row.true_means is not None and row.num_speakers > 0]
+    true = [value for row in spoken for value in row.true_means or ()]
+    heard = [value for row in spoken for value in row.mean_estimates]
+    axes.plot(true, heard, ".", color=_BLUE, markersize=2)
     span = [min(true, default=0.0), max(true, default=0.0)]
     axes.plot(span, span, "-", color=_BLACK, linewidth=0.8, label="estimate = truth")
     _label(axes, "true mean of the clipped scalars", "receiver's estimate")

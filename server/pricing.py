@@ -41,7 +41,7 @@ from server.privacy.mechanism import (
     MechanismRecord,
     certified_noise_stds,
 )
-from server.privacy.units import scalar_sensitivity
+from server.privacy.units import sum_sensitivity
 
 MAX_AMPLITUDE_ERROR = 0.5
 """A device whose gain is known worse than this stays silent: its noise price would explode."""
@@ -148,7 +148,7 @@ def plan_privacy_terms(
         ),
         # The clipped terms of the other records are the same bits with one record and without it:
         # edge_runtime.pass_shapes sees to that.
-        sensitivity=scalar_sensitivity(
+        sensitivity=sum_sensitivity(
             clip=optimizer.clip,
             batch_size=optimizer.batch_size,
             unit=privacy.unit,

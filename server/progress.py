@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -42,8 +43,8 @@ class ProgressPrinter:
             )
         self._line(
             f"{experiment.folder}: {Path(config.task.name).stem}, "
-            f"{config.federation.num_devices} devices, {config.optimizer.rounds} rounds, "
-            f"{experiment.source}"
+            f"{config.federation.num_devices} devices, {config.optimizer.rounds} rounds of "
+            f"{_numbers(config.optimizer.directions)}, {experiment.source}"
         )
         self._line(
             f"  {experiment.num_trainable:,} of {experiment.num_parameters:,} weights move; "
@@ -72,9 +73,7 @@ class ProgressPrinter:
                 "the validation data\n  must be public. If they are: task.validation_is_public = "
                 "true."
             )
-        self._line(
-            "   round    loss  accuracy  estimate  noise: added  measured  epsilon  rounds/s"
-        )
+        self._line("   round    loss  accuracy  |heard|  noise: added  measured  epsilon  rounds/s")
 
     def update(self, progress: Progress) -> None:
         """Show where the run stands."""
@@ -101,14 +100,15 @@ class ProgressPrinter:
         """The final table, one line per run."""
         self._line("")
         self._line(
-            "source                        rounds  accuracy before  after   NMSE dB  epsilon"
-            "     wall s  peak MB   (NMSE of the mean, privacy noise included)"
+            "source                        rounds  accuracy before  after  noise dB  radio dB"
+            "  epsilon     wall s  peak MB   (errors of the mean, over its power)"
         )
         for s in summaries:
             epsilon = "none" if s["epsilon"] is None else f"{s['epsilon']:.3f}"
             self._line(
                 f"{s['source']:28s}{s['rounds']:8d}{_cell(s['accuracy_before'], 17, '.1%')}"
-                f"{_cell(s['accuracy_after'], 7, '.1%')}{_cell(s['nmse_db'], 10, '.1f')}"
+                f"{_cell(s['accuracy_after'], 7, '.1%')}{_cell(s['noise_nmse_db'], 10, '.1f')}"
+                f"{_cell(s['radio_nmse_db'], 10, '.1f')}"
                 f"{epsilon:>9s}{_cell(s['wall_s'], 11, '.1f')}{_cell(s['peak_rss_mb'], 9, '.0f')}"
             )
         first = summaries[0]
@@ -146,9 +146,14 @@ def _cell(value: float | None, width: int, form: str) -> str:
     return f"{'-' if value is None else format(value, form):>{width}s}"
 
 
+def _numbers(count: int) -> str:
+    return "one number" if count == 1 else f"{count} numbers"
+
+
 def _radio_columns(row: RoundRow) -> str:
     return (
-        f"{row.mean_estimate:10.3f}{row.artificial_noise_std:14.3f}{row.receiver_noise_std:10.3f}"
+        f"{math.hypot(*row.mean_estimates):10.3f}{row.artificial_noise_std:14.3f}"
+        f"{row.receiver_noise_std:10.3f}"
     )
 
 

@@ -36,12 +36,15 @@ class RadioLink:
     noise_symbols: int
 
 
-def build_radio_link(radio: RadioSection, *, num_devices: int, seed: int) -> RadioLink:
+def build_radio_link(
+    radio: RadioSection, *, num_devices: int, num_scalars: int, seed: int
+) -> RadioLink:
     """The link of a configuration's radio section.
 
     Args:
         radio: the section.
         num_devices: K.
+        num_scalars: Q, numbers that each device sends in a round.
         seed: of everything that the simulated channel draws.
     """
     if radio.backend == "ideal":
@@ -56,6 +59,7 @@ def build_radio_link(radio: RadioSection, *, num_devices: int, seed: int) -> Rad
         num_devices=num_devices,
         pilot_symbols=radio.pilot_symbols,
         payload_symbols=radio.payload_symbols,
+        num_scalars=num_scalars,
     )
     channel = channel_from_name(radio.channel)
     medium = SoftwareMedium(

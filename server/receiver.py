@@ -34,7 +34,7 @@ class Receiver(ABC):
 
     @abstractmethod
     def hear_sum(self, frame_start_sample: int, receive_scale: float) -> Reception:
-        """Demodulate the superposed payload into an estimate of the sum of scalars."""
+        """Demodulate the superposed payload into estimates of the Q sums of scalars."""
 
     @abstractmethod
     def close(self) -> None:
@@ -68,7 +68,7 @@ class RadioReceiver(Receiver):
         return self.waveform.estimate_gains(capture, amplitude)
 
     def hear_sum(self, frame_start_sample: int, receive_scale: float) -> Reception:
-        """Capture a payload frame and correlate with the payload sequence."""
+        """Capture a payload frame and correlate with the payload sequences."""
         capture = self.hear_samples(frame_start_sample)
         return self.waveform.demodulate(capture, receive_scale)
 
@@ -87,7 +87,7 @@ class RadioReceiver(Receiver):
 
 @dataclass(frozen=True, slots=True)
 class IdealReceiver(Receiver):
-    """The exact sum: unit gains, no noise, no radio."""
+    """The exact sums: unit gains, no noise, no radio."""
 
     box: ScalarBox
     num_devices: int
@@ -108,12 +108,13 @@ class IdealReceiver(Receiver):
         return ChannelEstimate(gains=gains, error_variance=0.0, noise_power=0.0)
 
     def hear_sum(self, frame_start_sample: int, receive_scale: float) -> Reception:
-        """The exactly rounded sum."""
+        """The exactly rounded sums."""
+        sums = self.box.take_sums()
         return Reception(
-            sum_estimate=self.box.take_sum(),
+            sum_estimates=sums,
             receiver_noise_std=0.0,
             noise_power=0.0,
-            quadrature_estimate=0.0,
+            quadrature_estimates=(0.0,) * len(sums),
         )
 
     def close(self) -> None:

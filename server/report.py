@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from radio.metrics import nmse_db
+from radio.units import db_from_power_ratio
 from server.accounts import epsilon_spent
 from server.config import RunConfig
 from server.errors import ReportError
@@ -108,18 +108,11 @@ def summarise(
 ) -> dict[str, Any]:
     """The figures of a run; None where a figure does not exist for it."""
     privacy, radio = config.privacy, config.radio
-    spoken = [row for row in rows if row.num_speakers > 0]
-    compared = [row for row in spoken if row.true_mean is not None]
-    error_db = None
-    if any(row.true_mean for row in compared):
-        error_db = nmse_db(
-            [row.mean_estimate for row in compared],
-            [row.true_mean for row in compared if row.true_mean is not None],
-        )
     last = evaluations[-1] if evaluations else None
     best = best_evaluation(evaluations)
     is_ideal = radio.backend == "ideal"
-    payload = 0.0 if is_ideal else float(radio.payload_symbols)
+    numbers = config.optimizer.directions
+    payload = 0.0 if is_ideal else float(numbers * radio.payload_symbols)
     # One sounding at the start of each fading block that was begun.
     num_rounds = max(len(rows), 1)
     num_blocks = math.ceil(num_rounds / radio.coherence_rounds)
@@ -134,6 +127,9 @@ def summarise(
         "num_devices": config.federation.num_devices,
         "rounds": len(rows),
         "rounds_planned": config.optimizer.rounds,
+        "numbers_per_round": numbers,
+        "difference": config.optimizer.difference,
+        "forward_sweeps_per_device": config.optimizer.sweeps_per_round * len(rows),
         "accuracy_before": evaluations[0].accuracy if evaluations else None,
         "accuracy_after": last.accuracy if last else None,
         "loss_before": evaluations[0].loss if evaluations else None,
@@ -155,7 +151,7 @@ def summarise(
         "payload_symbols_per_device_per_round": payload,
         "pilot_symbols_per_device_per_round": pilots,
         "uplink_symbols_per_device_per_round": payload + pilots,
-        "nmse_db": _rounded(error_db, 3),
+        **_errors_db(rows),
         "mean_speakers": _rounded(_mean([row.num_speakers for row in rows]), 3),
         "rounds_without_speakers": sum(not r.num_speakers and not r.is_skipped for r in rows),
         "rounds_skipped": sum(row.is_skipped for row in rows),
@@ -169,6 +165,34 @@ def summarise(
         "environment": store.meta("environment"),
         "bundle_digest": store.meta("bundle_digest"),
     }
+
+
+def _errors_db(rows: Sequence[RoundRow]) -> dict[str, float | None]:
+    """NMSE of the means over the power of the true ones: in all, of privacy noise, of the radio.
+
+    The first is of the estimates that the steps were made of; the other two of what was sent and
+    of what was received. None where no truth is known, or nothing was sent.
+    """
+    known = [row for row in rows if row.num_speakers > 0 and row.true_means is not None]
+    power = math.fsum(value**2 for row in known for value in row.true_means or ())
+    in_all = math.fsum(
+        (estimate - true) ** 2
+        for row in known
+        for estimate, true in zip(row.mean_estimates, row.true_means or (), strict=True)
+    )
+    return {
+        "nmse_db": _ratio_db(in_all, power),
+        "noise_nmse_db": _ratio_db(
+            math.fsum(row.squared_error_of_noise or 0.0 for row in known), power
+        ),
+        "radio_nmse_db": _ratio_db(
+            math.fsum(row.squared_error_of_radio or 0.0 for row in known), power
+        ),
+    }
+
+
+def _ratio_db(error: float, power: float) -> float | None:
+    return round(db_from_power_ratio(error / power), 3) if error > 0 and power > 0 else None
 
 
 def _by_class(store: RunStore) -> dict[str, Any]:
@@ -236,7 +260,8 @@ def _page(
 <p>{html.escape(config.description)}</p>
 {_notes(config, summary)}
 <table><thead><tr><th>source</th><th>rounds</th><th>accuracy before</th><th>after</th>
-<th>NMSE dB</th><th>epsilon</th><th>wall s</th><th>peak RSS MB</th></tr></thead><tbody>
+<th>noise dB</th><th>radio dB</th><th>epsilon</th><th>wall s</th><th>peak RSS MB</th></tr></thead>
+<tbody>
 {"".join(_table_row(s) for s in summaries)}</tbody></table>
 {_class_table(summary)}
 {figures}
@@ -255,7 +280,8 @@ def _table_row(summary: dict[str, Any]) -> str:
         + cell(s["rounds"], "{}")
         + cell(s["accuracy_before"], "{:.1%}")
         + cell(s["accuracy_after"], "{:.1%}")
-        + cell(s["nmse_db"], "{:.1f}")
+        + cell(s["noise_nmse_db"], "{:.1f}")
+        + cell(s["radio_nmse_db"], "{:.1f}")
         + cell(s["epsilon"], "{:.3f}")
         + cell(s["wall_s"], "{:.1f}")
         + cell(s["peak_rss_mb"], "{:.0f}")
@@ -333,8 +359,9 @@ def _notes(config: RunConfig, summary: dict[str, Any]) -> str:
             "to speak; nothing was learnt in them."
         )
     notes.append(
-        "NMSE is that of the estimated mean, privacy noise included. SNR is that of one device at "
-        "full scale and unit gain, per sample; a scalar is spread over "
+        "Noise and radio are the errors of the mean, over the power of the true one: by "
+        "artificial noise, and by channel and receiver. SNR is that of one device at full scale "
+        "and unit gain, per sample; a number is spread over "
         f"{config.radio.payload_symbols} symbols."
     )
     return "".join(f'<p class="note">{html.escape(note)}</p>' for note in notes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from edge_runtime.protocol.rounds import (
 from radio.waveforms.coherent import ChannelEstimate
 from server.config import RunConfig
 from server.errors import ReplicaMismatchError
-from server.optimizer import learning_rate, mean_of_sum, step_integer
+from server.optimizer import learning_rate, means_of_sums, step_integers
 from server.power.static import PowerPlan
 from server.pricing import PlannedRound, Pricing
 from server.privacy.mechanism import MechanismRecord
@@ -37,11 +38,29 @@ from server.simulation import ChannelSimulation
 class ScalarObservations(Protocol):
     """What only a simulation knows: the scalars before noise and channel."""
 
-    def true_mean(self, round_index: int) -> float | None:
-        """The mean over the devices that spoke."""
+    def true_means(self, round_index: int) -> tuple[float, ...] | None:
+        """The means over the devices that spoke, before noise [Q]."""
+
+    def mean_noises(self, round_index: int) -> tuple[float, ...] | None:
+        """The means of the artificial noise that they added in phase [Q]."""
 
     def share_clipped(self, round_index: int) -> float | None:
         """The share of examples that were clipped."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeardMeans:
+    """What the receiver made of a round.
+
+    Attributes:
+        estimates: of the mean scalars, held within the clip [Q].
+        as_received: the same before that [Q].
+        receiver_noise_std: on each of them, measured.
+    """
+
+    estimates: tuple[float, ...]
+    as_received: tuple[float, ...]
+    receiver_noise_std: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +101,10 @@ class RoundLoop:
         reports = self.announce(plan)
         speakers = _speakers(reports)
         self.pricing.charge_correction(price, planned.power, speakers)
-        estimate, receiver_noise_std = self.hear_mean(planned.power, len(speakers))
+        heard = self.hear_means(planned.power, len(speakers))
         is_enough = len(speakers) >= self.config.federation.min_speakers
-        result = self.decide_step(round_index, estimate if is_enough else 0.0)
-        row = self.describe(planned, price, speakers, estimate, receiver_noise_std, result, started)
+        result = self.decide_step(round_index, heard.estimates if is_enough else self._nothing)
+        row = self.describe(planned, price, speakers, heard, result, started)
         self.take_step(result)
         self.store.append_round(row)
         return row
@@ -96,15 +115,17 @@ class RoundLoop:
         A radio cannot say the same again: the gains have changed, and the difference of two sums
         would hold single devices with nobody else's noise. The price stays paid.
         """
-        result = self.decide_step(round_index, 0.0)
+        result = self.decide_step(round_index, self._nothing)
         row = RoundRow(
             round_index=round_index,
             direction_seed=result.direction_seed,
-            step_integer=result.step_integer,
+            step_integers=result.step_integers,
             num_speakers=0,
             is_skipped=True,
-            mean_estimate=0.0,
-            true_mean=None,
+            mean_estimates=self._nothing,
+            true_means=None,
+            squared_error_of_noise=None,
+            squared_error_of_radio=None,
             share_clipped=None,
             artificial_noise_std=0.0,
             receiver_noise_std=0.0,
@@ -133,6 +154,8 @@ class RoundLoop:
             run_id=self.run_id,
             round_index=round_index,
             direction_seed=derive_direction_seed(self.config.run.seed, round_index),
+            num_directions=self.config.optimizer.directions,
+            difference=self.config.optimizer.difference,
             direction_generator=GENERATOR,
             perturbation_scale=2.0**self.config.optimizer.perturbation_scale_log2,
             clip=self.config.optimizer.clip,
@@ -156,21 +179,28 @@ class RoundLoop:
         self.control.broadcast(plan)
         return [m for m in self.control.collect() if isinstance(m, RoundReport)]
 
-    def hear_mean(self, power: PowerPlan, num_speakers: int) -> tuple[float, float]:
-        """The mean estimate and its measured receiver noise; zero when nobody spoke."""
+    @property
+    def _nothing(self) -> tuple[float, ...]:
+        """What is learnt where nobody is heard."""
+        return (0.0,) * self.config.optimizer.directions
+
+    def hear_means(self, power: PowerPlan, num_speakers: int) -> HeardMeans:
+        """The mean estimates and their measured receiver noise; zero when nobody spoke."""
         if num_speakers == 0:
-            return 0.0, 0.0
+            return HeardMeans(self._nothing, self._nothing, 0.0)
         reception = self.receiver.hear_sum(0, power.receive_scale)
-        return (
-            mean_of_sum(reception.sum_estimate, num_speakers, self.config.optimizer.clip),
-            reception.receiver_noise_std / num_speakers,
+        sums = reception.sum_estimates
+        return HeardMeans(
+            estimates=means_of_sums(sums, num_speakers, self.config.optimizer.clip),
+            as_received=tuple(value / num_speakers for value in sums),
+            receiver_noise_std=reception.receiver_noise_std / num_speakers,
         )
 
-    def decide_step(self, round_index: int, mean_estimate: float) -> RoundResult:
+    def decide_step(self, round_index: int, mean_estimates: Sequence[float]) -> RoundResult:
         """The step that everybody will take."""
         seed = derive_direction_seed(self.config.run.seed, round_index)
         rate = learning_rate(self.config.optimizer, round_index)
-        return RoundResult(self.run_id, round_index, seed, step_integer(rate, mean_estimate))
+        return RoundResult(self.run_id, round_index, seed, step_integers(rate, mean_estimates))
 
     def take_step(self, result: RoundResult) -> None:
         """Every device and the server's own replica move by the same integers."""
@@ -199,24 +229,27 @@ class RoundLoop:
         planned: PlannedRound,
         price: Sequence[MechanismRecord],
         speakers: list[int],
-        mean_estimate: float,
-        receiver_noise_std: float,
+        heard: HeardMeans,
         result: RoundResult,
         started: float,
     ) -> RoundRow:
         """Everything worth remembering of the round."""
         power = planned.power
+        true_means = self.truth.true_means(result.round_index)
+        noises = self.truth.mean_noises(result.round_index)
         return RoundRow(
             round_index=result.round_index,
             direction_seed=result.direction_seed,
-            step_integer=result.step_integer,
+            step_integers=result.step_integers,
             num_speakers=len(speakers),
             is_skipped=False,
-            mean_estimate=mean_estimate,
-            true_mean=self.truth.true_mean(result.round_index),
+            mean_estimates=heard.estimates,
+            true_means=true_means,
+            squared_error_of_noise=_squared_norm(noises),
+            squared_error_of_radio=_radio_error(heard, true_means, noises),
             share_clipped=self.truth.share_clipped(result.round_index),
             artificial_noise_std=planned.noise_std_of_mean(speakers),
-            receiver_noise_std=receiver_noise_std,
+            receiver_noise_std=heard.receiver_noise_std,
             amplitude_error_bound=planned.amplitude_error_bound,
             noise_multiplier=min((r.noise_multiplier for r in price), default=0.0),
             receive_scale=power.receive_scale,
@@ -225,6 +258,20 @@ class RoundLoop:
             # Real keys, real batches: how long they took to compute is nobody's business.
             wall_s=None if self.config.privacy.has_system_keys else self.clock() - started,
         )
+
+
+def _squared_norm(values: Sequence[float] | None) -> float | None:
+    return None if values is None else math.fsum(value * value for value in values)
+
+
+def _radio_error(
+    heard: HeardMeans, true_means: Sequence[float] | None, noises: Sequence[float] | None
+) -> float | None:
+    """What was received less what was sent, noise included: channel and receiver alone."""
+    if true_means is None or noises is None:
+        return None
+    sent = zip(heard.as_received, true_means, noises, strict=True)
+    return _squared_norm([received - (true + noise) for received, true, noise in sent])
 
 
 def _speakers(reports: list[RoundReport]) -> list[int]:

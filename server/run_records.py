@@ -34,11 +34,14 @@ class RoundRow:
     """One finished round.
 
     Attributes:
-        direction_seed, step_integer: the step; see RoundResult.
+        direction_seed, step_integers: the step; see RoundResult.
         num_speakers: devices whose signals went out.
         is_skipped: paid for before an interruption and not repeated, because the radio cannot.
-        mean_estimate: what the receiver made of it, the estimated mean scalar.
-        true_mean: the mean that was sent, known to simulations only (None otherwise).
+        mean_estimates: what the receiver made of it, the estimated mean scalars [Q].
+        true_means: the means before noise, known to simulations only (None otherwise) [Q].
+        squared_error_of_noise: squared norm of the artificial noise on the means; simulations only.
+        squared_error_of_radio: squared norm of what channel and receiver added to the means, before
+            they were held within the clip; simulations only.
         share_clipped: share of examples that were clipped; simulations only.
         artificial_noise_std: of the mean, from the plan.
         receiver_noise_std: of the mean, measured.
@@ -53,11 +56,13 @@ class RoundRow:
 
     round_index: int
     direction_seed: int
-    step_integer: int
+    step_integers: tuple[int, ...]
     num_speakers: int
     is_skipped: bool
-    mean_estimate: float
-    true_mean: float | None
+    mean_estimates: tuple[float, ...]
+    true_means: tuple[float, ...] | None
+    squared_error_of_noise: float | None
+    squared_error_of_radio: float | None
     share_clipped: float | None
     artificial_noise_std: float
     receiver_noise_std: float

@@ -30,10 +30,11 @@ from server.run_records import EvaluationRow, Outcome, RoundRow
 
 STORE_FILE = "run.sqlite3"
 _APPLICATION_ID = 0x70415A30  # "pAZ0"
-_SCHEMA_VERSION = 2
+_SCHEMA_VERSION = 3
 _GENESIS = hashlib.sha256(b"pairzero rounds 1").hexdigest()
 
 
+_LISTS = ("step_integers", "mean_estimates", "true_means")
 _ROUND_COLUMNS = [field.name for field in fields(RoundRow)]
 
 _SCHEMA = """
@@ -41,11 +42,13 @@ CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE rounds (
     round_index INTEGER PRIMARY KEY,
     direction_seed TEXT NOT NULL,  -- unsigned 64 bits do not fit SQLite's integer
-    step_integer INTEGER NOT NULL,
+    step_integers TEXT NOT NULL,  -- JSON lists, a number for each direction
     num_speakers INTEGER NOT NULL,
     is_skipped INTEGER NOT NULL,
-    mean_estimate REAL NOT NULL,
-    true_mean REAL,
+    mean_estimates TEXT NOT NULL,
+    true_means TEXT,
+    squared_error_of_noise REAL,
+    squared_error_of_radio REAL,
     share_clipped REAL,
     artificial_noise_std REAL NOT NULL,
     receiver_noise_std REAL NOT NULL,
@@ -146,7 +149,8 @@ class RunStore:
         if (application_id, version) != (_APPLICATION_ID, _SCHEMA_VERSION):
             store.close()
             raise RunStoreError(
-                f"{path}: not a run store of version {_SCHEMA_VERSION} (version {version})."
+                f"{path}: not a run store of version {_SCHEMA_VERSION} (version {version}). Read "
+                "it with the pairzero that wrote it."
             )
         return store
 
@@ -195,6 +199,8 @@ class RunStore:
         _refuse_nan(values)
         values["direction_seed"] = str(row.direction_seed)
         values["is_skipped"] = int(row.is_skipped)
+        for name in _LISTS:
+            values[name] = None if values[name] is None else json.dumps(values[name])
         stored = [values[name] for name in _ROUND_COLUMNS]
         link = _next_link(head[1], stored)
         marks = ", ".join("?" for _ in (*_ROUND_COLUMNS, "chain"))
@@ -259,7 +265,7 @@ class RunStore:
     def results(self, run_id: str) -> Iterator[RoundResult]:
         """The journal: every step taken so far, to be replayed on the bundle's weights."""
         for row in self.rounds():
-            yield RoundResult(run_id, row.round_index, row.direction_seed, row.step_integer)
+            yield RoundResult(run_id, row.round_index, row.direction_seed, row.step_integers)
 
     def close(self) -> None:
         """Close the file."""
@@ -287,16 +293,19 @@ def _next_link(previous: str, stored: Sequence[Any]) -> str:
 
 
 def _to_round_row(values: dict[str, Any]) -> RoundRow:
-    """A row as SQLite returns it: no unsigned 64-bit integers and no booleans."""
+    """A row as SQLite returns it: no unsigned 64-bit integers, no booleans and no lists."""
     values["direction_seed"] = int(values["direction_seed"])
     values["is_skipped"] = bool(values["is_skipped"])
+    for name in _LISTS:
+        values[name] = None if values[name] is None else tuple(json.loads(values[name]))
     return RoundRow(**values)
 
 
 def _refuse_nan(values: dict[str, Any]) -> None:
     """SQLite would store NaN as NULL, a figure that does not exist."""
     for name, value in values.items():
-        if isinstance(value, float) and math.isnan(value):
+        numbers = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(number, float) and math.isnan(number) for number in numbers):
             raise RunStoreError(f"{name}: got NaN, which is no figure and is not stored.")
 
 

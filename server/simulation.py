@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -73,24 +74,37 @@ class NoChannelSimulation(ChannelSimulation):
 
 
 class ScalarTruth:
-    """Remembers the scalars of the current round, to hold the radio's estimate against."""
+    """Remembers the scalars of the current round, to hold the radio's estimates against."""
 
     def __init__(self) -> None:
         self._round_index = -1
         self._estimates: dict[int, ScalarEstimate] = {}
+        self._noises: dict[int, tuple[complex, ...]] = {}
 
-    def observe(self, round_index: int, device_index: int, estimate: ScalarEstimate) -> None:
+    def observe(
+        self,
+        round_index: int,
+        device_index: int,
+        estimate: ScalarEstimate,
+        noise: tuple[complex, ...],
+    ) -> None:
         """Called by the simulated devices after they have spoken."""
         if round_index != self._round_index:
-            self._round_index, self._estimates = round_index, {}
+            self._round_index, self._estimates, self._noises = round_index, {}, {}
         self._estimates[device_index] = estimate
+        self._noises[device_index] = noise
 
-    def true_mean(self, round_index: int) -> float | None:
-        """Mean of the clipped scalars of those who spoke, before noise."""
+    def true_means(self, round_index: int) -> tuple[float, ...] | None:
+        """Means of the clipped scalars of those who spoke, before noise [Q]."""
         if round_index != self._round_index or not self._estimates:
             return None
-        scalars = [estimate.clipped_scalar for estimate in self._estimates.values()]
-        return math.fsum(scalars) / len(scalars)
+        return _means(e.clipped_scalars for e in self._estimates.values())
+
+    def mean_noises(self, round_index: int) -> tuple[float, ...] | None:
+        """Means of the artificial noise that they added in phase [Q]."""
+        if round_index != self._round_index or not self._noises:
+            return None
+        return _means([n.real for n in noise] for noise in self._noises.values())
 
     def share_clipped(self, round_index: int) -> float | None:
         """Share of the examples whose projected gradient was cut."""
@@ -99,3 +113,8 @@ class ScalarTruth:
         examples = sum(estimate.num_examples for estimate in self._estimates.values())
         clipped = sum(estimate.num_clipped for estimate in self._estimates.values())
         return clipped / examples if examples else None
+
+
+def _means(vectors: Iterable[Sequence[float]]) -> tuple[float, ...]:
+    """Coordinate by coordinate, exactly rounded sums."""
+    return tuple(math.fsum(column) / len(column) for column in zip(*vectors, strict=True))

@@ -9,7 +9,7 @@ import functools
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -196,7 +196,7 @@ class RecordingUplink(Uplink):
 
     def __init__(self) -> None:
         self.pilots: list[tuple[int, SoundingOrder]] = []
-        self.scalars: list[complex] = []
+        self.vectors: list[tuple[complex, ...]] = []
         self.orders: list[TransmitOrder] = []
         self.is_closed = False
         self.error: Exception | None = None
@@ -204,10 +204,17 @@ class RecordingUplink(Uplink):
     def send_pilot(self, device_index: int, order: SoundingOrder) -> None:
         self.pilots.append((device_index, order))
 
-    def send_scalar(self, noisy_scalar: complex, order: TransmitOrder, plan: RoundPlan) -> None:
+    @property
+    def scalars(self) -> list[complex]:
+        """What was sent in rounds of one number."""
+        return [scalar for (scalar,) in self.vectors]
+
+    def send_scalars(
+        self, noisy_scalars: Sequence[complex], order: TransmitOrder, plan: RoundPlan
+    ) -> None:
         if self.error is not None:
             raise self.error
-        self.scalars.append(noisy_scalar)
+        self.vectors.append(tuple(noisy_scalars))
         self.orders.append(order)
 
     def close(self) -> None:
@@ -223,7 +230,7 @@ class Host:
     forward: Any
     devices: list[Any]
     uplinks: list[RecordingUplink]
-    seen: list[tuple[int, int, Any]] = field(default_factory=list)
+    seen: list[tuple[int, int, Any, Any]] = field(default_factory=list)
 
 
 @pytest.fixture
@@ -267,7 +274,7 @@ def make_host(
             )
             for index in range(num_devices)
         ]
-        seen: list[tuple[int, int, Any]] = []
+        seen: list[tuple[int, int, Any, Any]] = []
         agent = DeviceAgent(
             host="host-of-the-tests",
             run_id=RUN_ID,

@@ -79,10 +79,19 @@ def rounding_word(direction_seed: int, tensor_index: int) -> int:
     return int(_words(direction_seed, _ROUNDING_DOMAIN, tensor_index, 0, 1)[0])
 
 
+def direction_seeds(direction_seed: int, num_directions: int) -> tuple[int, ...]:
+    """The public seeds of a round's directions: the round's own, and more derived from it."""
+    texts = (f"pairzero/direction-of-round/{direction_seed}/{q}" for q in range(1, num_directions))
+    return (direction_seed, *(_seed_from(text) for text in texts))
+
+
 def derive_direction_seed(master_seed: int, round_index: int) -> int:
     """The public direction seed of a round, from the run's master seed by SHA-256.
 
     One-way, so that publishing it tells nothing about anything else derived from the master seed.
     """
-    text = f"pairzero/direction/{master_seed}/{round_index}".encode()
-    return int.from_bytes(hashlib.sha256(text).digest()[:8], "little")
+    return _seed_from(f"pairzero/direction/{master_seed}/{round_index}")
+
+
+def _seed_from(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")

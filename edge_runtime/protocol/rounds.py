@@ -1,7 +1,7 @@
 """The records of one round: what the server orders, what a device says, what everybody applies.
 
 They are frozen, validated at birth and versioned on the wire (`edge_runtime.protocol.wire`). None
-carries a device's scalar: that one number travels over the air only.
+carries a device's scalars: those few numbers travel over the air only.
 """
 
 from __future__ import annotations
@@ -14,13 +14,27 @@ import msgspec
 
 from edge_runtime.protocol.errors import WireError
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Rises when the meaning of any record or of the direction generator changes."""
 
 STEP_QUANTUM = 2.0**-40
 """A step travels as an integer multiple of this: fine enough that its rounding never shows."""
 
 MAX_ABS_STEP_INTEGER = 2**50
+
+MAX_DIRECTIONS = 256
+"""Of one round. The margins of `edge_runtime.spsa.clip_to_ball` hold for as many."""
+
+
+class Difference(enum.StrEnum):
+    """Which losses a projected gradient is the difference of.
+
+    TWO_SIDED: those at w + mu z and at w - mu z, two passes a direction.
+    ONE_SIDED: those at w + mu z and at w itself; the latter serve all directions of a round.
+    """
+
+    TWO_SIDED = "two_sided"
+    ONE_SIDED = "one_sided"
 
 
 class Access(enum.StrEnum):
@@ -57,14 +71,15 @@ def _require_finite(**values: float) -> None:
 
 
 class TransmitOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How loud one device speaks: sample = tx_gain * (scalar + n + j m).
+    """How loud one device speaks: sample = tx_gain * (scalar + n + j m), for each of its scalars.
 
     Attributes:
         device_index: the device this order is for.
         tx_gain_real: real part of the complex amplitude receive_scale / channel_gain.
         tx_gain_imag: its imaginary part.
         artificial_noise_std: standard deviation per quadrature of the device's private circular
-            noise, in units of the scalar. 0 means no privacy is promised for this round.
+            noise on each scalar, in units of the scalar. 0 means no privacy is promised for this
+            round.
     """
 
     device_index: int
@@ -91,20 +106,33 @@ class TransmitOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return complex(self.tx_gain_real, self.tx_gain_imag)
 
 
-class RoundPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="round_plan"):
+class RoundPlan(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    tag="round_plan",
+):
     """The order for one round, the same for every device.
 
     Attributes:
         run_id: names the run; a plan of another run is refused.
         round_index: 0-based, strictly increasing.
-        direction_seed: public uint64 seed of the direction.
+        direction_seed: public uint64 seed of the first direction, from which those of the others
+            follow (`direction.direction_seeds`).
         direction_generator: name and version of the generator (`direction.GENERATOR`).
         perturbation_scale: mu, a power of two.
-        clip: gamma, the bound on one example's projected gradient, and on the device's scalar.
-        batch_size: nominal batch size b, the divisor of the scalar, whatever a Poisson batch holds.
+        clip: gamma, the L2 bound on one example's Q projected gradients, and on the device's Q
+            scalars.
+        batch_size: nominal batch size b, the divisor, whatever a Poisson batch holds.
         access: superposed or slotted.
         frame_start_sample: when the payload frame starts on the medium's time axis.
         orders: one per device that is to speak; a device without an order is silent.
+        num_directions: Q, as many numbers every device sends.
+        difference: one-sided or two-sided.
+
+    Defaults are left out of the bytes, so that a release of one two-sided number, and the noise and
+    batch that are drawn for it, is the same as before there were others.
     """
 
     run_id: str
@@ -117,6 +145,8 @@ class RoundPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="ro
     access: Access
     frame_start_sample: int
     orders: tuple[TransmitOrder, ...]
+    num_directions: int = 1
+    difference: Difference = Difference.TWO_SIDED
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
@@ -124,6 +154,10 @@ class RoundPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="ro
         _require(
             0 <= self.direction_seed < 2**64,
             f"direction_seed: got {self.direction_seed}, wanted an unsigned 64-bit integer.",
+        )
+        _require(
+            1 <= self.num_directions <= MAX_DIRECTIONS,
+            f"num_directions: got {self.num_directions}, wanted 1 to {MAX_DIRECTIONS}.",
         )
         _require_finite(perturbation_scale=self.perturbation_scale)
         _require(
@@ -167,16 +201,17 @@ class RoundReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
 
 
 class RoundResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="round_result"):
-    """The step that everybody takes: w <- w - step * z(direction_seed).
+    """The step that everybody takes: w <- w - sum_q step_q * z_q.
 
-    step = step_integer * STEP_QUANTUM. An integer, so that every replica reads the same number.
-    0 means the round is skipped (nobody spoke).
+    step_q = step_integers[q] * STEP_QUANTUM, and z_q the direction of seed number q of
+    `direction.direction_seeds`. Integers, so that every replica reads the same numbers. All 0 means
+    that nothing moves (nobody spoke).
     """
 
     run_id: str
     round_index: int
     direction_seed: int
-    step_integer: int
+    step_integers: tuple[int, ...]
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
@@ -186,8 +221,13 @@ class RoundResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
             f"direction_seed: got {self.direction_seed}, wanted an unsigned 64-bit integer.",
         )
         _require(
-            abs(self.step_integer) <= MAX_ABS_STEP_INTEGER,
-            f"step_integer: got {self.step_integer}, wanted at most 2**50 in absolute value.",
+            1 <= len(self.step_integers) <= MAX_DIRECTIONS,
+            f"step_integers: got {len(self.step_integers)}, wanted 1 to {MAX_DIRECTIONS}.",
+        )
+        largest = max(map(abs, self.step_integers))
+        _require(
+            largest <= MAX_ABS_STEP_INTEGER,
+            f"step_integers: got {largest}, wanted at most 2**50 in absolute value.",
         )
 
 

@@ -5,16 +5,21 @@ The receiver first learns the channels, once per fading block, then hears the su
     sounding frame   | noise | pilot 0 |guard| pilot 1 |guard| ... | pilot K-1 |guard|
                      one device after the other, all at the same known amplitude A
 
-    payload frame    | noise | payload |
+    payload frame    | noise | number 0 | number 1 | ... | number Q-1 |
                      all devices at once, each with  tx_gain_k = receive_scale / h_hat_k
 
 One sample per symbol. Pilot and payload are Zadoff-Chu sequences z of unit amplitude, the payload
-the same for all devices. With y the capture, L the length of the sequence:
+the same for all devices and numbers. With y the capture of one sequence, L its length:
 
     h_hat_k = sum_i conj(z[i]) y_k[i] / (L A)
             = h_k + CN(0, N0 / (L A^2))
     sum_estimate = Re sum_i conj(z[i]) y[i] / (L c)
                  = sum_k Re(h_k / h_hat_k) s_k + N(0, N0 / (2 L c^2))
+
+Numbers follow one another instead of sharing the time on orthogonal sequences, because the peak
+amplitude is what a transmitter is short of: one after the other, Q numbers of bounded norm reach no
+higher peak than one, and each is heard as well as one alone; together they would reach sqrt(Q)
+times that. The price is airtime, Q L symbols.
 
 Assumes: gains constant from sounding to payload, alignment to the sample, common carrier. At a
 residual offset of 100 Hz and a few milliseconds between the frames nothing is left of the phase:
@@ -24,6 +29,7 @@ this is the waveform of the software medium and of radios with a shared trigger 
 from __future__ import annotations
 
 import cmath
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +50,9 @@ from radio.waveforms.error_model import (
     receiver_noise_std,
 )
 from radio.waveforms.zadoff_chu import zadoff_chu
+
+MAX_PAYLOAD_SYMBOLS = 1 << 16
+"""Of one frame: 66 ms at 1 MHz, longer than gains stay constant in most places."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,18 +76,19 @@ class Reception:
     """What the payload frame told.
 
     Attributes:
-        sum_estimate: estimate of sum_k s_k over the devices that spoke, in scalar units.
-        receiver_noise_std: standard deviation of the receiver noise on it, from the measured noise
-            power. The error of the gain estimates is not in it (`csi_variance`).
+        sum_estimates: of each number, the estimate of sum_k s_k over the devices that spoke, in
+            scalar units.
+        receiver_noise_std: standard deviation of the receiver noise on each, from the measured
+            noise power. The error of the gain estimates is not in it (`csi_variance`).
         noise_power: measured in the silence of this frame, per complex sample.
-        quadrature_estimate: the imaginary part, same units. Noise of the same size if all arrive
+        quadrature_estimates: the imaginary parts, same units. Noise of the same size if all arrive
             in phase; many receiver_noise_std mean that the gains are out of date.
     """
 
-    sum_estimate: float
+    sum_estimates: tuple[float, ...]
     receiver_noise_std: float
     noise_power: float
-    quadrature_estimate: float
+    quadrature_estimates: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +102,8 @@ class CoherentWaveform:
     Attributes:
         num_devices: pilot slots, >= 1.
         pilot_symbols: length of each pilot, >= 1.
-        payload_symbols: length of the payload, >= 1.
+        payload_symbols: length of the sequence that carries one number, >= 1.
+        num_scalars: Q, numbers of one payload, >= 1; at most MAX_PAYLOAD_SYMBOLS in all.
         guard_symbols: silence after each pilot, >= 0; room for a late device.
         noise_symbols: silence at the start of each frame, >= 1; the noise power is measured there.
 
@@ -103,13 +114,22 @@ class CoherentWaveform:
     num_devices: int
     pilot_symbols: int = 1024
     payload_symbols: int = 64
+    num_scalars: int = 1
     guard_symbols: int = 32
     noise_symbols: int = 256
 
     def __post_init__(self) -> None:
-        for name in ("num_devices", "pilot_symbols", "payload_symbols", "noise_symbols"):
+        for name in (
+            "num_devices", "pilot_symbols", "payload_symbols", "num_scalars", "noise_symbols",
+        ):  # fmt: skip
             check_integer(name, getattr(self, name), minimum=1)
         check_integer("guard_symbols", self.guard_symbols, minimum=0)
+        if self.num_scalars * self.payload_symbols > MAX_PAYLOAD_SYMBOLS:
+            raise RadioConfigurationError(
+                f"payload: {self.num_scalars} numbers of {self.payload_symbols} symbols are "
+                f"{self.num_scalars * self.payload_symbols}, wanted at most {MAX_PAYLOAD_SYMBOLS} "
+                "in a frame. Send fewer numbers a round, or shorten radio.payload_symbols."
+            )
 
     @property
     def sounding_samples(self) -> int:
@@ -119,7 +139,7 @@ class CoherentWaveform:
     @property
     def payload_samples(self) -> int:
         """Length of the payload frame."""
-        return self.noise_symbols + self.payload_symbols
+        return self.noise_symbols + self.num_scalars * self.payload_symbols
 
     @property
     def payload_offset_samples(self) -> int:
@@ -180,34 +200,41 @@ class CoherentWaveform:
             noise_power=noise_power,
         )
 
-    def modulate(self, noisy_scalar: complex, tx_gain: complex) -> Complex64Array:
-        """The payload burst tx_gain s z, complex64 [payload_symbols].
+    def modulate(self, noisy_scalars: Sequence[complex], tx_gain: complex) -> Complex64Array:
+        """The payload burst: tx_gain s z for each number, complex64 [Q * payload_symbols].
 
-        Peak amplitude is abs(tx_gain s), exactly that of every sample; the transceiver refuses it
-        above full scale, nothing is clipped here.
+        Peak amplitude is max abs(tx_gain s), that of every sample of its sequence; the transceiver
+        refuses it above full scale, nothing is clipped here.
 
         Args:
-            noisy_scalar: s = scalar + noise, in scalar units. The scalar is real; its noise may
-                have a quadrature part, which covers the directions the receiver does not use.
+            noisy_scalars: s = scalar + noise [Q], in scalar units. The scalar is real; its noise
+                may have a quadrature part, which covers the directions the receiver does not use.
             tx_gain: receive_scale / h_hat of this device.
 
         Raises:
-            RadioConfigurationError: scalar, gain or product is not finite in complex64.
+            RadioConfigurationError: another number of scalars; a scalar, the gain or a product is
+                not finite in complex64.
         """
-        level = complex(tx_gain) * complex(noisy_scalar)
-        # The largest float32; beyond it the conversion below would make an infinity.
-        if not cmath.isfinite(level) or abs(level) > float(np.finfo(np.float32).max):
+        if len(noisy_scalars) != self.num_scalars:
             raise RadioConfigurationError(
-                f"modulate: scalar {noisy_scalar} and tx_gain {tx_gain}, wanted a finite product. "
-                "A device whose scalar is not finite stays silent this round."
+                f"modulate: got {len(noisy_scalars)} scalars, wanted {self.num_scalars}, as many "
+                "as the payload frame has room for."
             )
-        burst: Complex64Array = (level * zadoff_chu(self.payload_symbols)).astype(np.complex64)
-        return burst
+        levels = [complex(tx_gain) * complex(scalar) for scalar in noisy_scalars]
+        for scalar, level in zip(noisy_scalars, levels, strict=True):
+            # The largest float32; beyond it the conversion below would make an infinity.
+            if not cmath.isfinite(level) or abs(level) > float(np.finfo(np.float32).max):
+                raise RadioConfigurationError(
+                    f"modulate: scalar {scalar} and tx_gain {tx_gain}, wanted a finite product. "
+                    "A device whose scalar is not finite stays silent this round."
+                )
+        sequence = zadoff_chu(self.payload_symbols)
+        return np.multiply.outer(levels, sequence).astype(np.complex64).reshape(-1)
 
     def demodulate(self, capture: npt.NDArray[Any], receive_scale: float) -> Reception:
-        """The sum of the scalars, from a capture of the payload frame.
+        """The sums of the scalars, from a capture of the payload frame.
 
-        Unbiased given exact gains; the noise on it is Gaussian with the standard deviation in the
+        Unbiased given exact gains; the noise on each is Gaussian with the standard deviation in the
         result (which is itself measured, to a relative 1 / (2 sqrt(noise_symbols))).
 
         Args:
@@ -220,14 +247,14 @@ class CoherentWaveform:
         samples = _check_capture(capture, self.payload_samples, "payload frame")
         check_positive("receive_scale", receive_scale)
         noise_power = self._measure_noise_power(samples)
-        payload = samples[self.payload_offset_samples :]
-        matched = (payload * zadoff_chu(self.payload_symbols).conj()).sum()
-        level = complex(matched) / (self.payload_symbols * receive_scale)
+        payload = samples[self.payload_offset_samples :].reshape(self.num_scalars, -1)
+        matched = (payload * zadoff_chu(self.payload_symbols).conj()).sum(axis=1)
+        levels = matched / (self.payload_symbols * receive_scale)
         return Reception(
-            sum_estimate=level.real,
+            sum_estimates=tuple(levels.real.tolist()),
             receiver_noise_std=receiver_noise_std(noise_power, self.payload_symbols, receive_scale),
             noise_power=noise_power,
-            quadrature_estimate=level.imag,
+            quadrature_estimates=tuple(levels.imag.tolist()),
         )
 
     def _measure_noise_power(self, samples: Complex128Array) -> float:

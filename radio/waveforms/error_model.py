@@ -85,6 +85,27 @@ def csi_variance(scalars: npt.ArrayLike, gains: npt.ArrayLike, error_variance: f
     return float(np.sum(np.square(values) * (error_variance / 2.0) / power))
 
 
+def csi_covariance(
+    scalars: npt.ArrayLike, gains: npt.ArrayLike, error_variance: float
+) -> Float64Array:
+    """Covariance of what imperfect gains add to Q sums: sum_k s_k s_k' v / (2 abs(h_k)^2).
+
+    The Q numbers of one payload share each device's gain error. First order, as `csi_variance`,
+    which is its diagonal.
+
+    Args:
+        scalars: s_k, real [num_devices, Q].
+        gains: h_k or their estimates, complex [num_devices], none zero.
+        error_variance: v >= 0.
+    """
+    values = np.asarray(scalars, dtype=np.float64)
+    _, power = _scalars_and_power(values[:, 0], gains)
+    check_not_negative("error_variance", error_variance)
+    check_all_finite("scalars", values)
+    covariance: Float64Array = (values.T * ((error_variance / 2.0) / power)) @ values
+    return covariance
+
+
 def amplitude_error_bound(
     error_variance: float, min_gain: float, failure_probability: float
 ) -> float:

@@ -48,7 +48,10 @@ def certified_noise_stds(
     artificial_noise: ArtificialNoise,
     noise_stds: Mapping[int, float],
 ) -> dict[int, float]:
-    """The artificial noise that provably covers each transmitting device k's scalar, per dimension.
+    """The artificial noise that provably covers each transmitting device k, per real dimension.
+
+    A device that sends Q numbers arrives with one complex gain on all of them and draws independent
+    noise of one std for each; what follows then holds in Q times as many dimensions.
 
     SLOTTED: sigma_k alone, because the receiver meets the scalar by itself.
     SUPERPOSED, circular noise: sqrt(sum_j sigma_j^2) over everybody who transmits.
@@ -103,7 +106,7 @@ class MechanismRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
             certified (`certified_noise_stds` knows the rule).
         unit: whom the promise protects.
         relation: which change of the data it survives.
-        sensitivity: `units.scalar_sensitivity`, of the sum, in units of the scalar.
+        sensitivity: `units.sum_sensitivity`, in units of the scalar.
         sampling_probability: Poisson rate q of one example; 1 for kind "gaussian".
         certified_noise_std: lower bound on the noise per real dimension, in units of the scalar.
         amplitude_error_bound: eta; every device arrives within [1 - eta, 1 + eta] of the common

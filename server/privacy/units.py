@@ -12,7 +12,7 @@ from fractions import Fraction
 from edge_runtime.protocol.rounds import Access
 from server.errors import ConfigurationError
 
-__all__ = ["Access", "NeighbouringRelation", "PrivacyUnit", "scalar_sensitivity"]
+__all__ = ["Access", "NeighbouringRelation", "PrivacyUnit", "sum_sensitivity"]
 
 
 class PrivacyUnit(enum.StrEnum):
@@ -38,13 +38,15 @@ class NeighbouringRelation(enum.StrEnum):
     REPLACE_ONE = "replace_one"
 
 
-def scalar_sensitivity(
+def sum_sensitivity(
     *, clip: float, batch_size: int, unit: PrivacyUnit, relation: NeighbouringRelation
 ) -> float:
-    """How far one unit can move the sum of the transmitted scalars.
+    """How far one unit can move the sum of the transmitted vectors, in the Euclidean norm.
 
-    A device sends p = (1/b) sum_i clip(g_i, -gamma, gamma), clipped again to [-gamma, gamma], with
-    b the *nominal* batch size. The second clip is 1-Lipschitz, so it never adds::
+    A device sends p = ball((1/b) sum_i ball(g_i)), Q numbers, with b the *nominal* batch size and
+    ball(v) = v min(1, gamma/norm(v)). The second ball is 1-Lipschitz, so it never adds. Circular
+    noise of one std on every number covers a shift of this norm in any direction, so Q does not
+    enter::
 
                              zero out one      replace one
         one example              gamma / b        2 gamma / b
@@ -53,7 +55,7 @@ def scalar_sensitivity(
     Noise, amplitude errors and subsampling are left out; see `mechanism.MechanismRecord`.
 
     Args:
-        clip: gamma, the bound on one example's projected gradient and on the device's scalar.
+        clip: gamma, the bound on the norms of one example's gradients and of a device's scalars.
         batch_size: b, the divisor that devices use, whatever a Poisson batch really holds.
         unit: whom the promise protects.
         relation: which change it survives.
@@ -68,7 +70,7 @@ def scalar_sensitivity(
     """
     if not isinstance(unit, PrivacyUnit) or not isinstance(relation, NeighbouringRelation):
         raise ConfigurationError(
-            f"scalar_sensitivity: got unit {unit!r} and relation {relation!r}, wanted a member of "
+            f"sum_sensitivity: got unit {unit!r} and relation {relation!r}, wanted a member of "
             "PrivacyUnit and of NeighbouringRelation. Say which promise is meant."
         )
     if not (math.isfinite(clip) and clip > 0):

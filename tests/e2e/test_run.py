@@ -175,8 +175,8 @@ def test_the_figures_are_those_of_the_store(uninterrupted):
     assert summary["accuracy_after"] == evaluations[-1].accuracy
     assert [e.num_rounds for e in evaluations] == list(range(0, ROUNDS + 1, 8))
     spoken = [row for row in rows if row.num_speakers]
-    error = math.fsum((row.mean_estimate - row.true_mean) ** 2 for row in spoken)
-    power = math.fsum(row.true_mean**2 for row in spoken)
+    error = math.fsum((row.mean_estimates[0] - row.true_means[0]) ** 2 for row in spoken)
+    power = math.fsum(row.true_means[0] ** 2 for row in spoken)
     assert summary["nmse_db"] == pytest.approx(10 * math.log10(error / power), abs=1e-3)
     assert sum(row.num_speakers for row in rows) == len(records)
 
@@ -196,6 +196,34 @@ def test_the_files_are_there_and_the_report_opens_offline(uninterrupted):
     assert summary["parameter_digest"] in page
     leftovers = [path.name for path in folder.iterdir() if path.name.startswith(".")]
     assert leftovers == []
+
+
+MANY = {"optimizer.directions": 3, "optimizer.difference": "one_sided"}
+
+
+def test_a_run_of_three_numbers_a_round_says_what_it_sent_and_resumes_to_the_same_bits(tmp_path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    finish(Experiment.start(load_config("snips", SETTINGS | MANY), whole))
+    stop_after(load_config("snips", SETTINGS | MANY), stopped, 9)
+    finish(Experiment.resume(stopped))
+    (rows, _, records), (again, _, _) = recorded(whole), recorded(stopped)
+    assert {len(row.mean_estimates) for row in rows} == {3}
+    assert [row.step_integers for row in rows] == [row.step_integers for row in again]
+    summary = summary_of(whole)
+    assert summary["parameter_digest"] == summary_of(stopped)["parameter_digest"]
+    assert (summary["numbers_per_round"], summary["difference"]) == (3, "one_sided")
+    assert summary["forward_sweeps_per_device"] == 4 * ROUNDS
+    assert summary["payload_symbols_per_device_per_round"] == 3 * 64
+    # One release a device and round, however many numbers.
+    assert len(records) == sum(row.num_speakers for row in rows)
+    errors = [
+        sum(getattr(row, name) for row in rows if row.num_speakers)
+        for name in ("squared_error_of_noise", "squared_error_of_radio")
+    ]
+    power = sum(x * x for row in rows if row.num_speakers for x in row.true_means)
+    for key, error in zip(("noise_nmse_db", "radio_nmse_db"), errors, strict=True):
+        assert summary[key] == pytest.approx(10 * math.log10(error / power), abs=1e-3)
+    assert summary["radio_nmse_db"] != summary["noise_nmse_db"]
 
 
 def test_the_same_seed_gives_the_same_digest_and_another_seed_another(tmp_path):
@@ -514,7 +542,7 @@ def test_resume_refuses_a_changed_step(stopped_copy):
     """It would lead to other weights, and the run would say "complete" over them."""
     connection = sqlite3.connect(stopped_copy / STORE_FILE)
     with connection:
-        connection.execute("UPDATE rounds SET step_integer = -step_integer WHERE round_index = 0")
+        connection.execute("UPDATE rounds SET step_integers = '[1]' WHERE round_index = 0")
     connection.close()
     check_refused(stopped_copy, RunStoreError, "chain of its rounds breaks at round 0")
 
@@ -581,7 +609,7 @@ def test_two_system_runs_with_the_same_seed_differ(stopped_system_run, tmp_path)
     assert [r.direction_seed for r in rows] == [r.direction_seed for r in other_rows]
     assert rows[0].receive_scale == other_rows[0].receive_scale
     assert evaluations[0] == other_evaluations[0]
-    assert [r.mean_estimate for r in rows] != [r.mean_estimate for r in other_rows]
+    assert [r.mean_estimates for r in rows] != [r.mean_estimates for r in other_rows]
     assert not {r.noise_stream for r in records} & {r.noise_stream for r in other_records}
 
 
@@ -632,17 +660,24 @@ IDEAL = {
 }
 
 
+def sha256_word(text):
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+
+
 class PlainSpsa:
     """Federated SPSA from the equations, sharing no arithmetic with the packages.
 
-    w <- w - step z,  step = eta(t) mean_k (1/b) sum_i (l_i(w + mu z) - l_i(w - mu z)) / (2 mu)
+    w <- w - sum_q step_q z_q,
+    step_q = (eta(t)/Q) mean_k (1/b) sum_i (l_i(w + mu z_q) - l_i(w - mu z_q)) / (2 mu),
+    or one-sided (l_i(w + mu z_q) - l_i(w)) / mu
     """
 
     MU = 2.0**-10
     ROUNDING_KEY = int.from_bytes(b"rounding", "big")
     DIRECTION_KEY = int.from_bytes(b"z-direct", "big")
 
-    def __init__(self, plain_graphs):
+    def __init__(self, plain_graphs, num_directions, is_one_sided):
+        self.num_directions, self.is_one_sided = num_directions, is_one_sided
         manifest = json.loads((BUNDLED_MODEL_FOLDER / "manifest.json").read_text())
         stored = load_file(BUNDLED_MODEL_FOLDER / "weights.safetensors")
         self.exponents = {t["name"]: t["quantum_exponent"] for t in manifest["tensors"]}
@@ -707,43 +742,57 @@ class PlainSpsa:
             found += loss.tolist()[:num_rows]
         return found
 
-    def play_round(self, round_index, release):
-        rounds, seed = IDEAL["optimizer.rounds"], IDEAL["run.seed"]
-        text = f"pairzero/direction/{seed}/{round_index}".encode()
-        direction_seed = int.from_bytes(hashlib.sha256(text).digest()[:8], "little")
-        directions = {
-            name: self.direction(direction_seed, index, w.shape)
+    def moved(self, direction_seed, distance):
+        return {
+            name: (w + distance * self.direction(direction_seed, index, w.shape)).astype(np.float32)
             for index, (name, w) in enumerate(self.weights.items())
         }
-        plus, minus = (
-            {
-                n: (w + s * self.MU * directions[n]).astype(np.float32)
-                for n, w in self.weights.items()
-            }
-            for s in (1, -1)
-        )
+
+    def mean_slope(self, batches, there, here, distance):
+        """The mean over the devices of their batches' losses there less those here."""
         scalars = []
+        for batch in batches:
+            pairs = zip(self.losses(there, batch), self.losses(here, batch), strict=True)
+            slopes = ((a - b) / distance for a, b in pairs)
+            scalars.append(math.fsum(slopes) / IDEAL["optimizer.batch_size"])
+        return math.fsum(scalars) / len(scalars)
+
+    def play_round(self, round_index, release):
+        rounds, seed = IDEAL["optimizer.rounds"], IDEAL["run.seed"]
+        first = sha256_word(f"pairzero/direction/{seed}/{round_index}")
+        more = (f"pairzero/direction-of-round/{first}/{q}" for q in range(1, self.num_directions))
+        seeds = [first, *map(sha256_word, more)]
+        batches = []
         for device_index, part in enumerate(self.parts):
-            batch_size = IDEAL["optimizer.batch_size"]
-            chosen = PrivateRandom(PrivateRandom.simulated_key(seed, device_index)).poisson_batch(
-                release, len(part), batch_size / len(part)
-            )
-            batch = [part[i] for i in chosen]
-            pairs = zip(self.losses(plus, batch), self.losses(minus, batch), strict=True)
-            scalars.append(math.fsum((a - b) / (2 * self.MU) for a, b in pairs) / batch_size)
-        mean = math.fsum(scalars) / len(scalars)
+            private = PrivateRandom(PrivateRandom.simulated_key(seed, device_index))
+            rate = IDEAL["optimizer.batch_size"] / len(part)
+            batches.append([part[i] for i in private.poisson_batch(release, len(part), rate)])
+        means = []
+        for direction_seed in seeds:
+            there = self.moved(direction_seed, self.MU)
+            if self.is_one_sided:
+                means.append(self.mean_slope(batches, there, self.weights, self.MU))
+            else:
+                opposite = self.moved(direction_seed, -self.MU)
+                means.append(self.mean_slope(batches, there, opposite, 2 * self.MU))
         cosine = 0.5 * (1 + math.cos(math.pi * round_index / rounds))
         rate = IDEAL["optimizer.learning_rate"] * (0.05 + (1.0 - 0.05) * cosine)
-        step_integer = round(rate * mean / 2.0**-40)
+        steps = [round(rate * mean / len(seeds) / 2.0**-40) for mean in means]
+        for direction_seed, step in zip(seeds, steps, strict=True):
+            self.take_step(direction_seed, step)
+        return tuple(means), tuple(steps)
+
+    def take_step(self, direction_seed, step_integer):
         for index, (name, exponent) in enumerate(self.exponents.items()):
             counter = np.array([0, index, 0, 0], dtype=np.uint64)
             key = np.array([direction_seed, self.ROUNDING_KEY], dtype=np.uint64)
             quanta_per_step = 2 ** (exponent + 40)
             dither = int(np.random.Philox(counter=counter, key=key).random_raw()) % quanta_per_step
-            quanta = (step_integer + dither) // quanta_per_step
-            moved = self.weights[name] - quanta * 2.0**exponent * directions[name]
-            self.weights[name] = moved.astype(np.float32)
-        return mean, step_integer
+            step = (step_integer + dither) // quanta_per_step * 2.0**exponent
+            w = self.weights[name]
+            self.weights[name] = (w - step * self.direction(direction_seed, index, w.shape)).astype(
+                np.float32
+            )
 
     def digest(self):
         sha = hashlib.sha256()
@@ -752,8 +801,11 @@ class PlainSpsa:
         return sha.hexdigest()
 
 
+@pytest.mark.parametrize(
+    ("num_directions", "difference"), [(1, "two_sided"), (2, "two_sided"), (3, "one_sided")]
+)
 def test_the_ideal_link_equals_plain_federated_spsa_bit_for_bit(
-    tmp_path, monkeypatch, plain_graphs
+    tmp_path, monkeypatch, plain_graphs, num_directions, difference
 ):
     # Which release a round was decides the batches, and nothing else is taken from the run.
     releases, announce = [], RoundLoop.announce
@@ -763,20 +815,21 @@ def test_the_ideal_link_equals_plain_federated_spsa_bit_for_bit(
         return announce(self, plan)
 
     monkeypatch.setattr(RoundLoop, "announce", note_and_announce)
-    run = Experiment.start(load_config("snips", IDEAL), tmp_path / "ideal")
+    settings = {"optimizer.directions": num_directions, "optimizer.difference": difference}
+    run = Experiment.start(load_config("snips", IDEAL | settings), tmp_path / "ideal")
     try:
         assert run.run()
         rows, digest = run.store.rounds(), run.store.meta("parameter_digest")
     finally:
         run.close()
-    plain = PlainSpsa(plain_graphs)
+    plain = PlainSpsa(plain_graphs, num_directions, difference == "one_sided")
     untouched = plain.digest()
     for row in rows:
         assert plain.play_round(row.round_index, releases[row.round_index]) == (
-            row.mean_estimate,
-            row.step_integer,
+            row.mean_estimates,
+            row.step_integers,
         )
-        assert row.true_mean == row.mean_estimate
+        assert row.true_means == row.mean_estimates
     assert plain.digest() == digest != untouched
 
 
@@ -805,7 +858,7 @@ def check_error_is_as_predicted(rows, config, factor=1.0):
     ``factor`` scales the prediction, for the negative controls.
     """
     low, high = (factor * v for v in predicted_variances(rows, config))
-    errors = np.array([row.mean_estimate - row.true_mean for row in rows])
+    errors = np.array([row.mean_estimates[0] - row.true_means[0] for row in rows])
     n = len(rows)
     return (
         np.sum(errors**2 / high) <= stats.chi2.isf(ALPHA / 2, n)
@@ -863,14 +916,14 @@ def test_nmse_lies_within_the_predicted_interval(noisy_run):
     config, folder, rows, _ = noisy_run
     assert len(rows) > 80
     # An estimate at the clip would hide its error.
-    assert max(abs(row.mean_estimate) for row in rows) < config.optimizer.clip
+    assert max(abs(row.mean_estimates[0]) for row in rows) < config.optimizer.clip
     assert check_error_is_as_predicted(rows, config)
     # Negative controls: noise of twice or half the standard deviation would be noticed.
     assert not check_error_is_as_predicted(rows, config, factor=4.0)
     assert not check_error_is_as_predicted(rows, config, factor=0.25)
 
     low, high = predicted_variances(rows, config)
-    power = math.fsum(row.true_mean**2 for row in rows)
+    power = math.fsum(row.true_means[0] ** 2 for row in rows)
     # Largest weight first: a weighted chi square is no wider than one of n_effective degrees.
     spread = stats.chi2.isf(ALPHA / 2, math.floor(high.sum() / high.max()))
     spread /= math.floor(high.sum() / high.max())
@@ -913,7 +966,7 @@ def test_a_private_run_writes_no_scalar_down_before_its_noise(stopped_system_run
         finally:
             store.close()
         assert rows
-        assert all((row.true_mean is not None) is is_known for row in rows)
+        assert all((row.true_means is not None) is is_known for row in rows)
         assert all((row.share_clipped is not None) is is_known for row in rows)
         assert (summary_of(folder)["nmse_db"] is not None) is is_known
 
@@ -957,14 +1010,14 @@ FIVE = {
 
 def fail_in_round(monkeypatch, round_index, devices):
     """These devices' radios refuse to send in one round."""
-    send = OverTheAirUplink.send_scalar
+    send = OverTheAirUplink.send_scalars
 
-    def send_or_fail(self, noisy_scalar, order, plan):
+    def send_or_fail(self, noisy_scalars, order, plan):
         if plan.round_index == round_index and order.device_index in devices:
             raise RadioUnavailableError("unplugged")
-        send(self, noisy_scalar, order, plan)
+        send(self, noisy_scalars, order, plan)
 
-    monkeypatch.setattr(OverTheAirUplink, "send_scalar", send_or_fail)
+    monkeypatch.setattr(OverTheAirUplink, "send_scalars", send_or_fail)
 
 
 def test_dropouts_beyond_the_budget_have_a_name_and_an_exit_code(tmp_path, monkeypatch, capsys):
@@ -982,7 +1035,7 @@ def test_dropouts_beyond_the_budget_have_a_name_and_an_exit_code(tmp_path, monke
     assert f"{summary['epsilon']:.3f}" in page
 
     # A resume reports the same and puts nothing on the air.
-    monkeypatch.setattr(OverTheAirUplink, "send_scalar", None)
+    monkeypatch.setattr(OverTheAirUplink, "send_scalars", None)
     monkeypatch.setattr(OverTheAirUplink, "send_pilot", None)
     assert run_cli("run", "--resume", folder, "--json") == (4, summary)
 
@@ -1036,7 +1089,7 @@ def test_a_device_of_a_private_run_speaks_under_no_noiseless_order(tmp_path):
         run.loop.control.broadcast(loop.make_plan(0, power))  # the control: an honest plan
         quiet = dict.fromkeys(power.participants, 0.0)
         silenced = dataclasses.replace(power, artificial_noise_std=quiet)
-        loop.take_step(RoundResult(loop.run_id, 0, 0, 0))
+        loop.take_step(RoundResult(loop.run_id, 0, 0, (0,)))
         with pytest.raises(PlanRefusedError, match="is below its own"):
             run.loop.control.broadcast(loop.make_plan(1, silenced))
     finally:

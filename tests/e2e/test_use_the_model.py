@@ -157,7 +157,7 @@ def test_a_changed_step_does_not_pass_for_the_run_s_weights(run, tmp_path):
     folder = Path(shutil.copytree(run[0], tmp_path / "copy"))
     connection = sqlite3.connect(folder / STORE_FILE)
     with connection:
-        connection.execute("UPDATE rounds SET step_integer = step_integer + 1 WHERE round_index=5")
+        connection.execute("UPDATE rounds SET step_integers = '[1]' WHERE round_index=5")
     connection.close()
     with pytest.raises(RunStoreError, match=r"the chain of its rounds breaks at round 5"):
         load_model(folder)

@@ -61,11 +61,13 @@ STORED = {
     "rounds": {
         "round_index": "a count",
         "direction_seed": PUBLIC_SEED,
-        "step_integer": RELEASE,
+        "step_integers": RELEASE,
         "num_speakers": CHANNEL,
         "is_skipped": "whether the run was interrupted here",
-        "mean_estimate": RELEASE,
-        "true_mean": NOT_STORED,
+        "mean_estimates": RELEASE,
+        "true_means": NOT_STORED,
+        "squared_error_of_noise": NOT_STORED,
+        "squared_error_of_radio": NOT_STORED,
         "share_clipped": NOT_STORED,
         "artificial_noise_std": "from the plan",
         "receiver_noise_std": CHANNEL + ": measured where no device sends",
@@ -229,7 +231,7 @@ def test_what_follows_the_secret_batches_is_not_stored(ended):
         for column, reason in reasons.items()
         if reason == NOT_STORED
     ]
-    assert len(absent) == 4
+    assert len(absent) == 6
     for table, column in absent:
         values = tables[table][column]
         assert values == "null" if table == "meta" else set(values) == {None}, (table, column)

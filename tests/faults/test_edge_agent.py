@@ -65,7 +65,7 @@ def test_a_device_that_fails_between_its_looks_has_its_weights_back(
     # The round may have been answered for all this host knows; it goes on from its result.
     with pytest.raises(PlanRefusedError):
         host.agent.run_round(make_plan(devices=(0, 1)))
-    host.agent.apply_result(RoundResult(RUN_ID, 0, 2024, 0))
+    host.agent.apply_result(RoundResult(RUN_ID, 0, 2024, (0,)))
     assert len(host.agent.run_round(make_plan(devices=(0, 1), round_index=1))) == 2
 
 
@@ -84,7 +84,7 @@ def test_a_loss_that_is_no_number_silences_its_device_alone(make_host, make_plan
     for k in (0, 2):
         assert host.uplinks[k].scalars == healthy.uplinks[k].scalars
     assert host.store.digest() == before
-    assert [device for _, device, _ in host.seen] == [0, 2]
+    assert [device for _, device, *_ in host.seen] == [0, 2]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -101,7 +101,7 @@ def test_under_privacy_an_odd_record_does_not_silence_its_device(make_host, make
     (sound,) = healthy.uplinks[1].scalars
     # One record of the nominal batch counts 0 instead of at most the clip.
     assert 0.0 < abs(odd - sound) <= plan.clip / plan.batch_size * (1 + 1e-12)
-    assert [estimate.num_clipped > 0 for _, k, estimate in host.seen if k == 1] == [True]
+    assert [estimate.num_clipped > 0 for _, k, estimate, _ in host.seen if k == 1] == [True]
 
 
 def test_losses_infinite_both_ways_are_no_estimate_either(make_host, make_plan):
@@ -125,7 +125,7 @@ def test_a_radio_that_refuses_silences_its_device_alone(make_host, make_plan, er
     assert [r.participation for r in reports] == [DROPPED, TRANSMITTED, TRANSMITTED]
     assert [len(uplink.scalars) for uplink in host.uplinks] == [0, 1, 1]
     assert host.store.digest() == before
-    assert [device for _, device, _ in host.seen] == [1, 2]
+    assert [device for _, device, *_ in host.seen] == [1, 2]
 
 
 def test_a_dropped_device_does_not_say_how_large_its_secret_batch_was(make_host, make_plan):
@@ -240,9 +240,9 @@ def test_a_step_off_the_range_is_not_taken_at_all(make_host):
     host = make_host()
     before = host.store.digest()
     with pytest.raises(LatticeError, match="Training diverges"):
-        host.agent.apply_result(RoundResult(RUN_ID, 0, 1, 2**50))
+        host.agent.apply_result(RoundResult(RUN_ID, 0, 1, (2**50,)))
     assert host.store.digest() == before
-    host.agent.apply_result(RoundResult(RUN_ID, 0, 1, 2**30))  # the round is still to be applied
+    host.agent.apply_result(RoundResult(RUN_ID, 0, 1, (2**30,)))  # the round is still to be applied
 
 
 # ---------------------------------------------------------------- death and return

@@ -22,6 +22,7 @@ from edge_runtime.protocol.direction import (
     GENERATOR,
     derive_direction_seed,
     direction,
+    direction_seeds,
     rounding_word,
     sign_bytes,
     sign_words,
@@ -29,6 +30,7 @@ from edge_runtime.protocol.direction import (
 from edge_runtime.protocol.rounds import (
     PROTOCOL_VERSION,
     Access,
+    Difference,
     DigestReport,
     DigestRequest,
     Participation,
@@ -62,7 +64,12 @@ MESSAGES = {
         orders=(TransmitOrder(0, 0.5, -0.25, 1.0), TransmitOrder(3, -1.0, 0.0, 0.0)),
     ),
     "round_report": RoundReport("run", 7, 3, Participation.DROPPED, "why"),
-    "round_result": RoundResult("run", 7, ONES, -(2**40)),
+    "round_plan_of_many": RoundPlan(
+        run_id="run", round_index=7, direction_seed=ONES, direction_generator="generator/1",
+        perturbation_scale=2.0**-10, clip=2.5, batch_size=16, access=Access.SUPERPOSED,
+        frame_start_sample=0, orders=(), num_directions=8, difference=Difference.ONE_SIDED,
+    ),
+    "round_result": RoundResult("run", 7, ONES, (-(2**40), 0, 2**50)),
     "sounding_order": SoundingOrder("run", 0, 0.75, 128),
     "digest_request": DigestRequest("run", 7),
     "digest_report": DigestReport("run", 7, "host", "0f"),
@@ -171,6 +178,14 @@ def test_stored_direction_seeds_are_derived_again():
         assert derive_direction_seed(master_seed, round_index) == int(wanted, 16)
 
 
+def test_stored_seeds_of_a_round_are_derived_again():
+    wanted = [int(seed, 16) for seed in load_table()["seeds_of_a_round"]]
+    assert list(direction_seeds(ONES, 4)) == wanted
+    assert wanted[0] == ONES  # a round of one direction is what it was
+    assert len(set(wanted)) == 4
+    assert direction_seeds(ONES, 2) == tuple(wanted[:2])
+
+
 @pytest.mark.parametrize("kind", MESSAGES)
 def test_stored_messages_are_encoded_and_decoded_again(kind):
     table = load_table()
@@ -197,6 +212,7 @@ def main(date):
             [seed, index, f"{derive_direction_seed(seed, index):016x}"]
             for seed, index in ((0, 0), (0, 1), (2024, 0), (2024, 7999))
         ],
+        "seeds_of_a_round": [f"{seed:016x}" for seed in direction_seeds(ONES, 4)],
         "messages": {kind: wire.encode(message).hex() for kind, message in MESSAGES.items()},
     }
     TABLE.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")

@@ -12,8 +12,10 @@ from edge_runtime.protocol.direction import GENERATOR
 from edge_runtime.protocol.errors import WireError
 from edge_runtime.protocol.rounds import (
     MAX_ABS_STEP_INTEGER,
+    MAX_DIRECTIONS,
     PROTOCOL_VERSION,
     Access,
+    Difference,
     DigestReport,
     DigestRequest,
     Participation,
@@ -51,6 +53,8 @@ def plans(draw):
         orders=tuple(
             TransmitOrder(k, draw(finite), draw(finite), draw(st.floats(0.0, 1e9))) for k in devices
         ),
+        num_directions=draw(st.integers(1, MAX_DIRECTIONS)),
+        difference=draw(st.sampled_from(Difference)),
     )
 
 
@@ -59,14 +63,16 @@ messages = st.one_of(
     st.builds(RoundReport, names, rounds, rounds, st.sampled_from(Participation), names),
     st.builds(
         RoundResult, names, rounds, seeds,
-        st.integers(-MAX_ABS_STEP_INTEGER, MAX_ABS_STEP_INTEGER),
+        st.lists(
+            st.integers(-MAX_ABS_STEP_INTEGER, MAX_ABS_STEP_INTEGER), min_size=1, max_size=9
+        ).map(tuple),
     ),
     st.builds(SoundingOrder, names, rounds, positive, samples),
     st.builds(DigestRequest, names, rounds),
     st.builds(DigestReport, names, rounds, names, names),
 )  # fmt: skip
 
-ONE = RoundResult("run", 3, 2**64 - 1, -12345)
+ONE = RoundResult("run", 3, 2**64 - 1, (-12345,))
 
 
 def frame(body, *, magic=b"pAZ0", version=PROTOCOL_VERSION, length=None):
@@ -187,8 +193,8 @@ def test_an_unknown_field_is_refused_by_name():
 
 
 def test_a_record_that_cannot_be_meant_is_not_born_from_bytes_either():
-    fields = {**msgspec.to_builtins(ONE), "step_integer": MAX_ABS_STEP_INTEGER + 1}
-    with pytest.raises(WireError, match="step_integer"):
+    fields = {**msgspec.to_builtins(ONE), "step_integers": [MAX_ABS_STEP_INTEGER + 1]}
+    with pytest.raises(WireError, match="step_integers"):
         decode(frame(msgspec.msgpack.encode(fields)))
 
 
@@ -196,7 +202,7 @@ def test_a_record_that_cannot_be_meant_is_not_born_from_bytes_either():
     ("changes", "words"),
     [
         ({"magic": b"PAZ0"}, "not from pairzero"),
-        ({"version": PROTOCOL_VERSION + 1}, "protocol version 2, this side speaks 1"),
+        ({"version": PROTOCOL_VERSION + 1}, "protocol version 3, this side speaks 2"),
         ({"version": 0}, "protocol version 0"),
         ({"length": 0}, "header says 0"),
         ({"length": 2**32 - 1}, "header says 4294967295"),

@@ -11,7 +11,7 @@ from server.errors import BudgetExhaustedError, UnknownMechanismError
 from server.privacy.accountant import Accountant
 from server.privacy.composition import Composer, PriceClass, make_history
 from server.privacy.mechanism import ArtificialNoise, MechanismRecord, certified_noise_stds
-from server.privacy.units import NeighbouringRelation, PrivacyUnit, scalar_sensitivity
+from server.privacy.units import NeighbouringRelation, PrivacyUnit, sum_sensitivity
 
 BUDGET = 3.0
 DELTA = 1e-5
@@ -69,9 +69,7 @@ def test_sensitivity_bounds_every_generated_pair(values, other, clip, batch_size
     for relation, neighbour in neighbours.items():
         shift = abs(scalar(values) - scalar(neighbour))
         for unit in PrivacyUnit:
-            bound = scalar_sensitivity(
-                clip=clip, batch_size=batch_size, unit=unit, relation=relation
-            )
+            bound = sum_sensitivity(clip=clip, batch_size=batch_size, unit=unit, relation=relation)
             assert shift <= bound * (1 + 1e-12) + 1e-12 * clip
 
 

@@ -97,7 +97,7 @@ def test_frame_positions_never_overlap_and_keep_their_guards(waveform):
     assert occupied.sum() == waveform.num_devices * waveform.pilot_symbols
     assert not occupied[: waveform.noise_symbols].any()
     assert ends[-1] == waveform.sounding_samples
-    payload_end = waveform.payload_offset_samples + waveform.modulate(1.0, 1.0).size
+    payload_end = waveform.payload_offset_samples + waveform.modulate([1.0], 1.0).size
     assert payload_end == waveform.payload_samples
 
 
@@ -116,20 +116,20 @@ def test_frames_recover_gains_and_sum_at_any_start(waveform, amplitude, start, d
     np.testing.assert_allclose(estimate.gains, gains, rtol=2**-21)
     medium.clear()
     for k in range(num_devices):
-        burst = waveform.modulate(scalars[k], 0.01 / gains[k])
+        burst = waveform.modulate([scalars[k]], 0.01 / gains[k])
         medium.add(k, burst, start + waveform.payload_offset_samples)
     reception = waveform.demodulate(medium.capture(start, waveform.payload_samples), 0.01)
-    error = abs(reception.sum_estimate - math.fsum(scalars))
+    error = abs(reception.sum_estimates[0] - math.fsum(scalars))
     assert error <= rounding_error_bound(scalars)
 
 
 @settings(deadline=None)  # a busy machine is not a defect
 @given(waveforms, st.floats(-1.0, 1.0), complex_gains)
 def test_modulate_has_constant_envelope_and_is_odd(waveform, scalar, tx_gain):
-    burst = waveform.modulate(scalar, complex(tx_gain))
+    burst = waveform.modulate([scalar], complex(tx_gain))
     level = abs(scalar * tx_gain)
     np.testing.assert_allclose(np.abs(burst), level, rtol=1e-6, atol=1e-37)
-    np.testing.assert_array_equal(waveform.modulate(-scalar, complex(tx_gain)), -burst)
+    np.testing.assert_array_equal(waveform.modulate([-scalar], complex(tx_gain)), -burst)
 
 
 @settings(deadline=None)  # a busy machine is not a defect

@@ -35,7 +35,7 @@ def count_upper(step_integer):
     lower, num_upper = step_integer // UNITS, 0
     for seed in range(NUM_SEEDS):
         before = [float(w[0]) for w in store.tensors.values()]
-        store.apply_step(RoundResult("r", 0, seed, step_integer))
+        store.apply_step(RoundResult("r", 0, seed, (step_integer,)))
         for start, weight in zip(before, store.tensors.values(), strict=True):
             quanta = abs(float(weight[0]) - start) * 2.0**-EXPONENT
             assert quanta in (abs(lower), abs(lower + 1))

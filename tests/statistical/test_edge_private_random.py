@@ -22,7 +22,7 @@ PRIVATE = PrivateRandom(PrivateRandom.simulated_key(2024, 1))
 @pytest.fixture(scope="module")
 def noise():
     """One complex draw per round [NUM_ROUNDS]."""
-    return np.array([PRIVATE.circular_gaussian(t, STD) for t in range(NUM_ROUNDS)])
+    return np.array([PRIVATE.circular_gaussians(t, STD, 1)[0] for t in range(NUM_ROUNDS)])
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_noise_is_circular(noise):
 
 def test_noise_of_rounds_and_devices_is_independent(noise):
     other = PrivateRandom(PrivateRandom.simulated_key(2024, 2))
-    neighbour = np.array([other.circular_gaussian(t, STD) for t in range(NUM_ROUNDS)])
+    neighbour = np.array([other.circular_gaussians(t, STD, 1)[0] for t in range(NUM_ROUNDS)])
     for lag in (1, 2, 10):
         assert are_signs_fair(noise.real[:-lag] * noise.real[lag:])
         assert are_signs_fair(noise.real[:-lag] * noise.imag[lag:])
@@ -173,7 +173,7 @@ def test_noise_and_batch_of_one_round_are_independent():
     # H0: whether record 0 joins says nothing about the sign of the noise: a fair product.
     rounds = range(20_000)
     joined = np.array([PRIVATE.poisson_batch(t, 1, 0.5).size for t in rounds]) * 2 - 1
-    drawn = np.array([PRIVATE.circular_gaussian(t, 1.0) for t in rounds])
+    drawn = np.array([PRIVATE.circular_gaussians(t, 1.0, 1)[0] for t in rounds])
     assert are_signs_fair(joined * drawn.real)
     assert are_signs_fair(joined * drawn.imag)
     # Control: the membership leaks into the noise a little.

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edge_runtime.protocol.direction import direction
-from edge_runtime.spsa import estimate_projected_gradient
+from edge_runtime.spsa import estimate_scalars, projected_gradients
 
 ALPHA = 1e-6
 NUM_WEIGHTS = 6
@@ -19,13 +19,13 @@ NUM_DIRECTIONS = 8000
 
 
 def projected_gradient(loss, weights, signs, scale):
-    return estimate_projected_gradient(
+    gradients = projected_gradients(
         np.array([loss(weights + scale * signs)]),
         np.array([loss(weights - scale * signs)]),
-        perturbation_scale=scale,
-        clip=math.inf,
-        batch_size=1,
-    ).clipped_scalar
+        2 * scale,
+    )
+    (scalar,) = estimate_scalars(gradients[:, None], clip=math.inf, batch_size=1).clipped_scalars
+    return scalar
 
 
 @pytest.fixture(scope="module")

@@ -2,15 +2,18 @@
 
 import math
 
+import dp_accounting
 import numpy as np
+from dp_accounting.pld import pld_privacy_accountant
 from scipy.stats import beta, binom, chi2
 
 from edge_runtime.protocol.rounds import Access
+from edge_runtime.spsa import clip_to_ball, estimate_scalars
 from server.power.static import plan_static
 from server.privacy.accountant import Accountant
 from server.privacy.calibration import calibrate_noise_multiplier
 from server.privacy.mechanism import MechanismRecord
-from server.privacy.units import NeighbouringRelation, PrivacyUnit
+from server.privacy.units import NeighbouringRelation, PrivacyUnit, sum_sensitivity
 
 ALPHA = 1e-6
 DELTA = 1e-5
@@ -75,6 +78,69 @@ def test_no_audit_refutes_the_claim_and_half_the_noise_is_caught():
     assert audited_epsilon(multiplier, 0.3 * claim, seed=1) <= claim
     assert audited_epsilon(multiplier, 0.6 * claim, seed=2) <= claim
     assert audited_epsilon(multiplier / 2, threshold, seed=3) > claim
+
+
+def audited_epsilon_of_vectors(true_multiplier, canary, threshold, seed):
+    """The same for rounds of Q numbers: the canary is a vector, every number has its own noise."""
+    rng = np.random.default_rng(seed)
+    num_trials, num_directions = NUM_TRIALS // 4, len(canary)
+
+    def guesses(with_canary):
+        score = np.zeros(num_trials)
+        for _ in range(NUM_ROUNDS):
+            sums = true_multiplier * rng.standard_normal((num_trials, num_directions))
+            if with_canary:
+                sums += (rng.random(num_trials) < RATE)[:, None] * canary
+            # The likelihood ratio knows the canary's vector: the noise is isotropic.
+            exponent = (2 * sums @ canary - canary @ canary) / (2 * true_multiplier**2)
+            score += np.log1p(RATE * (np.exp(exponent) - 1))
+        return int(np.sum(score > threshold))
+
+    hits, false_alarms = guesses(True), guesses(False)
+    hit_rate = beta.ppf(ALPHA / 2, hits, num_trials - hits + 1)
+    alarm_rate = beta.ppf(1 - ALPHA / 2, false_alarms + 1, num_trials - false_alarms)
+    return math.log((hit_rate - DELTA) / alarm_rate)
+
+
+def test_a_vector_of_numbers_costs_what_one_costs_and_a_box_clip_is_caught():
+    """H0: epsilon is at most the claim for one number. n = 2 x 50,000 runs; false alarm 1e-6.
+
+    The canary's gradients are far beyond the clip in each of 16 directions. Clipped to the ball it
+    is a shift of norm 1. Negative control: clipped to a box, number by number, it is one of 4.
+    """
+    num_directions = 16
+    multiplier = calibrate_noise_multiplier(
+        epsilon=1.5, delta=DELTA, sampling_probability=RATE, num_rounds=NUM_ROUNDS, num_records=100
+    )
+    claim = claimed_epsilon(multiplier)
+    gradients = np.where(np.arange(num_directions) % 2, 7.0, -7.0)[None, :]
+    (in_ball,), (in_box,) = clip_to_ball(gradients, 1.0), np.clip(gradients, -1.0, 1.0)
+    for part in (0.3, 0.6):
+        assert audited_epsilon_of_vectors(multiplier, in_ball, part * claim, seed=7) <= claim
+    assert audited_epsilon_of_vectors(multiplier, in_box, 1.1 * claim, seed=8) > claim
+
+
+def test_the_price_of_a_vector_is_that_of_dp_accounting_for_the_norm():
+    """A Gaussian mechanism on a vector has the loss of one number that moves by the vector's norm.
+
+    The same composition by dp-accounting's own accountant, from sensitivity and noise.
+    """
+    clip, batch_size, num_directions = 20.0, 16, 8
+    sensitivity = sum_sensitivity(
+        clip=clip,
+        batch_size=batch_size,
+        unit=PrivacyUnit.EXAMPLE,
+        relation=NeighbouringRelation.ZERO_OUT_ONE,
+    )
+    record = np.random.default_rng(9).normal(0, 100, (1, num_directions))
+    with_record = estimate_scalars(record, clip=clip, batch_size=batch_size).clipped_scalars
+    assert math.hypot(*with_record) <= sensitivity
+    multiplier = 1.2
+    event = dp_accounting.PoissonSampledDpEvent(RATE, dp_accounting.GaussianDpEvent(multiplier))
+    accountant = pld_privacy_accountant.PLDAccountant()
+    reference = accountant.compose(event, NUM_ROUNDS).get_epsilon(DELTA)
+    # Our multiplier is rounded down to a grid of 0.07 %, and our loss grid is another one.
+    assert reference <= claimed_epsilon(multiplier) <= reference * 1.01
 
 
 def test_the_sum_of_the_planned_noises_has_the_required_variance():

@@ -10,10 +10,11 @@ from edge_runtime.parameters import ParameterStore
 from edge_runtime.pass_shapes import MAX_ROWS
 from edge_runtime.private_random import PrivateRandom
 from edge_runtime.protocol import wire
-from edge_runtime.protocol.direction import direction
+from edge_runtime.protocol.direction import direction, direction_seeds
 from edge_runtime.protocol.errors import PlanRefusedError, WireError
 from edge_runtime.protocol.rounds import (
     Access,
+    Difference,
     DigestReport,
     DigestRequest,
     Participation,
@@ -27,25 +28,36 @@ TRANSMITTED, TRUNCATED = Participation.TRANSMITTED, Participation.TRUNCATED
 
 
 def result(round_index=0, step_integer=0, seed=2024):
-    return RoundResult(RUN_ID, round_index, seed, step_integer)
+    return RoundResult(RUN_ID, round_index, seed, (step_integer,))
 
 
-def expected_scalar(bundle, host, plan, chosen):
-    """The scalar by the plain definition: weights moved by `direction`, examples summed by hand."""
+def expected_gradients(bundle, host, plan, chosen):
+    """[num_examples, Q] by the plain definition: weights moved by `direction`, one by one."""
     batches = host.devices[0].prompts.batches_by_length(chosen, MAX_ROWS)
-    losses = []
-    for sign in (1.0, -1.0):
+
+    def losses(seed, distance):
         moved = {
             name: tensor
-            + np.float32(sign * plan.perturbation_scale)
-            * direction(plan.direction_seed, index, tensor.size).reshape(tensor.shape)
+            + np.float32(distance) * direction(seed, index, tensor.size).reshape(tensor.shape)
             for index, (name, tensor) in enumerate(host.store.tensors.items())
         }
         store = ParameterStore.from_arrays(bundle.manifest.tensors, moved)
         forward = OnnxForward(bundle, store)
-        losses.append(np.concatenate([forward.run(batch).losses for batch in batches], axis=0))
-    losses = [both.astype(np.float64) for both in losses]
-    gradients = (losses[0] - losses[1]) / (2 * plan.perturbation_scale)
+        return np.concatenate([forward.run(b).losses for b in batches]).astype(np.float64)
+
+    mu = plan.perturbation_scale
+    columns = []
+    for seed in direction_seeds(plan.direction_seed, plan.num_directions):
+        if plan.difference is Difference.ONE_SIDED:
+            columns.append((losses(seed, mu) - losses(seed, 0.0)) / mu)
+        else:
+            columns.append((losses(seed, mu) - losses(seed, -mu)) / (2 * mu))
+    return np.stack(columns, axis=1)
+
+
+def expected_scalar(bundle, host, plan, chosen):
+    """The scalar of a round of one, examples summed by hand."""
+    gradients = expected_gradients(bundle, host, plan, chosen)[:, 0]
     total = math.fsum(max(-plan.clip, min(plan.clip, g)) for g in gradients)
     return max(-plan.clip, min(plan.clip, total / plan.batch_size))
 
@@ -77,8 +89,69 @@ def test_the_scalar_of_a_secret_batch_is_the_formula_on_it(tiny_bundle, make_hos
         if len(chosen):
             wanted = expected_scalar(tiny_bundle, host, plan, chosen)
         assert uplink.scalars == [wanted]
-    assert [estimate.num_examples for _, _, estimate in host.seen] == sizes
+    assert [estimate.num_examples for _, _, estimate, _ in host.seen] == sizes
     assert len(set(sizes)) > 1
+
+
+@pytest.mark.parametrize("difference", Difference)
+@pytest.mark.parametrize("num_directions", [1, 2, 5])
+def test_several_numbers_are_the_formula_on_the_whole_data(
+    tiny_bundle, make_host, make_plan, difference, num_directions
+):
+    host = make_host()
+    plan = make_plan(num_directions=num_directions, difference=difference, clip=4.0)
+    before = host.store.digest()
+    host.agent.run_round(plan)
+    (sent,) = host.uplinks[0].vectors
+    gradients = expected_gradients(tiny_bundle, host, plan, range(6))
+    norms = np.linalg.norm(gradients, axis=1, keepdims=True)
+    assert (norms > 4.0).any() and (norms < 4.0).any()
+    wanted = np.sum(gradients * np.minimum(1.0, 4.0 / norms), axis=0) / plan.batch_size
+    np.testing.assert_allclose(sent, wanted, rtol=1e-9, atol=1e-12)
+    assert len(set(sent)) == num_directions
+    assert host.store.digest() == before
+
+
+@pytest.mark.parametrize(("difference", "sweeps"), [("two_sided", 8), ("one_sided", 5)])
+def test_a_round_of_four_numbers_sweeps_its_batch_so_many_times(
+    make_host, make_plan, difference, sweeps
+):
+    class CountingForward:
+        def __init__(self, real):
+            self.real, self.num_begun, self.num_sweeps = real, 0, 0
+
+        def begin(self, batches):
+            self.num_begun += 1
+            return self.real.begin(batches)
+
+        def finish(self, begun):
+            self.num_sweeps += 1
+            return self.real.finish(begun)
+
+        def close(self):
+            self.real.close()
+
+    counting = []
+
+    def wrap(real):
+        counting.append(CountingForward(real))
+        return counting[-1]
+
+    host = make_host(2, wrap_forward=wrap)
+    plan = make_plan(devices=(0, 1), num_directions=4, difference=Difference(difference))
+    host.agent.run_round(plan)
+    assert (counting[0].num_begun, counting[0].num_sweeps) == (1, sweeps)
+
+
+def test_every_number_of_a_round_has_a_noise_of_its_own(make_host, make_plan):
+    quiet, noisy = make_host(), make_host()
+    quiet.agent.run_round(make_plan(num_directions=3))
+    plan = make_plan(num_directions=3, noise_std=0.75)
+    noisy.agent.run_round(plan)
+    noise = noisy.devices[0].private_random.circular_gaussians(plan.release, 0.75, 3)
+    (still,), (sent,) = quiet.uplinks[0].vectors, noisy.uplinks[0].vectors
+    assert sent == tuple(p + n for p, n in zip(still, noise, strict=True))
+    assert len(set(noise)) == 3
 
 
 def test_noise_is_the_devices_own_and_added_once(make_host, make_plan):
@@ -87,7 +160,7 @@ def test_noise_is_the_devices_own_and_added_once(make_host, make_plan):
     plan = make_plan(devices=(0, 1), noise_std=0.75)
     noisy.agent.run_round(plan)
     for k in range(2):
-        noise = noisy.devices[k].private_random.circular_gaussian(plan.release, 0.75)
+        noise = noisy.devices[k].private_random.circular_gaussians(plan.release, 0.75, 1)[0]
         assert noisy.uplinks[k].scalars == [quiet.uplinks[k].scalars[0] + noise]
     noises = [
         n.scalars[0] - q.scalars[0] for n, q in zip(noisy.uplinks, quiet.uplinks, strict=True)
@@ -105,7 +178,8 @@ def test_an_empty_batch_sends_zero_and_noise(make_host, make_plan):
     (report,) = host.agent.run_round(plan)
     assert report.participation is TRANSMITTED
     assert report.reason == ""
-    assert host.uplinks[0].scalars == [PrivateRandom(key).circular_gaussian(plan.release, 0.5)]
+    noise = PrivateRandom(key).circular_gaussians(plan.release, 0.5, 1)
+    assert host.uplinks[0].vectors == [noise]
     assert host.seen[0][2].num_examples == 0
     assert host.store.digest() == before
 
@@ -189,7 +263,7 @@ def test_a_batch_cut_into_pieces_is_the_same_batch(make_host, make_plan, max_row
     cut.agent.run_round(make_plan(devices=(0, 1)))
     # The same bits: a loss follows neither the padding nor the number of rows.
     assert cut.uplinks[0].scalars == whole.uplinks[0].scalars
-    assert [estimate.num_examples for _, _, estimate in cut.seen] == [6, 6]
+    assert [estimate.num_examples for _, _, estimate, _ in cut.seen] == [6, 6]
     assert abs(whole.uplinks[0].scalars[0]) > 1e-2
 
 
@@ -264,7 +338,7 @@ def test_a_result_out_of_turn_is_refused_and_moves_nothing(make_host, wrong):
     with pytest.raises(PlanRefusedError, match=r"wanted round 0; replay the missing results"):
         host.agent.apply_result(wrong)
     with pytest.raises(PlanRefusedError, match="serves run"):
-        host.agent.apply_result(RoundResult("another", 0, 0, 2**33))
+        host.agent.apply_result(RoundResult("another", 0, 0, (2**33,)))
     assert host.store.digest() == before
 
 

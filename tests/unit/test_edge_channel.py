@@ -83,7 +83,7 @@ def test_with_real_agents_weights_agree_after_a_round(make_host, make_plan):
     plan = make_plan(devices=(0, 1))
     channel.broadcast(plan)
     assert len(channel.collect()) == 4
-    channel.broadcast(RoundResult(plan.run_id, 0, plan.direction_seed, 12345678901))
+    channel.broadcast(RoundResult(plan.run_id, 0, plan.direction_seed, (12345678901,)))
     channel.broadcast(DigestRequest(plan.run_id, 0))
     assert len({report.parameter_digest for report in channel.collect()}) == 1
     channel.close()

@@ -8,7 +8,7 @@ import pytest
 from edge_runtime.bundle import TensorEntry
 from edge_runtime.lattice import range_limit
 from edge_runtime.parameters import ParameterStore, select_trainable
-from edge_runtime.protocol.direction import direction, rounding_word
+from edge_runtime.protocol.direction import direction, direction_seeds, rounding_word
 from edge_runtime.protocol.errors import BundleError, LatticeError
 from edge_runtime.protocol.rounds import STEP_QUANTUM, RoundResult
 
@@ -151,7 +151,7 @@ def test_tensors_left_out_never_move():
     store = make_store(*arrays, names=list(NAMES), trainable="norms_and_biases")
     before = snapshot(store)
     store.add_direction(5, SCALE)
-    store.apply_step(RoundResult("r", 0, 5, 2**35))
+    store.apply_step(RoundResult("r", 0, 5, (2**35,)))
     moved = [not np.array_equal(before[n], t) for n, t in store.tensors.items()]
     assert moved == [False, False, True, True, True]
     # The tensor's index counts all tensors, trained or not, so a choice never changes a sign.
@@ -191,7 +191,7 @@ def test_the_range_guard_raises_before_any_tensor_is_touched():
         store.add_direction(1, SCALE)
     assert_same_bits(before, store.tensors)
     with pytest.raises(LatticeError, match="tensor_1"):
-        store.apply_step(RoundResult("r", 0, 1, 2**39))
+        store.apply_step(RoundResult("r", 0, 1, (2**39,)))
     assert_same_bits(before, store.tensors)
     store.add_direction(1, SCALE / 2)  # this much room there still is
 
@@ -243,7 +243,7 @@ def test_a_shape_that_is_not_the_manifests_does_not_load():
 def test_a_step_follows_its_formula(exponent, step_integer):
     sizes = (100, 65, 1)
     store = make_store(*(np.zeros(n) for n in sizes), exponents=[exponent] * 3)
-    store.apply_step(RoundResult("r", 0, 31, step_integer))
+    store.apply_step(RoundResult("r", 0, 31, (step_integer,)))
     units = 2 ** (exponent + 40)
     for index, tensor in enumerate(store.tensors.values()):
         quanta = math.floor((step_integer + rounding_word(31, index) % units) / units)
@@ -254,22 +254,56 @@ def test_a_step_follows_its_formula(exponent, step_integer):
 
 def test_a_whole_number_of_quanta_is_not_rounded():
     store = make_store(np.zeros(50))
-    store.apply_step(RoundResult("r", 0, 8, 5 * 2**18))
+    store.apply_step(RoundResult("r", 0, 8, (5 * 2**18,)))
     assert np.array_equal(store.tensors["tensor_0"], -5 * QUANTUM * direction(8, 0, 50))
 
 
 def test_a_skipped_round_moves_nothing():
     store = make_store(random_weights(100))
     before = store.digest()
-    store.apply_step(RoundResult("r", 0, 8, 0))
+    store.apply_step(RoundResult("r", 0, 8, (0,)))
     assert store.digest() == before
+
+
+def test_a_step_of_many_directions_is_the_steps_of_each_in_any_order():
+    together, apart = make_store(random_weights(300)), make_store(random_weights(300))
+    steps = (2**36, 0, -(2**35) + 11, 7 * 2**33)
+    together.apply_step(RoundResult("r", 0, 5, steps))
+    seeds = direction_seeds(5, 4)
+    for q in (3, 0, 2):
+        apart.apply_step(RoundResult("r", 0, seeds[q], (steps[q],)))
+    assert together.digest() == apart.digest()
+
+
+def test_weights_that_were_moved_for_a_while_are_home_again_whatever_happened():
+    store = make_store(random_weights(300))
+    before = store.digest()
+    with store.moved(3, SCALE):
+        away = store.digest()
+    assert away != before
+    with pytest.raises(KeyError), store.moved(3, SCALE):
+        assert store.digest() == away
+        raise KeyError("forward pass failed")
+    assert store.digest() == before
+
+
+def test_a_step_whose_last_direction_leaves_the_range_moves_nothing():
+    store = make_store(random_weights(300))
+    before = store.digest()
+    beyond = (2**30, -(2**31), 2**50)
+    with pytest.raises(LatticeError, match="past the end of its exact range"):
+        store.apply_step(RoundResult("r", 0, 5, beyond))
+    assert store.digest() == before
+    store.apply_step(RoundResult("r", 0, 5, beyond[:2]))  # the control
+    assert store.digest() != before
 
 
 def test_replaying_steps_gives_the_weights_of_a_host_that_looked_both_ways():
     # The one took part in every round, the other joins late and only takes the steps.
     weights = [random_weights(100), np.array([-0.0, -1e-9, 0.0, 1e-9]), np.full(3, -0.0)]
     present, late = make_store(*weights), make_store(*weights)
-    results = [RoundResult("r", t, 100 + t, step) for t, step in enumerate([0, 3 * 2**30, 1, -7])]
+    steps = [(0,), (3 * 2**30,), (1, -(2**28), 0), (-7,)]
+    results = [RoundResult("r", t, 100 + t, own) for t, own in enumerate(steps)]
     for result in results:
         present.add_direction(result.direction_seed, SCALE)
         present.add_direction(result.direction_seed, -2 * SCALE)
@@ -332,7 +366,7 @@ def test_a_round_costs_two_passes(monkeypatch):
         store.add_direction(seed, -2 * SCALE)
         store.settle()
         store.add_direction(seed, SCALE)
-        store.apply_step(RoundResult("r", seed, seed, 12345 << 20))
+        store.apply_step(RoundResult("r", seed, seed, (12345 << 20,)))
     assert passes == [(1,), (1,), (1, 2), (2,), (2, 3), (3,)]
 
 
@@ -351,5 +385,5 @@ def test_threads_change_no_bit():
     alone, together = (make_store(weights, num_threads=threads) for threads in (1, 3))
     for store in (alone, together):
         store.add_direction(9, SCALE)
-        store.apply_step(RoundResult("r", 0, 9, 987654 << 18))
+        store.apply_step(RoundResult("r", 0, 9, (987654 << 18,)))
     assert alone.digest() == together.digest()

@@ -126,7 +126,7 @@ def test_a_record_moves_its_device_s_scalar_by_its_own_term_alone(
         monkeypatch.setattr(PrivateRandom, "poisson_batch", lambda *_, chosen=chosen: chosen)
         host.agent._last_planned_round = host.agent._last_applied_round = -1
         host.agent.run_round(make_plan(perturbation_scale=scale, clip=clip, batch_size=6))
-        scalars[number] = host.seen[-1][2].clipped_scalar
+        scalars[number] = host.seen[-1][2].clipped_scalars[0]
     own = [scalars[7 + i] for i in range(6)]
     assert any(own)
     for i in range(6):

@@ -6,6 +6,8 @@ import pytest
 from edge_runtime.protocol.errors import WireError
 from edge_runtime.protocol.rounds import (
     MAX_ABS_STEP_INTEGER,
+    MAX_DIRECTIONS,
+    Difference,
     DigestReport,
     DigestRequest,
     Participation,
@@ -82,13 +84,32 @@ def test_an_order_names_its_complex_gain_and_is_found_by_its_device(make_plan):
 @pytest.mark.parametrize("step", [MAX_ABS_STEP_INTEGER + 1, -MAX_ABS_STEP_INTEGER - 1])
 def test_a_step_beyond_its_limit_is_refused(step):
     with pytest.raises(WireError, match="step_integer"):
-        RoundResult("r", 0, 0, step)
+        RoundResult("r", 0, 0, (0, step))
+
+
+@pytest.mark.parametrize("num_directions", [0, -1, MAX_DIRECTIONS + 1])
+def test_a_round_has_one_direction_at_least_and_no_more_than_the_limit(make_plan, num_directions):
+    with pytest.raises(WireError, match=f"num_directions: got {num_directions}, wanted 1 to 256"):
+        make_plan(num_directions=num_directions)
+    with pytest.raises(WireError, match="step_integers: got"):
+        RoundResult("r", 0, 0, (0,) * max(0, num_directions))
+
+
+def test_a_release_is_named_by_directions_and_difference_too(make_plan):
+    plans = [
+        make_plan(),
+        make_plan(num_directions=2),
+        make_plan(difference=Difference.ONE_SIDED),
+        make_plan(num_directions=2, difference=Difference.ONE_SIDED),
+    ]
+    assert len({plan.release for plan in plans}) == 4
+    assert make_plan(num_directions=1, difference=Difference.TWO_SIDED).release == plans[0].release
 
 
 @pytest.mark.parametrize(("round_index", "seed"), [(-1, 0), (0, -1), (0, 2**64)])
 def test_a_result_that_cannot_be_meant_is_not_born(round_index, seed):
     with pytest.raises(WireError, match=r"got -1|got 18446744073709551616"):
-        RoundResult("r", round_index, seed, 0)
+        RoundResult("r", round_index, seed, (0,))
 
 
 @pytest.mark.parametrize("amplitude", [0.0, -1.0, NAN, INF])
@@ -98,7 +119,7 @@ def test_a_pilot_has_a_finite_positive_amplitude(amplitude):
 
 
 def test_records_are_frozen(make_plan):
-    for record in (make_plan(), TransmitOrder(0, 1.0, 0.0, 0.0), RoundResult("r", 0, 0, 0)):
+    for record in (make_plan(), TransmitOrder(0, 1.0, 0.0, 0.0), RoundResult("r", 0, 0, (0,))):
         with pytest.raises(AttributeError, match="immutable"):
             setattr(record, record.__struct_fields__[0], 1)
 

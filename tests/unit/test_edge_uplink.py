@@ -1,5 +1,7 @@
 """The way out of a device: what reaches the air, where and how loud."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -55,10 +57,10 @@ def uplink(radio):
 
 def test_a_scalar_goes_out_in_the_payload_slot_at_the_ordered_gain(uplink, radio, make_plan):
     order = TransmitOrder(1, 0.25, -0.5, 0.1)
-    uplink.send_scalar(0.5 + 0.125j, order, make_plan(frame_start_sample=1000))
+    uplink.send_scalars([0.5 + 0.125j], order, make_plan(frame_start_sample=1000))
     ((burst, start_sample),) = radio.bursts
     assert start_sample == 1000 + WAVEFORM.payload_offset_samples
-    assert np.array_equal(burst, WAVEFORM.modulate(0.5 + 0.125j, 0.25 - 0.5j))
+    assert np.array_equal(burst, WAVEFORM.modulate([0.5 + 0.125j], 0.25 - 0.5j))
     np.testing.assert_allclose(np.abs(burst), abs((0.5 + 0.125j) * (0.25 - 0.5j)), rtol=1e-6)
 
 
@@ -83,22 +85,22 @@ def test_what_is_sent_is_what_is_heard(make_plan):
     for k, scalar in enumerate(scalars):
         uplink = OverTheAirUplink(LoopbackTransceiver(medium, k), WAVEFORM)
         gain = receive_scale / gains[k]
-        uplink.send_scalar(scalar, TransmitOrder(k, gain.real, gain.imag, 0.0), make_plan())
+        uplink.send_scalars([scalar], TransmitOrder(k, gain.real, gain.imag, 0.0), make_plan())
     capture = medium.capture(0, WAVEFORM.payload_samples)
     heard = WAVEFORM.demodulate(capture, receive_scale)
-    assert heard.sum_estimate == pytest.approx(sum(scalars), abs=1e-5)
+    assert heard.sum_estimates[0] == pytest.approx(sum(scalars), abs=1e-5)
 
 
 def test_a_scalar_too_loud_for_the_radio_is_refused_and_not_clipped(uplink, radio, make_plan):
     with pytest.raises(RadioSaturationError):
-        uplink.send_scalar(3.0, TransmitOrder(0, 0.5, 0.0, 0.0), make_plan())
+        uplink.send_scalars([3.0], TransmitOrder(0, 0.5, 0.0, 0.0), make_plan())
     assert radio.bursts == []
 
 
 @pytest.mark.parametrize("scalar", [complex("nan"), complex("inf")])
 def test_a_scalar_that_is_no_number_never_leaves(uplink, radio, make_plan, scalar):
     with pytest.raises(RadioError):
-        uplink.send_scalar(scalar, TransmitOrder(0, 0.5, 0.0, 0.0), make_plan())
+        uplink.send_scalars([scalar], TransmitOrder(0, 0.5, 0.0, 0.0), make_plan())
     assert radio.bursts == []
 
 
@@ -106,7 +108,7 @@ def test_a_closed_uplink_is_silent(uplink, radio, make_plan):
     uplink.close()
     uplink.close()
     with pytest.raises(RadioError):
-        uplink.send_scalar(0.1, TransmitOrder(0, 0.5, 0.0, 0.0), make_plan())
+        uplink.send_scalars([0.1], TransmitOrder(0, 0.5, 0.0, 0.0), make_plan())
     assert radio.bursts == []
 
 
@@ -115,7 +117,28 @@ def test_the_ideal_box_adds_exactly_in_any_order_and_forgets(make_plan):
     uplink, order = IdealUplink(box), TransmitOrder(0, 1.0, 0.0, 0.0)
     uplink.send_pilot(0, SoundingOrder("r", 0, 1.0, 0))
     for scalar in (1e16, 1.0 + 5j, -1e16):
-        uplink.send_scalar(scalar, order, make_plan())
+        uplink.send_scalars([scalar], order, make_plan())
     uplink.close()
-    assert box.take_sum() == 1.0
-    assert box.take_sum() == 0.0
+    assert box.take_sums() == (1.0,)
+    assert box.take_sums() == ()
+
+
+def test_several_numbers_go_out_one_after_the_other_at_one_gain(radio, make_plan):
+    waveform = dataclasses.replace(WAVEFORM, num_scalars=3)
+    uplink = OverTheAirUplink(radio, waveform)
+    scalars = [0.5 + 0.125j, -0.25, 0.0]
+    order = TransmitOrder(1, 0.25, -0.5, 0.1)
+    uplink.send_scalars(scalars, order, make_plan(num_directions=3))
+    ((burst, _),) = radio.bursts
+    alone = [WAVEFORM.modulate([scalar], order.tx_gain) for scalar in scalars]
+    assert np.array_equal(burst, np.concatenate(alone))
+    with pytest.raises(RadioError, match="got 2 scalars, wanted 3"):
+        uplink.send_scalars(scalars[:2], order, make_plan(num_directions=2))
+    assert len(radio.bursts) == 1
+
+
+def test_the_ideal_box_adds_number_by_number():
+    box = ScalarBox()
+    for scalars in ((1e16, 1.0), (1.0, 2.0), (-1e16, 3.0)):
+        box.put(scalars)
+    assert box.take_sums() == (1.0, 6.0)

@@ -30,7 +30,7 @@ def noise_free_round(waveform, gains, scalars, receive_scale, tx_gains=None):
     medium.set_gains(gains)
     tx_gains = receive_scale / np.asarray(gains) if tx_gains is None else tx_gains
     for k, scalar in enumerate(scalars):
-        burst = waveform.modulate(scalar, complex(tx_gains[k]))
+        burst = waveform.modulate([scalar], complex(tx_gains[k]))
         medium.add(k, burst, waveform.payload_offset_samples)
     return waveform.demodulate(medium.capture(0, waveform.payload_samples), receive_scale)
 
@@ -43,16 +43,47 @@ def test_noise_free_round_is_exact_within_rounding_error_bound():
         scalars = scale * rng.uniform(-1, 1, 5)
         reception = noise_free_round(waveform, gains, scalars, 0.125)
         # The scalars and tx gains are float64, so one more rounding of either is included.
-        assert abs(reception.sum_estimate - scalars.sum()) <= rounding_error_bound(scalars)
-        assert abs(reception.quadrature_estimate) <= rounding_error_bound(scalars)
+        assert abs(reception.sum_estimates[0] - scalars.sum()) <= rounding_error_bound(scalars)
+        assert abs(reception.quadrature_estimates[0]) <= rounding_error_bound(scalars)
         assert reception.noise_power == 0.0
         assert reception.receiver_noise_std == 0.0
+
+
+def test_numbers_follow_one_another_and_each_is_heard_as_if_alone():
+    rng = np.random.default_rng(8)
+    one = CoherentWaveform(num_devices=3)
+    many = dataclasses.replace(one, num_scalars=5)
+    gains = rng.standard_normal(3) + 1j * rng.standard_normal(3)
+    scalars = rng.uniform(-1, 1, (3, 5))
+    medium = SoftwareMedium(
+        num_devices=3, sample_rate_hz=1e6, noise_power=0.0, noise_rng=np.random.default_rng(0)
+    )
+    medium.set_gains(gains)
+    for k in range(3):
+        burst = many.modulate(scalars[k].tolist(), complex(0.125 / gains[k]))
+        assert burst.shape == (5 * one.payload_symbols,)
+        # The peak is that of the largest number, not of their sum.
+        peak = 0.125 / abs(gains[k]) * np.max(np.abs(scalars[k]))
+        assert np.max(np.abs(burst)) == pytest.approx(peak, rel=1e-6)
+        medium.add(k, burst, many.payload_offset_samples)
+    reception = many.demodulate(medium.capture(0, many.payload_samples), 0.125)
+    for q in range(5):
+        alone = noise_free_round(one, gains, scalars[:, q], 0.125)
+        assert reception.sum_estimates[q] == alone.sum_estimates[0]
+        assert reception.quadrature_estimates[q] == alone.quadrature_estimates[0]
+    assert many.payload_samples - one.payload_samples == 4 * one.payload_symbols
+
+
+def test_more_numbers_than_a_frame_has_room_for_are_refused():
+    CoherentWaveform(num_devices=1, payload_symbols=256, num_scalars=256)
+    with pytest.raises(RadioConfigurationError, match=r"257 numbers of 256 symbols are 65792"):
+        CoherentWaveform(num_devices=1, payload_symbols=256, num_scalars=257)
 
 
 def test_sign_and_scale_survive():
     waveform = CoherentWaveform(num_devices=1)
     for scalar in (0.5, -0.5, 0.0):
-        assert noise_free_round(waveform, [1j], [scalar], 0.25).sum_estimate == pytest.approx(
+        assert noise_free_round(waveform, [1j], [scalar], 0.25).sum_estimates[0] == pytest.approx(
             scalar, abs=1e-7
         )
 
@@ -61,8 +92,8 @@ def test_a_stale_phase_shows_in_the_quadrature_estimate():
     waveform = CoherentWaveform(num_devices=1)
     turned = np.exp(1j * math.radians(30))
     reception = noise_free_round(waveform, [turned], [1.0], 0.5, tx_gains=[0.5])
-    assert reception.sum_estimate == pytest.approx(math.cos(math.radians(30)), abs=1e-6)
-    assert reception.quadrature_estimate == pytest.approx(0.5, abs=1e-6)
+    assert reception.sum_estimates[0] == pytest.approx(math.cos(math.radians(30)), abs=1e-6)
+    assert reception.quadrature_estimates[0] == pytest.approx(0.5, abs=1e-6)
 
 
 def test_sounding_recovers_gains_without_noise():
@@ -114,9 +145,9 @@ def test_waveform_is_frozen():
     [
         (lambda w: w.sounding_burst(2, 1.0), r"device_index: got 2, wanted 0\.\.1"),
         (lambda w: w.sounding_burst(0, 0.0), "amplitude: got 0.0"),
-        (lambda w: w.modulate(math.nan, 1.0), "wanted a finite product"),
-        (lambda w: w.modulate(1.0, complex(math.inf, 0)), "wanted a finite product"),
-        (lambda w: w.modulate(1e30, 1e30), "wanted a finite product"),
+        (lambda w: w.modulate([math.nan], 1.0), "wanted a finite product"),
+        (lambda w: w.modulate([1.0], complex(math.inf, 0)), "wanted a finite product"),
+        (lambda w: w.modulate([1e30], 1e30), "wanted a finite product"),
         (lambda w: w.demodulate(np.zeros(3, np.complex64), 1.0), "one payload frame"),
         (lambda w: w.demodulate(np.zeros(w.payload_samples, np.complex64), 0.0), "receive_scale"),
         (lambda w: w.demodulate(np.full(w.payload_samples, np.nan), 1.0), "capture: sample 0 is"),

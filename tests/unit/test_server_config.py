@@ -112,6 +112,8 @@ def test_an_override_inside_a_plain_value_is_refused_by_name(dotted):
         ("optimizer", "rounds", 1.5),
         ("optimizer", "rounds", True),
         ("optimizer", "learning_rate", "fast"),
+        ("optimizer", "directions", 2.0),
+        ("optimizer", "difference", "three_sided"),
         ("radio", "backend", "pluto9000"),
         ("radio", "channel", "rician"),
         ("privacy", "enabled", "yes"),
@@ -137,6 +139,7 @@ def test_a_section_that_is_no_table_is_refused(value):
 OUT_OF_RANGE = [
     ("federation.num_devices", [0, -1]),
     ("optimizer.rounds", [0, -5]),
+    ("optimizer.directions", [0, -1, 257]),
     ("optimizer.batch_size", [0]),
     ("optimizer.perturbation_scale_log2", [-21, 1]),
     ("optimizer.learning_rate", [0.0, -1e-4, math.nan]),
@@ -309,3 +312,23 @@ def test_a_step_that_cannot_travel_is_refused_in_the_users_terms():
     message = refusal(optimizer={"learning_rate": 900.0, "clip": 50.0})
     assert "optimizer.learning_rate" in message
     assert "clip" in message
+
+
+@pytest.mark.parametrize(("difference", "least_clip"), [("one_sided", 4.0), ("two_sided", 2.0)])
+def test_a_clip_that_the_rounding_of_a_loss_swamps_is_refused(difference, least_clip):
+    # Losses are known to some 2**-18; over mu = 2**-20 that is 4, over 2 mu it is 2.
+    optimizer = {"perturbation_scale_log2": -20, "difference": difference, "clip": least_clip}
+    parse_config({"optimizer": optimizer}, source="test.toml")
+    message = refusal(optimizer={**optimizer, "clip": 0.99 * least_clip})
+    assert message.startswith("optimizer.clip: ")
+    assert f"is below {least_clip:g}" in message and difference in message
+    assert "Raise perturbation_scale_log2 or the clip" in message
+
+
+@pytest.mark.parametrize(("directions", "difference", "sweeps"), [
+    (1, "two_sided", 2), (1, "one_sided", 2), (8, "two_sided", 16), (8, "one_sided", 9),
+])  # fmt: skip
+def test_a_round_sweeps_the_batch_so_many_times(directions, difference, sweeps):
+    optimizer = {"directions": directions, "difference": difference}
+    config = parse_config({"optimizer": optimizer}, source="test.toml")
+    assert config.optimizer.sweeps_per_round == sweeps

@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 
 from server.config import OptimizerSection
-from server.optimizer import learning_rate, mean_of_sum, step_integer
+from server.optimizer import learning_rate, means_of_sums, step_integers
 
 
 def test_learning_rate_starts_at_the_first_rate_and_is_halfway_in_the_middle():
@@ -31,25 +31,40 @@ def test_learning_rate_with_fraction_one_is_constant():
 
 
 def test_mean_of_sum_divides_by_those_who_spoke():
-    assert mean_of_sum(12.0, 4, 50.0) == 3.0
+    assert means_of_sums((12.0,), 4, 50.0) == (3.0,)
+    assert means_of_sums((12.0, -4.0), 4, 50.0) == (3.0, -1.0)
 
 
 @pytest.mark.parametrize("total", [1e3, -1e3, math.inf, -math.inf])
 def test_mean_of_sum_guarantees_bound_exactly(total):
-    assert abs(mean_of_sum(total, 3, 0.7)) == 0.7
-    assert math.copysign(1.0, mean_of_sum(total, 3, 0.7)) == math.copysign(1.0, total)
+    (mean,) = means_of_sums((total,), 3, 0.7)
+    assert abs(mean) == 0.7
+    assert math.copysign(1.0, mean) == math.copysign(1.0, total)
+
+
+def test_the_means_are_held_within_the_ball_that_the_devices_keep_to():
+    means = means_of_sums((300.0, 400.0), 2, 5.0)
+    assert means == (pytest.approx(3.0), pytest.approx(4.0))
+    assert math.hypot(*means) <= 5.0
 
 
 def test_mean_of_sum_without_clip_is_the_mean():
-    assert mean_of_sum(1e300, 2, math.inf) == 5e299
+    assert means_of_sums((1e300, 1.0), 2, math.inf) == (5e299, 0.5)
 
 
 @pytest.mark.parametrize(("rate", "mean"), [(1e-4, 3.7), (1e-4, -49.9), (1.0, 1.0), (1e-6, 1e-3)])
 def test_step_integer_is_the_nearest_multiple_of_the_quantum(rate, mean):
     exact = Fraction(rate * mean) * 2**40
-    assert abs(Fraction(step_integer(rate, mean)) - exact) <= Fraction(1, 2)
+    assert abs(Fraction(*step_integers(rate, (mean,))) - exact) <= Fraction(1, 2)
 
 
 def test_step_integer_is_odd_and_zero_at_zero():
-    assert step_integer(1e-4, 0.0) == 0
-    assert step_integer(1e-4, 7.3) == -step_integer(1e-4, -7.3) > 0
+    assert step_integers(1e-4, (0.0,)) == (0,)
+    up, down = step_integers(1e-4, (7.3, -7.3))
+    assert up == -down > 0
+
+
+def test_the_steps_of_many_directions_are_the_average_of_what_each_alone_would_be():
+    alone = [step_integers(1e-4, (mean,))[0] for mean in (7.3, -2.0, 0.4, 100.0)]
+    together = step_integers(1e-4, (7.3, -2.0, 0.4, 100.0))
+    assert together == tuple(pytest.approx(one / 4, abs=1) for one in alone)

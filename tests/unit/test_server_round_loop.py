@@ -44,6 +44,12 @@ NOBODY = ChannelEstimate(gains=np.full(3, 0.01 + 0j), error_variance=1e-5, noise
 SUM = 6.0
 
 
+def reception(*sums):
+    return Reception(
+        sums, receiver_noise_std=0.6, noise_power=1e-2, quadrature_estimates=(0.0,) * len(sums)
+    )
+
+
 class SpyControl(ControlChannel):
     """Notes every broadcast, and what the ledger on the disk held at that moment."""
 
@@ -97,7 +103,7 @@ class FakeReceiver(Receiver):
 
     def hear_sum(self, frame_start_sample, receive_scale):
         self.log.append("hear_sum")
-        return Reception(SUM, receiver_noise_std=0.6, noise_power=1e-2, quadrature_estimate=0.0)
+        return reception(SUM)
 
     def close(self):
         pass
@@ -193,9 +199,9 @@ def test_everybody_is_told_the_step_that_the_server_takes(loop):
     row = loop.run_round(0, CHANNEL)
     (result,) = [message for message in told if isinstance(message, RoundResult)]
     assert loop.replica.results == [result]
-    assert (row.direction_seed, row.step_integer) == (result.direction_seed, result.step_integer)
-    assert row.mean_estimate == SUM / NUM_DEVICES
-    assert result.step_integer == round(1e-3 * 2.0 * 2**40)
+    assert (row.direction_seed, row.step_integers) == (result.direction_seed, result.step_integers)
+    assert row.mean_estimates == (SUM / NUM_DEVICES,)
+    assert result.step_integers == (round(1e-3 * 2.0 * 2**40),)
 
 
 def test_the_row_is_stored_and_tells_what_happened(loop, store):
@@ -203,15 +209,15 @@ def test_the_row_is_stored_and_tells_what_happened(loop, store):
     assert store.rounds() == [row]
     assert row.num_speakers == NUM_DEVICES
     assert row.receiver_noise_std == pytest.approx(0.2)
-    assert row.true_mean is None
+    assert row.true_means is None
     assert row.weakest_gain == 0.8
     assert row.noise_multiplier > 0
     assert row.wall_s is None  # real keys; see tests/e2e/test_what_a_private_run_keeps.py
 
 
 def test_the_mean_is_held_within_the_clip(loop):
-    loop.receiver.hear_sum = lambda *_: Reception(1e6, 0.6, 1e-2, 0.0)
-    assert loop.run_round(0, CHANNEL).mean_estimate == 5.0
+    loop.receiver.hear_sum = lambda *_: reception(1e6)
+    assert loop.run_round(0, CHANNEL).mean_estimates == (5.0,)
 
 
 def test_a_device_that_drops_is_left_out_of_the_mean_and_charged_for(generous_loop, store):
@@ -219,7 +225,7 @@ def test_a_device_that_drops_is_left_out_of_the_mean_and_charged_for(generous_lo
     loop.control.dropped = (1,)
     row = loop.run_round(0, CHANNEL)
     assert row.num_speakers == 2
-    assert row.mean_estimate == SUM / 2
+    assert row.mean_estimates == (SUM / 2,)
     records = PrivacyLedger(store.connection).records()
     assert [record.device_index for record in records] == [0, 1, 2, 0, 2]
 
@@ -229,12 +235,12 @@ def test_fewer_speakers_than_the_minimum_move_nothing_and_are_charged(generous_l
         CONFIG, federation=msgspec.structs.replace(CONFIG.federation, min_speakers=3)
     )
     loop = dataclasses.replace(generous_loop, config=config)
-    assert loop.run_round(0, CHANNEL).step_integer != 0  # the control: three speak
+    assert loop.run_round(0, CHANNEL).step_integers != (0,)  # the control: three speak
     loop.control.dropped = (1,)
     row = loop.run_round(1, CHANNEL)
-    assert (row.num_speakers, row.step_integer) == (2, 0)
-    assert row.mean_estimate == SUM / 2  # it was heard all the same
-    assert loop.replica.results[-1].step_integer == 0
+    assert (row.num_speakers, row.step_integers) == (2, (0,))
+    assert row.mean_estimates == (SUM / 2,)  # it was heard all the same
+    assert loop.replica.results[-1].step_integers == (0,)
     records = PrivacyLedger(store.connection).records()
     assert [r.device_index for r in records if r.round_index == 1] == [0, 1, 2, 0, 2]
 
@@ -257,7 +263,7 @@ def test_a_round_in_which_nobody_is_loud_enough_is_skipped(loop, store):
     assert plan.orders == ()
     assert num_paid == 0
     assert "hear_sum" not in loop.control.log
-    assert (row.num_speakers, row.step_integer, row.mean_estimate) == (0, 0, 0.0)
+    assert (row.num_speakers, row.step_integers, row.mean_estimates) == (0, (0,), (0.0,))
     assert loop.pricing.epsilon_spent() == 0.0
     assert store.num_rounds() == 1
 
@@ -287,7 +293,7 @@ def test_a_paid_round_is_repeated_by_a_simulation_and_skipped_by_a_radio(
     row = resumed.run_round(0, CHANNEL)
     assert row.is_skipped is not repeats
     assert row.num_speakers == (NUM_DEVICES if repeats else 0)
-    assert (row.step_integer != 0) is repeats
+    assert (row.step_integers != (0,)) is repeats
     assert ("RoundPlan" in loop.control.log) is repeats  # nobody is asked to speak again
     assert loop.control.log[-2:] == ["RoundResult", "own step"]  # and everybody counts the round
     assert store.rounds() == [row]

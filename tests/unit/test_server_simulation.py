@@ -128,15 +128,16 @@ def test_the_ideal_link_has_no_weather():
 
 def test_truth_is_the_mean_over_the_speakers_of_this_round():
     truth = ScalarTruth()
-    assert truth.true_mean(0) is None
-    truth.observe(0, 2, ScalarEstimate(3.0, 4, 1))
-    truth.observe(0, 0, ScalarEstimate(-1.0, 6, 4))
-    assert truth.true_mean(0) == 1.0
+    assert truth.true_means(0) is None and truth.mean_noises(0) is None
+    truth.observe(0, 2, ScalarEstimate((3.0, 0.5), 4, 1), (1 + 5j, 2 - 1j))
+    truth.observe(0, 0, ScalarEstimate((-1.0, 0.0), 6, 4), (0j, -1j))
+    assert truth.true_means(0) == (1.0, 0.25)
+    assert truth.mean_noises(0) == (0.5, 1.0)
     assert truth.share_clipped(0) == 0.5
     # A round in which nobody spoke has no truth, least of all that of the round before.
-    assert truth.true_mean(1) is None
+    assert truth.true_means(1) is None and truth.mean_noises(1) is None
     assert truth.share_clipped(1) is None
-    truth.observe(1, 1, ScalarEstimate(0.0, 0, 0))
-    assert truth.true_mean(1) == 0.0
+    truth.observe(1, 1, ScalarEstimate((0.0,), 0, 0), (0j,))
+    assert truth.true_means(1) == (0.0,)
     assert truth.share_clipped(1) is None
-    assert truth.true_mean(0) is None
+    assert truth.true_means(0) is None
