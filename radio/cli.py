@@ -57,6 +57,9 @@ def _build_parser() -> argparse.ArgumentParser:
         help="full-scale sample of one device at unit gain over noise, per sample (default 10)",
     )
     measure.add_argument("--channel", choices=CHANNEL_NAMES, default=AwgnChannel.name)
+    measure.add_argument(
+        "--numbers", type=int, default=1, help="numbers of one payload, one after the other"
+    )
     measure.add_argument("--trials", type=int, default=500, help="rounds simulated (default 500)")
     measure.add_argument("--seed", type=int, default=0)
     measure.add_argument("--json", action="store_true", help="one JSON object instead of text")
@@ -92,7 +95,7 @@ def _doctor() -> int:
 
 def _measure(arguments: argparse.Namespace) -> int:
     measurement = measure_loopback(
-        waveform=CoherentWaveform(num_devices=arguments.devices),
+        waveform=CoherentWaveform(num_devices=arguments.devices, num_scalars=arguments.numbers),
         channel=channel_from_name(arguments.channel),
         snr_db=arguments.snr_db,
         num_trials=arguments.trials,
@@ -106,6 +109,7 @@ def _measure(arguments: argparse.Namespace) -> int:
             f"devices         {measurement.num_devices}, speaking on average "
             f"{measurement.mean_num_speaking:.2f}\n"
             f"SNR             {measurement.snr_db:.1f} dB per sample, one device at full scale\n"
+            f"payload         {measurement.num_scalars} numbers, one after the other\n"
             f"trials          {measurement.num_trials}, all silent in "
             f"{measurement.num_silent_trials}\n"
             f"NMSE simulated  {measurement.simulated_nmse_db:.2f} dB\n"

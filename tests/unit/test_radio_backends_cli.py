@@ -80,6 +80,18 @@ def test_measure_json_has_formula_beside_simulation(channel, capsys):
     assert abs(result["simulated_nmse_db"] - result["predicted_nmse_db"]) < 2.0
 
 
+def test_eight_numbers_are_heard_as_well_as_one_and_take_longer(capsys):
+    results = []
+    for numbers in ("1", "8"):
+        request = ["measure", "--numbers", numbers, "--channel", "rayleigh", "--json"]
+        assert cli.main(request) == 0
+        results.append(json.loads(capsys.readouterr().out))
+    one, eight = results
+    assert eight["num_scalars"] == 8
+    assert abs(eight["simulated_nmse_db"] - one["simulated_nmse_db"]) < 1.0
+    assert eight["airtime_s"] - one["airtime_s"] == pytest.approx(7 * 64 / 1e6)
+
+
 def test_measure_text_says_it_is_software(capsys):
     assert cli.main(["measure", "--trials", "20"]) == 0
     assert "not a radio measurement" in capsys.readouterr().out
@@ -96,6 +108,8 @@ def test_disagreement_is_exit_code_one(capsys):
     [
         (["measure", "--devices", "0"], "num_devices: got 0"),
         (["measure", "--trials", "1"], "num_trials: got 1"),
+        (["measure", "--numbers", "0"], "num_scalars: got 0"),
+        (["measure", "--numbers", "2000"], "2000 numbers of 64 symbols are 128000"),
         (["measure", "--snr-db", "nan"], "snr_db: got nan"),
         (["measure", "--seed", "-1"], "seed: got -1"),
         (["measure", "--channel", "moon"], "invalid choice"),
