@@ -1,14 +1,15 @@
-"""A zeroth-order step against two bare forward passes on the same weights, and its peak memory.
+"""A zeroth-order step against its bare forward passes on the same weights, and its peak memory.
 
     python benchmarks/make_random_opt.py --size 125m --out MODEL
     pairzero export MODEL BUNDLE --task TASK.toml
     python benchmarks/zeroth_order_step.py BUNDLE --batch 16 --seq 64 --threads 2
     python benchmarks/zeroth_order_step.py BUNDLE --trainable '*.layers.1[01].*'
+    python benchmarks/zeroth_order_step.py BUNDLE --directions 8 --difference one_sided
 
-One fresh process. Blocks of four steps and of four pairs of bare forwards (weights not moved)
-alternate; the ratio is the median of the ratios of neighbours. A step is what a device does:
-run the frozen layers, perturb, finish the pass, flip, finish, restore, update. Afterwards
-``--restores`` moves there and back must leave the digest as it was.
+One fresh process. Blocks of steps and of as many bare forwards (whole passes, weights not moved)
+alternate; the ratio is the median of the ratios of neighbours. A step is what a device does: run
+the frozen layers, then for each direction perturb, finish the pass, flip, finish, restore; update.
+Afterwards ``--restores`` moves there and back must leave the digest as it was.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from edge_runtime.bundle import open_bundle
 from edge_runtime.forward import OnnxForward
 from edge_runtime.kernel import KERNEL_NAME
 from edge_runtime.parameters import ParameterStore
-from edge_runtime.protocol.rounds import RoundResult
+from edge_runtime.protocol.direction import direction_seeds
+from edge_runtime.protocol.rounds import Difference, RoundResult
 from edge_runtime.tasks import Batch
 
 SCALE = 2.0**-10
@@ -47,6 +49,8 @@ def main() -> None:
     parser.add_argument("--seq", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--trainable", nargs="+", default=["*"], metavar="PATTERN")
+    parser.add_argument("--directions", type=int, default=1)
+    parser.add_argument("--difference", choices=list(Difference), default=Difference.TWO_SIDED)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--restores", type=int, default=0)
     args = parser.parse_args()
@@ -60,14 +64,20 @@ def main() -> None:
     ends = (np.arange(args.batch) + 1) * args.seq - 1
     batch = Batch(ids, ends.astype(np.int64), np.zeros(args.batch, dtype=np.int64))
 
+    is_one_sided = args.difference == Difference.ONE_SIDED
+    num_sweeps = args.directions + 1 if is_one_sided else 2 * args.directions
+    block_steps = max(1, BLOCK // args.directions)
+
     def step(index: int) -> None:
         begun = forward.begin([batch])
-        store.add_direction(index, SCALE)
-        forward.finish(begun)
-        store.add_direction(index, -2 * SCALE)
-        forward.finish(begun)
-        store.add_direction(index, SCALE)
-        store.apply_step(RoundResult("benchmark", index, index, ((index % 7 - 3) << 20,)))
+        if is_one_sided:
+            forward.finish(begun)
+        for seed in direction_seeds(index, args.directions):
+            for scale in (SCALE,) if is_one_sided else (SCALE, -SCALE):
+                with store.moved(seed, scale):
+                    forward.finish(begun)
+        steps = tuple(((index + q) % 7 - 3) << 20 for q in range(args.directions))
+        store.apply_step(RoundResult("benchmark", index, index, steps))
 
     def timed(work: object, *arguments: object) -> float:
         started = time.perf_counter()
@@ -77,12 +87,13 @@ def main() -> None:
     step(1)
     store.settle()
     steps, bare, memory = [], [], [resident_mb()]
-    for first in range(2, args.steps + 2, BLOCK):
-        # The settle at the end makes the moves that a next step would have shared a pass with:
-        # a block of n steps pays for 2 n + 1 passes, a run of many rounds for 2 each.
-        block = sum(timed(step, first + k) for k in range(BLOCK)) + timed(store.settle)
-        steps.append(block / BLOCK)
-        bare.append(sum(timed(forward.run, batch) for _ in range(2 * BLOCK)) / BLOCK)
+    for first in range(2, args.steps + 2, block_steps):
+        # The settle at the end makes the moves that a next step would have shared a pass with: a
+        # block of n steps pays for one pass over the weights more than n steps of a long run.
+        block = sum(timed(step, first + k) for k in range(block_steps)) + timed(store.settle)
+        steps.append(block / block_steps)
+        num_bare = num_sweeps * block_steps
+        bare.append(sum(timed(forward.run, batch) for _ in range(num_bare)) / block_steps)
         memory.append(resident_mb())
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1.024e-3
 
@@ -94,10 +105,12 @@ def main() -> None:
     result = {
         "weights": store.num_parameters,
         "trainable": store.num_trainable,
+        "directions": args.directions, "difference": args.difference,
         "batch": args.batch, "seq": args.seq, "threads": args.threads, "kernel": KERNEL_NAME,
         "step_s": statistics.median(steps),
-        "two_forwards_s": statistics.median(bare),
-        "step_to_two_forwards": statistics.median(s / b for s, b in zip(steps, bare, strict=True)),
+        "bare_forwards": num_sweeps,
+        "bare_forwards_s": statistics.median(bare),
+        "step_to_bare_forwards": statistics.median(s / b for s, b in zip(steps, bare, strict=True)),
         "peak_rss_mb": peak_mb,
         "peak_rss_after_loading_mb": loaded_peak_mb,
         "rss_growth_mb": memory[-1] - memory[0],

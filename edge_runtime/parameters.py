@@ -213,12 +213,15 @@ class ParameterStore:
         for seed, step_integer in zip(seeds, result.step_integers, strict=True):
             if step_integer == 0:
                 continue
-            scales = [self._rounded_step(seed, i, step_integer) for i in range(len(self.entries))]
+            scales = [
+                self._rounded_step(seed, index, step_integer) if moved else 0.0
+                for index, moved in enumerate(self.trainable)
+            ]
             try:
                 self._add(seed, scales)
             except LatticeError:
-                for moved_seed, moved in taken:
-                    self._add(moved_seed, [-scale for scale in moved])
+                for seed_taken, scales_taken in taken:
+                    self._add(seed_taken, [-scale for scale in scales_taken])
                 raise
             taken.append((seed, scales))
 
