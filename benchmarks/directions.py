@@ -5,10 +5,10 @@ r"""What do many directions a round buy? Accuracy against rounds, sweeps, airtim
     python benchmarks/directions.py after RESULTS.jsonl    # what else may be done with the numbers
     python benchmarks/directions.py show RESULTS.jsonl [--json FILE]
 
-A cell is (Q, difference, epsilon) on the `snips` preset's model, data and channel, every run with as
-many forward sweeps. Learning rates and clips are tuned on 1,000 training commands that are taken away
-from the devices (`tune_snips.hold_out`), with one seed; the figures come from the validation file,
-with five others. Epsilon "none" is without privacy and without radio.
+A cell is (Q, difference, epsilon) on the `snips` preset's model, data and channel, every run with
+as many forward sweeps. Learning rates and clips are tuned on 1,000 training commands that are taken
+away from the devices (`tune_snips.hold_out`), with one seed; the figures come from the validation
+file, with five others. Epsilon "none" is without privacy and without radio.
 
 Every finished run is a line in RESULTS; what is there is not run again, so each step can be stopped
 at any time and goes on where it was. Seconds are of the machine at hand: run nothing beside it.
@@ -24,6 +24,7 @@ import math
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -114,26 +115,21 @@ def run_once(
     }
 
 
-class processing:
+@contextmanager
+def processing(after: After | None) -> Iterator[None]:
     """While it lasts, every run's heard numbers pass through ``after(heard, noise variance)``."""
+    original = RoundLoop.hear_means
 
-    def __init__(self, after: After | None) -> None:
-        self._after, self._original = after, RoundLoop.hear_means
+    def hear(loop: RoundLoop, power: PowerPlan, num_speakers: int) -> HeardMeans:
+        heard = original(loop, power, num_speakers)
+        added = math.hypot(*power.artificial_noise_std.values()) / max(1, num_speakers)
+        return heard if after is None else after(heard, added**2 + heard.receiver_noise_std**2)
 
-    def __enter__(self) -> None:
-        after, original = self._after, self._original
-        if after is None:
-            return
-
-        def hear(loop: RoundLoop, power: PowerPlan, num_speakers: int) -> HeardMeans:
-            heard = original(loop, power, num_speakers)
-            added = math.hypot(*power.artificial_noise_std.values()) / max(1, num_speakers)
-            return after(heard, added**2 + heard.receiver_noise_std**2)
-
-        RoundLoop.hear_means = hear  # type: ignore[method-assign]
-
-    def __exit__(self, *_: object) -> None:
-        RoundLoop.hear_means = self._original  # type: ignore[method-assign]
+    RoundLoop.hear_means = hear  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        RoundLoop.hear_means = original  # type: ignore[method-assign]
 
 
 def normalised() -> After:
@@ -203,15 +199,18 @@ class Results:
         self.rows = [json.loads(line) for line in lines]
 
     def of(self, kind: str) -> list[Settings]:
+        """The runs of one step."""
         return [row for row in self.rows if row["kind"] == kind]
 
     def get(self, kind: str, settings: Settings, seed: int) -> Settings | None:
+        """A finished run; None if there is none."""
         for row in self.of(kind):
             if row["settings"] == settings and row["seed"] == seed:
                 return row
         return None
 
     def add(self, kind: str, row: Settings) -> None:
+        """Write a finished run down."""
         row = {"kind": kind, **row}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
