@@ -73,7 +73,9 @@ class ProgressPrinter:
                 "the validation data\n  must be public. If they are: task.validation_is_public = "
                 "true."
             )
-        self._line("   round    loss  accuracy  |heard|  noise: added  measured  epsilon  rounds/s")
+        self._line(
+            "   round    loss  accuracy   |heard|  noise: added  measured  epsilon  rounds/s"
+        )
 
     def update(self, progress: Progress) -> None:
         """Show where the run stands."""
@@ -180,11 +182,12 @@ def _what_noise_leaves(config: RunConfig, terms: PrivacyTerms) -> str:
     ceiling = information_ceiling_nats(
         num_rounds=config.optimizer.rounds,
         num_devices=num_devices,
+        num_scalars=config.optimizer.directions,
         clip=clip,
         sum_noise_std=sum_noise_std,
     )
     return (
-        f"  noise multiplier {terms.noise_multiplier:.3f}: privacy noise on the mean is "
+        f"  noise multiplier {terms.noise_multiplier:.3f}: privacy noise on each mean is "
         f"{share:.2%} of the clip\n  ({total_share:.2%} with receiver noise at unit gain); "
         f"information ceiling {ceiling:.0f} nats"
     )

@@ -46,31 +46,34 @@ def noise_to_clip_ratio(*, mean_noise_std: float, clip: float) -> float:
 
 
 def information_ceiling_nats(
-    *, num_rounds: int, num_devices: int, clip: float, sum_noise_std: float
+    *, num_rounds: int, num_devices: int, num_scalars: int, clip: float, sum_noise_std: float
 ) -> float:
     """At most this much information reaches the server in the whole run, in nats.
 
-    sum_t 1/2 ln(1 + K^2 gamma^2 / x): the capacity of a Gaussian channel whose input, the sum of K
-    scalars, is bounded by K gamma, with noise variance x. Infinite without noise.
+    sum_t Q/2 ln(1 + K^2 gamma^2 / (Q x)): the capacity of Q Gaussian channels whose inputs, the
+    sums of K vectors of Q numbers, have a norm of at most K gamma, with noise variance x on each.
+    Infinite without noise.
 
     Args:
         num_rounds: T.
         num_devices: K.
-        clip: gamma, the bound on one scalar.
-        sum_noise_std: sqrt(x), all noise on the received sum, in units of the scalar.
+        num_scalars: Q.
+        clip: gamma, the bound on the norm of one device's scalars.
+        sum_noise_std: sqrt(x), all noise on each received sum, in units of the scalar.
 
     Raises:
         ConfigurationError: a value out of range.
 
-    Source: theory.md, section 4.6.
+    Source: theory.md, section 4.6, for Q = 1. For more, equal shares of the power give the most.
     """
     _check_positive(clip=clip)
     _check_not_negative(sum_noise_std=sum_noise_std)
-    _check_count(num_rounds=num_rounds, num_devices=num_devices)
+    _check_count(num_rounds=num_rounds, num_devices=num_devices, num_scalars=num_scalars)
     if sum_noise_std == 0:
         return math.inf
     amplitude_ratio = num_devices * clip / sum_noise_std
-    return 0.5 * num_rounds * math.log1p(amplitude_ratio * amplitude_ratio)
+    per_number = math.log1p(amplitude_ratio * amplitude_ratio / num_scalars)
+    return 0.5 * num_rounds * num_scalars * per_number
 
 
 def _check_positive(**values: float) -> None:

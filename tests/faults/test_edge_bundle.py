@@ -104,13 +104,25 @@ def test_a_manifest_with_other_fields_is_refused(folder, changes):
         open_bundle(folder)
 
 
-@pytest.mark.parametrize("version", [0, FORMAT_VERSION + 1, -1])
+@pytest.mark.parametrize("version", [0, FORMAT_VERSION - 1, FORMAT_VERSION + 1, -1])
 def test_another_version_is_refused_before_anything_else_is_looked_at(folder, version):
-    change_manifest(folder, format_version=version)
-    (folder / "layer.onnx").unlink()
+    # The one before had a single graph of the whole model.
+    change_manifest(folder, format_version=version, source_model="facebook/opt-125m")
+    (folder / "layer.onnx").rename(folder / "graph.onnx")
     with pytest.raises(
-        BundleError, match=f"format {version}, this pairzero reads {FORMAT_VERSION}"
+        BundleError,
+        match=f"format {version}, this pairzero reads {FORMAT_VERSION}.*"
+        "pairzero export facebook/opt-125m OUT --task TASK",
     ):
+        open_bundle(folder)
+
+
+@pytest.mark.parametrize("name", ["num_hidden_layers", "hidden_size"])
+@pytest.mark.parametrize("value", [0, -1, "3", None, True])
+def test_dimensions_that_a_forward_pass_needs_are_counts(folder, name, value):
+    architecture = json.loads((folder / MANIFEST_FILE).read_text())["architecture"]
+    change_manifest(folder, architecture=architecture | {name: value})
+    with pytest.raises(BundleError, match=rf"architecture\.{name} is|not a manifest of format"):
         open_bundle(folder)
 
 
