@@ -45,7 +45,7 @@ TUNING_SEED = 100
 SEEDS = (0, 1, 2, 3, 4)
 POINTS = 12
 LEVELS = (0.80, 0.85, 0.88)
-RATES = (0.006, 0.009, 0.013, 0.018)  # times sqrt(Q)
+RATES = (0.006, 0.009, 0.013, 0.018, 0.025)  # times sqrt(Q)
 CLIPS = (7.0, 14.0)  # times sqrt(Q): the norm of Q gradients grows so
 CELL = ("directions", "difference", "epsilon")
 

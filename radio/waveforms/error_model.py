@@ -101,7 +101,7 @@ def csi_covariance(
     values = np.asarray(scalars, dtype=np.float64)
     _, power = _scalars_and_power(values[:, 0], gains)
     check_not_negative("error_variance", error_variance)
-    check_all_finite("scalars", values)
+    check_all_finite("scalars", values.reshape(-1))
     covariance: Float64Array = (values.T * ((error_variance / 2.0) / power)) @ values
     return covariance
 
