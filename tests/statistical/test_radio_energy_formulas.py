@@ -1,0 +1,127 @@
+"""Self-noise and bias of the energy waveform against simulation.
+
+H0 of every test: errors of `estimate_sum` have mean 0 and the variance of `sum_variance`. The
+errors of a trial are sums of thousands of random products, nearly Gaussian: over n trials of
+predicted variances v the sum of squared errors spreads by sqrt(2 sum v^2). Thresholds at alpha =
+1e-6, from the normal quantile 4.9, with a tenth on top for tails that are not Gaussian.
+"""
+
+import dataclasses
+import math
+import time
+
+import numpy as np
+import pytest
+
+from radio.waveforms.energy import EnergyWaveform, Mapping
+from radio.waveforms.energy_error_model import sum_variance
+
+WAVEFORM = EnergyWaveform(full_range=3.0, plateau_samples=1 << 12, bandwidth_hz=150e3)
+POWER = WAVEFORM.full_power_amplitude**2
+QUANTILE = 4.9 * 1.1
+
+
+def simulate(waveform, num_devices, snr_db, max_offset_hz, seed, num_trials=1500):
+    """(errors, predicted variances) of trials with random numbers, offsets, delays and phases."""
+    rng = np.random.default_rng(seed)
+    size = waveform.plateau_samples
+    noise_power = POWER * 10 ** (-snr_db / 10)
+    positions = np.arange(size) / waveform.sample_rate_hz
+
+    def noise():
+        parts = rng.standard_normal((2, size)) * math.sqrt(noise_power / 2)
+        return parts[0] + 1j * parts[1]
+
+    errors, variances = [], []
+    for _ in range(num_trials):
+        scalars = rng.uniform(-1, 1, num_devices) * waveform.full_range
+        offsets_hz = rng.uniform(-max_offset_hz, max_offset_hz, num_devices)
+        capture = noise()
+        for scalar, offset_hz in zip(scalars, offsets_hz, strict=True):
+            burst = np.roll(waveform.burst(scalar, 1.0, rng), int(rng.integers(size)))
+            capture += burst * np.exp(2j * math.pi * (offset_hz * positions + rng.random()))
+        plateau, silence = (
+            waveform.energies(samples.astype(np.complex64)) for samples in (capture, noise())
+        )
+        estimate = waveform.estimate_sum(plateau, silence, POWER, num_devices)
+        errors.append(estimate - scalars.sum())
+        variances.append(
+            sum_variance(
+                waveform, scalars, offsets_hz, noise_power=noise_power, arrival_power=POWER
+            )
+        )
+    return np.array(errors), np.array(variances)
+
+
+def is_as_predicted(errors, variances):
+    spread = math.sqrt(2 * np.sum(np.square(variances)))
+    return abs(np.sum(np.square(errors)) - np.sum(variances)) <= QUANTILE * spread
+
+
+SIGNED, SELF_NORMALISED = Mapping.SIGNED, Mapping.SELF_NORMALISED
+
+
+@pytest.mark.parametrize(
+    ("mapping", "num_devices", "snr_db", "max_offset_hz", "taper"),
+    [
+        (SIGNED, 1, 40.0, 0.0, 1.0),
+        (SIGNED, 2, 0.0, 20e3, 0.1),
+        (SIGNED, 5, 40.0, 20e3, 0.1),
+        (SIGNED, 10, 10.0, 20e3, 0.1),
+        (SIGNED, 10, -10.0, 0.0, 0.5),
+        # The ratio's formula is of first order in the noise: not below 0 dB.
+        (SELF_NORMALISED, 1, 40.0, 0.0, 1.0),
+        (SELF_NORMALISED, 5, 40.0, 20e3, 0.1),
+        (SELF_NORMALISED, 10, 10.0, 20e3, 0.1),
+    ],
+)
+def test_the_error_is_the_predicted_one_and_has_no_mean(
+    mapping, num_devices, snr_db, max_offset_hz, taper
+):
+    waveform = dataclasses.replace(WAVEFORM, mapping=mapping, taper=taper)
+    errors, variances = simulate(waveform, num_devices, snr_db, max_offset_hz, seed=num_devices)
+    assert is_as_predicted(errors, variances)
+    # Negative control: half as much again, or as much less, would be noticed.
+    assert not is_as_predicted(errors, variances * 1.5)
+    assert not is_as_predicted(errors, variances / 1.5)
+    if mapping is SIGNED:
+        assert abs(np.sum(errors)) <= QUANTILE * math.sqrt(np.sum(variances))
+
+
+def test_bands_that_offsets_move_apart_interfere_less():
+    together, apart = (
+        sum_variance(WAVEFORM, [3.0, 3.0], offsets, noise_power=0.0, arrival_power=POWER)
+        for offsets in ([0.0, 0.0], [-20e3, 20e3])
+    )
+    kappa = WAVEFORM.window_constant
+    assert together == pytest.approx(9 * (2 * kappa + 2 * (kappa - 1)) / WAVEFORM.num_bins)
+    assert apart < 0.77 * together
+
+
+@pytest.mark.parametrize(("num_devices", "wanted_db"), [(5, -33.0), (10, -33.0), (20, -31.0)])
+def test_the_default_plateau_is_as_quiet_as_it_says(num_devices, wanted_db):
+    """Predicted NMSE of the mean for numbers uniform on the range, 65.5 ms, 20 dB, 20 kHz."""
+    waveform = EnergyWaveform(full_range=1.0)
+    rng = np.random.default_rng(3)
+    power = waveform.full_power_amplitude**2
+    error, signal = 0.0, 0.0
+    for _ in range(400):
+        scalars = rng.uniform(-1, 1, num_devices)
+        error += sum_variance(
+            waveform, scalars, rng.uniform(-20e3, 20e3, num_devices),
+            noise_power=power / 100, arrival_power=power,
+        )  # fmt: skip
+        signal += scalars.sum() ** 2
+    assert 10 * math.log10(error / signal) < wanted_db
+    assert waveform.airtime_s(1) == pytest.approx(0.065536)
+
+
+def test_a_capture_is_read_in_much_less_than_its_airtime():
+    waveform = EnergyWaveform(full_range=1.0)
+    capture = waveform.burst(0.5, 1.0, np.random.default_rng(0))
+    waveform.energies(capture)
+    started = time.process_time()
+    for _ in range(5):
+        waveform.energies(capture)
+    # A tenth is wanted (benchmarks); here only that it could keep up with a radio at all.
+    assert (time.process_time() - started) / 5 < waveform.airtime_s(1)
