@@ -11,7 +11,7 @@ PROSE := $(or $(TRACKED),README.md CHANGELOG.md CONTRIBUTING.md docs radio edge_
 .PHONY: demo test test-lowest check format clean
 
 # The main job: fine-tune the bundled OPT on the bundled Snips commands, 5 devices, fading, noise,
-# epsilon 8; then the same without privacy and noise, as the second line of the table.
+# epsilon 1; then the same without privacy and noise, as the second line of the table.
 demo: $(VENV)/.server
 	$(BIN)/pairzero run snips --compare
 

@@ -3,6 +3,7 @@ r"""What do many directions a round buy? Accuracy against rounds, sweeps, airtim
     python benchmarks/directions.py tune RESULTS.jsonl     # learning rate and clip of every cell
     python benchmarks/directions.py run RESULTS.jsonl      # five seeds of every cell, tuned
     python benchmarks/directions.py after RESULTS.jsonl    # what else may be done with the numbers
+    python benchmarks/directions.py preset RESULTS.jsonl   # the preset; and 90 rounds of 8
     python benchmarks/directions.py show RESULTS.jsonl [--json FILE]
 
 A cell is (Q, difference, epsilon) on the `snips` preset's model, data and channel, every run with
@@ -28,6 +29,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from tune_snips import hold_out
 
@@ -48,6 +50,8 @@ LEVELS = (0.80, 0.85, 0.88)
 RATES = (0.006, 0.009, 0.013, 0.018, 0.025)  # times sqrt(Q)
 CLIPS = (7.0, 14.0)  # times sqrt(Q): the norm of Q gradients grows so
 CELL = ("directions", "difference", "epsilon")
+SHORT = {"rounds": 90, "directions": 8, "difference": "one_sided"}
+SHORT_RATE, SHORT_CLIP = 0.025, 7.0  # as tuned for 8 one-sided directions at epsilon 1
 
 Settings = dict[str, Any]
 After = Callable[[HeardMeans, float], HeardMeans]
@@ -59,6 +63,11 @@ def sweeps_per_round(settings: Settings) -> int:
 
 
 def overrides(settings: Settings) -> Settings:
+    if "preset" in settings:
+        changed = {f"optimizer.{name}": value for name, value in settings["preset"].items()}
+        if not settings["private"]:
+            changed |= {"radio.backend": "ideal", "privacy.enabled": False}
+        return changed
     rounds = settings.get("rounds") or max(1, round(SWEEPS / sweeps_per_round(settings)))
     changed = {
         "optimizer.rounds": rounds,
@@ -284,6 +293,21 @@ def run_after(results: Results) -> None:
                 results.add("after", row | {"settings": settings})
 
 
+def run_preset(results: Results) -> None:
+    """The preset whole, with privacy and without, and planned for 90 rounds only."""
+    optimizer = load_config("snips").optimizer
+    now = msgspec.to_builtins(optimizer)
+    short = SHORT | {
+        "learning_rate": SHORT_RATE * math.sqrt(SHORT["directions"]),
+        "clip": SHORT_CLIP * math.sqrt(SHORT["directions"]),
+    }
+    for changed, private in ((now, True), (now, False), (now | short, True)):
+        for seed in SEEDS:
+            settings = {"preset": changed, "private": private}
+            if results.get("preset", settings, seed) is None:
+                results.add("preset", run_once(settings, seed, {}))
+
+
 def interval(values: list[float]) -> str:
     """Median and range of the seeds."""
     return f"{statistics.median(values):6.1%} ({min(values):.1%}-{max(values):.1%})"
@@ -294,12 +318,17 @@ def first_round_at(row: Settings, level: float) -> float:
     return next((n for n, accuracy, _ in row["curve"] if accuracy >= level), math.inf)
 
 
-def show(results: Results) -> list[Settings]:
+def grouped(rows: list[Settings]) -> dict[str, list[Settings]]:
+    """The runs of equal settings, by these as JSON."""
     groups: dict[str, list[Settings]] = {}
-    for row in results.of("run"):
+    for row in rows:
         groups.setdefault(json.dumps(row["settings"], sort_keys=True), []).append(row)
+    return groups
+
+
+def show(results: Results) -> list[Settings]:
     table = []
-    for key, rows in groups.items():
+    for key, rows in grouped(results.of("run")).items():
         settings = json.loads(key)
         line: Settings = dict(settings)
         line["accuracy"] = [row["curve"][-1][1] for row in rows]
@@ -329,6 +358,17 @@ def show(results: Results) -> list[Settings]:
             f"{to['rounds']} rounds, {to['sweeps']} sweeps, {to['symbols']} symbols, "
             f"{to['seconds']} s"
         )
+    for name, rows in grouped(results.of("preset")).items():
+        settings = json.loads(name)
+        optimizer = settings["preset"]
+        last = [row["curve"][-1][1] for row in rows]
+        seconds = [row["rounds"] * row["seconds_per_round"] for row in rows]
+        print(
+            f"preset, {'private' if settings['private'] else 'noiseless'}: "
+            f"{optimizer['rounds']} rounds of {optimizer['directions']}, "
+            f"{optimizer['rounds'] * rows[0]['sweeps_per_round']} sweeps: {interval(last)}, "
+            f"{statistics.median(seconds):.1f} s"
+        )
     after: dict[str, list[Settings]] = {}
     for row in sorted(results.of("after"), key=lambda row: int(row["seed"])):
         after.setdefault(row["settings"]["after"], []).append(row)
@@ -349,7 +389,7 @@ def t_interval(gains: list[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("step", choices=("tune", "run", "after", "show"))
+    parser.add_argument("step", choices=("tune", "run", "after", "preset", "show"))
     parser.add_argument("results", type=Path)
     parser.add_argument("--json", type=Path, help="where `show` writes its table")
     args = parser.parse_args()
@@ -359,7 +399,8 @@ def main() -> None:
         if args.json:
             args.json.write_text(json.dumps(table, indent=1) + "\n", "utf-8")
     else:
-        {"tune": tune, "run": run_cells, "after": run_after}[args.step](results)
+        steps = {"tune": tune, "run": run_cells, "after": run_after, "preset": run_preset}
+        steps[args.step](results)
 
 
 if __name__ == "__main__":
