@@ -31,9 +31,9 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from tune_snips import hold_out
+from tune_snips import IDEAL, hold_out
 
-from edge_runtime.protocol.rounds import RoundResult
+from edge_runtime.protocol.rounds import Difference, RoundResult
 from server.config import load_config
 from server.evaluation import evaluate
 from server.experiment import Experiment, Progress
@@ -57,30 +57,24 @@ Settings = dict[str, Any]
 After = Callable[[HeardMeans, float], HeardMeans]
 
 
-def sweeps_per_round(settings: Settings) -> int:
-    num_directions = int(settings["directions"])
-    return num_directions + 1 if settings["difference"] == "one_sided" else 2 * num_directions
-
-
 def overrides(settings: Settings) -> Settings:
     if "preset" in settings:
         changed = {f"optimizer.{name}": value for name, value in settings["preset"].items()}
-        if not settings["private"]:
-            changed |= {"radio.backend": "ideal", "privacy.enabled": False}
-        return changed
-    rounds = settings.get("rounds") or max(1, round(SWEEPS / sweeps_per_round(settings)))
+        return changed if settings["private"] else changed | IDEAL
+    sweeps_per_round = Difference(settings["difference"]).num_sweeps(settings["directions"])
+    rounds = max(1, round(SWEEPS / sweeps_per_round))
     changed = {
         "optimizer.rounds": rounds,
         "optimizer.directions": settings["directions"],
         "optimizer.difference": settings["difference"],
         "optimizer.learning_rate": settings["rate"] * math.sqrt(settings["directions"]),
         "optimizer.clip": settings["clip"] * math.sqrt(settings["directions"]),
-        "radio.payload_symbols": settings.get("payload_symbols", 256),
+        "radio.payload_symbols": 256,
         "run.evaluation_interval": max(1, rounds // settings.get("points", POINTS)),
         "run.digest_interval": rounds,
     }
     if settings["epsilon"] is None:
-        return changed | {"radio.backend": "ideal", "privacy.enabled": False}
+        return changed | IDEAL
     return changed | {"privacy.epsilon": settings["epsilon"]}
 
 

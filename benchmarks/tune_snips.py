@@ -25,6 +25,7 @@ from server.config import load_config, toml_value
 from server.experiment import Experiment, Progress
 
 HELD_OUT = 1000
+IDEAL = {"radio.backend": "ideal", "privacy.enabled": False}
 SECTION_OF = {
     "learning_rate": "optimizer",
     "final_learning_rate_fraction": "optimizer",
@@ -83,7 +84,7 @@ def main() -> None:
                 **parse_settings(text),
             }
             if args.ideal:
-                overrides |= {"radio.backend": "ideal", "privacy.enabled": False}
+                overrides |= IDEAL
             curve: list[tuple[int, float, float]] = []
 
             def note(progress: Progress, curve: list[tuple[int, float, float]] = curve) -> None:

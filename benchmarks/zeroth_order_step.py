@@ -50,7 +50,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--trainable", nargs="+", default=["*"], metavar="PATTERN")
     parser.add_argument("--directions", type=int, default=1)
-    parser.add_argument("--difference", choices=list(Difference), default=Difference.TWO_SIDED)
+    parser.add_argument(
+        "--difference", type=Difference, choices=list(Difference), default=Difference.TWO_SIDED
+    )
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--restores", type=int, default=0)
     args = parser.parse_args()
@@ -64,8 +66,8 @@ def main() -> None:
     ends = (np.arange(args.batch) + 1) * args.seq - 1
     batch = Batch(ids, ends.astype(np.int64), np.zeros(args.batch, dtype=np.int64))
 
-    is_one_sided = args.difference == Difference.ONE_SIDED
-    num_sweeps = args.directions + 1 if is_one_sided else 2 * args.directions
+    is_one_sided = args.difference is Difference.ONE_SIDED
+    num_sweeps = args.difference.num_sweeps(args.directions)
     block_steps = max(1, BLOCK // args.directions)
 
     def step(index: int) -> None:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from edge_runtime.bundle import (
     EMBEDDING_FILE,
+    GRAPH_FILES,
     HIDDEN_INPUT,
     HIDDEN_OUTPUT,
     LAST_LAYER_FILE,
@@ -91,12 +92,8 @@ class LayerGraphs:
         options.enable_mem_pattern = False
         # Each has threads of its own, which must not spin on into the next one's turn.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        for key, value in SHARED_ARENA.items():
-            options.add_session_config_entry(key, value)
-        sessions = {
-            name: _open(name, graphs[name], options)
-            for name in (EMBEDDING_FILE, LAYER_FILE, LAST_LAYER_FILE)
-        }
+        options.add_session_config_entry(*SHARED_ARENA)
+        sessions = {name: _open(name, graphs[name], options) for name in GRAPH_FILES}
         files = [EMBEDDING_FILE, *[LAYER_FILE] * (num_layers - 1), LAST_LAYER_FILE]
         self._hidden_size = hidden_size
         self._stages = [_stage(sessions[name], layer) for layer, name in enumerate(files, start=-1)]

@@ -21,8 +21,8 @@ onnxruntime.disable_telemetry_events()
 
 _FIRST_PIECE_BYTES = 64 * 2**20
 
-SHARED_ARENA = {"session.use_env_allocators": "1"}
-"""Session entries that make a session take its activations from the process's one arena."""
+SHARED_ARENA = ("session.use_env_allocators", "1")
+"""The session entry that makes a session take its activations from the process's one arena."""
 
 
 def _register_arena() -> None:

@@ -195,7 +195,7 @@ class ParameterStore:
                 Nothing has been moved then.
         """
         self.check_perturbation_scale(scale)
-        self._add(direction_seed, [scale] * len(self.entries))
+        self._add(direction_seed, [scale if moved else 0.0 for moved in self.trainable])
 
     def apply_step(self, result: RoundResult) -> None:
         """w <- w - sum_q step_q z_q, each step rounded stochastically to each tensor's lattice.
@@ -254,13 +254,13 @@ class ParameterStore:
         self._moves.carry_out()
 
     def _add(self, direction_seed: int, scales: Sequence[float]) -> None:
-        own = [s if moved else 0.0 for s, moved in zip(scales, self.trainable, strict=True)]
-        for index, scale in enumerate(own):
+        """Ask for a move; the scales of tensors that are not trained are 0."""
+        for index, scale in enumerate(scales):
             if scale:
                 self._check_range(index, direction_seed, scale)
-        for index, scale in enumerate(own):
+        for index, scale in enumerate(scales):
             self._max_abs[index] += abs(scale)
-        self._moves.add(direction_seed, own)
+        self._moves.add(direction_seed, scales)
 
     def _check_range(self, index: int, direction_seed: int, scale: float) -> None:
         """The bound on abs(w) only grows; when it meets the limit, look at the real weights.

@@ -24,7 +24,6 @@ from edge_runtime.protocol.direction import GENERATOR, derive_direction_seed
 from edge_runtime.protocol.errors import EdgeError
 from edge_runtime.protocol.rounds import (
     Access,
-    Difference,
     Participation,
     RoundPlan,
     RoundResult,
@@ -169,8 +168,6 @@ def _plan(gains: np.ndarray, receive_scale: float) -> RoundPlan:
         run_id=_RUN_ID,
         round_index=0,
         direction_seed=derive_direction_seed(0, 0),
-        num_directions=1,
-        difference=Difference.TWO_SIDED,
         direction_generator=GENERATOR,
         perturbation_scale=2.0**-10,
         clip=_CLIP,

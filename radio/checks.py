@@ -52,6 +52,18 @@ def check_not_negative(name: str, value: float) -> float:
     return float(value)
 
 
+def check_paired(names: str, first: npt.NDArray[Any], second: npt.NDArray[Any], axis: str) -> None:
+    """Return if both have one axis of one length; ``names`` and ``axis`` are for the message.
+
+    Raises:
+        RadioConfigurationError: another shape.
+    """
+    if first.shape != second.shape or first.ndim != 1:
+        raise RadioConfigurationError(
+            f"{names}: got shapes {first.shape} and {second.shape}, wanted [{axis}] for both."
+        )
+
+
 def check_probability(name: str, value: float) -> float:
     """``value`` as a float strictly between 0 and 1, or RadioConfigurationError."""
     if not 0.0 < value < 1.0:

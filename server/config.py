@@ -115,8 +115,7 @@ class OptimizerSection(_Section, frozen=True, forbid_unknown_fields=True, kw_onl
     @property
     def sweeps_per_round(self) -> int:
         """Forward passes over its batch that a device makes in a round."""
-        is_one_sided = self.difference is Difference.ONE_SIDED
-        return self.directions + 1 if is_one_sided else 2 * self.directions
+        return self.difference.num_sweeps(self.directions)
 
     @property
     def rounding_of_a_gradient(self) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from server.config import RunConfig
 from server.drawing import Axes, Figure, FigureCanvasAgg
-from server.run_records import EvaluationRow, RoundRow
+from server.run_records import EvaluationRow, RoundRow, heard_and_true
 
 # Okabe and Ito's palette: distinct for colour-blind readers and in grey print.
 _BLUE, _ORANGE, _GREEN, _BLACK = "#0072B2", "#D55E00", "#009E73", "#000000"
@@ -58,9 +58,7 @@ def _draw_learning(
 
 def _draw_estimates(folder: Path, rows: Sequence[RoundRow]) -> tuple[Path, str]:
     figure, (axes,) = _figure(1)
-    spoken = [row for row in rows if row.true_means is not None and row.num_speakers > 0]
-    true = [value for row in spoken for value in row.true_means or ()]
-    heard = [value for row in spoken for value in row.mean_estimates]
+    heard, true = heard_and_true(rows)
     axes.plot(true, heard, ".", color=_BLUE, markersize=2)
     span = [min(true, default=0.0), max(true, default=0.0)]
     axes.plot(span, span, "-", color=_BLACK, linewidth=0.8, label="estimate = truth")

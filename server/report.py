@@ -20,7 +20,13 @@ from server.config import RunConfig
 from server.errors import ReportError
 from server.plain_json import to_json
 from server.plots import draw_plots
-from server.run_records import EvaluationRow, Outcome, RoundRow, best_evaluation
+from server.run_records import (
+    EvaluationRow,
+    Outcome,
+    RoundRow,
+    best_evaluation,
+    heard_and_true,
+)
 from server.run_store import STORE_FILE, RunStore
 
 SUMMARY_FILE = "summary.json"
@@ -173,22 +179,14 @@ def _errors_db(rows: Sequence[RoundRow]) -> dict[str, float | None]:
     The first is of the estimates that the steps were made of; the other two of what was sent and
     of what was received. None where no truth is known, or nothing was sent.
     """
-    known = [row for row in rows if row.num_speakers > 0 and row.true_means is not None]
-    power = math.fsum(value**2 for row in known for value in row.true_means or ())
-    in_all = math.fsum(
-        (estimate - true) ** 2
-        for row in known
-        for estimate, true in zip(row.mean_estimates, row.true_means or (), strict=True)
-    )
-    return {
-        "nmse_db": _ratio_db(in_all, power),
-        "noise_nmse_db": _ratio_db(
-            math.fsum(row.squared_error_of_noise or 0.0 for row in known), power
-        ),
-        "radio_nmse_db": _ratio_db(
-            math.fsum(row.squared_error_of_radio or 0.0 for row in known), power
-        ),
+    heard, true = heard_and_true(rows)
+    errors = {
+        "nmse_db": math.fsum((a - b) ** 2 for a, b in zip(heard, true, strict=True)),
+        "noise_nmse_db": math.fsum(row.squared_error_of_noise or 0.0 for row in rows),
+        "radio_nmse_db": math.fsum(row.squared_error_of_radio or 0.0 for row in rows),
     }
+    power = math.fsum(value**2 for value in true)
+    return {name: _ratio_db(error, power) for name, error in errors.items()}
 
 
 def _ratio_db(error: float, power: float) -> float | None:

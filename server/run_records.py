@@ -91,3 +91,9 @@ def best_evaluation(evaluations: Sequence[EvaluationRow]) -> EvaluationRow | Non
     """The earliest with the highest accuracy; None where nothing was scored."""
     scored = [row for row in evaluations if row.accuracy is not None]
     return max(scored, key=lambda row: row.accuracy or 0.0, default=None)
+
+
+def heard_and_true(rows: Sequence[RoundRow]) -> tuple[list[float], list[float]]:
+    """Every number that was heard where the truth is known, and the truth; pairs in order."""
+    known = [(r.mean_estimates, r.true_means) for r in rows if r.true_means and r.num_speakers]
+    return [p for heard, _ in known for p in heard], [p for _, true in known for p in true]

@@ -78,8 +78,7 @@ class ScalarTruth:
 
     def __init__(self) -> None:
         self._round_index = -1
-        self._estimates: dict[int, ScalarEstimate] = {}
-        self._noises: dict[int, tuple[complex, ...]] = {}
+        self._spoken: dict[int, tuple[ScalarEstimate, tuple[complex, ...]]] = {}
 
     def observe(
         self,
@@ -90,28 +89,27 @@ class ScalarTruth:
     ) -> None:
         """Called by the simulated devices after they have spoken."""
         if round_index != self._round_index:
-            self._round_index, self._estimates, self._noises = round_index, {}, {}
-        self._estimates[device_index] = estimate
-        self._noises[device_index] = noise
+            self._round_index, self._spoken = round_index, {}
+        self._spoken[device_index] = estimate, noise
 
     def true_means(self, round_index: int) -> tuple[float, ...] | None:
         """Means of the clipped scalars of those who spoke, before noise [Q]."""
-        if round_index != self._round_index or not self._estimates:
+        if round_index != self._round_index:
             return None
-        return _means(e.clipped_scalars for e in self._estimates.values())
+        return _means(estimate.clipped_scalars for estimate, _ in self._spoken.values())
 
     def mean_noises(self, round_index: int) -> tuple[float, ...] | None:
         """Means of the artificial noise that they added in phase [Q]."""
-        if round_index != self._round_index or not self._noises:
+        if round_index != self._round_index:
             return None
-        return _means([n.real for n in noise] for noise in self._noises.values())
+        return _means([n.real for n in noise] for _, noise in self._spoken.values())
 
     def share_clipped(self, round_index: int) -> float | None:
         """Share of the examples whose projected gradient was cut."""
         if round_index != self._round_index:
             return None
-        examples = sum(estimate.num_examples for estimate in self._estimates.values())
-        clipped = sum(estimate.num_clipped for estimate in self._estimates.values())
+        examples = sum(estimate.num_examples for estimate, _ in self._spoken.values())
+        clipped = sum(estimate.num_clipped for estimate, _ in self._spoken.values())
         return clipped / examples if examples else None
 
 

@@ -36,6 +36,10 @@ class Difference(enum.StrEnum):
     TWO_SIDED = "two_sided"
     ONE_SIDED = "one_sided"
 
+    def num_sweeps(self, num_directions: int) -> int:
+        """Forward passes over its batch that a device makes in a round."""
+        return num_directions + 1 if self is Difference.ONE_SIDED else 2 * num_directions
+
 
 class Access(enum.StrEnum):
     """Who can see a single device's signal. The two need different privacy statements.

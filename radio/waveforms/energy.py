@@ -54,6 +54,7 @@ from radio.checks import (
     check_positive,
 )
 from radio.errors import RadioConfigurationError
+from radio.units import amplitude_ratio_from_db
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -219,7 +220,7 @@ class EnergyWaveform:
     @property
     def full_power_amplitude(self) -> float:
         """Root mean square of a buffer with p_A + p_B = 1 and amplitude 1, full scale being 1."""
-        return float(10.0 ** (-self.backoff_db / 20.0))
+        return amplitude_ratio_from_db(-self.backoff_db)
 
     def energies(self, capture: npt.NDArray[np.complex64]) -> BandEnergies:
         """Mean power in each band, guards included.

@@ -26,8 +26,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from radio.checks import Float64Array, check_integer, check_not_negative, check_positive
-from radio.errors import RadioConfigurationError
+from radio.checks import (
+    Float64Array,
+    check_integer,
+    check_not_negative,
+    check_paired,
+    check_positive,
+)
 from radio.waveforms.energy import EnergyWaveform, Mapping
 
 
@@ -55,11 +60,7 @@ def sum_variance(
     """
     values = np.atleast_1d(np.asarray(scalars, dtype=np.float64))
     offsets = np.atleast_1d(np.asarray(offsets_hz, dtype=np.float64))
-    if values.shape != offsets.shape or values.ndim != 1:
-        raise RadioConfigurationError(
-            f"scalars and offsets_hz: got shapes {values.shape} and {offsets.shape}, wanted "
-            "[num_speakers] for both."
-        )
+    check_paired("scalars and offsets_hz", values, offsets, "num_speakers")
     check_not_negative("noise_power", noise_power)
     check_positive("arrival_power", arrival_power)
     check_integer("num_silent_captures", num_silent_captures, minimum=1)

@@ -22,6 +22,7 @@ from radio.checks import (
     check_all_finite,
     check_integer,
     check_not_negative,
+    check_paired,
     check_positive,
     check_probability,
 )
@@ -188,11 +189,7 @@ def _scalars_and_power(
 ) -> tuple[Float64Array, Float64Array]:
     values = np.atleast_1d(np.asarray(scalars, dtype=np.float64))
     complex_gains = np.atleast_1d(np.asarray(gains, dtype=np.complex128))
-    if values.shape != complex_gains.shape or values.ndim != 1:
-        raise RadioConfigurationError(
-            f"scalars and gains: got shapes {values.shape} and {complex_gains.shape}, wanted "
-            "[num_devices] for both."
-        )
+    check_paired("scalars and gains", values, complex_gains, "num_devices")
     check_all_finite("scalars", values)
     check_all_finite("gains", complex_gains)
     power = np.square(complex_gains.real) + np.square(complex_gains.imag)

@@ -107,8 +107,8 @@ class OptArchitecture:
             for name, shape in self.layer_shapes().items()
         }
         before = (EMBEDDING, POSITIONS, PROJECT_OUT, PROJECT_IN, *self._norm_shapes(FINAL_NORM))
-        shapes = {name: around[name] for name in before if name in around} | layers
-        return shapes | {name: around[name] for name in (UNTIED_HEAD,) if name in around}
+        shapes = {name: around.pop(name) for name in before if name in around}
+        return shapes | layers | around  # what is left is an untied head
 
     def embedding_shapes(self) -> dict[str, tuple[int, ...]]:
         """The weights that turn tokens into the first layer's input."""
