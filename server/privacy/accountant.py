@@ -129,8 +129,16 @@ class Accountant:
         return value
 
     def worst_spent(self) -> float:
-        """Epsilon of the device that has spent most: the promise of the whole run so far."""
-        return max((self.spent(index) for index in self.device_indices), default=0.0)
+        """Epsilon of the device that has spent most: the promise of the whole run so far.
+
+        An account whose every class another account holds at least as often costs no more than the
+        other, so it is not composed: one or two of the accounts of a run remain.
+        """
+        worst = max(self._spent_floor.values(), default=0.0)
+        for index in self.device_indices:
+            if not self._is_outspent(index):
+                worst = max(worst, self.spent(index))
+        return worst
 
     def compose(self, record: MechanismRecord) -> None:
         """Charge a record to its device.
@@ -182,6 +190,18 @@ class Accountant:
             f"would be {total:.6g}, the budget is {self._epsilon:.6g} at delta {self._delta:.3g} "
             f"({self.num_records(record.device_index)} releases so far). Stop here and keep the "
             "model, or plan a new run with more noise per round."
+        )
+
+    def _is_outspent(self, device_index: int) -> bool:
+        """Whether another device made every release of this one; of equals the first is kept."""
+        if device_index in self._unpriceable:
+            return False
+        own = self._counts[device_index]
+        return any(
+            all(others.get(price, 0) >= count for price, count in own.items())
+            and (others != own or other < device_index)
+            for other, others in self._counts.items()
+            if other != device_index
         )
 
     def _check_promise(self, record: MechanismRecord) -> None:

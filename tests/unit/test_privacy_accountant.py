@@ -100,6 +100,45 @@ def test_devices_have_accounts_of_their_own():
     assert accountant.num_records(0) == 20
 
 
+@pytest.mark.parametrize(
+    ("accounts", "num_composed"),
+    [
+        # Releases of two prices by each device, and how many accounts no other one covers.
+        ([(3, 0), (5, 0), (5, 0), (4, 0)], 1),
+        ([(3, 2), (5, 0), (2, 2), (3, 1)], 2),
+        ([(0, 1), (9, 0), (1, 1)], 2),
+    ],
+)
+def test_the_worst_account_is_found_without_composing_those_that_another_covers(
+    accounts, num_composed, monkeypatch
+):
+    accountant, every = Accountant(epsilon=8.0, delta=DELTA), Accountant(epsilon=8.0, delta=DELTA)
+    for device, counts in enumerate(accounts):
+        for multiplier, count in zip((0.8, 1.1), counts, strict=True):
+            record = make_record(device_index=device, multiplier=multiplier)
+            accountant.compose_all([record] * count)
+            every.compose_all([record] * count)
+    composed = []
+    one_account = Composer.epsilon
+    monkeypatch.setattr(
+        Composer, "epsilon", lambda self, h: composed.append(h) or one_account(self, h)
+    )
+
+    worst = accountant.worst_spent()
+
+    assert len(composed) == num_composed
+    assert worst == max(every.spent(device) for device in range(len(accounts))) > 0
+    assert accountant.worst_spent() == worst
+
+
+def test_a_release_with_hardly_any_noise_is_the_worst_even_of_a_device_that_another_outspends():
+    accountant = Accountant(epsilon=8.0, delta=DELTA)
+    accountant.compose_all([make_record(device_index=0)] * 5)
+    accountant.compose_all([make_record(device_index=1)] * 2)
+    accountant.compose(make_record(device_index=1, multiplier=1e-3))
+    assert accountant.worst_spent() == math.inf
+
+
 def spend_all(accountant, record):
     """Compose rounds like this one until the budget refuses; returns how many it took."""
     count = 0
