@@ -10,9 +10,9 @@ on from there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TypeVar
@@ -94,12 +94,13 @@ class OnnxForward:
         self._workers: SimpleQueue[BoundLayers] = SimpleQueue()
         for _ in range(num_workers):
             self._workers.put(graphs.bind(store.tensors, np.array(ids, dtype=np.int64)))
-        self._pool = ThreadPoolExecutor(num_workers) if num_workers > 1 else None
+        self._num_workers = num_workers
+        self._pool = ThreadPoolExecutor(num_workers - 1) if num_workers > 1 else None
 
     def run(self, batch: Batch) -> ForwardOutput:
         """One forward pass over one batch."""
         self._store.settle()
-        return self._finish(BegunBatch(batch))
+        return self._map(self._finish, [BegunBatch(batch)])[0]
 
     def run_many(self, batches: Sequence[Batch]) -> list[ForwardOutput]:
         """Many batches, in order; spread over the workers."""
@@ -124,16 +125,12 @@ class OnnxForward:
         self._store.settle()  # before the workers start: nothing may move under them
         return self._map(self._finish, begun)
 
-    def _begin(self, batch: Batch) -> BegunBatch:
-        with self._worker() as layers:
-            return BegunBatch(batch, layers.hidden_after(self._as_run(batch), self._num_frozen))
+    def _begin(self, layers: BoundLayers, batch: Batch) -> BegunBatch:
+        return BegunBatch(batch, layers.hidden_after(self._as_run(batch), self._num_frozen))
 
-    def _finish(self, begun: BegunBatch) -> ForwardOutput:
+    def _finish(self, layers: BoundLayers, begun: BegunBatch) -> ForwardOutput:
         first_stage = 0 if begun.hidden is None else self._num_frozen
-        with self._worker() as layers:
-            output = layers.run(
-                self._as_run(begun.batch), first_stage=first_stage, hidden=begun.hidden
-            )
+        output = layers.run(self._as_run(begun.batch), first_stage=first_stage, hidden=begun.hidden)
         num_examples = begun.batch.num_examples
         return ForwardOutput(output.losses[:num_examples], output.scores[:num_examples])
 
@@ -141,16 +138,41 @@ class OnnxForward:
         is_alone = batch.num_examples == 1 and not self.runs_rows_alone
         return batch.doubled() if is_alone else batch
 
-    @contextmanager
-    def _worker(self) -> Iterator[BoundLayers]:
-        layers = self._workers.get()
-        try:
-            yield layers
-        finally:
-            self._workers.put(layers)
+    def _map(
+        self, do: Callable[[BoundLayers, _Item], _Result], items: Sequence[_Item]
+    ) -> list[_Result]:
+        """``do`` with every item, in order; each worker, this thread first, takes the next.
 
-    def _map(self, do: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
-        return list(map(do, items) if self._pool is None else self._pool.map(do, items))
+        One task for a worker, not one for an item: a pass of a small model takes little longer than
+        handing it to another thread.
+        """
+        waiting = deque(enumerate(items))
+        results: dict[int, _Result] = {}
+
+        def work() -> None:
+            layers = self._workers.get()
+            try:
+                while waiting:
+                    try:
+                        index, item = waiting.popleft()
+                    except IndexError:  # another worker was faster
+                        return
+                    results[index] = do(layers, item)
+            except BaseException:
+                waiting.clear()  # whoever asked will not get the rest either
+                raise
+            finally:
+                self._workers.put(layers)
+
+        num_helpers = min(self._num_workers, len(items)) - 1
+        helpers = [self._pool.submit(work) for _ in range(num_helpers)] if self._pool else []
+        try:
+            work()
+        finally:
+            wait(helpers)
+        for helper in helpers:
+            helper.result()
+        return [results[index] for index in range(len(items))]
 
     def close(self) -> None:
         """Stop the worker threads."""

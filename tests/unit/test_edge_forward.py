@@ -1,5 +1,6 @@
 """Forward passes on live weights: the same bits from every worker, and no weight out of reach."""
 
+import dataclasses
 import shutil
 
 import msgspec
@@ -74,6 +75,21 @@ def test_losses_are_the_same_bits_from_every_worker(open_forward, prompts):
             assert got.scores.tobytes() == wanted.scores.tobytes()
     for got, wanted in zip(alone, one, strict=False):
         assert got.losses.tobytes() == wanted.losses.tobytes()
+
+
+def test_a_batch_that_fails_is_heard_of_and_the_workers_go_on_with_the_next_call(
+    open_forward, prompts
+):
+    good = prompts.batch([0, 1])
+    bad = dataclasses.replace(good, input_ids=np.full_like(good.input_ids, 10**6))
+    forward = open_forward(num_workers=3)
+    wanted = forward.run(good).losses.tobytes()
+    for place in range(12):
+        batches = [good] * 12
+        batches[place] = bad
+        with pytest.raises(Exception, match="indices element out of data bounds"):
+            forward.run_many(batches)
+    assert [out.losses.tobytes() for out in forward.run_many([good] * 5)] == [wanted] * 5
 
 
 def test_weights_moved_in_place_are_seen_and_moved_back_are_forgotten(open_forward, store, prompts):
