@@ -5,7 +5,7 @@ from __future__ import annotations
 from radio.checks import Complex64Array, check_integer, check_positive
 from radio.errors import RadioConfigurationError
 from radio.medium import SoftwareMedium
-from radio.transceiver import Transceiver
+from radio.transceiver import Mode, Transceiver
 
 
 class LoopbackTransceiver(Transceiver):
@@ -13,8 +13,10 @@ class LoopbackTransceiver(Transceiver):
 
     A device's transceiver is given its ``device_index`` and only transmits; the receiver's is given
     None and only receives. Both refuse the other half, as the medium has one receiver. Positions
-    are the medium's, shared by all, so bursts meet exactly where they are sent. Nothing waits, so
-    a timeout never strikes. Closing it leaves the medium and what is on air as they are.
+    are the medium's, shared by all, so bursts meet exactly where they are sent; a held burst comes
+    with a delay that the medium draws for each capture and tells nobody. Nothing waits, so a
+    timeout never strikes. Closing it ends a held burst, and leaves the medium and what was sent to
+    a position as they are.
 
     ``source`` is "loopback+" and the channel's name: a number measured here says so.
 
@@ -26,8 +28,9 @@ class LoopbackTransceiver(Transceiver):
     Raises:
         RadioConfigurationError: no such device.
 
-    Does not model: carrier frequency offset and oscillator drift; timing offsets, sampling clock
-    offset and fractional delays; multipath inside a symbol; fading inside a block; phase noise;
+    Does not model: drift of the carriers inside a round; sampling clock offset and fractional
+    delays; timing offsets of positioned bursts; the time a radio takes to start and stop a held
+    burst; multipath inside a symbol; fading inside a block; phase noise;
     resolution of the converters beyond complex64; compression of the power amplifier; saturation
     of the receive converter and automatic gain; IQ imbalance, DC offset, carrier leakage; pulse
     shaping and filters (one sample is one symbol, noise bandwidth is the sample rate);
@@ -72,21 +75,44 @@ class LoopbackTransceiver(Transceiver):
         """The word "loopback+" and the name of the channel model."""
         return f"loopback+{self._medium.channel_name}"
 
+    @property
+    def modes(self) -> frozenset[Mode]:
+        """Both: a medium can do what each of them asks for."""
+        return frozenset(Mode)
+
     def _transmit(self, burst: Complex64Array, start_sample: int) -> None:
+        self._medium.add(self._transmitter, burst, start_sample)
+
+    def _hold(self, burst: Complex64Array) -> None:
+        self._medium.hold(self._transmitter, burst)
+
+    def _fall_silent(self) -> None:
+        self._medium.fall_silent(self._transmitter)
+
+    def _receive(self, num_samples: int, start_sample: int, timeout_s: float) -> Complex64Array:
+        self._check_is_receiver()
+        return self._medium.capture(start_sample, num_samples)
+
+    def _capture(self, num_samples: int, timeout_s: float) -> Complex64Array:
+        self._check_is_receiver()
+        return self._medium.listen(num_samples)
+
+    def _close(self) -> None:
+        if self._device_index is not None:
+            self._medium.fall_silent(self._device_index)
+
+    @property
+    def _transmitter(self) -> int:
         if self._device_index is None:
             raise RadioConfigurationError(
                 f"{self.source}: this is the receiver's end and cannot transmit. Open a "
                 "LoopbackTransceiver with a device_index."
             )
-        self._medium.add(self._device_index, burst, start_sample)
+        return self._device_index
 
-    def _receive(self, num_samples: int, start_sample: int, timeout_s: float) -> Complex64Array:
+    def _check_is_receiver(self) -> None:
         if self._device_index is not None:
             raise RadioConfigurationError(
                 f"{self.source}: this is device {self._device_index}'s end and cannot receive. "
                 "Open a LoopbackTransceiver with device_index=None."
             )
-        return self._medium.capture(start_sample, num_samples)
-
-    def _close(self) -> None:
-        """There is nothing to release."""

@@ -4,11 +4,20 @@ For bursts x_k placed at start_k, gains h_k and noise power N0, a capture at pos
 
     y[i] = sum_k h_k x_k[s + i - start_k] + w[i],    w[i] ~ CN(0, N0) iid,  i = 0..num_samples-1
 
-with x_k zero outside its burst. N0 is per complex sample: N0/2 in each of the two parts.
+with x_k zero outside its burst. N0 is per complex sample: N0/2 in each of the two parts. With a
+carrier f_k beside the receiver's, gain h_k turns: h_k exp(2 pi j f_k (s + i) / sample rate).
+
+For bursts of N_k samples that are held, a capture hears each from a moment of its own,
+
+    y[i] = sum_k h_k exp(j phi_k + 2 pi j f_k i / sample rate) x_k[(d_k + i) mod N_k] + w[i],
+
+with d_k and phi_k uniform, drawn for every capture: between two captures passes a time that nobody
+knows.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import threading
@@ -31,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 
 class SoftwareMedium:
-    """Superposes the bursts of many transmitters on one time axis, at one receiver.
+    """Superposes the bursts of many transmitters at one receiver: at positions, or held.
 
     Guarantees:
         * Linear in the bursts and in the gains; without bursts a capture is noise alone; a burst
@@ -39,8 +48,9 @@ class SoftwareMedium:
         * The sum is formed in float64 in ascending device order and rounded to complex64 once, so
           the order (and the thread) in which devices call ``add`` does not change a bit of it.
         * Noise comes from ``noise_rng`` alone, 2 num_samples normals per capture, none if
-          noise_power is 0. After ``begin_round`` with an equal generator, equal calls give equal
-          bits: a resumed run hears what the interrupted one would have heard.
+          noise_power is 0; `listen` draws a delay and a phase for each held burst before it. After
+          ``begin_round`` with an equal generator, equal calls give equal bits: a resumed run hears
+          what the interrupted one would have heard.
 
     Each capture draws its own noise: two captures of the same positions hear the same bursts under
     independent noise, unlike two copies of one recording.
@@ -71,7 +81,9 @@ class SoftwareMedium:
         self._noise_rng = noise_rng
         self._channel_name = channel_name
         self._gains: Complex128Array | None = None
+        self._carrier_offsets_hz = np.zeros(self._num_devices)
         self._bursts: dict[int, list[tuple[int, Complex64Array]]] = {}
+        self._held: dict[int, Complex64Array] = {}
         self._lock = threading.Lock()
 
     @property
@@ -95,7 +107,10 @@ class SoftwareMedium:
         return self._channel_name
 
     def begin_round(self, noise_rng: np.random.Generator) -> None:
-        """Forget all bursts and take the receiver noise from ``noise_rng`` from here on."""
+        """Forget all bursts at positions and take the noise from ``noise_rng`` from here on.
+
+        A held burst stays on the air until its radio is told to stop.
+        """
         with self._lock:
             self._bursts.clear()
             self._noise_rng = noise_rng
@@ -115,6 +130,26 @@ class SoftwareMedium:
         with self._lock:
             self._gains = block
 
+    def set_carrier_offsets_hz(self, offsets_hz: npt.ArrayLike) -> None:
+        """Where each device's carrier lies beside the receiver's: real [num_devices], 0 at first.
+
+        Raises:
+            RadioConfigurationError: another shape; an offset that is not finite, or beyond half the
+                sample rate.
+        """
+        offsets = np.array(offsets_hz, dtype=np.float64)
+        if offsets.shape != (self._num_devices,):
+            raise RadioConfigurationError(
+                f"carrier offsets: got shape {offsets.shape}, wanted ({self._num_devices},)."
+            )
+        if not np.all(np.abs(offsets) <= self._sample_rate_hz / 2):  # a NaN is not either
+            raise RadioConfigurationError(
+                f"carrier offsets: got {offsets.tolist()} Hz, wanted within half of the sample "
+                f"rate, {self._sample_rate_hz / 2:g} Hz."
+            )
+        with self._lock:
+            self._carrier_offsets_hz = offsets
+
     def add(self, device_index: int, burst: Complex64Array, start_sample: int) -> None:
         """Put a burst of one device on the time axis.
 
@@ -123,11 +158,7 @@ class SoftwareMedium:
                 is on air already at one of these positions (it has one converter; what looks like
                 two bursts at once is nearly always a forgotten ``begin_round``).
         """
-        device = check_integer("device_index", device_index, minimum=0)
-        if device >= self._num_devices:
-            raise RadioConfigurationError(
-                f"device_index: got {device}, wanted 0..{self._num_devices - 1}."
-            )
+        device = self._check_device(device_index)
         check_burst("burst", burst)
         start = check_integer("start_sample", start_sample, minimum=0)
         stop = start + burst.size
@@ -154,31 +185,109 @@ class SoftwareMedium:
         start = check_integer("start_sample", start_sample, minimum=0)
         count = check_integer("num_samples", num_samples, minimum=1)
         with self._lock:
-            total = self._superpose(start, count)
-            if self._noise_power > 0.0:
-                parts = self._noise_rng.standard_normal(2 * count)
-                parts *= math.sqrt(self._noise_power / 2.0)
-                total += parts.view(np.complex128)
-        return total.astype(np.complex64)
+            if self._held:
+                raise RadioConfigurationError(
+                    f"capture: devices {sorted(self._held)} hold bursts, which are at no position. "
+                    "Tell them to fall silent first."
+                )
+            return self._with_noise(self._superpose(start, count))
+
+    def hold(self, device_index: int, burst: Complex64Array) -> None:
+        """Repeat a burst of one device without end, in place of what it held before.
+
+        Raises:
+            RadioConfigurationError: no such device, or not a burst.
+        """
+        device = self._check_device(device_index)
+        check_burst("burst", burst)
+        with self._lock:
+            self._held[device] = burst.copy()
+
+    def fall_silent(self, device_index: int) -> None:
+        """End what a device holds, if it holds anything."""
+        device = self._check_device(device_index)
+        with self._lock:
+            self._held.pop(device, None)
+
+    def listen(self, num_samples: int) -> Complex64Array:
+        """What the receiver hears for a while, of bursts that are held.
+
+        Returns:
+            complex64 [num_samples], a new array.
+
+        Raises:
+            RadioConfigurationError: not a number of samples; there are bursts at positions, which
+                have none here; or there are bursts and no gains yet.
+        """
+        count = check_integer("num_samples", num_samples, minimum=1)
+        with self._lock:
+            if self._bursts:
+                raise RadioConfigurationError(
+                    f"listen: devices {sorted(self._bursts)} have sent bursts to positions, and "
+                    "what is heard at any moment has none. Call begin_round() between rounds."
+                )
+            total = np.zeros(count, dtype=np.complex128)
+            for device in sorted(self._held):
+                burst = self._held[device]
+                delay = int(self._noise_rng.integers(burst.size))
+                phase = np.exp(2j * math.pi * self._noise_rng.random())
+                heard = np.take(burst, range(delay, delay + count), mode="wrap")
+                total += (phase * self._gain(device)) * self._turned(device, heard, 0)
+            return self._with_noise(total)
 
     def clear(self) -> None:
-        """Forget all bursts. Gains and the noise generator stay."""
+        """Forget all bursts at positions. Gains and the noise generator stay."""
         with self._lock:
             self._bursts.clear()
+
+    def _check_device(self, device_index: int) -> int:
+        device = check_integer("device_index", device_index, minimum=0)
+        if device >= self._num_devices:
+            raise RadioConfigurationError(
+                f"device_index: got {device}, wanted 0..{self._num_devices - 1}."
+            )
+        return device
+
+    def _gain(self, device: int) -> complex:
+        if self._gains is None:
+            raise RadioConfigurationError(
+                "gains: there are bursts on air and no gains. Call set_gains() first."
+            )
+        return complex(self._gains[device])
+
+    def _turned(self, device: int, heard: Complex64Array, first: int) -> Complex128Array:
+        """Samples of a device from position ``first`` on, as its carrier brings them."""
+        cycles_per_sample = float(self._carrier_offsets_hz[device] / self._sample_rate_hz)
+        samples = heard.astype(np.complex128)
+        if cycles_per_sample != 0.0:
+            samples *= _turns(cycles_per_sample, heard.size)
+            samples *= np.exp(2j * math.pi * math.fmod(cycles_per_sample * first, 1.0))
+        return samples
+
+    def _with_noise(self, total: Complex128Array) -> Complex64Array:
+        if self._noise_power > 0.0:
+            parts = self._noise_rng.standard_normal(2 * total.size)
+            parts *= math.sqrt(self._noise_power / 2.0)
+            total += parts.view(np.complex128)
+        return total.astype(np.complex64)
 
     def _superpose(self, start: int, count: int) -> Complex128Array:
         total = np.zeros(count, dtype=np.complex128)
         for device in sorted(self._bursts):
-            if self._gains is None:
-                raise RadioConfigurationError(
-                    "gains: there are bursts on air and no gains. Call set_gains() first."
-                )
-            gain = self._gains[device]
+            gain = self._gain(device)
             # Bursts of one device never overlap, so their order does not matter.
             for burst_start, burst in self._bursts[device]:
                 first = max(start, burst_start)
                 last = min(start + count, burst_start + burst.size)
                 if first < last:
                     heard = burst[first - burst_start : last - burst_start]
-                    total[first - start : last - start] += gain * heard.astype(np.complex128)
+                    total[first - start : last - start] += gain * self._turned(device, heard, first)
         return total
+
+
+@functools.lru_cache(maxsize=16)
+def _turns(cycles_per_sample: float, count: int) -> Complex128Array:
+    """exp(2 pi j f i) for i = 0..count-1. A run has few carriers and two or three lengths."""
+    turns: Complex128Array = np.exp(2j * math.pi * cycles_per_sample * np.arange(count))
+    turns.flags.writeable = False
+    return turns

@@ -13,7 +13,7 @@ from radio.errors import (
 )
 from radio.loopback import LoopbackTransceiver
 from radio.medium import SoftwareMedium
-from radio.transceiver import Transceiver
+from radio.transceiver import Mode, Transceiver
 
 START = 40
 LENGTH = 25
@@ -22,8 +22,7 @@ FRAME = 100
 
 def check_transceiver(make_pair):
     """``make_pair()`` opens a fresh (transmitter, receiver) over a path of unit gain, no noise."""
-    for check in (
-        check_properties,
+    positioned = (
         check_burst_arrives_at_its_position,
         check_delay_is_shift,
         check_full_scale_limit,
@@ -32,7 +31,22 @@ def check_transceiver(make_pair):
         check_caller_keeps_the_array,
         check_captures_are_owned_by_the_caller,
         check_close,
-    ):
+    )
+    held = (
+        check_a_held_burst_is_everywhere,
+        check_a_hold_replaces_the_one_before,
+        check_silence_ends_a_hold,
+        check_bad_holds_are_refused_and_change_nothing,
+        check_bad_captures_are_refused,
+        check_caller_keeps_the_held_array,
+        check_close_ends_a_hold,
+    )
+    transmitter, receiver = make_pair()
+    modes = transmitter.modes
+    checks = [check_properties]
+    checks += positioned if Mode.POSITIONED in modes else [check_positions_are_refused]
+    checks += held if Mode.HELD in modes else [check_holds_are_refused]
+    for check in checks:
         transmitter, receiver = make_pair()
         with contextlib.closing(transmitter), contextlib.closing(receiver):
             check(transmitter, receiver)
@@ -55,6 +69,9 @@ def check_properties(transmitter, receiver):
         assert end.source
         assert end.repeats_bit_for_bit is (end.source.startswith("loopback+"))
     assert transmitter.sample_rate_hz == receiver.sample_rate_hz
+    assert transmitter.modes == receiver.modes
+    assert transmitter.modes <= set(Mode)
+    assert transmitter.modes
 
 
 def check_burst_arrives_at_its_position(transmitter, receiver):
@@ -150,6 +167,113 @@ def check_close(transmitter, receiver):
     assert transmitter.sample_rate_hz > 0
 
 
+def listen(receiver):
+    return receiver.capture(FRAME, timeout_s=1.0)
+
+
+def assert_repeats(capture, burst):
+    """The capture is the burst again and again, from any sample of it, turned by any phase."""
+    assert capture.shape == (FRAME,)
+    assert capture.dtype == np.complex64
+    np.testing.assert_allclose(capture[LENGTH:], capture[:-LENGTH], atol=1e-5)
+    one = capture[:LENGTH].astype(np.complex128)
+    correlation = np.fft.ifft(np.fft.fft(one) * np.fft.fft(burst).conj())
+    best = int(np.argmax(np.abs(correlation)))
+    turned = np.roll(burst, best) * np.exp(1j * np.angle(correlation[best]))
+    np.testing.assert_allclose(one, turned, atol=1e-5)
+
+
+def check_a_held_burst_is_everywhere(transmitter, receiver):
+    burst = make_burst(transmitter.max_amplitude)
+    transmitter.hold(burst)
+    for _ in range(4):
+        assert_repeats(listen(receiver), burst)
+
+
+def check_a_hold_replaces_the_one_before(transmitter, receiver):
+    burst = make_burst(transmitter.max_amplitude)
+    transmitter.hold(burst[::-1].copy())
+    transmitter.hold(burst)
+    assert_repeats(listen(receiver), burst)
+
+
+def check_silence_ends_a_hold(transmitter, receiver):
+    transmitter.fall_silent()
+    transmitter.hold(make_burst(transmitter.max_amplitude))
+    transmitter.fall_silent()
+    transmitter.fall_silent()
+    assert not listen(receiver).any()
+    transmitter.hold(make_burst(transmitter.max_amplitude))
+    assert listen(receiver).any()
+
+
+def check_bad_holds_are_refused_and_change_nothing(transmitter, receiver):
+    good = make_burst(transmitter.max_amplitude)
+    transmitter.hold(good)
+    spoiled = good.copy()
+    spoiled[3] = np.nan
+    for bad in (good.astype(np.complex128), good[:0], spoiled, None):
+        with pytest.raises(RadioConfigurationError, match="burst: "):
+            transmitter.hold(bad)
+    loud = (1.001 * transmitter.max_amplitude * good / np.abs(good)).astype(np.complex64)
+    with pytest.raises(RadioSaturationError, match="has amplitude"):
+        transmitter.hold(loud)
+    assert_repeats(listen(receiver), good)
+
+
+def check_bad_captures_are_refused(transmitter, receiver):
+    for options in (
+        {"num_samples": 0, "timeout_s": 1.0},
+        {"num_samples": 2.0, "timeout_s": 1.0},
+        {"num_samples": 2, "timeout_s": 0.0},
+        {"num_samples": 2, "timeout_s": np.nan},
+    ):
+        with pytest.raises(RadioConfigurationError, match=": got"):
+            receiver.capture(**options)
+
+
+def check_caller_keeps_the_held_array(transmitter, receiver):
+    burst = make_burst(transmitter.max_amplitude)
+    original = burst.copy()
+    transmitter.hold(burst)
+    np.testing.assert_array_equal(burst, original)
+    burst[:] = 0
+    capture = listen(receiver)
+    assert_repeats(capture, original)
+    capture[:] = 0
+    assert_repeats(listen(receiver), original)
+
+
+def check_close_ends_a_hold(transmitter, receiver):
+    transmitter.hold(make_burst(transmitter.max_amplitude))
+    transmitter.close()
+    assert not listen(receiver).any()
+    receiver.close()
+    with pytest.raises(RadioUnavailableError, match=r"capture after close\(\)"):
+        listen(receiver)
+    with pytest.raises(RadioUnavailableError, match=r"hold after close\(\)"):
+        transmitter.hold(make_burst(transmitter.max_amplitude))
+    with pytest.raises(RadioUnavailableError, match=r"fall_silent after close\(\)"):
+        transmitter.fall_silent()
+
+
+def check_positions_are_refused(transmitter, receiver):
+    with pytest.raises(RadioConfigurationError, match="needs a radio with bursts positioned"):
+        transmitter.transmit(make_burst(transmitter.max_amplitude), start_sample=0)
+    with pytest.raises(RadioConfigurationError, match="needs a radio with bursts positioned"):
+        hear(receiver)
+
+
+def check_holds_are_refused(transmitter, receiver):
+    with pytest.raises(RadioConfigurationError, match="needs a radio with bursts held"):
+        transmitter.hold(make_burst(transmitter.max_amplitude))
+    with pytest.raises(RadioConfigurationError, match="needs a radio with bursts held"):
+        transmitter.fall_silent()
+    with pytest.raises(RadioConfigurationError, match="needs a radio with bursts held"):
+        listen(receiver)
+    assert not hear(receiver).any()
+
+
 def make_loopback_pair():
     medium = SoftwareMedium(
         num_devices=2,
@@ -181,6 +305,10 @@ class TapeTransceiver(Transceiver):
     @property
     def source(self):
         return "tape"
+
+    @property
+    def modes(self):
+        return frozenset({Mode.POSITIONED})
 
     def _transmit(self, burst, start_sample):
         if self.fault == "late":
@@ -215,9 +343,88 @@ def make_tape_pair(fault=None):
     return TapeTransceiver(tape, fault=fault), TapeTransceiver(tape, fault=fault)
 
 
-@pytest.mark.parametrize("make_pair", [make_loopback_pair, make_tape_pair])
+class WheelTransceiver(Transceiver):
+    """A third backend, without a time axis: one wheel that both ends share. With faults too."""
+
+    def __init__(self, wheel, *, fault=None):
+        self.wheel = wheel
+        self.fault = fault
+
+    @property
+    def sample_rate_hz(self):
+        return 3e6
+
+    @property
+    def max_amplitude(self):
+        return 0.25
+
+    @property
+    def source(self):
+        return "wheel"
+
+    @property
+    def modes(self):
+        return frozenset({Mode.HELD})
+
+    def _hold(self, burst):
+        kept = burst if self.fault == "keeps" else burst.copy()
+        if self.fault == "adds" and self.wheel["burst"] is not None:
+            kept = kept + self.wheel["burst"]
+        if self.fault == "once":
+            kept = np.concatenate([burst, np.zeros_like(burst)])
+        self.wheel["burst"] = kept
+
+    def _fall_silent(self):
+        if self.fault != "radiates":
+            self.wheel["burst"] = None
+
+    def _capture(self, num_samples, timeout_s):
+        if isinstance(self.fault, Exception):
+            raise self.fault
+        if self.wheel["burst"] is None:
+            return np.zeros(num_samples, dtype=np.complex64)
+        self.wheel["moment"] += 17
+        heard = np.roll(self.wheel["burst"], self.wheel["moment"])
+        if self.fault == "gap":
+            heard = heard[:-1]
+        return np.resize(heard, num_samples - (self.fault == "short"))
+
+    def _close(self):
+        if self.fault != "unplugged":
+            self.wheel["burst"] = None
+
+
+def make_wheel_pair(fault=None):
+    wheel = {"burst": None, "moment": 0}
+    return WheelTransceiver(wheel, fault=fault), WheelTransceiver(wheel, fault=fault)
+
+
+@pytest.mark.parametrize("make_pair", [make_loopback_pair, make_tape_pair, make_wheel_pair])
 def test_transceiver_conforms(make_pair):
     check_transceiver(make_pair)
+
+
+@pytest.mark.parametrize(
+    "fault", ["keeps", "adds", "once", "radiates", "gap", "short", "unplugged"]
+)
+def test_negative_control_the_check_finds_a_backend_that_holds_badly(fault):
+    with pytest.raises((AssertionError, ValueError, RadioTimeoutError)):
+        check_transceiver(lambda: make_wheel_pair(fault))
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "message"),
+    [
+        ("short", RadioTimeoutError, r"got samples of shape \(99,\), wanted \(100,\)"),
+        (TimeoutError("no data"), RadioTimeoutError, "did not arrive within 1.0 s: no data"),
+        (OSError(19, "No such device"), RadioUnavailableError, "failed during capture"),
+    ],
+)
+def test_faults_of_a_capture_become_typed_errors(fault, error, message):
+    transmitter, receiver = make_wheel_pair(fault)
+    transmitter.hold(make_burst(transmitter.max_amplitude))
+    with pytest.raises(error, match=message):
+        listen(receiver)
 
 
 @pytest.mark.parametrize("fault", ["late", "loud", "scribbles", "short", "wide", "nan", "aliased"])

@@ -9,7 +9,7 @@ from edge_runtime.protocol.rounds import SoundingOrder, TransmitOrder
 from edge_runtime.uplink import IdealUplink, OverTheAirUplink, ScalarBox
 from radio.errors import RadioError, RadioSaturationError
 from radio.loopback import LoopbackTransceiver
-from radio.transceiver import Transceiver
+from radio.transceiver import Mode, Transceiver
 from radio.waveforms.coherent import CoherentWaveform
 
 WAVEFORM = CoherentWaveform(
@@ -34,6 +34,10 @@ class RecordingTransceiver(Transceiver):
     @property
     def source(self):
         return "recording"
+
+    @property
+    def modes(self):
+        return frozenset({Mode.POSITIONED})
 
     def _transmit(self, burst, start_sample):
         self.bursts.append((burst.copy(), start_sample))

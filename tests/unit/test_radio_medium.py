@@ -126,6 +126,63 @@ def test_bursts_without_gains_are_refused_and_noise_alone_is_fine():
         medium.capture(0, 5)
 
 
+def test_a_carrier_of_its_own_turns_a_burst_wherever_it_is_heard():
+    medium = make_medium(2)
+    medium.set_gains([2j, 1.0])
+    medium.set_carrier_offsets_hz([12.5e3, 0.0])
+    medium.add(0, ramp(40), 30)
+    medium.add(1, ramp(40), 30)
+    positions = np.arange(30, 70)
+    expected = (2j * np.exp(2j * np.pi * 12.5e3 / 1e6 * positions) + 1.0) * ramp(40)
+    np.testing.assert_allclose(medium.capture(0, 100)[30:70], expected, atol=1e-6)
+    np.testing.assert_allclose(medium.capture(50, 20), expected[20:], atol=1e-6)
+
+
+def test_held_bursts_come_from_moments_of_their_own_and_are_drawn_from_the_rounds_generator():
+    medium = make_medium(2, noise_power=0.0)
+    medium.set_gains([1.0, 3.0])
+    medium.set_carrier_offsets_hz([0.0, 2e3])
+    tone = np.ones(8, dtype=np.complex64)
+    medium.hold(0, ramp(64))
+    medium.begin_round(np.random.default_rng(3))
+    alone = [medium.listen(64) for _ in range(20)]
+    starts = [int(np.argmin(np.abs(capture))) for capture in alone]  # where the ramp begins
+    phases = [np.angle(heard[start]) for heard, start in zip(alone, starts, strict=True)]
+    assert len(set(starts)) > 10
+    assert np.std(phases) > 1.0
+    medium.begin_round(np.random.default_rng(3))
+    assert medium.listen(64).tobytes() == alone[0].tobytes()
+    # The second device's carrier turns by 2 pi 0.002 a sample.
+    medium.fall_silent(0)
+    medium.hold(1, tone)
+    heard = medium.listen(200)
+    np.testing.assert_allclose(np.abs(heard), 3.0, rtol=1e-6)
+    np.testing.assert_allclose(heard[1:] / heard[:-1], np.exp(2j * np.pi * 2e-3), atol=1e-5)
+
+
+def test_the_bits_of_held_bursts_do_not_depend_on_who_held_first():
+    captures = []
+    for order in ((0, 1, 2), (2, 0, 1)):
+        medium = make_medium(3, noise_power=0.1)
+        for device in order:
+            medium.hold(device, ramp(16, 0.1 * (device + 1)))
+        captures.append(medium.listen(100).tobytes())
+    assert captures[0] == captures[1]
+
+
+def test_positions_and_moments_do_not_mix():
+    medium = make_medium(2)
+    medium.hold(0, ramp(8))
+    with pytest.raises(RadioConfigurationError, match=r"devices \[0\] hold bursts"):
+        medium.capture(0, 10)
+    medium.begin_round(np.random.default_rng(0))  # a held burst does not end by itself
+    assert medium.listen(10).any()
+    medium.fall_silent(0)
+    medium.add(1, ramp(8), 0)
+    with pytest.raises(RadioConfigurationError, match=r"devices \[1\] have sent bursts"):
+        medium.listen(10)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -139,6 +196,13 @@ def test_bursts_without_gains_are_refused_and_noise_alone_is_fine():
         (lambda m: m.add(0, [1j], 0), "burst: got list"),
         (lambda m: m.capture(-1, 2), "start_sample: got -1"),
         (lambda m: m.capture(0, 0), "num_samples: got 0"),
+        (lambda m: m.hold(3, ramp(2)), r"device_index: got 3, wanted 0\.\.2"),
+        (lambda m: m.hold(0, [1j]), "burst: got list"),
+        (lambda m: m.fall_silent(-1), "device_index: got -1"),
+        (lambda m: m.listen(0), "num_samples: got 0"),
+        (lambda m: m.set_carrier_offsets_hz([1.0]), "carrier offsets: got shape"),
+        (lambda m: m.set_carrier_offsets_hz([0, 0, np.nan]), "wanted within half of the sample"),
+        (lambda m: m.set_carrier_offsets_hz([0, 0, 6e5]), "wanted within half of the sample"),
     ],
 )
 def test_bad_requests_are_refused_with_the_reason(call, message):
