@@ -7,6 +7,7 @@
       +- RadioConfigurationError  the request cannot be meant; nothing was transmitted
       +- RadioTimeoutError        the samples did not come in time
       +- RadioSaturationError     a sample is larger than the converter can carry
+      +- RadioCalibrationError    a path is not known, or no longer known, well enough
 
 No call transmits a part of a burst and then raises one of these for a reason it could have seen
 beforehand: every check of the arguments is made before the first sample leaves.
@@ -49,4 +50,12 @@ class RadioSaturationError(RadioError):
 
     Examples: a transmit gain computed from a channel estimate that is too small; a scalar above
     the bound that the power plan assumed.
+    """
+
+
+class RadioCalibrationError(RadioError):
+    """The loudness of a path is not known well enough to send over it.
+
+    Examples: a device that sent no pilot, or was not heard; a calibration that is too old, or was
+    made at another temperature; nobody who can be heard at this noise.
     """

@@ -1,28 +1,30 @@
 """Energies of paired bands: an over-the-air sum for radios that share neither carrier nor clock.
 
 Each device repeats a buffer of N samples without end, a *plateau*, made anew for every number from
-random phases. The number s, in units of the largest R, is the power of the buffer in two bands::
+random phases. A number s, a share of the largest (-1 to 1), is the power of the buffer in two
+bands::
 
-    signed            p_A = max(s/R, 0)       p_B = max(-s/R, 0)
-    self-normalised   p_A = (1 + s/R) / 2     p_B = (1 - s/R) / 2
+    signed            p_A = max(s, 0)       p_B = max(-s, 0)
+    self-normalised   p_A = (1 + s) / 2     p_B = (1 - s) / 2
 
             0      first           first + B         second          second + B     frequency ->
             |        [==== band A ====]                [==== band B ====]
           carrier                    two guards, each wider than an offset
 
-    x_k[n] = a_k sum over the bins f of a band of sqrt(p / N_B) exp(j theta_kf + 2 pi j f n / N)
+    x_k[n] = sum over bands and their bins f of a sqrt(p / N_B) exp(j theta_kf + 2 pi j f n / N)
 
-with N_B bins in a band and independent uniform phases theta. The receiver takes one capture of N
-samples anywhere inside the plateau: it holds every device's whole buffer, shifted round by an
-amount that nobody needs to know. A frequency offset moves a device's bands by less than the guards,
-and the phases of arrival fall out of an energy. With every device arriving at the same power P (a_k
-undoes abs(h_k)), N0 the noise per sample and w a window:
+with N_B bins in a band, a the device's amplitude in it and independent uniform phases theta. The
+receiver takes one capture of N samples anywhere inside the plateau: it holds every device's whole
+buffer, shifted round by an amount that nobody needs to know. A frequency offset moves a device's
+bands by less than the guards, and the phases of arrival fall out of an energy. With every device
+arriving at the same power P (its amplitudes undo abs(h_k), see `radio.calibration`), N0 the noise
+per sample and w a window:
 
     E_A = sum over band A and its guards of abs(FFT(w y))^2 / (N sum w^2)
     D_A = E_A of a plateau - E_A of a silent capture,   mean D_A = P sum_k p_Ak
 
-    signed            sum_estimate = R (D_A - D_B) / P
-    self-normalised   sum_estimate = K R (D_A - D_B) / (D_A + D_B)
+    signed            sum_estimate = (D_A - D_B) / P
+    self-normalised   sum_estimate = K (D_A - D_B) / (D_A + D_B)
 
 The signed estimate is unbiased where P is exact; a device that arrives e dB too loud weighs
 10^(e/10). What stays is the interference of the devices' random buffers (self-noise), see
@@ -60,6 +62,10 @@ Int64Array = npt.NDArray[np.int64]
 
 MAX_DRAWS = 100
 """So often are phases drawn again that peak above full scale; half a percent do so at 12 dB."""
+
+
+PILOT_POWERS = (0.5, 0.5)
+"""p of a pilot in the two bands."""
 
 
 class Mapping(enum.StrEnum):
@@ -100,13 +106,11 @@ class EnergyWaveform:
             capture of whole periods has the least self-noise, but a carrier offset leaks.
         backoff_db: power of a buffer at full power below full scale; room for its peaks.
         mapping: see `Mapping`.
-        full_range: R > 0, the largest number; what is beyond is sent as R.
 
     Raises:
         RadioConfigurationError: bands that overlap, leave the sampled spectrum, or are too narrow.
     """
 
-    full_range: float
     sample_rate_hz: float = 1e6
     plateau_samples: int = 1 << 16
     bandwidth_hz: float = 150e3
@@ -118,7 +122,7 @@ class EnergyWaveform:
 
     def __post_init__(self) -> None:
         check_integer("plateau_samples", self.plateau_samples, minimum=1024)
-        for name in ("full_range", "sample_rate_hz", "bandwidth_hz", "first_band_hz"):
+        for name in ("sample_rate_hz", "bandwidth_hz", "first_band_hz"):
             check_positive(name, getattr(self, name))
         check_not_negative("max_offset_hz", self.max_offset_hz)
         check_not_negative("backoff_db", self.backoff_db)
@@ -163,11 +167,12 @@ class EnergyWaveform:
         squared = np.square(_window(self.plateau_samples, self.taper))
         return float(self.plateau_samples * np.sum(np.square(squared)) / np.sum(squared) ** 2)
 
-    def airtime_s(self, num_scalars: int) -> float:
-        """Duration of the captures of a round: a plateau for each number."""
-        return num_scalars * self.plateau_samples / self.sample_rate_hz
+    @property
+    def plateau_s(self) -> float:
+        """Duration of a capture."""
+        return self.plateau_samples / self.sample_rate_hz
 
-    def powers(self, scalar: float) -> tuple[float, float]:
+    def powers(self, share: float) -> tuple[float, float]:
         """(p_A, p_B) of a number, each 0 to 1.
 
         A number beyond the range is sent as the end of it: post-processing of what a device has
@@ -176,42 +181,63 @@ class EnergyWaveform:
         Raises:
             RadioConfigurationError: not a finite number.
         """
-        if not math.isfinite(scalar):
+        if not math.isfinite(share):
             raise RadioConfigurationError(
-                f"scalar: got {scalar}, wanted a finite number. A device whose scalar is not "
-                "finite stays silent this round."
+                f"number: got {share}, wanted a finite one. A device whose scalar is not finite "
+                "stays silent this round."
             )
-        part = max(-1.0, min(1.0, scalar / self.full_range))
+        part = max(-1.0, min(1.0, share))
         if self.mapping is Mapping.SIGNED:
             return max(part, 0.0), max(-part, 0.0)
         return (1.0 + part) / 2.0, (1.0 - part) / 2.0
 
-    def burst(self, scalar: float, amplitude: float, rng: np.random.Generator) -> Complex64Array:
+    def burst(
+        self, share: float, amplitudes: tuple[float, float], rng: np.random.Generator
+    ) -> Complex64Array:
         """One device's buffer for one number, to be repeated until it is told to stop.
 
-        Its mean power is (p_A + p_B) times amplitude^2 at the back-off below full scale.
+        Its mean power is p_A a_A^2 + p_B a_B^2 at the back-off below full scale, and no sample is
+        above the larger of the amplitudes.
 
         Args:
-            scalar: s.
-            amplitude: a_k / full scale, 0 to 1; see `transmit_amplitudes`.
+            share: s, the number over the largest.
+            amplitudes: (a_A, a_B) over full scale, 0 to 1.
             rng: draws the phases. They carry nothing.
 
         Raises:
             RadioConfigurationError: an argument out of range.
         """
-        if not 0.0 <= amplitude <= 1.0:
-            raise RadioConfigurationError(f"amplitude: got {amplitude}, wanted 0 to 1.")
-        p_a, p_b = self.powers(scalar)
+        return self._random_buffer(self.powers(share), amplitudes, rng)
+
+    def pilot(self, amplitude: float, rng: np.random.Generator) -> Complex64Array:
+        """A known buffer: half of full power in each band, from which a gain is measured.
+
+        Raises:
+            RadioConfigurationError: the amplitude is out of range.
+        """
+        return self._random_buffer(PILOT_POWERS, (amplitude, amplitude), rng)
+
+    def _random_buffer(
+        self,
+        powers: tuple[float, float],
+        amplitudes: tuple[float, float],
+        rng: np.random.Generator,
+    ) -> Complex64Array:
+        for amplitude in amplitudes:
+            if not 0.0 <= amplitude <= 1.0:
+                raise RadioConfigurationError(f"amplitude: got {amplitude}, wanted 0 to 1.")
+        firsts_hz = (self.first_band_hz, self.second_band_hz)
+        loudest = max(amplitudes)
         for _ in range(MAX_DRAWS):
             spectrum = np.zeros(self.plateau_samples, dtype=np.complex128)
-            for power, first_hz in ((p_a, self.first_band_hz), (p_b, self.second_band_hz)):
+            for power, amplitude, first_hz in zip(powers, amplitudes, firsts_hz, strict=True):
                 if power > 0.0:
                     bins = _bins(self, first_hz, 0.0)
                     phases = np.exp(2j * math.pi * rng.random(len(bins)))
-                    spectrum[bins] = math.sqrt(power / len(bins)) * phases
+                    spectrum[bins] = amplitude * math.sqrt(power / len(bins)) * phases
             samples = np.fft.ifft(spectrum) * (self.plateau_samples * self.full_power_amplitude)
-            if np.max(np.abs(samples)) <= 1.0:
-                return (amplitude * samples).astype(np.complex64)
+            if np.max(np.abs(samples)) <= loudest:
+                return samples.astype(np.complex64)
         raise RadioConfigurationError(
             f"backoff_db: at {self.backoff_db:g} dB none of {MAX_DRAWS} random buffers stayed "
             "below full scale. Raise it."
@@ -246,12 +272,12 @@ class EnergyWaveform:
     def estimate_sum(
         self, plateau: BandEnergies, silence: BandEnergies, arrival_power: float, num_speakers: int
     ) -> float:
-        """The sum of the numbers of those who spoke; equations in the module.
+        """The sum of the shares of those who spoke; equations in the module.
 
         Args:
             plateau: of the capture of this number.
             silence: of a capture while nobody sent.
-            arrival_power: P, at which a number of R arrives from each of them.
+            arrival_power: P, at which the largest number arrives from each of them.
             num_speakers: K.
 
         Raises:
@@ -262,14 +288,14 @@ class EnergyWaveform:
         check_integer("num_speakers", num_speakers, minimum=1)
         heard = plateau.less(silence)
         if self.mapping is Mapping.SIGNED:
-            return self.full_range * (heard.a - heard.b) / arrival_power
+            return (heard.a - heard.b) / arrival_power
         total = heard.a + heard.b
         if total <= 0.0:
             raise RadioConfigurationError(
                 f"energies: {total:g} in both bands together, after the noise was taken off: "
                 "nobody was heard. Raise the transmit power or shorten the distance."
             )
-        return num_speakers * self.full_range * (heard.a - heard.b) / total
+        return num_speakers * (heard.a - heard.b) / total
 
 
 @functools.lru_cache(maxsize=32)

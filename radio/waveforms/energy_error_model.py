@@ -13,15 +13,17 @@ the variance of D_A in units of P^2, and of D_B likewise, is V / N_B with
       + 2 kappa rho sum_k p_k                                         devices with noise
       + kappa G rho^2 (1 + 1/M)                                       noise, and its measurement
 
-    Var(sum_estimate) = R^2 (V_A + V_B) / N_B                             signed
-    Var(sum_estimate) = R^2 ((1 - r)^2 V_A + (1 + r)^2 V_B) / N_B         self-normalised
+    Var(sum_estimate) = (V_A + V_B) / N_B                             signed
+    Var(sum_estimate) = ((1 - r)^2 V_A + (1 + r)^2 V_B) / N_B         self-normalised
 
-with r the mean of s_k / R; the latter to first order. A device's own bins interfere through the
-window alone (their total energy is fixed), two devices as far as their bands overlap. Left out:
+with r the mean of the shares s_k; the latter to first order. A device's own bins interfere through
+the window alone (their total energy is fixed), two devices as far as their bands overlap. Left out:
 what an offset leaks out of the guards. Pure functions, numpy only.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -33,23 +35,23 @@ from radio.checks import (
     check_paired,
     check_positive,
 )
-from radio.waveforms.energy import EnergyWaveform, Mapping
+from radio.waveforms.energy import PILOT_POWERS, BandEnergies, EnergyWaveform, Mapping
 
 
 def sum_variance(
     waveform: EnergyWaveform,
-    scalars: npt.ArrayLike,
+    shares: npt.ArrayLike,
     offsets_hz: npt.ArrayLike,
     *,
     noise_power: float,
     arrival_power: float,
     num_silent_captures: int = 1,
 ) -> float:
-    """Variance of `EnergyWaveform.estimate_sum`, in units of the scalar squared; see the module.
+    """Variance of `EnergyWaveform.estimate_sum`, a share squared; see the module.
 
     Args:
         waveform: bands, window and mapping.
-        scalars: s_k of those who speak, real [num_speakers].
+        shares: s_k of those who speak, real [num_speakers].
         offsets_hz: d_k of each, against the receiver [num_speakers].
         noise_power: N0 per complex sample.
         arrival_power: P, mean power of a device at full power, at the receiver.
@@ -58,9 +60,9 @@ def sum_variance(
     Raises:
         RadioConfigurationError: shapes differ, or a number is out of range.
     """
-    values = np.atleast_1d(np.asarray(scalars, dtype=np.float64))
+    values = np.atleast_1d(np.asarray(shares, dtype=np.float64))
     offsets = np.atleast_1d(np.asarray(offsets_hz, dtype=np.float64))
-    check_paired("scalars and offsets_hz", values, offsets, "num_speakers")
+    check_paired("shares and offsets_hz", values, offsets, "num_speakers")
     check_not_negative("noise_power", noise_power)
     check_positive("arrival_power", arrival_power)
     check_integer("num_silent_captures", num_silent_captures, minimum=1)
@@ -71,7 +73,65 @@ def sum_variance(
     if waveform.mapping is Mapping.SELF_NORMALISED:
         ratio = float(np.mean(powers[:, 0] - powers[:, 1]))
         v_a, v_b = (1.0 - ratio) ** 2 * v_a, (1.0 + ratio) ** 2 * v_b
-    return float(waveform.full_range**2 * (v_a + v_b) / waveform.num_bins)
+    return float((v_a + v_b) / waveform.num_bins)
+
+
+def measured_sum_variance(
+    waveform: EnergyWaveform,
+    plateau: BandEnergies,
+    silence: BandEnergies,
+    *,
+    arrival_power: float,
+    num_speakers: int,
+    num_silent_captures: int = 1,
+) -> float:
+    """`sum_variance` where the numbers are not known: from what was heard, for a report.
+
+    Takes the devices of a band to be equally loud and their offsets equal: for equal sums the least
+    and the most interference.
+    """
+    heard = plateau.less(silence)
+    variances = []
+    for energy, noise in ((heard.a, silence.a), (heard.b, silence.b)):
+        powers = np.full(num_speakers, max(energy, 0.0) / (arrival_power * num_speakers))
+        rho = noise_to_pilot_ratio(waveform, noise, arrival_power)
+        offsets = np.zeros(num_speakers)
+        variances.append(
+            _band_variance(waveform, powers, offsets, rho, 1.0 + 1.0 / num_silent_captures)
+        )
+    v_a, v_b = variances
+    if waveform.mapping is Mapping.SELF_NORMALISED:
+        ratio = (heard.a - heard.b) / (heard.a + heard.b)
+        v_a, v_b = (1.0 - ratio) ** 2 * v_a, (1.0 + ratio) ** 2 * v_b
+    return float((v_a + v_b) / waveform.num_bins)
+
+
+def pilot_relative_error(
+    waveform: EnergyWaveform, heard: float, silence: float, *, num_silent_captures: int = 1
+) -> float:
+    """Standard deviation of a power gain measured from one pilot, over the gain, in one band.
+
+    Infinite where the pilot did not rise above the silence.
+
+    Args:
+        waveform: bands and window.
+        heard: D of the band, pilot less silence.
+        silence: E of the band while nobody sent.
+        num_silent_captures: M.
+    """
+    if heard <= 0.0:
+        return math.inf
+    power = PILOT_POWERS[0]
+    rho = noise_to_pilot_ratio(waveform, silence, heard / power)
+    variance = _band_variance(
+        waveform, np.array([power]), np.zeros(1), rho, 1.0 + 1.0 / num_silent_captures
+    )
+    return math.sqrt(variance / waveform.num_bins) / power
+
+
+def noise_to_pilot_ratio(waveform: EnergyWaveform, silence: float, arrival_power: float) -> float:
+    """rho, from the energy that a silent capture has in a band and its guards."""
+    return silence * waveform.num_bins / (waveform.num_guarded_bins * arrival_power)
 
 
 def _band_variance(

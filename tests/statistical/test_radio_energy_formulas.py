@@ -13,11 +13,12 @@ import time
 import numpy as np
 import pytest
 
-from radio.waveforms.energy import EnergyWaveform, Mapping
-from radio.waveforms.energy_error_model import sum_variance
+from radio.waveforms.energy import BandEnergies, EnergyWaveform, Mapping
+from radio.waveforms.energy_error_model import measured_sum_variance, sum_variance
 
-WAVEFORM = EnergyWaveform(full_range=3.0, plateau_samples=1 << 12, bandwidth_hz=150e3)
+WAVEFORM = EnergyWaveform(plateau_samples=1 << 12, bandwidth_hz=150e3)
 POWER = WAVEFORM.full_power_amplitude**2
+FULL = (1.0, 1.0)
 QUANTILE = 4.9 * 1.1
 
 
@@ -34,21 +35,19 @@ def simulate(waveform, num_devices, snr_db, max_offset_hz, seed, num_trials=1500
 
     errors, variances = [], []
     for _ in range(num_trials):
-        scalars = rng.uniform(-1, 1, num_devices) * waveform.full_range
+        shares = rng.uniform(-1, 1, num_devices)
         offsets_hz = rng.uniform(-max_offset_hz, max_offset_hz, num_devices)
         capture = noise()
-        for scalar, offset_hz in zip(scalars, offsets_hz, strict=True):
-            burst = np.roll(waveform.burst(scalar, 1.0, rng), int(rng.integers(size)))
+        for share, offset_hz in zip(shares, offsets_hz, strict=True):
+            burst = np.roll(waveform.burst(share, FULL, rng), int(rng.integers(size)))
             capture += burst * np.exp(2j * math.pi * (offset_hz * positions + rng.random()))
         plateau, silence = (
             waveform.energies(samples.astype(np.complex64)) for samples in (capture, noise())
         )
         estimate = waveform.estimate_sum(plateau, silence, POWER, num_devices)
-        errors.append(estimate - scalars.sum())
+        errors.append(estimate - shares.sum())
         variances.append(
-            sum_variance(
-                waveform, scalars, offsets_hz, noise_power=noise_power, arrival_power=POWER
-            )
+            sum_variance(waveform, shares, offsets_hz, noise_power=noise_power, arrival_power=POWER)
         )
     return np.array(errors), np.array(variances)
 
@@ -90,38 +89,56 @@ def test_the_error_is_the_predicted_one_and_has_no_mean(
 
 def test_bands_that_offsets_move_apart_interfere_less():
     together, apart = (
-        sum_variance(WAVEFORM, [3.0, 3.0], offsets, noise_power=0.0, arrival_power=POWER)
+        sum_variance(WAVEFORM, [1.0, 1.0], offsets, noise_power=0.0, arrival_power=POWER)
         for offsets in ([0.0, 0.0], [-20e3, 20e3])
     )
     kappa = WAVEFORM.window_constant
-    assert together == pytest.approx(9 * (2 * kappa + 2 * (kappa - 1)) / WAVEFORM.num_bins)
+    assert together == pytest.approx((2 * kappa + 2 * (kappa - 1)) / WAVEFORM.num_bins)
     assert apart < 0.77 * together
 
 
 @pytest.mark.parametrize(("num_devices", "wanted_db"), [(5, -33.0), (10, -33.0), (20, -31.0)])
 def test_the_default_plateau_is_as_quiet_as_it_says(num_devices, wanted_db):
     """Predicted NMSE of the mean for numbers uniform on the range, 65.5 ms, 20 dB, 20 kHz."""
-    waveform = EnergyWaveform(full_range=1.0)
+    waveform = EnergyWaveform()
     rng = np.random.default_rng(3)
     power = waveform.full_power_amplitude**2
     error, signal = 0.0, 0.0
     for _ in range(400):
-        scalars = rng.uniform(-1, 1, num_devices)
+        shares = rng.uniform(-1, 1, num_devices)
         error += sum_variance(
-            waveform, scalars, rng.uniform(-20e3, 20e3, num_devices),
+            waveform, shares, rng.uniform(-20e3, 20e3, num_devices),
             noise_power=power / 100, arrival_power=power,
         )  # fmt: skip
-        signal += scalars.sum() ** 2
+        signal += shares.sum() ** 2
     assert 10 * math.log10(error / signal) < wanted_db
-    assert waveform.airtime_s(1) == pytest.approx(0.065536)
+    assert waveform.plateau_s == pytest.approx(0.065536)
+
+
+@pytest.mark.parametrize("mapping", Mapping)
+def test_the_error_can_be_told_from_what_was_heard(mapping):
+    """Mean energies of five equal devices: the same variance as from their numbers."""
+    waveform = dataclasses.replace(WAVEFORM, mapping=mapping)
+    noise_power = POWER / 10
+    per_band = noise_power * waveform.num_guarded_bins / waveform.plateau_samples
+    silence = BandEnergies(per_band, per_band)
+    for share in (-0.7, 0.0, 0.3):
+        a, b = (5 * POWER * power + per_band for power in waveform.powers(share))
+        told = measured_sum_variance(
+            waveform, BandEnergies(a, b), silence, arrival_power=POWER, num_speakers=5
+        )
+        known = sum_variance(
+            waveform, [share] * 5, np.zeros(5), noise_power=noise_power, arrival_power=POWER
+        )
+        assert told == pytest.approx(known, rel=1e-9)
 
 
 def test_a_capture_is_read_in_much_less_than_its_airtime():
-    waveform = EnergyWaveform(full_range=1.0)
-    capture = waveform.burst(0.5, 1.0, np.random.default_rng(0))
+    waveform = EnergyWaveform()
+    capture = waveform.burst(0.5, FULL, np.random.default_rng(0))
     waveform.energies(capture)
     started = time.process_time()
     for _ in range(5):
         waveform.energies(capture)
     # A tenth is wanted (benchmarks); here only that it could keep up with a radio at all.
-    assert (time.process_time() - started) / 5 < waveform.airtime_s(1)
+    assert (time.process_time() - started) / 5 < waveform.plateau_s
