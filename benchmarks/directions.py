@@ -33,11 +33,13 @@ import msgspec
 import numpy as np
 from tune_snips import IDEAL, hold_out
 
-from edge_runtime.protocol.rounds import Difference, RoundResult
+from edge_runtime.control.channel import ControlChannel
+from edge_runtime.protocol.rounds import Difference, RoundPlan, RoundResult
+from server.air import CoherentAir, Heard
 from server.config import load_config
 from server.evaluation import evaluate
 from server.experiment import Experiment, Progress
-from server.power.static import PowerPlan
+from server.planning import RoundPower
 from server.round_loop import HeardMeans, RoundLoop
 
 SWEEPS = 1620
@@ -121,18 +123,29 @@ def run_once(
 @contextmanager
 def processing(after: After | None) -> Iterator[None]:
     """While it lasts, every run's heard numbers pass through ``after(heard, noise variance)``."""
-    original = RoundLoop.hear_means
+    carry, original = CoherentAir.carry, RoundLoop.means_of
+    added = [0.0]  # noise on the means of the round that is being heard
 
-    def hear(loop: RoundLoop, power: PowerPlan, num_speakers: int) -> HeardMeans:
-        heard = original(loop, power, num_speakers)
-        added = math.hypot(*power.artificial_noise_std.values()) / max(1, num_speakers)
-        return heard if after is None else after(heard, added**2 + heard.receiver_noise_std**2)
+    def carry_and_note(
+        air: CoherentAir, control: ControlChannel, plan: RoundPlan, power: RoundPower
+    ) -> Heard:
+        heard = carry(air, control, plan, power)
+        stds = power.artificial_noise_std.values()
+        added[0] = math.hypot(*stds) / max(1, len(heard.speakers))
+        return heard
 
-    RoundLoop.hear_means = hear  # type: ignore[method-assign]
+    def means_of(loop: RoundLoop, heard: Heard) -> HeardMeans:
+        means = original(loop, heard)
+        variance = added[0] ** 2 + means.receiver_noise_std**2
+        return means if after is None else after(means, variance)
+
+    CoherentAir.carry = carry_and_note  # type: ignore[method-assign]
+    RoundLoop.means_of = means_of  # type: ignore[method-assign]
     try:
         yield
     finally:
-        RoundLoop.hear_means = original  # type: ignore[method-assign]
+        CoherentAir.carry = carry  # type: ignore[method-assign]
+        RoundLoop.means_of = original  # type: ignore[method-assign]
 
 
 def normalised() -> After:

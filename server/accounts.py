@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from server.config import RunConfig
-from server.pricing import Stretch, csi_delta
 from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger
 from server.privacy.mechanism import MechanismRecord
+from server.privacy_terms import Stretch, csi_delta
 from server.run_store import RunStore
 
 

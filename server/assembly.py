@@ -17,7 +17,7 @@ from server.config import RunConfig
 from server.device_host import build_device_host
 from server.device_keys import DeviceKeys
 from server.errors import PrivacyError
-from server.pricing import WHOLE_RUN, PrivacyTerms, Stretch, plan_privacy_terms
+from server.privacy_terms import WHOLE_RUN, PrivacyTerms, Stretch, plan_privacy_terms
 from server.radio_link import RadioLink, build_radio_link
 from server.run_data import RunData
 from server.simulation import ScalarTruth
@@ -39,7 +39,7 @@ class RunComponents:
     def close(self) -> None:
         """Stop threads and silence radios."""
         self.control.close()
-        self.link.receiver.close()
+        self.link.air.close()
         self.forward.close()
         self.replica.close()
 
@@ -62,7 +62,7 @@ def connect(
         num_scalars=config.optimizer.directions,
         seed=config.run.seed,
     )
-    _check_keys_fit(config, link.receiver.source)
+    _check_keys_fit(config, link.air.source)
 
     def load_weights() -> ParameterStore:
         return ParameterStore.from_bundle(data.bundle, config.model.trainable, workers)

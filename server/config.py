@@ -22,6 +22,7 @@ from edge_runtime.protocol.rounds import (
     Difference,
 )
 from radio.units import power_ratio_from_db
+from radio.waveforms import WaveformName
 from server.errors import ConfigurationError
 from server.privacy.units import NeighbouringRelation, PrivacyUnit
 
@@ -129,6 +130,8 @@ class RadioSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     Attributes:
         backend: "loopback", or "ideal": no radio at all, the exact mean of the scalars.
+        waveform: "coherent": amplitudes add, the devices share carrier and clock. "energy": powers
+            add, every radio has a carrier and a clock of its own.
         channel: "awgn" or "rayleigh".
         snr_db: mean received power of one device at full scale over the noise power, per sample.
         coherence_rounds: rounds for which a fading block keeps its gains; pilots are sent once
@@ -140,6 +143,7 @@ class RadioSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """
 
     backend: Literal["loopback", "ideal"] = "loopback"
+    waveform: WaveformName = WaveformName.COHERENT
     channel: Literal["awgn", "rayleigh"] = "rayleigh"
     snr_db: float = 10.0
     coherence_rounds: int = 10
@@ -164,9 +168,12 @@ class PrivacySection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=
         relation: "zero_out_one".
         epsilon: budget of the whole run.
         delta: failure probability of the whole run, below 1/n.
-        access: "superposed": the receiver meets only the sum.
+        access: "superposed": the receiver meets only the sum, and all devices' noise covers each
+            of them. "slotted": it may tell them apart, and each is covered by its own. Left out,
+            what holds for the waveform: superposed for the coherent one, slotted for others.
         csi_failure_fraction: share of delta set aside for channel estimates worse than the bound
-            that the noise was planned with.
+            that the noise was planned with; nothing is where access is slotted, because a device's
+            noise arrives as loud as its number.
         noise_source: "system": keys from the operating system's generator, kept by the devices.
             "simulation": keys derived from the run's seed, so that a run can be repeated bit for
             bit; protects nobody from a reader of the configuration; software radio only.
@@ -177,7 +184,7 @@ class PrivacySection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=
     relation: NeighbouringRelation = NeighbouringRelation.ZERO_OUT_ONE
     epsilon: float = 8.0
     delta: float = 1e-5
-    access: Access = Access.SUPERPOSED
+    access: Access | None = None
     csi_failure_fraction: float = 0.1
     noise_source: Literal["system", "simulation"] = "system"
 
@@ -229,6 +236,14 @@ class RunConfig(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
         See `TaskSection.validation_is_public`.
         """
         return self.task.validation_is_public or not self.privacy.has_system_keys
+
+    @property
+    def access(self) -> Access:
+        """What the receiver may tell apart; see `PrivacySection`."""
+        if self.privacy.access is not None:
+            return self.privacy.access
+        is_coherent = self.radio.waveform is WaveformName.COHERENT
+        return Access.SUPERPOSED if is_coherent else Access.SLOTTED
 
     def __post_init__(self) -> None:
         """Check every value; all limits are stated here and nowhere else."""
@@ -294,7 +309,9 @@ class RunConfig(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
             raise ConfigurationError(
                 f"privacy.delta: got {self.privacy.delta}, wanted between 0 and 1, and below 1/n."
             )
-        if self.privacy.csi_failure_fraction == 0.0 and self.radio.backend == "loopback":
+        is_superposed = self.access is Access.SUPERPOSED
+        is_coherent = self.radio.waveform is WaveformName.COHERENT
+        if self.privacy.csi_failure_fraction == 0.0 and is_superposed:
             raise ConfigurationError(
                 "privacy.csi_failure_fraction: got 0, wanted > 0: channel estimates have errors "
                 "without a certain bound, so part of delta must cover them."
@@ -308,10 +325,16 @@ class RunConfig(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
                 f"privacy.relation: got {self.privacy.relation!r}; Poisson batches are accounted "
                 "under 'zero_out_one'."
             )
-        if self.privacy.access is not Access.SUPERPOSED:
+        if is_superposed and not is_coherent:
             raise ConfigurationError(
-                f"privacy.access: got {self.privacy.access!r}; this version's waveform is "
-                "superposed."
+                f'privacy.access: "superposed" does not hold for radio.waveform = '
+                f'"{self.radio.waveform}": carriers and timing tell its devices apart, so each is '
+                'covered by its own noise alone. Leave privacy.access out, or set "slotted".'
+            )
+        if is_coherent and not is_superposed:
+            raise ConfigurationError(
+                'privacy.access: got "slotted"; with radio.waveform = "coherent" this version '
+                "plans superposed access only."
             )
         if self.radio.backend == "ideal":
             raise ConfigurationError(

@@ -9,11 +9,12 @@ from edge_runtime.agent import DeviceAgent, DeviceLimits, ScalarObserver, Virtua
 from edge_runtime.forward import OnnxForward
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.pass_shapes import MAX_ROWS, choose_max_rows
+from edge_runtime.protocol.rounds import Access
 from edge_runtime.tasks import PromptSet
 from edge_runtime.uplink import Uplink
 from server.config import RunConfig
 from server.device_keys import DeviceKeys
-from server.pricing import PrivacyTerms
+from server.privacy_terms import PrivacyTerms
 
 
 def build_device_host(
@@ -68,12 +69,13 @@ def device_limits(config: RunConfig, terms: PrivacyTerms | None) -> DeviceLimits
     """What every honest plan keeps to; a device speaks under no other."""
     least_noise = 0.0
     if terms is not None:
-        # At most all devices share the noise, equally.
-        sum_noise = terms.noise_multiplier * terms.sensitivity
-        least_noise = sum_noise / math.sqrt(config.federation.num_devices)
+        least_noise = terms.noise_multiplier * terms.sensitivity
+        if config.access is Access.SUPERPOSED:
+            # At most all devices share the noise, equally.
+            least_noise /= math.sqrt(config.federation.num_devices)
     return DeviceLimits(
         max_clip=config.optimizer.clip,
         min_batch_size=config.optimizer.batch_size,
         min_noise_std=least_noise,
-        access=config.privacy.access,
+        access=config.access,
     )

@@ -15,7 +15,6 @@ from typing import Any
 
 from edge_runtime.forward import OnnxForward
 from edge_runtime.tasks import Batch
-from radio.waveforms.coherent import ChannelEstimate
 from server.accounts import num_stretches, open_accounts, stretch_of
 from server.assembly import RunComponents, connect, plan_privacy
 from server.config import RunConfig, dump_config
@@ -28,8 +27,10 @@ from server.errors import (
     RunStoreError,
 )
 from server.evaluation import Evaluation, evaluate
-from server.pricing import Pricing, PrivacyTerms
+from server.planning import ChannelKnowledge
+from server.pricing import Pricing
 from server.privacy.ledger import PrivacyLedger
+from server.privacy_terms import PrivacyTerms
 from server.round_loop import RoundLoop
 from server.run_data import RunData, load_run_data
 from server.run_records import EvaluationRow, Outcome, RoundRow
@@ -82,7 +83,7 @@ class Experiment:
         try:
             untrained = evaluate(components.forward, components.validation)
             probed = probe(components.forward, data.bundle)
-            source = components.link.receiver.source
+            source = components.link.air.source
             store = _create_store(config, folder, run_id, data, keys, probed, source)
         except BaseException:
             components.close()
@@ -151,11 +152,10 @@ class Experiment:
             run_id=str(store.meta("run_id")),
             config=config,
             control=components.control,
-            receiver=components.link.receiver,
+            air=components.link.air,
             pricing=pricing,
             replica=components.replica,
             store=store,
-            channel_simulation=components.link.channel_simulation,
             truth=components.truth,
         )
         return cls(
@@ -167,7 +167,7 @@ class Experiment:
             terms=terms,
             forward=components.forward,
             validation=components.validation,
-            source=components.link.receiver.source,
+            source=components.link.air.source,
             num_parameters=components.replica.num_parameters,
             num_trainable=components.replica.num_trainable,
             num_shortened=num_shortened,
@@ -200,13 +200,13 @@ class Experiment:
                 self.store.set_meta("wall_s", wall_before + clock() - started)
 
         first = done = self.store.num_rounds()
-        channel: ChannelEstimate | None = None
+        channel: ChannelKnowledge | None = None
         outcome = Outcome.INTERRUPTED
         try:
             self.pricing.check_not_exceeded()
             on_progress(Progress(done, rounds, None, self._latest_evaluation(done), 0.0))
             while done < rounds and not should_stop():
-                if channel is None or done % self.config.radio.coherence_rounds == 0:
+                if channel is None or self.loop.needs_channel(done):
                     channel = self.loop.learn_channel(done)
                 row = self.loop.run_round(done, channel)
                 done += 1
@@ -289,9 +289,9 @@ class Experiment:
         return next((row for row in rows if row.num_rounds == num_rounds), None)
 
     def close(self) -> None:
-        """Silence the devices, let the receiver go, close the store. Idempotent."""
+        """Silence the devices, let the radio go, close the store. Idempotent."""
         self.loop.control.close()
-        self.loop.receiver.close()
+        self.loop.air.close()
         self.forward.close()
         self.loop.replica.close()
         self.store.close()

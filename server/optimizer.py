@@ -22,16 +22,13 @@ def learning_rate(optimizer: OptimizerSection, round_index: int) -> float:
     return optimizer.learning_rate * (fraction + (1.0 - fraction) * cosine)
 
 
-def means_of_sums(
-    sum_estimates: Sequence[float], num_speakers: int, clip: float
-) -> tuple[float, ...]:
+def hold_within(means: Sequence[float], clip: float) -> tuple[float, ...]:
     """The means over those who spoke, held within the ball that every device's scalars obey.
 
     Dividing and clipping come after the noise: post-processing, free of privacy cost. The divisor
     is the public number of speakers.
     """
-    means = np.array([sum_estimates], dtype=np.float64) / num_speakers
-    return tuple(clip_to_ball(means, clip)[0].tolist())
+    return tuple(clip_to_ball(np.array([means], dtype=np.float64), clip)[0].tolist())
 
 
 def step_integers(rate: float, mean_estimates: Sequence[float]) -> tuple[int, ...]:

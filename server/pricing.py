@@ -1,38 +1,22 @@
-"""Pricing: what a round may cost in privacy, and the rule that it is paid before it is spent.
+"""Pricing: the rule that a round is paid before it is spent.
 
-Plan: the noise multiplier that the whole run can afford is found once. In each round the artificial
-noise of those who speak adds up to
-
-    certified_noise_std = noise_multiplier * sensitivity * (1 + eta) / (1 - eta),
-
-eta being the round's bound on the received amplitude's relative error: one record may weigh up to
-1 + eta, the others' noise may arrive as weak as 1 - eta (theory of the mechanism:
-`server.privacy.mechanism`). Receiver noise comes on top and is promised to nobody.
+What a round costs follows from its plan (`server.planning`): the noise that covers each speaker,
+the sensitivity it covers, and how often its records are drawn. The price is written down, on the
+disk, before anybody is asked to speak.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import msgspec
-import numpy as np
 
 from edge_runtime.private_random import noise_stream
 from edge_runtime.protocol.rounds import Access
-from radio.waveforms.coherent import ChannelEstimate
-from radio.waveforms.error_model import (
-    amplitude_error_bound,
-    gain_error_variance,
-    noise_power_upper_bound,
-)
 from server.config import RunConfig
 from server.errors import BudgetExceededError
-from server.power.static import PowerPlan, plan_static
+from server.planning import ChannelKnowledge, PlannedRound, RoundPower, plan_round
 from server.privacy.accountant import Accountant
-from server.privacy.calibration import calibrate_noise_multiplier
-from server.privacy.composition import History
 from server.privacy.ledger import PrivacyLedger
 from server.privacy.mechanism import (
     POISSON_SUBSAMPLED_GAUSSIAN,
@@ -41,123 +25,7 @@ from server.privacy.mechanism import (
     MechanismRecord,
     certified_noise_stds,
 )
-from server.privacy.units import sum_sensitivity
-
-MAX_AMPLITUDE_ERROR = 0.5
-"""A device whose gain is known worse than this stays silent: its noise price would explode."""
-
-CALIBRATION_SLACK = 1e-6
-"""Noise added on top, so that rounding on the way never makes a round dearer than planned."""
-
-_LARGEST_SCALAR = 1e6
-"""Stands for an infinite clip on the ideal link, where loudness means nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class PrivacyTerms:
-    """What was agreed for the whole run.
-
-    Attributes:
-        noise_multiplier: of every round.
-        sensitivity: of the sum of scalars to one record.
-        sampling_probabilities: of the records of each device.
-        commitments: public name of each device's private key.
-        csi_failure_probability: allowed per statement about the channel.
-    """
-
-    noise_multiplier: float
-    sensitivity: float
-    sampling_probabilities: tuple[float, ...]
-    commitments: tuple[str, ...]
-    csi_failure_probability: float
-
-
-@dataclass(frozen=True, slots=True)
-class Stretch:
-    """The rounds that are planned at once: all of a run's, or those it goes on for.
-
-    Attributes:
-        first_round: where they begin; they end with the configuration's last round.
-        number: 1 for the rounds a run was started with, 2 for those it went on for, and so on. Each
-            stretch makes its own statements about the channel, and has its own part of delta.
-        spent: what the devices' accounts held before it.
-    """
-
-    first_round: int = 0
-    number: int = 1
-    spent: tuple[History, ...] = ()
-
-
-WHOLE_RUN = Stretch()
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedRound:
-    """How loud and how noisy."""
-
-    round_index: int
-    power: PowerPlan
-    amplitude_error_bound: float
-    weakest_gain: float
-
-    def noise_std_of_mean(self, speakers: Sequence[int]) -> float:
-        """Standard deviation of the artificial noise on the mean over those who spoke."""
-        if not speakers:
-            return 0.0
-        stds = (self.power.artificial_noise_std[k] for k in speakers)
-        return math.hypot(*stds) / len(speakers)
-
-
-def csi_delta(config: RunConfig, num_stretches: int) -> float:
-    """The part of delta that all statements about the channel in so many stretches may use."""
-    return config.privacy.delta * config.privacy.csi_failure_fraction * num_stretches
-
-
-def plan_privacy_terms(
-    config: RunConfig,
-    num_records: Sequence[int],
-    commitments: Sequence[str],
-    stretch: Stretch = WHOLE_RUN,
-) -> PrivacyTerms:
-    """Find the least noise that keeps the whole run within its budget, for a stretch of it.
-
-    The device with the fewest records samples each of them most often, and sets the price for all.
-    How many records a device holds is public: the sampling rate b/n is fixed from it once, and
-    neighbouring data sets are drawn from at the same rate.
-
-    Raises:
-        ConfigurationError: delta is not below 1/n.
-        PrivacyError: no amount of noise meets the budget.
-    """
-    optimizer, privacy = config.optimizer, config.privacy
-    probabilities = tuple(min(1.0, optimizer.batch_size / n) for n in num_records)
-    coherence = config.radio.coherence_rounds
-    num_rounds = optimizer.rounds - stretch.first_round
-    num_blocks = math.ceil(optimizer.rounds / coherence) - stretch.first_round // coherence
-    # One statement per device and block about its gain, one per block about the noise power.
-    num_statements = (len(num_records) + 1) * num_blocks
-    return PrivacyTerms(
-        noise_multiplier=calibrate_noise_multiplier(
-            epsilon=privacy.epsilon,
-            delta=privacy.delta,
-            csi_delta=csi_delta(config, stretch.number),
-            sampling_probability=max(probabilities),
-            num_rounds=num_rounds,
-            num_records=sum(num_records),
-            spent=stretch.spent,
-        ),
-        # The clipped terms of the other records are the same bits with one record and without it:
-        # edge_runtime.pass_shapes sees to that.
-        sensitivity=sum_sensitivity(
-            clip=optimizer.clip,
-            batch_size=optimizer.batch_size,
-            unit=privacy.unit,
-            relation=privacy.relation,
-        ),
-        sampling_probabilities=probabilities,
-        commitments=tuple(commitments),
-        csi_failure_probability=privacy.delta * privacy.csi_failure_fraction / num_statements,
-    )
+from server.privacy_terms import PrivacyTerms
 
 
 class Pricing:
@@ -193,33 +61,9 @@ class Pricing:
         """Whether an earlier process paid for the round, and may have sent it, before it died."""
         return round_index in self._rounds_charged_before
 
-    def plan_round(self, round_index: int, channel: ChannelEstimate) -> PlannedRound:
+    def plan_round(self, round_index: int, channel: ChannelKnowledge) -> PlannedRound:
         """Who speaks, how loud, and with how much noise."""
-        radio, terms = self._config.radio, self._terms
-        min_gain, gain_error = radio.min_gain, 0.0
-        if terms is not None:
-            gain_error = self._gain_error(channel, terms.csi_failure_probability)
-            min_gain = max(min_gain, gain_error / MAX_AMPLITUDE_ERROR)
-        loud_enough = np.abs(channel.gains)[np.abs(channel.gains) >= min_gain]
-        weakest_gain = float(np.min(loud_enough, initial=math.inf))
-        eta = gain_error / weakest_gain
-        required = 0.0
-        if terms is not None:
-            required = terms.noise_multiplier * terms.sensitivity * (1.0 + eta) / (1.0 - eta)
-        power = plan_static(
-            gain_estimates=channel.gains,
-            max_amplitude=radio.max_amplitude,
-            scalar_bound=min(self._config.optimizer.clip, _LARGEST_SCALAR),
-            required_noise_std=required * (1.0 + CALIBRATION_SLACK),
-            min_gain=min_gain,
-            min_participants=self._config.federation.min_speakers,
-        )
-        return PlannedRound(
-            round_index=round_index,
-            power=power,
-            amplitude_error_bound=eta,
-            weakest_gain=weakest_gain if power.participants else 0.0,
-        )
+        return plan_round(self._config, self._terms, round_index, channel, self._noise_symbols)
 
     def price(self, planned: PlannedRound, release: str) -> tuple[MechanismRecord, ...]:
         """What each speaker pays; nothing without privacy.
@@ -231,14 +75,15 @@ class Pricing:
         terms, privacy, power = self._terms, self._config.privacy, planned.power
         if terms is None:
             return ()
-        certified = _certified(power, power.participants)
+        certified = self._certified(power, power.participants)
         return tuple(
             MechanismRecord(
                 version=RECORD_VERSION,
                 kind=POISSON_SUBSAMPLED_GAUSSIAN,
                 round_index=planned.round_index,
                 device_index=k,
-                access=privacy.access,
+                access=self._config.access,
+                waveform=self._config.radio.waveform,
                 unit=privacy.unit,
                 relation=privacy.relation,
                 sensitivity=terms.sensitivity,
@@ -268,18 +113,23 @@ class Pricing:
         self._compose(self._ledger.append(price))
 
     def charge_correction(
-        self, price: Sequence[MechanismRecord], power: PowerPlan, speakers: Sequence[int]
+        self,
+        price: Sequence[MechanismRecord],
+        power: RoundPower,
+        speakers: Sequence[int],
     ) -> None:
         """A device that was to speak and did not has taken its noise away: the others pay more.
 
-        The corrected records are charged on top of the paid ones. Never downward.
+        Not in slotted access, where nobody is covered by another's noise. The corrected records are
+        charged on top of the paid ones. Never downward.
 
         Raises:
             BudgetExceededError: with the correction, more than the budget is spent.
         """
-        if self._ledger is None or set(speakers) == set(power.participants):
+        is_slotted = self._config.access is Access.SLOTTED
+        if self._ledger is None or is_slotted or set(speakers) == set(power.participants):
             return
-        certified = _certified(power, speakers)
+        certified = self._certified(power, speakers)
         corrections = [
             msgspec.structs.replace(record, certified_noise_std=certified[record.device_index])
             for record in price
@@ -318,20 +168,10 @@ class Pricing:
         if self._accountant is not None:
             self._accountant.compose_all(records)
 
-    def _gain_error(self, channel: ChannelEstimate, failure_probability: float) -> float:
-        """sqrt(v ln(1/p)), with v from an upper confidence limit of the noise power."""
-        radio = self._config.radio
-        noise_power = noise_power_upper_bound(
-            channel.noise_power, self._noise_symbols, failure_probability
+    def _certified(self, power: RoundPower, speakers: Sequence[int]) -> dict[int, float]:
+        """What covers each speaker, if exactly these speak."""
+        return certified_noise_stds(
+            access=self._config.access,
+            artificial_noise=ArtificialNoise.CIRCULAR,
+            noise_stds={k: power.artificial_noise_std[k] for k in speakers},
         )
-        variance = gain_error_variance(noise_power, radio.pilot_symbols, radio.max_amplitude)
-        return amplitude_error_bound(variance, 1.0, failure_probability)
-
-
-def _certified(power: PowerPlan, speakers: Sequence[int]) -> dict[int, float]:
-    """What covers each speaker, if exactly these speak."""
-    return certified_noise_stds(
-        access=Access.SUPERPOSED,
-        artificial_noise=ArtificialNoise.CIRCULAR,
-        noise_stds={k: power.artificial_noise_std[k] for k in speakers},
-    )

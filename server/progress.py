@@ -18,7 +18,7 @@ from server.power.feasibility import (
     predicted_mean_noise_std,
 )
 from server.power.static import plan_static
-from server.pricing import PrivacyTerms
+from server.privacy_terms import PrivacyTerms
 from server.run_records import RoundRow
 
 
@@ -39,7 +39,7 @@ class ProgressPrinter:
         if privacy.enabled:
             promise = (
                 f"epsilon {privacy.epsilon:g} at delta {privacy.delta:g}, "
-                f"{privacy.relation.replace('_', ' ')} {privacy.unit}, {privacy.access} access"
+                f"{privacy.relation.replace('_', ' ')} {privacy.unit}, {config.access} access"
             )
         self._line(
             f"{experiment.folder}: {Path(config.task.name).stem}, "

@@ -9,6 +9,7 @@ from radio.channel_models import channel_from_name
 from radio.loopback import LoopbackTransceiver
 from radio.medium import SoftwareMedium
 from radio.waveforms.coherent import CoherentWaveform
+from server.air import Air, CoherentAir
 from server.config import RadioSection
 from server.receiver import IdealReceiver, RadioReceiver, Receiver
 from server.simulation import (
@@ -25,14 +26,12 @@ class RadioLink:
 
     Attributes:
         uplinks: each device's, in device order.
-        receiver: the server's.
-        channel_simulation: brings a simulated channel to a round's state.
+        air: the server's end.
         noise_symbols: silent samples of a frame, from which noise power is measured.
     """
 
     uplinks: tuple[Uplink, ...]
-    receiver: Receiver
-    channel_simulation: ChannelSimulation
+    air: Air
     noise_symbols: int
 
 
@@ -47,12 +46,15 @@ def build_radio_link(
         num_scalars: Q, numbers that each device sends in a round.
         seed: of everything that the simulated channel draws.
     """
+
+    def coherent_air(receiver: Receiver, simulation: ChannelSimulation) -> CoherentAir:
+        return CoherentAir(receiver, simulation, radio.max_amplitude, radio.coherence_rounds)
+
     if radio.backend == "ideal":
         box = ScalarBox()
         return RadioLink(
             uplinks=(IdealUplink(box),) * num_devices,
-            receiver=IdealReceiver(box, num_devices),
-            channel_simulation=NoChannelSimulation(),
+            air=coherent_air(IdealReceiver(box, num_devices), NoChannelSimulation()),
             noise_symbols=1,
         )
     waveform = CoherentWaveform(
@@ -69,15 +71,15 @@ def build_radio_link(
         noise_rng=simulation_rng(seed, "noise/start", 0),
         channel_name=channel.name,
     )
+    simulation = SoftwareChannelSimulation(
+        medium, channel, seed=seed, coherence_rounds=radio.coherence_rounds
+    )
     transmitters = (
         LoopbackTransceiver(medium, index, max_amplitude=radio.max_amplitude)
         for index in range(num_devices)
     )
     return RadioLink(
         uplinks=tuple(OverTheAirUplink(transmitter, waveform) for transmitter in transmitters),
-        receiver=RadioReceiver(LoopbackTransceiver(medium, None), waveform),
-        channel_simulation=SoftwareChannelSimulation(
-            medium, channel, seed=seed, coherence_rounds=radio.coherence_rounds
-        ),
+        air=coherent_air(RadioReceiver(LoopbackTransceiver(medium, None), waveform), simulation),
         noise_symbols=waveform.noise_symbols,
     )

@@ -153,7 +153,7 @@ def summarise(
         "noise_multiplier": max((row.noise_multiplier for row in rows), default=None)
         if privacy.enabled
         else None,
-        "access": privacy.access,
+        "access": config.access,
         "payload_symbols_per_device_per_round": payload,
         "pilot_symbols_per_device_per_round": pilots,
         "uplink_symbols_per_device_per_round": payload + pilots,
@@ -318,7 +318,7 @@ def _notes(config: RunConfig, summary: dict[str, Any]) -> str:
         notes.append(
             f"Spent epsilon {summary['epsilon']:.3f} of {summary['epsilon_budget']:g} at delta "
             f"{summary['delta']:g}, per {config.privacy.unit}, {config.privacy.relation}, "
-            f"{config.privacy.access} access. Receiver noise is not counted."
+            f"{config.access} access. Receiver noise is not counted."
         )
         if config.privacy.has_simulated_keys:
             notes.append(

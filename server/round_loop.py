@@ -11,28 +11,21 @@ from typing import Protocol
 from edge_runtime.control.channel import ControlChannel
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.protocol.direction import GENERATOR, derive_direction_seed
-from edge_runtime.protocol.errors import NonFiniteScalarError
 from edge_runtime.protocol.rounds import (
     DigestReport,
     DigestRequest,
-    Participation,
     RoundPlan,
-    RoundReport,
     RoundResult,
-    SoundingOrder,
-    TransmitOrder,
 )
-from radio.waveforms.coherent import ChannelEstimate
+from server.air import Air, Heard
 from server.config import RunConfig
 from server.errors import ReplicaMismatchError
-from server.optimizer import learning_rate, means_of_sums, step_integers
-from server.power.static import PowerPlan
-from server.pricing import PlannedRound, Pricing
+from server.optimizer import hold_within, learning_rate, step_integers
+from server.planning import ChannelKnowledge, PlannedRound, RoundPower
+from server.pricing import Pricing
 from server.privacy.mechanism import MechanismRecord
-from server.receiver import Receiver
 from server.run_records import RoundRow
 from server.run_store import RunStore
-from server.simulation import ChannelSimulation
 
 
 class ScalarObservations(Protocol):
@@ -70,20 +63,19 @@ class RoundLoop:
     run_id: str
     config: RunConfig
     control: ControlChannel
-    receiver: Receiver
+    air: Air
     pricing: Pricing
     replica: ParameterStore
     store: RunStore
-    channel_simulation: ChannelSimulation
     truth: ScalarObservations
     clock: Callable[[], float] = time.perf_counter
 
-    def run_round(self, round_index: int, channel: ChannelEstimate) -> RoundRow:
-        """Plan, pay, announce, hear, decide, step, record.
+    def run_round(self, round_index: int, channel: ChannelKnowledge) -> RoundRow:
+        """Plan, pay, announce and hear, decide, step, record.
 
         Args:
             round_index: the next round.
-            channel: the fading block's channel estimate, from `learn_channel`.
+            channel: what `learn_channel` last told of it.
 
         Raises:
             BudgetExhaustedError: the round may not be afforded; nothing was transmitted.
@@ -92,19 +84,18 @@ class RoundLoop:
             NonFiniteScalarError: the model has diverged: no device had a finite loss.
         """
         started = self.clock()
-        if self.pricing.was_charged_before(round_index) and not self.receiver.repeats_bit_for_bit:
+        if self.pricing.was_charged_before(round_index) and not self.air.repeats_bit_for_bit:
             return self.skip_round(round_index)
         planned = self.pricing.plan_round(round_index, channel)
         plan = self.make_plan(round_index, planned.power)
         price = self.pricing.price(planned, plan.release)
         self.pricing.charge(price)
-        reports = self.announce(plan)
-        speakers = _speakers(reports)
-        self.pricing.charge_correction(price, planned.power, speakers)
-        heard = self.hear_means(planned.power, len(speakers))
-        is_enough = len(speakers) >= self.config.federation.min_speakers
-        result = self.decide_step(round_index, heard.estimates if is_enough else self._nothing)
-        row = self.describe(planned, price, speakers, heard, result, started)
+        heard = self.air.carry(self.control, plan, planned.power)
+        self.pricing.charge_correction(price, planned.power, heard.speakers)
+        means = self.means_of(heard)
+        is_enough = min(heard.num_speakers, default=0) >= self.config.federation.min_speakers
+        result = self.decide_step(round_index, means.estimates if is_enough else self._nothing)
+        row = self.describe(planned, price, heard.speakers, means, result, started)
         self.take_step(result)
         self.store.append_round(row)
         return row
@@ -140,15 +131,15 @@ class RoundLoop:
         self.store.append_round(row)
         return row
 
-    def learn_channel(self, round_index: int) -> ChannelEstimate:
-        """Have the devices sound at the start of the round's fading block and estimate gains."""
-        block_start = round_index - round_index % self.config.radio.coherence_rounds
-        amplitude = self.config.radio.max_amplitude
-        self.channel_simulation.begin_sounding(block_start)
-        self.control.broadcast(SoundingOrder(self.run_id, block_start, amplitude, 0))
-        return self.receiver.hear_pilots(0, amplitude)
+    def needs_channel(self, round_index: int) -> bool:
+        """Whether the channel has to be learnt before this round."""
+        return self.air.needs_channel(round_index)
 
-    def make_plan(self, round_index: int, power: PowerPlan) -> RoundPlan:
+    def learn_channel(self, round_index: int) -> ChannelKnowledge:
+        """What the pilots tell of the channel, for this round and those that follow."""
+        return self.air.learn_channel(self.control, self.run_id, round_index)
+
+    def make_plan(self, round_index: int, power: RoundPower) -> RoundPlan:
         """The order that goes to every device."""
         return RoundPlan(
             run_id=self.run_id,
@@ -160,40 +151,25 @@ class RoundLoop:
             perturbation_scale=2.0**self.config.optimizer.perturbation_scale_log2,
             clip=self.config.optimizer.clip,
             batch_size=self.config.optimizer.batch_size,
-            access=self.config.privacy.access,
+            access=self.config.access,
             frame_start_sample=0,
-            orders=tuple(
-                TransmitOrder(
-                    device_index=index,
-                    tx_gain_real=power.tx_gains[index].real,
-                    tx_gain_imag=power.tx_gains[index].imag,
-                    artificial_noise_std=power.artificial_noise_std[index],
-                )
-                for index in power.participants
-            ),
+            orders=power.orders(),
         )
-
-    def announce(self, plan: RoundPlan) -> list[RoundReport]:
-        """Broadcast the plan; the devices answer when their signals are out, or why not."""
-        self.channel_simulation.begin_payload(plan.round_index)
-        self.control.broadcast(plan)
-        return [m for m in self.control.collect() if isinstance(m, RoundReport)]
 
     @property
     def _nothing(self) -> tuple[float, ...]:
         """What is learnt where nobody is heard."""
         return (0.0,) * self.config.optimizer.directions
 
-    def hear_means(self, power: PowerPlan, num_speakers: int) -> HeardMeans:
+    def means_of(self, heard: Heard) -> HeardMeans:
         """The mean estimates and their measured receiver noise; zero when nobody spoke."""
-        if num_speakers == 0:
+        if not heard.sums:
             return HeardMeans(self._nothing, self._nothing, 0.0)
-        reception = self.receiver.hear_sum(0, power.receive_scale)
-        sums = reception.sum_estimates
+        means = tuple(s / n for s, n in zip(heard.sums, heard.num_speakers, strict=True))
         return HeardMeans(
-            estimates=means_of_sums(sums, num_speakers, self.config.optimizer.clip),
-            as_received=tuple(value / num_speakers for value in sums),
-            receiver_noise_std=reception.receiver_noise_std / num_speakers,
+            estimates=hold_within(means, self.config.optimizer.clip),
+            as_received=means,
+            receiver_noise_std=heard.sum_noise_std / min(heard.num_speakers),
         )
 
     def decide_step(self, round_index: int, mean_estimates: Sequence[float]) -> RoundResult:
@@ -228,7 +204,7 @@ class RoundLoop:
         self,
         planned: PlannedRound,
         price: Sequence[MechanismRecord],
-        speakers: list[int],
+        speakers: Sequence[int],
         heard: HeardMeans,
         result: RoundResult,
         started: float,
@@ -272,16 +248,3 @@ def _radio_error(
         return None
     sent = zip(heard.as_received, true_means, noises, strict=True)
     return _squared_norm([received - (true + noise) for received, true, noise in sent])
-
-
-def _speakers(reports: list[RoundReport]) -> list[int]:
-    """Devices whose signals went out; if every one of them failed, the run cannot go on."""
-    speakers = [r.device_index for r in reports if r.participation is Participation.TRANSMITTED]
-    dropped = [r for r in reports if r.participation is Participation.DROPPED]
-    if dropped and not speakers:
-        raise NonFiniteScalarError(
-            f"round {dropped[0].round_index}: no device could speak. "
-            f"Device {dropped[0].device_index} says: {dropped[0].reason}; its log has the details. "
-            "If losses are not finite the model has diverged: lower optimizer.learning_rate."
-        )
-    return speakers

@@ -17,8 +17,8 @@ from server.config import RunConfig, dump_config, parse_config
 from server.device_keys import DeviceKeys
 from server.environment import environment, probe
 from server.errors import ConfigurationError
-from server.pricing import Stretch
 from server.privacy.ledger import PrivacyLedger
+from server.privacy_terms import Stretch
 from server.run_data import load_run_data
 from server.run_records import Outcome
 from server.run_store import RunStore

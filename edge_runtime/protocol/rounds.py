@@ -14,7 +14,7 @@ import msgspec
 
 from edge_runtime.protocol.errors import WireError
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Rises when the meaning of any record or of the direction generator changes."""
 
 STEP_QUANTUM = 2.0**-40
@@ -74,8 +74,32 @@ def _require_finite(**values: float) -> None:
         _require(math.isfinite(value), f"{name}: got {value}, wanted a finite number.")
 
 
-class TransmitOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class BandLevels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How loud one device speaks where a number is a power in two bands (energy waveform).
+
+    Attributes:
+        amplitude_a: of the transmitter in band A for the largest number, over full scale.
+        amplitude_b: in band B.
+        full_range: the largest number, in units of the scalar.
+    """
+
+    amplitude_a: float
+    amplitude_b: float
+    full_range: float
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        for name in ("amplitude_a", "amplitude_b"):
+            value = getattr(self, name)
+            _require(0.0 <= value <= 1.0, f"{name}: got {value}, wanted 0 to 1.")
+        _require_finite(full_range=self.full_range)
+        _require(self.full_range > 0, f"full_range: got {self.full_range}, wanted > 0.")
+
+
+class TransmitOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """How loud one device speaks: sample = tx_gain * (scalar + n + j m), for each of its scalars.
+
+    Where a number is a power in two bands the gain is 0 and ``bands`` says how loud.
 
     Attributes:
         device_index: the device this order is for.
@@ -84,12 +108,14 @@ class TransmitOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         artificial_noise_std: standard deviation per quadrature of the device's private circular
             noise on each scalar, in units of the scalar. 0 means no privacy is promised for this
             round.
+        bands: levels of the energy waveform; None, and left out of the bytes, for others.
     """
 
     device_index: int
     tx_gain_real: float
     tx_gain_imag: float
     artificial_noise_std: float
+    bands: BandLevels | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""

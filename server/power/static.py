@@ -14,6 +14,7 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime.protocol.rounds import TransmitOrder
 from server.errors import ConfigurationError
 
 DEFAULT_PEAK_FACTOR = 8.0
@@ -51,6 +52,18 @@ class PowerPlan:
                     f"{name}: got devices {sorted(mapping)}, wanted {list(self.participants)}."
                 )
             object.__setattr__(self, name, MappingProxyType(dict(mapping)))
+
+    def orders(self) -> tuple[TransmitOrder, ...]:
+        """What each participant is told."""
+        return tuple(
+            TransmitOrder(
+                device_index=k,
+                tx_gain_real=self.tx_gains[k].real,
+                tx_gain_imag=self.tx_gains[k].imag,
+                artificial_noise_std=self.artificial_noise_std[k],
+            )
+            for k in self.participants
+        )
 
     @property
     def sum_noise_std(self) -> float:

@@ -16,15 +16,21 @@ import dp_accounting
 import msgspec
 
 from edge_runtime.protocol.rounds import Access
+from radio.waveforms import WaveformName
 from server.errors import PrivacyError, UnknownMechanismError
 from server.privacy.units import NeighbouringRelation, PrivacyUnit
 
-RECORD_VERSION = 2
+RECORD_VERSION = 3
 """Rises when a field is added or the meaning of one changes."""
 
 POISSON_SUBSAMPLED_GAUSSIAN = "poisson_subsampled_gaussian"
 GAUSSIAN = "gaussian"
 KINDS = (POISSON_SUBSAMPLED_GAUSSIAN, GAUSSIAN)
+
+SUPERPOSABLE = frozenset({WaveformName.COHERENT})
+"""Waveforms whose signals differ between devices in one complex gain and in nothing else. Those of
+radios with carriers and clocks of their own can be told apart, so no device's noise covers another.
+"""
 
 # Float64 operations on the way to a multiplier or a sum of squares each lose at most 2**-53.
 _ROUND_DOWN = 1.0 - 2.0**-49
@@ -104,6 +110,7 @@ class MechanismRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         device_index: whose data the release touches; the price goes on this device's account.
         access: superposed or slotted; in slotted access only the device's own noise may be
             certified (`certified_noise_stds` knows the rule).
+        waveform: that carries it; superposed only one of SUPERPOSABLE.
         unit: whom the promise protects.
         relation: which change of the data it survives.
         sensitivity: `units.sum_sensitivity`, in units of the scalar.
@@ -117,7 +124,7 @@ class MechanismRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     Raises:
         PrivacyError: a value that no honest release can have.
         UnknownMechanismError: another version, an unknown kind, or a combination of kind, unit and
-            relation that has no proof here.
+            relation, or of access and waveform, that has no proof here.
     """
 
     version: int
@@ -125,6 +132,7 @@ class MechanismRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     round_index: int
     device_index: int
     access: Access
+    waveform: WaveformName
     unit: PrivacyUnit
     relation: NeighbouringRelation
     sensitivity: float
@@ -144,6 +152,7 @@ class MechanismRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
             )
         for name, kind in (
             ("access", Access),
+            ("waveform", WaveformName),
             ("unit", PrivacyUnit),
             ("relation", NeighbouringRelation),
         ):
@@ -199,6 +208,12 @@ class MechanismRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
                 f"kind 'poisson_subsampled_gaussian' with unit {self.unit} and relation "
                 f"{self.relation}: amplification is proved here for one example, zeroed out. "
                 "Use kind 'gaussian'."
+            )
+        if self.access is Access.SUPERPOSED and self.waveform not in SUPERPOSABLE:
+            raise UnknownMechanismError(
+                f"access 'superposed' with waveform {self.waveform!r}: carriers and timing tell "
+                "its devices apart, so each is covered by its own noise alone. Account it as "
+                "'slotted'."
             )
 
     @property

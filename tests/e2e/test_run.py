@@ -31,7 +31,8 @@ from edge_runtime.task_spec import load_task
 from edge_runtime.tasks import read_examples
 from edge_runtime.uplink import OverTheAirUplink
 from radio.errors import RadioUnavailableError
-from server import cli, environment, experiment, pricing, report
+from server import cli, environment, experiment, pricing, privacy_terms, report
+from server.air import CoherentAir
 from server.config import load_config, parse_config
 from server.errors import LedgerCorruptError, RunStoreError
 from server.experiment import Experiment
@@ -97,8 +98,8 @@ def recorded(folder):
 def calibrate_once():
     """Every run here asks for the same few promises; the answer is a function of its arguments."""
     with pytest.MonkeyPatch.context() as patch:
-        cached = functools.cache(pricing.calibrate_noise_multiplier)
-        patch.setattr(pricing, "calibrate_noise_multiplier", cached)
+        cached = functools.cache(privacy_terms.calibrate_noise_multiplier)
+        patch.setattr(privacy_terms, "calibrate_noise_multiplier", cached)
         yield
 
 
@@ -345,7 +346,7 @@ def test_a_run_that_died_in_its_first_round_can_be_reported(tmp_path, monkeypatc
     run = Experiment.start(load_config("snips", SHORT), folder)
     with monkeypatch.context() as patch:
         patch.setattr(RunStore, "set_all_meta", lambda *_: None)
-        patch.setattr(RoundLoop, "announce", None)
+        patch.setattr(CoherentAir, "carry", None)
         with pytest.raises(TypeError):
             finish(run)
     code, summary = run_cli("report", folder, "--json")
@@ -406,7 +407,7 @@ class DiedError(BaseException):
 @pytest.mark.parametrize(
     ("owner", "name", "at"),
     [
-        (RoundLoop, "announce", 9),  # paid, not transmitted
+        (CoherentAir, "carry", 9),  # paid, not transmitted
         (RoundLoop, "take_step", 19),  # transmitted, not stepped
         (Experiment, "evaluate", 16),  # recorded, not evaluated
         (Experiment, "evaluate", ROUNDS),  # the same after the last round
@@ -418,10 +419,10 @@ def test_a_run_that_died_at_an_awkward_moment_ends_like_the_uninterrupted_one(
     folder = tmp_path / "died"
     original = getattr(owner, name)
 
-    def die_or_go_on(self, what):
-        if getattr(what, "round_index", what) == at:
+    def die_or_go_on(self, *arguments):
+        if any(getattr(argument, "round_index", argument) == at for argument in arguments):
             raise DiedError
-        return original(self, what)
+        return original(self, *arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, die_or_go_on)
@@ -814,13 +815,13 @@ def test_the_ideal_link_equals_plain_federated_spsa_bit_for_bit(
     tmp_path, monkeypatch, plain_graphs, num_directions, difference
 ):
     # Which release a round was decides the batches, and nothing else is taken from the run.
-    releases, announce = [], RoundLoop.announce
+    releases, carry = [], CoherentAir.carry
 
-    def note_and_announce(self, plan):
+    def note_and_carry(self, control, plan, power):
         releases.append(plan.release)
-        return announce(self, plan)
+        return carry(self, control, plan, power)
 
-    monkeypatch.setattr(RoundLoop, "announce", note_and_announce)
+    monkeypatch.setattr(CoherentAir, "carry", note_and_carry)
     settings = {"optimizer.directions": num_directions, "optimizer.difference": difference}
     run = Experiment.start(load_config("snips", IDEAL | settings), tmp_path / "ideal")
     try:

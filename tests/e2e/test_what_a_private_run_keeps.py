@@ -110,6 +110,7 @@ RECORD = {
     "round_index": "a count",
     "device_index": CHANNEL,
     "access": CHOSEN,
+    "waveform": CHOSEN,
     "unit": CHOSEN,
     "relation": CHOSEN,
     "sensitivity": CHOSEN,

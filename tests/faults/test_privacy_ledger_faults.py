@@ -5,6 +5,7 @@ import sqlite3
 import pytest
 
 from edge_runtime.protocol.rounds import Access
+from radio.waveforms import WaveformName
 from server.errors import LedgerCorruptError, PrivacyError
 from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger
@@ -16,11 +17,12 @@ NUM_ROUNDS = 5
 
 def make_record(round_index, device_index):
     return MechanismRecord(
-        version=2,
+        version=3,
         kind="gaussian",
         round_index=round_index,
         device_index=device_index,
         access=Access.SUPERPOSED,
+        waveform=WaveformName.COHERENT,
         unit=PrivacyUnit.DEVICE,
         relation=NeighbouringRelation.REPLACE_ONE,
         sensitivity=1.0,
@@ -127,7 +129,7 @@ def test_a_truncated_file_is_found(path):
 def test_a_record_of_a_later_version_stops_the_run_although_the_chain_is_right(path, monkeypatch):
     connection = connect(path)
     ledger = PrivacyLedger(connection)
-    later = make_record(NUM_ROUNDS, 0).encode().replace(b'"version":2', b'"version":3')
+    later = make_record(NUM_ROUNDS, 0).encode().replace(b'"version":3', b'"version":4')
     monkeypatch.setattr(MechanismRecord, "encode", lambda self: later)
     ledger.append([make_record(NUM_ROUNDS, 0)])
     monkeypatch.undo()

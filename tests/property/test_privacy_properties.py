@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from edge_runtime.protocol.rounds import Access
+from radio.waveforms import WaveformName
 from server.errors import BudgetExhaustedError, UnknownMechanismError
 from server.privacy.accountant import Accountant
 from server.privacy.composition import Composer, PriceClass, make_history
@@ -21,11 +22,12 @@ stds = st.floats(min_value=1e-3, max_value=1e3)
 
 def make_record(multiplier, *, rate=1.0, device_index=0, round_index=0, **changes):
     fields = {
-        "version": 2,
+        "version": 3,
         "kind": "gaussian" if rate == 1.0 else "poisson_subsampled_gaussian",
         "round_index": round_index,
         "device_index": device_index,
         "access": Access.SUPERPOSED,
+        "waveform": WaveformName.COHERENT,
         "unit": PrivacyUnit.EXAMPLE,
         "relation": NeighbouringRelation.ZERO_OUT_ONE,
         "sensitivity": 1.0,

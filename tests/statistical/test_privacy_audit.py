@@ -9,6 +9,7 @@ from scipy.stats import beta, binom, chi2
 
 from edge_runtime.protocol.rounds import Access
 from edge_runtime.spsa import clip_to_ball, estimate_scalars
+from radio.waveforms import WaveformName
 from server.power.static import plan_static
 from server.privacy.accountant import Accountant
 from server.privacy.calibration import calibrate_noise_multiplier
@@ -24,11 +25,12 @@ RATE = 0.5
 
 def claimed_epsilon(multiplier):
     record = MechanismRecord(
-        version=2,
+        version=3,
         kind="poisson_subsampled_gaussian",
         round_index=0,
         device_index=0,
         access=Access.SUPERPOSED,
+        waveform=WaveformName.COHERENT,
         unit=PrivacyUnit.EXAMPLE,
         relation=NeighbouringRelation.ZERO_OUT_ONE,
         sensitivity=1.0,

@@ -6,6 +6,7 @@ from dp_accounting.pld import privacy_loss_distribution
 from scipy.stats import norm
 
 from edge_runtime.protocol.rounds import Access
+from radio.waveforms import WaveformName
 from server.errors import (
     BudgetExhaustedError,
     ConfigurationError,
@@ -30,11 +31,12 @@ DELTA = 1e-5
 
 def make_record(round_index=0, device_index=0, *, multiplier=1.0, rate=0.01, **changes):
     fields = {
-        "version": 2,
+        "version": 3,
         "kind": "gaussian" if rate == 1.0 else "poisson_subsampled_gaussian",
         "round_index": round_index,
         "device_index": device_index,
         "access": Access.SUPERPOSED,
+        "waveform": WaveformName.COHERENT,
         "unit": PrivacyUnit.EXAMPLE,
         "relation": NeighbouringRelation.ZERO_OUT_ONE,
         "sensitivity": 1.0,

@@ -3,6 +3,7 @@ import sqlite3
 import pytest
 
 from edge_runtime.protocol.rounds import Access
+from radio.waveforms import WaveformName
 from server.errors import LedgerCorruptError, PrivacyError
 from server.privacy.ledger import GENESIS, PrivacyLedger
 from server.privacy.mechanism import MechanismRecord
@@ -11,11 +12,12 @@ from server.privacy.units import NeighbouringRelation, PrivacyUnit
 
 def make_record(round_index=0, device_index=0, *, stream=None, **changes):
     fields = {
-        "version": 2,
+        "version": 3,
         "kind": "poisson_subsampled_gaussian",
         "round_index": round_index,
         "device_index": device_index,
         "access": Access.SUPERPOSED,
+        "waveform": WaveformName.COHERENT,
         "unit": PrivacyUnit.EXAMPLE,
         "relation": NeighbouringRelation.ZERO_OUT_ONE,
         "sensitivity": 1.0,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from edge_runtime.protocol.rounds import Access
+from radio.waveforms import WaveformName
 from server.errors import PrivacyError, UnknownMechanismError
 from server.privacy.mechanism import ArtificialNoise, MechanismRecord, certified_noise_stds
 from server.privacy.units import NeighbouringRelation, PrivacyUnit
@@ -13,11 +14,12 @@ from server.privacy.units import NeighbouringRelation, PrivacyUnit
 
 def make_record(**changes):
     fields = {
-        "version": 2,
+        "version": 3,
         "kind": "poisson_subsampled_gaussian",
         "round_index": 3,
         "device_index": 1,
         "access": Access.SUPERPOSED,
+        "waveform": WaveformName.COHERENT,
         "unit": PrivacyUnit.EXAMPLE,
         "relation": NeighbouringRelation.ZERO_OUT_ONE,
         "sensitivity": 0.5,
@@ -75,6 +77,7 @@ def test_to_dp_event_says_the_same():
         {"noise_stream": "not hex at all"},
         {"access": "superposed by hand"},
         {"access": None},
+        {"waveform": "coherently"},
     ],
 )
 def test_a_release_nobody_can_mean_is_refused_at_birth(changes):
@@ -85,7 +88,7 @@ def test_a_release_nobody_can_mean_is_refused_at_birth(changes):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"version": 3},
+        {"version": 2},
         {"version": True},
         {"kind": "laplace"},
         {"kind": "gaussian"},
@@ -106,7 +109,10 @@ def test_decode_reads_encode_back():
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda d: {**d, "version": 3},
+        lambda d: {**d, "version": 2},
+        lambda d: {**d, "waveform": "semaphore"},
+        lambda d: {**d, "waveform": "energy"},
+        lambda d: {k: v for k, v in d.items() if k != "waveform"},
         lambda d: {**d, "kind": "exponential"},
         lambda d: {**d, "discount": 0.5},
         lambda d: {**d, "access": "telepathic"},
@@ -127,6 +133,17 @@ def test_decode_refuses_what_it_does_not_fully_understand(damage):
 def test_decode_refuses_bytes_that_are_no_record(data):
     with pytest.raises(UnknownMechanismError):
         MechanismRecord.decode(data)
+
+
+def test_a_waveform_whose_devices_can_be_told_apart_is_never_accounted_as_superposed():
+    with pytest.raises(UnknownMechanismError, match="carriers and timing tell its devices apart"):
+        make_record(waveform=WaveformName.ENERGY)
+    record = make_record(waveform=WaveformName.ENERGY, access=Access.SLOTTED)
+    assert MechanismRecord.decode(record.encode()) == record
+    # Negative control: nor can the bytes of a record say so.
+    forged = record.encode().replace(b'"slotted"', b'"superposed"')
+    with pytest.raises(UnknownMechanismError):
+        MechanismRecord.decode(forged)
 
 
 NOISE = {0: 0.3, 1: 0.4, 2: 1.2}

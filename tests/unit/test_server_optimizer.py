@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 
 from server.config import OptimizerSection
-from server.optimizer import learning_rate, means_of_sums, step_integers
+from server.optimizer import hold_within, learning_rate, step_integers
 
 
 def test_learning_rate_starts_at_the_first_rate_and_is_halfway_in_the_middle():
@@ -30,26 +30,21 @@ def test_learning_rate_with_fraction_one_is_constant():
     assert {learning_rate(optimizer, t) for t in range(9)} == {3e-4}
 
 
-def test_mean_of_sum_divides_by_those_who_spoke():
-    assert means_of_sums((12.0,), 4, 50.0) == (3.0,)
-    assert means_of_sums((12.0, -4.0), 4, 50.0) == (3.0, -1.0)
-
-
 @pytest.mark.parametrize("total", [1e3, -1e3, math.inf, -math.inf])
-def test_mean_of_sum_guarantees_bound_exactly(total):
-    (mean,) = means_of_sums((total,), 3, 0.7)
+def test_a_single_mean_is_held_within_the_clip_exactly(total):
+    (mean,) = hold_within((total / 3,), 0.7)
     assert abs(mean) == 0.7
     assert math.copysign(1.0, mean) == math.copysign(1.0, total)
 
 
 def test_the_means_are_held_within_the_ball_that_the_devices_keep_to():
-    means = means_of_sums((300.0, 400.0), 2, 5.0)
+    means = hold_within((150.0, 200.0), 5.0)
     assert means == (pytest.approx(3.0), pytest.approx(4.0))
     assert math.hypot(*means) <= 5.0
 
 
-def test_mean_of_sum_without_clip_is_the_mean():
-    assert means_of_sums((1e300, 1.0), 2, math.inf) == (5e299, 0.5)
+def test_without_a_clip_the_means_stay_as_they_are():
+    assert hold_within((5e299, 0.5), math.inf) == (5e299, 0.5)
 
 
 @pytest.mark.parametrize(("rate", "mean"), [(1e-4, 3.7), (1e-4, -49.9), (1.0, 1.0), (1e-6, 1e-3)])

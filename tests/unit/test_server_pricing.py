@@ -17,9 +17,11 @@ from server.errors import (
     ConfigurationError,
     PrivacyError,
 )
-from server.pricing import MAX_AMPLITUDE_ERROR, Pricing, plan_privacy_terms
+from server.planning import MAX_AMPLITUDE_ERROR
+from server.pricing import Pricing
 from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger
+from server.privacy_terms import plan_privacy_terms
 from server.run_store import RunStore
 
 NUM_RECORDS = (120, 100, 110, 130)

@@ -18,11 +18,13 @@ from edge_runtime.protocol.rounds import (
     SoundingOrder,
 )
 from radio.waveforms.coherent import ChannelEstimate, Reception
+from server.air import CoherentAir
 from server.config import parse_config
 from server.errors import BudgetExceededError, BudgetExhaustedError, ReplicaMismatchError
-from server.pricing import Pricing, plan_privacy_terms
+from server.pricing import Pricing
 from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger
+from server.privacy_terms import plan_privacy_terms
 from server.receiver import Receiver
 from server.round_loop import RoundLoop
 from server.run_store import RunStore
@@ -143,11 +145,10 @@ def loop(store, terms):
         run_id="toy",
         config=CONFIG,
         control=SpyControl(store, log),
-        receiver=FakeReceiver(log),
+        air=CoherentAir(FakeReceiver(log), NoChannelSimulation(), 1.0, coherence_rounds=2),
         pricing=Pricing(CONFIG, terms, accountant, ledger, 256),
         replica=FakeReplica(log),
         store=store,
-        channel_simulation=NoChannelSimulation(),
         truth=ScalarTruth(),
         clock=iter(range(1000)).__next__,
     )
@@ -216,7 +217,7 @@ def test_the_row_is_stored_and_tells_what_happened(loop, store):
 
 
 def test_the_mean_is_held_within_the_clip(loop):
-    loop.receiver.hear_sum = lambda *_: reception(1e6)
+    loop.air.receiver.hear_sum = lambda *_: reception(1e6)
     assert loop.run_round(0, CHANNEL).mean_estimates == (5.0,)
 
 
@@ -287,7 +288,7 @@ def test_a_paid_round_is_repeated_by_a_simulation_and_skipped_by_a_radio(
     ledger = PrivacyLedger(store.connection)
     accountant = Accountant(epsilon=6.0, delta=1e-4, csi_delta=1e-5)
     accountant.compose_all(ledger.records())
-    loop.receiver.repeats_bit_for_bit = repeats
+    loop.air.receiver.repeats_bit_for_bit = repeats
     resumed = dataclasses.replace(loop, pricing=Pricing(CONFIG, terms, accountant, ledger, 256))
     spent = accountant.worst_spent()
     row = resumed.run_round(0, CHANNEL)
@@ -303,6 +304,7 @@ def test_a_paid_round_is_repeated_by_a_simulation_and_skipped_by_a_radio(
 
 
 def test_channel_is_learnt_at_the_start_of_its_block(loop):
+    assert [loop.needs_channel(index) for index in range(5)] == [True, False] * 2 + [True]
     orders = []
     loop.control.broadcast = orders.append
     assert loop.learn_channel(3) is CHANNEL

@@ -1,0 +1,148 @@
+"""The air from the server's side: what it orders, captures and makes of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edge_runtime.control.channel import ControlChannel
+from edge_runtime.protocol.errors import NonFiniteScalarError
+from edge_runtime.protocol.rounds import Participation, RoundPlan, RoundReport, SoundingOrder
+from server.planning import ChannelKnowledge, RoundPower
+from server.receiver import Receiver
+from server.simulation import ChannelSimulation
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What came of a plan.
+
+    Attributes:
+        speakers: devices whose signals went out, ascending.
+        sums: estimates of the sums of their numbers [Q]; empty if nobody spoke.
+        num_speakers: how many each of the sums is of [Q].
+        sum_noise_std: of what channel and receiver add to a sum, measured; the largest of them.
+    """
+
+    speakers: tuple[int, ...]
+    sums: tuple[float, ...] = ()
+    num_speakers: tuple[int, ...] = ()
+    sum_noise_std: float = 0.0
+
+
+class Air(ABC):
+    """How a round goes over the air, one class a waveform."""
+
+    @property
+    @abstractmethod
+    def source(self) -> str:
+        """What the numbers come from, for every report: "loopback+rayleigh", "ideal"."""
+
+    @property
+    @abstractmethod
+    def repeats_bit_for_bit(self) -> bool:
+        """Whether a round that is carried out again is heard as the very same numbers."""
+
+    @abstractmethod
+    def needs_channel(self, round_index: int) -> bool:
+        """Whether the channel has to be learnt before this round, as far as its index tells."""
+
+    @abstractmethod
+    def learn_channel(
+        self, control: ControlChannel, run_id: str, round_index: int
+    ) -> ChannelKnowledge:
+        """Have the devices send what is known in advance, and see how it arrives."""
+
+    @abstractmethod
+    def carry(self, control: ControlChannel, plan: RoundPlan, power: RoundPower) -> Heard:
+        """Announce a plan, have its numbers sent, and hear their sums.
+
+        Raises:
+            NonFiniteScalarError: no device could speak.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let the radio go. Idempotent."""
+
+
+@dataclass(frozen=True, slots=True)
+class CoherentAir(Air):
+    """All devices at once, at positions of a common time axis; also the ideal link.
+
+    Attributes:
+        receiver: hears pilots and sums.
+        simulation: of the channel.
+        pilot_amplitude: of every pilot, over full scale.
+        coherence_rounds: rounds of a fading block; pilots are sent once in each.
+    """
+
+    receiver: Receiver
+    simulation: ChannelSimulation
+    pilot_amplitude: float
+    coherence_rounds: int
+
+    @property
+    def source(self) -> str:
+        """The receiver's."""
+        return self.receiver.source
+
+    @property
+    def repeats_bit_for_bit(self) -> bool:
+        """What the receiver says of itself."""
+        return self.receiver.repeats_bit_for_bit
+
+    def needs_channel(self, round_index: int) -> bool:
+        """At the start of each fading block."""
+        return round_index % self.coherence_rounds == 0
+
+    def learn_channel(
+        self, control: ControlChannel, run_id: str, round_index: int
+    ) -> ChannelKnowledge:
+        """Have the devices sound, as at the start of the round's fading block; estimate gains."""
+        block_start = round_index - round_index % self.coherence_rounds
+        self.simulation.begin_sounding(block_start)
+        control.broadcast(SoundingOrder(run_id, block_start, self.pilot_amplitude, 0))
+        return self.receiver.hear_pilots(0, self.pilot_amplitude)
+
+    def carry(self, control: ControlChannel, plan: RoundPlan, power: RoundPower) -> Heard:
+        """Broadcast the plan; the devices answer when their signals are out, or why not."""
+        self.simulation.begin_payload(plan.round_index)
+        control.broadcast(plan)
+        speakers = those_who(Participation.TRANSMITTED, reports_of(control))
+        if not speakers:
+            return Heard(speakers)
+        reception = self.receiver.hear_sum(0, power.receive_scale)
+        return Heard(
+            speakers=speakers,
+            sums=reception.sum_estimates,
+            num_speakers=(len(speakers),) * len(reception.sum_estimates),
+            sum_noise_std=reception.receiver_noise_std,
+        )
+
+    def close(self) -> None:
+        """Close the receiver."""
+        self.receiver.close()
+
+
+def reports_of(control: ControlChannel) -> list[RoundReport]:
+    """The devices' answers to what was broadcast last."""
+    return [m for m in control.collect() if isinstance(m, RoundReport)]
+
+
+def those_who(did: Participation, reports: Sequence[RoundReport]) -> tuple[int, ...]:
+    """Devices that did as they were told; if every one of them failed, the run cannot go on.
+
+    Raises:
+        NonFiniteScalarError: all who were to speak could not.
+    """
+    speakers = [r.device_index for r in reports if r.participation is did]
+    dropped = [r for r in reports if r.participation is Participation.DROPPED]
+    if dropped and not speakers:
+        raise NonFiniteScalarError(
+            f"round {dropped[0].round_index}: no device could speak. "
+            f"Device {dropped[0].device_index} says: {dropped[0].reason}; its log has the details. "
+            "If losses are not finite the model has diverged: lower optimizer.learning_rate."
+        )
+    return tuple(speakers)

@@ -1,0 +1,154 @@
+"""A round's plan, from what is known of the channel: who speaks, how loud, with how much noise.
+
+Superposed access (coherent waveform): the artificial noise of those who speak adds up to
+
+    certified_noise_std = noise_multiplier * sensitivity * (1 + eta) / (1 - eta),
+
+eta being the round's bound on the received amplitude's relative error: one record may weigh up to
+1 + eta, the others' noise may arrive as weak as 1 - eta (theory of the mechanism:
+`server.privacy.mechanism`).
+
+Slotted access (energy waveform): every device has that much noise of its own, with eta = 0, because
+its noise is part of the number it sends and arrives as loud as the rest of it.
+
+Receiver noise comes on top and is promised to nobody.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from radio.calibration import Calibration
+from radio.waveforms.coherent import ChannelEstimate
+from radio.waveforms.error_model import (
+    amplitude_error_bound,
+    gain_error_variance,
+    noise_power_upper_bound,
+)
+from server.config import RunConfig
+from server.power.energy import EnergyPowerPlan, plan_energy
+from server.power.static import PowerPlan, plan_static
+from server.privacy_terms import PrivacyTerms
+
+ChannelKnowledge = ChannelEstimate | Calibration
+"""What a sounding or a calibration has told of the channel."""
+
+RoundPower = PowerPlan | EnergyPowerPlan
+"""How loud and how noisy, by one waveform or the other."""
+
+MAX_AMPLITUDE_ERROR = 0.5
+"""A device whose gain is known worse than this stays silent: its noise price would explode."""
+
+CALIBRATION_SLACK = 1e-6
+"""Noise added on top, so that rounding on the way never makes a round dearer than planned."""
+
+_LARGEST_SCALAR = 1e6
+"""Stands for an infinite clip on the ideal link, where loudness means nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRound:
+    """How loud and how noisy."""
+
+    round_index: int
+    power: RoundPower
+    amplitude_error_bound: float
+    weakest_gain: float
+
+    def noise_std_of_mean(self, speakers: Sequence[int]) -> float:
+        """Standard deviation of the artificial noise on the mean over those who spoke."""
+        if not speakers:
+            return 0.0
+        stds = (self.power.artificial_noise_std[k] for k in speakers)
+        return math.hypot(*stds) / len(speakers)
+
+
+def plan_round(
+    config: RunConfig,
+    terms: PrivacyTerms | None,
+    round_index: int,
+    channel: ChannelKnowledge,
+    noise_symbols: int,
+) -> PlannedRound:
+    """Who speaks, how loud, and with how much noise.
+
+    Args:
+        config: of the run.
+        terms: of privacy, None without.
+        round_index: the round.
+        channel: what is known.
+        noise_symbols: silent samples from which a channel estimate's noise power was measured.
+    """
+    if isinstance(channel, Calibration):
+        return _plan_slotted(config, terms, round_index, channel)
+    return _plan_superposed(config, terms, round_index, channel, noise_symbols)
+
+
+def _plan_superposed(
+    config: RunConfig,
+    terms: PrivacyTerms | None,
+    round_index: int,
+    channel: ChannelEstimate,
+    noise_symbols: int,
+) -> PlannedRound:
+    radio = config.radio
+    min_gain, gain_error = radio.min_gain, 0.0
+    if terms is not None:
+        gain_error = _gain_error(config, channel, noise_symbols, terms.csi_failure_probability)
+        min_gain = max(min_gain, gain_error / MAX_AMPLITUDE_ERROR)
+    loud_enough = np.abs(channel.gains)[np.abs(channel.gains) >= min_gain]
+    weakest_gain = float(np.min(loud_enough, initial=math.inf))
+    eta = gain_error / weakest_gain
+    required = 0.0
+    if terms is not None:
+        required = terms.noise_multiplier * terms.sensitivity * (1.0 + eta) / (1.0 - eta)
+    power = plan_static(
+        gain_estimates=channel.gains,
+        max_amplitude=radio.max_amplitude,
+        scalar_bound=min(config.optimizer.clip, _LARGEST_SCALAR),
+        required_noise_std=required * (1.0 + CALIBRATION_SLACK),
+        min_gain=min_gain,
+        min_participants=config.federation.min_speakers,
+    )
+    return PlannedRound(
+        round_index=round_index,
+        power=power,
+        amplitude_error_bound=eta,
+        weakest_gain=weakest_gain if power.participants else 0.0,
+    )
+
+
+def _plan_slotted(
+    config: RunConfig, terms: PrivacyTerms | None, round_index: int, calibration: Calibration
+) -> PlannedRound:
+    noise_std = 0.0
+    if terms is not None:
+        noise_std = terms.noise_multiplier * terms.sensitivity * (1.0 + CALIBRATION_SLACK)
+    power = plan_energy(
+        calibration=calibration,
+        max_amplitude=config.radio.max_amplitude,
+        scalar_bound=config.optimizer.clip,
+        noise_std=noise_std,
+        min_gain=config.radio.min_gain,
+        min_participants=config.federation.min_speakers,
+    )
+    return PlannedRound(
+        round_index=round_index,
+        power=power,
+        amplitude_error_bound=0.0,
+        weakest_gain=min((min(calibration.gains(k)) for k in power.participants), default=0.0),
+    )
+
+
+def _gain_error(
+    config: RunConfig, channel: ChannelEstimate, noise_symbols: int, failure_probability: float
+) -> float:
+    """sqrt(v ln(1/p)), with v from an upper confidence limit of the noise power."""
+    radio = config.radio
+    noise_power = noise_power_upper_bound(channel.noise_power, noise_symbols, failure_probability)
+    variance = gain_error_variance(noise_power, radio.pilot_symbols, radio.max_amplitude)
+    return amplitude_error_bound(variance, 1.0, failure_probability)

@@ -1,0 +1,112 @@
+"""What a run promises for its rounds: the noise that all of them can afford, found once.
+
+The noise multiplier is the ratio of a release's noise to its sensitivity; every round of a stretch
+has at least this one. `server.planning` says what that makes of the devices' noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edge_runtime.protocol.rounds import Access
+from server.config import RunConfig
+from server.privacy.calibration import calibrate_noise_multiplier
+from server.privacy.composition import History
+from server.privacy.units import sum_sensitivity
+
+
+@dataclass(frozen=True, slots=True)
+class PrivacyTerms:
+    """What was agreed for the whole run.
+
+    Attributes:
+        noise_multiplier: of every round.
+        sensitivity: of the sum of scalars to one record.
+        sampling_probabilities: of the records of each device.
+        commitments: public name of each device's private key.
+        csi_failure_probability: allowed per statement about the channel.
+    """
+
+    noise_multiplier: float
+    sensitivity: float
+    sampling_probabilities: tuple[float, ...]
+    commitments: tuple[str, ...]
+    csi_failure_probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """The rounds that are planned at once: all of a run's, or those it goes on for.
+
+    Attributes:
+        first_round: where they begin; they end with the configuration's last round.
+        number: 1 for the rounds a run was started with, 2 for those it went on for, and so on. Each
+            stretch makes its own statements about the channel, and has its own part of delta.
+        spent: what the devices' accounts held before it.
+    """
+
+    first_round: int = 0
+    number: int = 1
+    spent: tuple[History, ...] = ()
+
+
+WHOLE_RUN = Stretch()
+
+
+def csi_delta(config: RunConfig, num_stretches: int) -> float:
+    """The part of delta that all statements about the channel in so many stretches may use.
+
+    None where access is slotted: a device's noise arrives as loud as its number, however loud.
+    """
+    if config.access is Access.SLOTTED:
+        return 0.0
+    return config.privacy.delta * config.privacy.csi_failure_fraction * num_stretches
+
+
+def plan_privacy_terms(
+    config: RunConfig,
+    num_records: Sequence[int],
+    commitments: Sequence[str],
+    stretch: Stretch = WHOLE_RUN,
+) -> PrivacyTerms:
+    """Find the least noise that keeps the whole run within its budget, for a stretch of it.
+
+    The device with the fewest records samples each of them most often, and sets the price for all.
+    How many records a device holds is public: the sampling rate b/n is fixed from it once, and
+    neighbouring data sets are drawn from at the same rate.
+
+    Raises:
+        ConfigurationError: delta is not below 1/n.
+        PrivacyError: no amount of noise meets the budget.
+    """
+    optimizer, privacy = config.optimizer, config.privacy
+    probabilities = tuple(min(1.0, optimizer.batch_size / n) for n in num_records)
+    coherence = config.radio.coherence_rounds
+    num_rounds = optimizer.rounds - stretch.first_round
+    num_blocks = math.ceil(optimizer.rounds / coherence) - stretch.first_round // coherence
+    # One statement per device and block about its gain, one per block about the noise power.
+    num_statements = (len(num_records) + 1) * num_blocks
+    return PrivacyTerms(
+        noise_multiplier=calibrate_noise_multiplier(
+            epsilon=privacy.epsilon,
+            delta=privacy.delta,
+            csi_delta=csi_delta(config, stretch.number),
+            sampling_probability=max(probabilities),
+            num_rounds=num_rounds,
+            num_records=sum(num_records),
+            spent=stretch.spent,
+        ),
+        # The clipped terms of the other records are the same bits with one record and without it:
+        # edge_runtime.pass_shapes sees to that.
+        sensitivity=sum_sensitivity(
+            clip=optimizer.clip,
+            batch_size=optimizer.batch_size,
+            unit=privacy.unit,
+            relation=privacy.relation,
+        ),
+        sampling_probabilities=probabilities,
+        commitments=tuple(commitments),
+        csi_failure_probability=privacy.delta * privacy.csi_failure_fraction / num_statements,
+    )
