@@ -24,10 +24,13 @@ from edge_runtime.protocol.rounds import (
     Difference,
     DigestReport,
     DigestRequest,
+    NumberHold,
     Participation,
+    PilotHold,
     RoundPlan,
     RoundReport,
     RoundResult,
+    SilenceOrder,
     SoundingOrder,
     TransmitOrder,
 )
@@ -112,6 +115,8 @@ class DeviceAgent:
         self._observe_scalar = observe_scalar
         self._last_planned_round = -1
         self._last_applied_round = -1
+        # Devices whose numbers of the last planned round wait for their plateaus.
+        self._ready: set[int] = set()
 
     def handle(self, data: bytes) -> list[bytes]:
         """Act on one message of the server; returns the answers, one per device that has any.
@@ -123,6 +128,14 @@ class DeviceAgent:
         match message:
             case SoundingOrder():
                 self.send_pilots(message)
+                return []
+            case PilotHold():
+                self.hold_pilot(message)
+                return []
+            case NumberHold():
+                return [wire.encode(report) for report in self.hold_number(message)]
+            case SilenceOrder():
+                self.fall_silent(message)
                 return []
             case RoundPlan():
                 return [wire.encode(report) for report in self.run_round(message)]
@@ -143,6 +156,63 @@ class DeviceAgent:
             except RadioError as error:
                 _logger.warning("pilot of device %d: %s", device.device_index, error)
 
+    def hold_pilot(self, order: PilotHold) -> None:
+        """One device holds its pilot, the others are silent."""
+        self._check_run(order.run_id)
+        for device in self._devices:
+            try:
+                if device.device_index == order.device_index:
+                    device.uplink.hold_pilot(device.device_index, order)
+                else:
+                    device.uplink.fall_silent()
+            except RadioError as error:
+                _logger.warning("pilot of device %d: %s", order.device_index, error)
+
+    def hold_number(self, order: NumberHold) -> list[RoundReport]:
+        """Those who are ready hold the number, and say so; one who cannot is out of the round.
+
+        Raises:
+            PlanRefusedError: another run, or not the round whose numbers are ready.
+        """
+        self._check_run(order.run_id)
+        if order.round_index != self._last_planned_round or (
+            order.round_index <= self._last_applied_round
+        ):
+            raise PlanRefusedError(
+                f"number {order.number} of round {order.round_index}: the numbers here are of "
+                f"round {self._last_planned_round}, and round {self._last_applied_round} is over."
+            )
+        reports = []
+        for device in self._devices:
+            if device.device_index not in self._ready:
+                continue
+            what, reason = Participation.TRANSMITTED, ""
+            try:
+                device.uplink.hold_number(order.number)
+            except RadioError as error:
+                _logger.warning(
+                    "round %d device %d: %s", order.round_index, device.device_index, error
+                )
+                what, reason = Participation.DROPPED, type(error).__name__
+                self._ready.remove(device.device_index)
+                self._silence(device)
+            reports.append(
+                RoundReport(self._run_id, order.round_index, device.device_index, what, reason)
+            )
+        return reports
+
+    def fall_silent(self, order: SilenceOrder) -> None:
+        """Every device ends what it holds."""
+        self._check_run(order.run_id)
+        for device in self._devices:
+            self._silence(device)
+
+    def _silence(self, device: VirtualDevice) -> None:
+        try:
+            device.uplink.fall_silent()
+        except RadioError as error:
+            _logger.error("device %d does not fall silent: %s", device.device_index, error)
+
     def run_round(self, plan: RoundPlan) -> list[RoundReport]:
         """Check the order, look along every direction, speak Q numbers per device."""
         self.verify_plan(plan)
@@ -159,6 +229,9 @@ class DeviceAgent:
         }
         for (device, order), own in zip(spoken, gradients, strict=True):
             reports[device.device_index] = self._speak(plan, release, device, order, own)
+        self._ready = {
+            index for index, r in reports.items() if r.participation is Participation.READY
+        }
         return [reports[index] for index in sorted(reports)]
 
     def verify_plan(self, plan: RoundPlan) -> None:
@@ -272,7 +345,7 @@ class DeviceAgent:
         order: TransmitOrder,
         gradients: Float64Array,
     ) -> RoundReport:
-        """Clip, add private noise, modulate, transmit. On any doubt: silence, and say why."""
+        """Clip, add private noise, send or make ready. On any doubt: silence, and say why."""
         try:
             estimate = estimate_scalars(
                 gradients,
@@ -285,7 +358,7 @@ class DeviceAgent:
                 release, order.artificial_noise_std, plan.num_directions
             )
             noisy = [p + n for p, n in zip(estimate.clipped_scalars, noise, strict=True)]
-            device.uplink.send_scalars(noisy, order, plan)
+            done = device.uplink.send_scalars(noisy, order, plan)
         except (NonFiniteScalarError, RadioError) as error:
             _logger.warning("round %d device %d: %s", plan.round_index, device.device_index, error)
             # The full text stays in the local log: it may tell the size of the secret batch or the
@@ -293,7 +366,7 @@ class DeviceAgent:
             return self._report(plan, device, Participation.DROPPED, type(error).__name__)
         if self._observe_scalar is not None:
             self._observe_scalar(plan.round_index, device.device_index, estimate, noise)
-        return self._report(plan, device, Participation.TRANSMITTED)
+        return self._report(plan, device, done)
 
     def _report(
         self, plan: RoundPlan, device: VirtualDevice, what: Participation, reason: str = ""

@@ -33,7 +33,7 @@ from edge_runtime.protocol.rounds import (
 from edge_runtime.spsa import ScalarEstimate
 from edge_runtime.task_spec import load_task
 from edge_runtime.tasks import PromptSet, label_token_ids, load_tokenizer, read_examples
-from edge_runtime.uplink import OverTheAirUplink
+from edge_runtime.uplink import CoherentUplink
 from radio.channel_models import RayleighBlockFading
 from radio.loopback import LoopbackTransceiver
 from radio.medium import SoftwareMedium
@@ -110,7 +110,7 @@ def run_selftest(bundle_folder: Path, *, task_name: str, num_devices: int) -> Se
                 device_index=k,
                 prompts=PromptSet(parts[k], task, tokenizer, _MAX_TOKENS),
                 private_random=PrivateRandom(PrivateRandom.generate_key()),
-                uplink=OverTheAirUplink(LoopbackTransceiver(medium, k), waveform),
+                uplink=CoherentUplink(LoopbackTransceiver(medium, k), waveform),
                 limits=DeviceLimits(_CLIP, _BATCH_SIZE),
             )
             for k in range(num_devices)

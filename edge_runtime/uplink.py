@@ -1,46 +1,96 @@
 """Uplink: how a device's numbers leave it.
 
-OverTheAirUplink modulates them and hands real samples to a transceiver. IdealUplink drops them into
-a box that adds exactly; it is the noiseless reference ("perfect" in the literature) and the oracle
-of the tests, and it promises no privacy.
+CoherentUplink modulates them and hands real samples to a transceiver. EnergyUplink keeps them and
+holds one after another on the air when it is told to. IdealUplink drops them into a box that adds
+exactly; it is the noiseless reference ("perfect" in the literature) and the oracle of the tests,
+and it promises no privacy.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from edge_runtime.protocol.rounds import RoundPlan, SoundingOrder, TransmitOrder
+import numpy as np
+
+from edge_runtime.protocol.rounds import (
+    Participation,
+    PilotHold,
+    RoundPlan,
+    SoundingOrder,
+    TransmitOrder,
+)
+from radio.errors import RadioConfigurationError
 from radio.transceiver import Transceiver
 from radio.waveforms.coherent import CoherentWaveform
+from radio.waveforms.energy import EnergyWaveform
 
 
 class Uplink(ABC):
-    """One device's way out."""
+    """One device's way out: to positions of a time axis, or held until it is told to stop."""
 
-    @abstractmethod
     def send_pilot(self, device_index: int, order: SoundingOrder) -> None:
-        """Send the known pilot in the device's own slot."""
+        """Send the known pilot in the device's own slot.
+
+        Raises:
+            RadioError: the radio refuses, or the waveform has no slots.
+        """
+        raise _not_mine("a sounding order", "its pilot is held")
 
     @abstractmethod
     def send_scalars(
         self, noisy_scalars: Sequence[complex], order: TransmitOrder, plan: RoundPlan
-    ) -> None:
-        """Send Q numbers, each with its circular noise.
+    ) -> Participation:
+        """Send Q numbers, each with its circular noise, or make ready to hold them.
+
+        Returns:
+            TRANSMITTED, or READY.
 
         Raises:
             RadioError: the radio refuses; nothing was transmitted then.
         """
 
+    def hold_pilot(self, device_index: int, order: PilotHold) -> None:
+        """Hold the known pilot on the air.
+
+        Raises:
+            RadioError: the radio refuses, or the waveform holds nothing.
+        """
+        raise _not_mine("a pilot to hold", "its signals have positions")
+
+    def hold_number(self, number: int) -> None:
+        """Hold one of the numbers that are ready on the air.
+
+        Raises:
+            RadioError: the radio refuses, there is no such number, or the waveform holds nothing.
+        """
+        raise _not_mine("a number to hold", "its signals have positions")
+
+    @abstractmethod
+    def fall_silent(self) -> None:
+        """End what is held, if anything is.
+
+        Raises:
+            RadioError: the radio did not confirm it.
+        """
+
     @abstractmethod
     def close(self) -> None:
-        """Fall silent. Idempotent."""
+        """Fall silent for good. Idempotent."""
+
+
+def _not_mine(what: str, why: str) -> RadioConfigurationError:
+    return RadioConfigurationError(
+        f"{what}: not for this device's waveform, {why}. Server and device must have the same "
+        "radio.waveform."
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class OverTheAirUplink(Uplink):
+class CoherentUplink(Uplink):
     """Coherent amplitude: samples = tx_gain * scalar * sequence, one number after the other."""
 
     transceiver: Transceiver
@@ -53,15 +103,75 @@ class OverTheAirUplink(Uplink):
 
     def send_scalars(
         self, noisy_scalars: Sequence[complex], order: TransmitOrder, plan: RoundPlan
-    ) -> None:
+    ) -> Participation:
         """Modulate and transmit in the payload slot."""
+        if order.bands is not None:
+            raise _not_mine("an order with levels of two bands", "it has one amplitude")
         burst = self.waveform.modulate(noisy_scalars, order.tx_gain)
         start_sample = plan.frame_start_sample + self.waveform.payload_offset_samples
         self.transceiver.transmit(burst, start_sample=start_sample)
+        return Participation.TRANSMITTED
+
+    def fall_silent(self) -> None:
+        """A burst ends by itself."""
 
     def close(self) -> None:
         """Close the transceiver."""
         self.transceiver.close()
+
+
+@dataclass(slots=True)
+class EnergyUplink(Uplink):
+    """Powers of two bands: a number is held as long as it takes the receiver to capture it.
+
+    The phases of a burst are drawn from what everybody knows; they carry nothing.
+    """
+
+    transceiver: Transceiver
+    waveform: EnergyWaveform
+    _ready: tuple[tuple[float, ...], TransmitOrder, RoundPlan] | None = None
+
+    def send_scalars(
+        self, noisy_scalars: Sequence[complex], order: TransmitOrder, plan: RoundPlan
+    ) -> Participation:
+        """Keep the numbers, as shares of the largest; in phase, where all of a power is."""
+        self._ready = None
+        if order.bands is None:
+            raise _not_mine("an order without levels of two bands", "a number is a power in them")
+        shares = tuple(scalar.real / order.bands.full_range for scalar in noisy_scalars)
+        for share in shares:
+            self.waveform.powers(share)  # what is not finite is refused before anything is sent
+        self._ready = shares, order, plan
+        return Participation.READY
+
+    def hold_pilot(self, device_index: int, order: PilotHold) -> None:
+        """Half of full power in each band."""
+        rng = _phase_rng(f"pilot/{order.round_index}/{device_index}")
+        self.transceiver.hold(self.waveform.pilot(order.amplitude, rng))
+
+    def hold_number(self, number: int) -> None:
+        """The number's power, at the ordered amplitudes."""
+        shares, order, plan = self._ready or ((), None, None)
+        if order is None or plan is None or order.bands is None or number >= len(shares):
+            raise RadioConfigurationError(
+                f"number {number}: {len(shares)} numbers are ready. Nothing was transmitted."
+            )
+        amplitudes = order.bands.amplitude_a, order.bands.amplitude_b
+        rng = _phase_rng(f"number/{plan.direction_seed}/{order.device_index}/{number}")
+        self.transceiver.hold(self.waveform.burst(shares[number], amplitudes, rng))
+
+    def fall_silent(self) -> None:
+        """End the burst."""
+        self.transceiver.fall_silent()
+
+    def close(self) -> None:
+        """Close the transceiver, which ends the burst."""
+        self.transceiver.close()
+
+
+def _phase_rng(name: str) -> np.random.Generator:
+    digest = hashlib.sha256(f"pairzero/phases/{name}".encode()).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
 
 
 class ScalarBox:
@@ -92,9 +202,13 @@ class IdealUplink(Uplink):
 
     def send_scalars(
         self, noisy_scalars: Sequence[complex], order: TransmitOrder, plan: RoundPlan
-    ) -> None:
+    ) -> Participation:
         """Put the numbers into the box; the ideal link is noiseless, so they are real."""
         self.box.put(scalar.real for scalar in noisy_scalars)
+        return Participation.TRANSMITTED
+
+    def fall_silent(self) -> None:
+        """Nothing is on any air."""
 
     def close(self) -> None:
         """Nothing to silence."""

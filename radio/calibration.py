@@ -143,6 +143,27 @@ class Calibration:
         return abs(now.temperature_c - self.made.temperature_c)
 
 
+def check_can_be_heard(waveform: EnergyWaveform, noise_power: float, amplitude: float) -> None:
+    """Return if a pilot through unit gain would be heard in this noise.
+
+    Args:
+        waveform: bands and back-off.
+        noise_power: N0 per complex sample.
+        amplitude: of the pilot over full scale.
+
+    Raises:
+        RadioCalibrationError: its gain would be known worse than MAX_RELATIVE_ERROR.
+    """
+    silence = noise_power * waveform.num_guarded_bins / waveform.plateau_samples
+    heard = PILOT_POWERS[0] * (amplitude * waveform.full_power_amplitude) ** 2
+    error = pilot_relative_error(waveform, heard, silence)
+    if error > MAX_RELATIVE_ERROR:
+        raise RadioCalibrationError(
+            f"at this noise a gain would be known to {error:.0%}, at most {MAX_RELATIVE_ERROR:.0%} "
+            "will do: nobody would be heard. Raise the SNR or lengthen the plateau."
+        )
+
+
 def calibrate(
     waveform: EnergyWaveform,
     *,

@@ -5,14 +5,14 @@ For bursts x_k placed at start_k, gains h_k and noise power N0, a capture at pos
     y[i] = sum_k h_k x_k[s + i - start_k] + w[i],    w[i] ~ CN(0, N0) iid,  i = 0..num_samples-1
 
 with x_k zero outside its burst. N0 is per complex sample: N0/2 in each of the two parts. With a
-carrier f_k beside the receiver's, gain h_k turns: h_k exp(2 pi j f_k (s + i) / sample rate).
+carrier f_k beside the receiver's, gain h_k turns: h_k exp(j psi_k + 2 pi j f_k (s + i) / sample
+rate), with psi_k drawn in ``begin_round``: between two frames passes a time that nobody knows.
 
 For bursts of N_k samples that are held, a capture hears each from a moment of its own,
 
     y[i] = sum_k h_k exp(j phi_k + 2 pi j f_k i / sample rate) x_k[(d_k + i) mod N_k] + w[i],
 
-with d_k and phi_k uniform, drawn for every capture: between two captures passes a time that nobody
-knows.
+with d_k and phi_k uniform, drawn for every capture.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class SoftwareMedium:
         * The sum is formed in float64 in ascending device order and rounded to complex64 once, so
           the order (and the thread) in which devices call ``add`` does not change a bit of it.
         * Noise comes from ``noise_rng`` alone, 2 num_samples normals per capture, none if
-          noise_power is 0; `listen` draws a delay and a phase for each held burst before it. After
+          noise_power is 0; `listen` draws a delay and a phase for each held burst before it, and
+          ``begin_round`` a phase for each carrier that is off. After
           ``begin_round`` with an equal generator, equal calls give equal bits: a resumed run hears
           what the interrupted one would have heard.
 
@@ -82,6 +83,7 @@ class SoftwareMedium:
         self._channel_name = channel_name
         self._gains: Complex128Array | None = None
         self._carrier_offsets_hz = np.zeros(self._num_devices)
+        self._carrier_phases = np.zeros(self._num_devices)
         self._bursts: dict[int, list[tuple[int, Complex64Array]]] = {}
         self._held: dict[int, Complex64Array] = {}
         self._lock = threading.Lock()
@@ -114,6 +116,9 @@ class SoftwareMedium:
         with self._lock:
             self._bursts.clear()
             self._noise_rng = noise_rng
+            self._carrier_phases = np.zeros(self._num_devices)
+            for device in np.flatnonzero(self._carrier_offsets_hz):
+                self._carrier_phases[device] = noise_rng.random()
 
     def set_gains(self, gains: npt.ArrayLike) -> None:
         """Begin a coherence block: complex [num_devices], amplitude ratios.
@@ -232,7 +237,7 @@ class SoftwareMedium:
                 delay = int(self._noise_rng.integers(burst.size))
                 phase = np.exp(2j * math.pi * self._noise_rng.random())
                 heard = np.take(burst, range(delay, delay + count), mode="wrap")
-                total += (phase * self._gain(device)) * self._turned(device, heard, 0)
+                total += (phase * self._gain(device)) * self._turned(device, heard, 0.0)
             return self._with_noise(total)
 
     def clear(self) -> None:
@@ -255,14 +260,16 @@ class SoftwareMedium:
             )
         return complex(self._gains[device])
 
-    def _turned(self, device: int, heard: Complex64Array, first: int) -> Complex128Array:
-        """Samples of a device from position ``first`` on, as its carrier brings them."""
-        cycles_per_sample = float(self._carrier_offsets_hz[device] / self._sample_rate_hz)
+    def _turned(self, device: int, heard: Complex64Array, cycles: float) -> Complex128Array:
+        """Samples of a device as its carrier brings them, ``cycles`` ahead at the first."""
         samples = heard.astype(np.complex128)
-        if cycles_per_sample != 0.0:
-            samples *= _turns(cycles_per_sample, heard.size)
-            samples *= np.exp(2j * math.pi * math.fmod(cycles_per_sample * first, 1.0))
+        if self._carrier_offsets_hz[device] != 0.0:
+            samples *= _turns(self._cycles_per_sample(device), heard.size)
+            samples *= np.exp(2j * math.pi * math.fmod(cycles, 1.0))
         return samples
+
+    def _cycles_per_sample(self, device: int) -> float:
+        return float(self._carrier_offsets_hz[device] / self._sample_rate_hz)
 
     def _with_noise(self, total: Complex128Array) -> Complex64Array:
         if self._noise_power > 0.0:
@@ -281,7 +288,9 @@ class SoftwareMedium:
                 last = min(start + count, burst_start + burst.size)
                 if first < last:
                     heard = burst[first - burst_start : last - burst_start]
-                    total[first - start : last - start] += gain * self._turned(device, heard, first)
+                    cycles = self._cycles_per_sample(device) * first + self._carrier_phases[device]
+                    turned = self._turned(device, heard, cycles)
+                    total[first - start : last - start] += gain * turned
         return total
 
 

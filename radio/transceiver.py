@@ -102,6 +102,11 @@ class Transceiver(abc.ABC):
         return False
 
     @property
+    def temperature_c(self) -> float | None:
+        """Of the radio's chip in degrees Celsius; None where there is no thermometer."""
+        return None
+
+    @property
     @abc.abstractmethod
     def modes(self) -> frozenset[Mode]:
         """The ways to be on the air that this backend can."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from edge_runtime.control.channel import ControlChannel
 from edge_runtime.protocol.errors import NonFiniteScalarError
 from edge_runtime.protocol.rounds import Participation, RoundPlan, RoundReport, SoundingOrder
+from radio.errors import RadioCalibrationError
+from radio.waveforms.coherent import ChannelEstimate
 from server.planning import ChannelKnowledge, RoundPower
 from server.receiver import Receiver
 from server.simulation import ChannelSimulation
@@ -32,7 +34,7 @@ class Heard:
 
 
 class Air(ABC):
-    """How a round goes over the air, one class a waveform."""
+    """How a round goes over the air, one class a kind of radio."""
 
     @property
     @abstractmethod
@@ -45,8 +47,21 @@ class Air(ABC):
         """Whether a round that is carried out again is heard as the very same numbers."""
 
     @abstractmethod
-    def needs_channel(self, round_index: int) -> bool:
-        """Whether the channel has to be learnt before this round, as far as its index tells."""
+    def needs_channel(self, round_index: int, channel: ChannelKnowledge | None) -> bool:
+        """Whether the channel has to be learnt before this round.
+
+        Args:
+            round_index: the next round.
+            channel: what was learnt last, None for nothing.
+        """
+
+    @abstractmethod
+    def check_channel(self, round_index: int, channel: ChannelKnowledge | None) -> None:
+        """Return if a round may be planned on what is known; asked before anything is paid.
+
+        Raises:
+            RadioCalibrationError: it is too old, or nothing is known.
+        """
 
     @abstractmethod
     def learn_channel(
@@ -93,9 +108,14 @@ class CoherentAir(Air):
         """What the receiver says of itself."""
         return self.receiver.repeats_bit_for_bit
 
-    def needs_channel(self, round_index: int) -> bool:
+    def needs_channel(self, round_index: int, channel: ChannelKnowledge | None) -> bool:
         """At the start of each fading block."""
-        return round_index % self.coherence_rounds == 0
+        return channel is None or round_index % self.coherence_rounds == 0
+
+    def check_channel(self, round_index: int, channel: ChannelKnowledge | None) -> None:
+        """Return if there is an estimate; how good it is reaches the price."""
+        if not isinstance(channel, ChannelEstimate):
+            raise RadioCalibrationError("channel: there is no estimate; send pilots first.")
 
     def learn_channel(
         self, control: ControlChannel, run_id: str, round_index: int

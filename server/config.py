@@ -21,8 +21,12 @@ from edge_runtime.protocol.rounds import (
     Access,
     Difference,
 )
+from radio.calibration import check_can_be_heard
+from radio.errors import RadioError
+from radio.impairments import Impairments, impairments_from_name
 from radio.units import power_ratio_from_db
 from radio.waveforms import WaveformName
+from radio.waveforms.energy import EnergyWaveform, Mapping
 from server.errors import ConfigurationError
 from server.privacy.units import NeighbouringRelation, PrivacyUnit
 
@@ -132,26 +136,52 @@ class RadioSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         backend: "loopback", or "ideal": no radio at all, the exact mean of the scalars.
         waveform: "coherent": amplitudes add, the devices share carrier and clock. "energy": powers
             add, every radio has a carrier and a clock of its own.
+        impairments: name of a set in `radio.impairments`: "ideal", "pluto-stock", "uncorrected".
+            Left out, what the waveform is for: ideal for the coherent one, pluto-stock for others.
         channel: "awgn" or "rayleigh".
         snr_db: mean received power of one device at full scale over the noise power, per sample.
         coherence_rounds: rounds for which a fading block keeps its gains; pilots are sent once
-            per block.
+            per block, and a calibration holds as long.
         min_gain: devices whose estimated gain is below this amplitude stay silent.
         pilot_symbols: length of each device's pilot.
         payload_symbols: length of the sequence that carries one number.
+        plateau_samples: energy waveform: period of a held buffer and length of a capture.
+        energy_mapping: energy waveform: "signed" or "self_normalised".
+        calibration_max_age_s: energy waveform: new pilots are sent after this time at the latest.
+        carrier_hz: what the crystals' errors are parts of.
         max_amplitude: peak of a transmitted sample, 1 = full scale.
     """
 
     backend: Literal["loopback", "ideal"] = "loopback"
     waveform: WaveformName = WaveformName.COHERENT
+    impairments: str = ""
     channel: Literal["awgn", "rayleigh"] = "rayleigh"
     snr_db: float = 10.0
     coherence_rounds: int = 10
     min_gain: float = 0.3
     pilot_symbols: int = 1024
     payload_symbols: int = 64
+    plateau_samples: int = 1 << 16
+    energy_mapping: Mapping = Mapping.SIGNED
+    calibration_max_age_s: float = 600.0
+    carrier_hz: float = 915e6
     max_amplitude: float = 1.0
     sample_rate_hz: float = 1e6
+
+    @property
+    def impaired_by(self) -> Impairments:
+        """The impairments in numbers."""
+        home = "ideal" if self.waveform is WaveformName.COHERENT else "pluto-stock"
+        return impairments_from_name(self.impairments or home)
+
+    @property
+    def energy_waveform(self) -> EnergyWaveform:
+        """The energy waveform of these radios."""
+        return EnergyWaveform(
+            sample_rate_hz=self.sample_rate_hz,
+            plateau_samples=self.plateau_samples,
+            mapping=self.energy_mapping,
+        )
 
     @property
     def noise_power(self) -> float:
@@ -279,6 +309,10 @@ class RunConfig(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
         _count("radio.payload_symbols", self.radio.payload_symbols, 1)
         _positive("radio.sample_rate_hz", self.radio.sample_rate_hz)
         _within("radio.max_amplitude", self.radio.max_amplitude, 1e-6, 1.0)
+        _positive("radio.carrier_hz", self.radio.carrier_hz)
+        _positive("radio.calibration_max_age_s", self.radio.calibration_max_age_s)
+        if self.radio.backend != "ideal":
+            self._check_signals()
         _count("task.max_tokens", self.task.max_tokens, 8)
         _count("task.validation_examples", self.task.validation_examples, 0)
         _count("run.evaluation_interval", self.run.evaluation_interval, 1)
@@ -300,6 +334,17 @@ class RunConfig(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
                 f"{self.optimizer.clip} is a step of {largest_step:g} per weight; at most "
                 f"{MAX_ABS_STEP_INTEGER * STEP_QUANTUM:g} can travel. Lower one of them."
             )
+
+    def _check_signals(self) -> None:
+        """Bands, offsets and noise, before any radio is opened."""
+        try:
+            impairments = self.radio.impaired_by
+            if self.radio.waveform is WaveformName.ENERGY:
+                waveform = self.radio.energy_waveform
+                waveform.check_offset(impairments.largest_offset_hz(self.radio.carrier_hz))
+                check_can_be_heard(waveform, self.radio.noise_power, self.radio.max_amplitude)
+        except RadioError as error:
+            raise ConfigurationError(f"[radio]: {error}") from error
 
     def _check_privacy(self) -> None:
         _positive("privacy.epsilon", self.privacy.epsilon)
@@ -330,6 +375,12 @@ class RunConfig(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
                 f'privacy.access: "superposed" does not hold for radio.waveform = '
                 f'"{self.radio.waveform}": carriers and timing tell its devices apart, so each is '
                 'covered by its own noise alone. Leave privacy.access out, or set "slotted".'
+            )
+        if is_superposed and self.radio.impaired_by.tells_devices_apart:
+            raise ConfigurationError(
+                f'radio.impairments: "{self.radio.impairments}" gives every device a carrier of '
+                "its own, by which a receiver tells them apart; the superposed statement does not "
+                'hold then. Set radio.waveform = "energy", or privacy.enabled = false.'
             )
         if is_coherent and not is_superposed:
             raise ConfigurationError(

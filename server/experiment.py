@@ -206,8 +206,7 @@ class Experiment:
             self.pricing.check_not_exceeded()
             on_progress(Progress(done, rounds, None, self._latest_evaluation(done), 0.0))
             while done < rounds and not should_stop():
-                if channel is None or self.loop.needs_channel(done):
-                    channel = self.loop.learn_channel(done)
+                channel = self.loop.channel_for(done, channel)
                 row = self.loop.run_round(done, channel)
                 done += 1
                 if done % self.config.run.digest_interval == 0:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edge_runtime.uplink import IdealUplink, OverTheAirUplink, ScalarBox, Uplink
+from edge_runtime.uplink import CoherentUplink, EnergyUplink, IdealUplink, ScalarBox, Uplink
+from radio.calibration import CalibrationLimits
 from radio.channel_models import channel_from_name
 from radio.loopback import LoopbackTransceiver
 from radio.medium import SoftwareMedium
+from radio.waveforms import WaveformName
 from radio.waveforms.coherent import CoherentWaveform
 from server.air import Air, CoherentAir
 from server.config import RadioSection
+from server.energy_air import EnergyAir
 from server.receiver import IdealReceiver, RadioReceiver, Receiver
 from server.simulation import (
     ChannelSimulation,
@@ -57,29 +60,56 @@ def build_radio_link(
             air=coherent_air(IdealReceiver(box, num_devices), NoChannelSimulation()),
             noise_symbols=1,
         )
-    waveform = CoherentWaveform(
-        num_devices=num_devices,
-        pilot_symbols=radio.pilot_symbols,
-        payload_symbols=radio.payload_symbols,
-        num_scalars=num_scalars,
-    )
+    impairments = radio.impaired_by
     channel = channel_from_name(radio.channel)
     medium = SoftwareMedium(
         num_devices=num_devices,
         sample_rate_hz=radio.sample_rate_hz,
         noise_power=radio.noise_power,
         noise_rng=simulation_rng(seed, "noise/start", 0),
-        channel_name=channel.name,
+        channel_name=channel.name + (f"+{radio.impairments}" if radio.impairments else ""),
+    )
+    medium.set_carrier_offsets_hz(
+        impairments.carrier_offsets_hz(
+            radio.carrier_hz, num_devices, simulation_rng(seed, "crystals", 0)
+        )
     )
     simulation = SoftwareChannelSimulation(
-        medium, channel, seed=seed, coherence_rounds=radio.coherence_rounds
+        medium,
+        channel,
+        path_gains=impairments.path_gains(num_devices),
+        seed=seed,
+        coherence_rounds=radio.coherence_rounds,
     )
-    transmitters = (
+    transmitters = [
         LoopbackTransceiver(medium, index, max_amplitude=radio.max_amplitude)
         for index in range(num_devices)
+    ]
+    listener = LoopbackTransceiver(medium, None)
+    if radio.waveform is WaveformName.ENERGY:
+        bands = radio.energy_waveform
+        return RadioLink(
+            uplinks=tuple(EnergyUplink(transmitter, bands) for transmitter in transmitters),
+            air=EnergyAir(
+                listener,
+                bands,
+                simulation,
+                num_devices=num_devices,
+                pilot_amplitude=radio.max_amplitude,
+                limits=CalibrationLimits(
+                    max_rounds=radio.coherence_rounds, max_age_s=radio.calibration_max_age_s
+                ),
+            ),
+            noise_symbols=bands.plateau_samples,
+        )
+    waveform = CoherentWaveform(
+        num_devices=num_devices,
+        pilot_symbols=radio.pilot_symbols,
+        payload_symbols=radio.payload_symbols,
+        num_scalars=num_scalars,
     )
     return RadioLink(
-        uplinks=tuple(OverTheAirUplink(transmitter, waveform) for transmitter in transmitters),
-        air=coherent_air(RadioReceiver(LoopbackTransceiver(medium, None), waveform), simulation),
+        uplinks=tuple(CoherentUplink(transmitter, waveform) for transmitter in transmitters),
+        air=coherent_air(RadioReceiver(listener, waveform), simulation),
         noise_symbols=waveform.noise_symbols,
     )

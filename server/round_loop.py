@@ -75,17 +75,19 @@ class RoundLoop:
 
         Args:
             round_index: the next round.
-            channel: what `learn_channel` last told of it.
+            channel: from `channel_for`.
 
         Raises:
             BudgetExhaustedError: the round may not be afforded; nothing was transmitted.
             BudgetExceededError: devices fell silent, and what was heard cost more than the budget;
                 no step is taken.
             NonFiniteScalarError: the model has diverged: no device had a finite loss.
+            RadioCalibrationError: the channel is not known well enough; nothing was paid.
         """
         started = self.clock()
         if self.pricing.was_charged_before(round_index) and not self.air.repeats_bit_for_bit:
             return self.skip_round(round_index)
+        self.air.check_channel(round_index, channel)
         planned = self.pricing.plan_round(round_index, channel)
         plan = self.make_plan(round_index, planned.power)
         price = self.pricing.price(planned, plan.release)
@@ -131,12 +133,12 @@ class RoundLoop:
         self.store.append_round(row)
         return row
 
-    def needs_channel(self, round_index: int) -> bool:
-        """Whether the channel has to be learnt before this round."""
-        return self.air.needs_channel(round_index)
-
-    def learn_channel(self, round_index: int) -> ChannelKnowledge:
-        """What the pilots tell of the channel, for this round and those that follow."""
+    def channel_for(
+        self, round_index: int, known: ChannelKnowledge | None = None
+    ) -> ChannelKnowledge:
+        """What is known of the channel, or, where that will not do, what new pilots tell."""
+        if known is not None and not self.air.needs_channel(round_index, known):
+            return known
         return self.air.learn_channel(self.control, self.run_id, round_index)
 
     def make_plan(self, round_index: int, power: RoundPower) -> RoundPlan:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from edge_runtime.spsa import ScalarEstimate
 from radio.channel_models import ChannelModel
@@ -39,10 +40,17 @@ class SoftwareChannelSimulation(ChannelSimulation):
     """Gains per fading block and noise per frame for a SoftwareMedium."""
 
     def __init__(
-        self, medium: SoftwareMedium, channel: ChannelModel, *, seed: int, coherence_rounds: int
+        self,
+        medium: SoftwareMedium,
+        channel: ChannelModel,
+        *,
+        path_gains: npt.NDArray[np.float64],
+        seed: int,
+        coherence_rounds: int,
     ) -> None:
         self._medium = medium
         self._channel = channel
+        self._path_gains = path_gains
         self._seed = seed
         self._coherence_rounds = coherence_rounds
 
@@ -60,7 +68,7 @@ class SoftwareChannelSimulation(ChannelSimulation):
             simulation_rng(self._seed, "gains", block), self._medium.num_devices
         )
         self._medium.begin_round(simulation_rng(self._seed, f"noise/{frame}", round_index))
-        self._medium.set_gains(gains)
+        self._medium.set_gains(gains * self._path_gains)
 
 
 class NoChannelSimulation(ChannelSimulation):

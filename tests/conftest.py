@@ -19,7 +19,13 @@ import pytest
 from hypothesis import settings
 
 from edge_runtime.protocol.direction import GENERATOR
-from edge_runtime.protocol.rounds import Access, RoundPlan, SoundingOrder, TransmitOrder
+from edge_runtime.protocol.rounds import (
+    Access,
+    Participation,
+    RoundPlan,
+    SoundingOrder,
+    TransmitOrder,
+)
 from edge_runtime.uplink import Uplink
 
 # A busy machine is not a defect: no deadlines. `--hypothesis-profile=nightly` picks another one.
@@ -211,11 +217,15 @@ class RecordingUplink(Uplink):
 
     def send_scalars(
         self, noisy_scalars: Sequence[complex], order: TransmitOrder, plan: RoundPlan
-    ) -> None:
+    ) -> Participation:
         if self.error is not None:
             raise self.error
         self.vectors.append(tuple(noisy_scalars))
         self.orders.append(order)
+        return Participation.TRANSMITTED
+
+    def fall_silent(self) -> None:
+        pass
 
     def close(self) -> None:
         self.is_closed = True

@@ -55,11 +55,13 @@ class Access(enum.StrEnum):
 class Participation(enum.StrEnum):
     """What a device did in a round. Two kinds of silence that must never share one flag.
 
-    TRANSMITTED: its signal went out. TRUNCATED: ordered to be silent, its channel was too weak.
-    DROPPED: it was to speak and could not (a loss was not finite, the plan was refused).
+    TRANSMITTED: its signal went out. READY: its numbers wait for their plateaus, and its antenna is
+    silent. TRUNCATED: ordered to be silent, its channel was too weak. DROPPED: it was to speak and
+    could not (a loss was not finite, the plan was refused).
     """
 
     TRANSMITTED = "transmitted"
+    READY = "ready"
     TRUNCATED = "truncated"
     DROPPED = "dropped"
 
@@ -276,6 +278,50 @@ class SoundingOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag
         """Refuse what cannot be meant."""
         _require_finite(amplitude=self.amplitude)
         _require(self.amplitude > 0, f"amplitude: got {self.amplitude}, wanted > 0.")
+
+
+class PilotHold(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="pilot_hold"):
+    """One device holds its pilot until it is told otherwise; everybody else is silent.
+
+    For radios without a common clock (`radio.calibration`). Pilots cost no privacy.
+    """
+
+    run_id: str
+    round_index: int
+    device_index: int
+    amplitude: float
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        _require(self.round_index >= 0, f"round_index: got {self.round_index}, wanted >= 0.")
+        _require(self.device_index >= 0, f"device_index: got {self.device_index}, wanted >= 0.")
+        _require(0 < self.amplitude <= 1, f"amplitude: got {self.amplitude}, wanted 0 to 1.")
+
+
+class NumberHold(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="number_hold"):
+    """Everybody who is ready holds the same one of its round's numbers: a plateau.
+
+    Each of them answers with a RoundReport when it is on the air.
+    """
+
+    run_id: str
+    round_index: int
+    number: int
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        _require(self.round_index >= 0, f"round_index: got {self.round_index}, wanted >= 0.")
+        _require(
+            0 <= self.number < MAX_DIRECTIONS,
+            f"number: got {self.number}, wanted 0 to {MAX_DIRECTIONS - 1}.",
+        )
+
+
+class SilenceOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="silence_order"):
+    """Everybody ends what it holds."""
+
+    run_id: str
+    round_index: int
 
 
 class DigestRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="digest_request"):

@@ -20,13 +20,26 @@ from edge_runtime.protocol.rounds import (
     PROTOCOL_VERSION,
     DigestReport,
     DigestRequest,
+    NumberHold,
+    PilotHold,
     RoundPlan,
     RoundReport,
     RoundResult,
+    SilenceOrder,
     SoundingOrder,
 )
 
-Message = RoundPlan | RoundReport | RoundResult | SoundingOrder | DigestRequest | DigestReport
+Message = (
+    RoundPlan
+    | RoundReport
+    | RoundResult
+    | SoundingOrder
+    | PilotHold
+    | NumberHold
+    | SilenceOrder
+    | DigestRequest
+    | DigestReport
+)
 
 MAX_BODY_BYTES = 1 << 20
 _MAGIC = b"pAZ0"

@@ -172,6 +172,19 @@ class EnergyWaveform:
         """Duration of a capture."""
         return self.plateau_samples / self.sample_rate_hz
 
+    def check_offset(self, offset_hz: float) -> None:
+        """Return if the guards have room for a carrier that far from the receiver's.
+
+        Raises:
+            RadioConfigurationError: they do not: energy would leak from one band into the other.
+        """
+        if not abs(offset_hz) <= self.max_offset_hz:
+            raise RadioConfigurationError(
+                f"carrier offset: up to {offset_hz:g} Hz, the guards of the bands have room for "
+                f"{self.max_offset_hz:g} Hz. Correct the crystals (xo_correction), or use a lower "
+                "carrier frequency."
+            )
+
     def powers(self, share: float) -> tuple[float, float]:
         """(p_A, p_B) of a number, each 0 to 1.
 

@@ -29,7 +29,7 @@ from edge_runtime.protocol.errors import PlanRefusedError
 from edge_runtime.protocol.rounds import DigestRequest, RoundResult
 from edge_runtime.task_spec import load_task
 from edge_runtime.tasks import read_examples
-from edge_runtime.uplink import OverTheAirUplink
+from edge_runtime.uplink import CoherentUplink
 from radio.errors import RadioUnavailableError
 from server import cli, environment, experiment, pricing, privacy_terms, report
 from server.air import CoherentAir
@@ -1021,14 +1021,14 @@ FIVE = {
 
 def fail_in_round(monkeypatch, round_index, devices):
     """These devices' radios refuse to send in one round."""
-    send = OverTheAirUplink.send_scalars
+    send = CoherentUplink.send_scalars
 
     def send_or_fail(self, noisy_scalars, order, plan):
         if plan.round_index == round_index and order.device_index in devices:
             raise RadioUnavailableError("unplugged")
-        send(self, noisy_scalars, order, plan)
+        return send(self, noisy_scalars, order, plan)
 
-    monkeypatch.setattr(OverTheAirUplink, "send_scalars", send_or_fail)
+    monkeypatch.setattr(CoherentUplink, "send_scalars", send_or_fail)
 
 
 def test_dropouts_beyond_the_budget_have_a_name_and_an_exit_code(tmp_path, monkeypatch, capsys):
@@ -1046,8 +1046,8 @@ def test_dropouts_beyond_the_budget_have_a_name_and_an_exit_code(tmp_path, monke
     assert f"{summary['epsilon']:.3f}" in page
 
     # A resume reports the same and puts nothing on the air.
-    monkeypatch.setattr(OverTheAirUplink, "send_scalars", None)
-    monkeypatch.setattr(OverTheAirUplink, "send_pilot", None)
+    monkeypatch.setattr(CoherentUplink, "send_scalars", None)
+    monkeypatch.setattr(CoherentUplink, "send_pilot", None)
     assert run_cli("run", "--resume", folder, "--json") == (4, summary)
 
 
@@ -1094,7 +1094,7 @@ def test_an_infinite_price_is_written_in_a_way_that_every_reader_understands(
 def test_a_device_of_a_private_run_speaks_under_no_noiseless_order(tmp_path):
     run = Experiment.start(load_config("snips", SHORT), tmp_path / "run")
     try:
-        channel = run.loop.learn_channel(0)
+        channel = run.loop.channel_for(0)
         power = run.pricing.plan_round(0, channel).power
         loop = run.loop
         run.loop.control.broadcast(loop.make_plan(0, power))  # the control: an honest plan

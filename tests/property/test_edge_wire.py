@@ -15,19 +15,26 @@ from edge_runtime.protocol.rounds import (
     MAX_DIRECTIONS,
     PROTOCOL_VERSION,
     Access,
+    BandLevels,
     Difference,
     DigestReport,
     DigestRequest,
+    NumberHold,
     Participation,
+    PilotHold,
     RoundPlan,
     RoundReport,
     RoundResult,
+    SilenceOrder,
     SoundingOrder,
     TransmitOrder,
 )
 from edge_runtime.protocol.wire import MAX_BODY_BYTES, Message, decode, encode
 
-KINDS = (RoundPlan, RoundReport, RoundResult, SoundingOrder, DigestRequest, DigestReport)
+KINDS = (
+    RoundPlan, RoundReport, RoundResult, SoundingOrder, PilotHold, NumberHold, SilenceOrder,
+    DigestRequest, DigestReport,
+)  # fmt: skip
 
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 rounds = st.integers(0, 2**40)
@@ -35,6 +42,10 @@ samples = st.integers(-(2**40), 2**40)
 seeds = st.integers(0, 2**64 - 1)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 positive = st.floats(min_value=0.0, exclude_min=True, allow_infinity=False)
+
+
+shares = st.floats(0.0, 1.0)
+levels = st.none() | st.builds(BandLevels, shares, shares, positive)
 
 
 @st.composite
@@ -51,7 +62,8 @@ def plans(draw):
         access=draw(st.sampled_from(Access)),
         frame_start_sample=draw(samples),
         orders=tuple(
-            TransmitOrder(k, draw(finite), draw(finite), draw(st.floats(0.0, 1e9))) for k in devices
+            TransmitOrder(k, draw(finite), draw(finite), draw(st.floats(0.0, 1e9)), draw(levels))
+            for k in devices
         ),
         num_directions=draw(st.integers(1, MAX_DIRECTIONS)),
         difference=draw(st.sampled_from(Difference)),
@@ -68,6 +80,9 @@ messages = st.one_of(
         ).map(tuple),
     ),
     st.builds(SoundingOrder, names, rounds, positive, samples),
+    st.builds(PilotHold, names, rounds, rounds, st.floats(0.0, 1.0, exclude_min=True)),
+    st.builds(NumberHold, names, rounds, st.integers(0, MAX_DIRECTIONS - 1)),
+    st.builds(SilenceOrder, names, rounds),
     st.builds(DigestRequest, names, rounds),
     st.builds(DigestReport, names, rounds, names, names),
 )  # fmt: skip

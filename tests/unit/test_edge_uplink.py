@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edge_runtime.protocol.rounds import SoundingOrder, TransmitOrder
-from edge_runtime.uplink import IdealUplink, OverTheAirUplink, ScalarBox
+from edge_runtime.uplink import CoherentUplink, IdealUplink, ScalarBox
 from radio.errors import RadioError, RadioSaturationError
 from radio.loopback import LoopbackTransceiver
 from radio.transceiver import Mode, Transceiver
@@ -56,7 +56,7 @@ def radio():
 
 @pytest.fixture
 def uplink(radio):
-    return OverTheAirUplink(radio, WAVEFORM)
+    return CoherentUplink(radio, WAVEFORM)
 
 
 def test_a_scalar_goes_out_in_the_payload_slot_at_the_ordered_gain(uplink, radio, make_plan):
@@ -87,7 +87,7 @@ def test_what_is_sent_is_what_is_heard(make_plan):
     medium.set_gains(gains)
     scalars, receive_scale = [0.5, -0.25, 0.125], 0.3
     for k, scalar in enumerate(scalars):
-        uplink = OverTheAirUplink(LoopbackTransceiver(medium, k), WAVEFORM)
+        uplink = CoherentUplink(LoopbackTransceiver(medium, k), WAVEFORM)
         gain = receive_scale / gains[k]
         uplink.send_scalars([scalar], TransmitOrder(k, gain.real, gain.imag, 0.0), make_plan())
     capture = medium.capture(0, WAVEFORM.payload_samples)
@@ -129,7 +129,7 @@ def test_the_ideal_box_adds_exactly_in_any_order_and_forgets(make_plan):
 
 def test_several_numbers_go_out_one_after_the_other_at_one_gain(radio, make_plan):
     waveform = dataclasses.replace(WAVEFORM, num_scalars=3)
-    uplink = OverTheAirUplink(radio, waveform)
+    uplink = CoherentUplink(radio, waveform)
     scalars = [0.5 + 0.125j, -0.25, 0.0]
     order = TransmitOrder(1, 0.25, -0.5, 0.1)
     uplink.send_scalars(scalars, order, make_plan(num_directions=3))

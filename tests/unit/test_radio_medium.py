@@ -138,6 +138,25 @@ def test_a_carrier_of_its_own_turns_a_burst_wherever_it_is_heard():
     np.testing.assert_allclose(medium.capture(50, 20), expected[20:], atol=1e-6)
 
 
+def test_a_carrier_of_its_own_has_another_phase_in_every_frame():
+    medium = make_medium(2)
+    medium.set_carrier_offsets_hz([100.0, 0.0])
+    heard = []
+    for seed in (1, 2, 1):
+        medium.begin_round(np.random.default_rng(seed))
+        medium.add(0, ramp(4), 0)
+        heard.append(medium.capture(0, 4))
+    assert heard[0].tobytes() == heard[2].tobytes()
+    turn = heard[1] / heard[0]
+    np.testing.assert_allclose(turn, turn[0], rtol=1e-6)
+    assert abs(turn[0] - 1) > 0.1
+    # Who shares the receiver's carrier has the same phase always.
+    for seed in (1, 2):
+        medium.begin_round(np.random.default_rng(seed))
+        medium.add(1, ramp(4), 0)
+        np.testing.assert_array_equal(medium.capture(0, 4), ramp(4))
+
+
 def test_held_bursts_come_from_moments_of_their_own_and_are_drawn_from_the_rounds_generator():
     medium = make_medium(2, noise_power=0.0)
     medium.set_gains([1.0, 3.0])

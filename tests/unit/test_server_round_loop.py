@@ -304,13 +304,15 @@ def test_a_paid_round_is_repeated_by_a_simulation_and_skipped_by_a_radio(
 
 
 def test_channel_is_learnt_at_the_start_of_its_block(loop):
-    assert [loop.needs_channel(index) for index in range(5)] == [True, False] * 2 + [True]
     orders = []
     loop.control.broadcast = orders.append
-    assert loop.learn_channel(3) is CHANNEL
+    assert loop.channel_for(3) is CHANNEL  # resumed inside a block
+    assert loop.channel_for(3, NOBODY) is NOBODY
     (order,) = orders
     assert isinstance(order, SoundingOrder)
     assert order.round_index == 2
+    assert loop.channel_for(4, NOBODY) is CHANNEL
+    assert orders[1].round_index == 4
 
 
 def test_equal_replicas_pass_and_others_are_named(loop):

@@ -28,7 +28,7 @@ class RememberingMedium(SoftwareMedium):
         super().set_gains(gains)
 
 
-def make_air(*, seed=5, channel=None):
+def make_air(*, seed=5, channel=None, path_gains=None):
     medium = RememberingMedium(
         num_devices=NUM_DEVICES,
         sample_rate_hz=1e6,
@@ -38,6 +38,7 @@ def make_air(*, seed=5, channel=None):
     air = SoftwareChannelSimulation(
         medium,
         channel or RayleighBlockFading(),
+        path_gains=np.ones(NUM_DEVICES) if path_gains is None else path_gains,
         seed=seed,
         coherence_rounds=COHERENCE_ROUNDS,
     )

@@ -1,0 +1,171 @@
+"""A round over radios that share neither carrier nor clock, from the server's side.
+
+What happens on the air is ordered by answers, not by clocks::
+
+    learn_channel   everybody silent | capture | for each device: its pilot, held | capture | silent
+    carry           plan: all make ready | capture of the silence | for each number: all hold it |
+                    capture | ... | all fall silent
+
+A capture lies anywhere inside its plateau (`radio.waveforms.energy`).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edge_runtime.control.channel import ControlChannel
+from edge_runtime.protocol.rounds import (
+    NumberHold,
+    Participation,
+    PilotHold,
+    RoundPlan,
+    SilenceOrder,
+)
+from radio.calibration import Calibration, CalibrationLimits, Moment, calibrate
+from radio.errors import RadioCalibrationError
+from radio.transceiver import Transceiver
+from radio.waveforms.energy import BandEnergies, EnergyWaveform
+from radio.waveforms.energy_error_model import measured_sum_variance
+from server.air import Air, Heard, reports_of, those_who
+from server.planning import ChannelKnowledge, RoundPower
+from server.power.energy import EnergyPowerPlan
+from server.simulation import ChannelSimulation
+
+_CAPTURE_TIMEOUT_S = 5.0
+"""On top of the capture's own duration."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnergyAir(Air):
+    """Powers of paired bands, held and captured.
+
+    Attributes:
+        transceiver: the server's.
+        waveform: bands and arithmetic.
+        simulation: of the channel.
+        num_devices: K.
+        pilot_amplitude: of every pilot, over full scale.
+        limits: how long a calibration holds.
+        clock: monotonic seconds.
+    """
+
+    transceiver: Transceiver
+    waveform: EnergyWaveform
+    simulation: ChannelSimulation
+    num_devices: int
+    pilot_amplitude: float
+    limits: CalibrationLimits
+    clock: Callable[[], float] = time.monotonic
+
+    @property
+    def source(self) -> str:
+        """The transceiver's own name for itself."""
+        return self.transceiver.source
+
+    @property
+    def repeats_bit_for_bit(self) -> bool:
+        """What the transceiver says of itself."""
+        return self.transceiver.repeats_bit_for_bit
+
+    def needs_channel(self, round_index: int, channel: ChannelKnowledge | None) -> bool:
+        """When the calibration is too old, by rounds, by seconds or by temperature."""
+        try:
+            self.check_channel(round_index, channel)
+        except RadioCalibrationError:
+            return True
+        return False
+
+    def check_channel(self, round_index: int, channel: ChannelKnowledge | None) -> None:
+        """Return if the calibration holds for this round.
+
+        Raises:
+            RadioCalibrationError: it does not, or there is none.
+        """
+        if not isinstance(channel, Calibration):
+            raise RadioCalibrationError("calibration: there is none; send pilots first.")
+        channel.check_fresh(self._moment(round_index), self.limits)
+
+    def learn_channel(
+        self, control: ControlChannel, run_id: str, round_index: int
+    ) -> ChannelKnowledge:
+        """One pilot after the other, as at the start of the round's block.
+
+        Raises:
+            RadioCalibrationError: not one device was heard.
+        """
+        block_start = round_index - round_index % self.limits.max_rounds
+        self.simulation.begin_sounding(block_start)
+        control.broadcast(SilenceOrder(run_id, block_start))
+        silence, pilots = self._listen(), {}
+        try:
+            for device in range(self.num_devices):
+                control.broadcast(PilotHold(run_id, block_start, device, self.pilot_amplitude))
+                pilots[device] = self._listen()
+        finally:
+            control.broadcast(SilenceOrder(run_id, block_start))
+        return calibrate(
+            self.waveform,
+            num_devices=self.num_devices,
+            silence=silence,
+            pilots=pilots,
+            amplitude=self.pilot_amplitude,
+            made=self._moment(block_start),
+        )
+
+    def carry(self, control: ControlChannel, plan: RoundPlan, power: RoundPower) -> Heard:
+        """The plan, and then a plateau for each number."""
+        if not isinstance(power, EnergyPowerPlan):
+            raise TypeError(f"power: got {type(power).__name__}, wanted an EnergyPowerPlan.")
+        self.simulation.begin_payload(plan.round_index)
+        control.broadcast(plan)
+        if not those_who(Participation.READY, reports_of(control)):
+            return Heard(())
+        silence = self._listen()
+        arrival_power = (power.receive_scale * self.waveform.full_power_amplitude) ** 2
+        spoke: set[int] = set()
+        sums, counts, variances = [], [], []
+        try:
+            for number in range(plan.num_directions):
+                control.broadcast(NumberHold(plan.run_id, plan.round_index, number))
+                speakers = those_who(Participation.TRANSMITTED, reports_of(control))
+                plateau = self._listen()
+                sums.append(
+                    power.full_range
+                    * self.waveform.estimate_sum(plateau, silence, arrival_power, len(speakers))
+                )
+                variances.append(
+                    measured_sum_variance(
+                        self.waveform,
+                        plateau,
+                        silence,
+                        arrival_power=arrival_power,
+                        num_speakers=len(speakers),
+                    )
+                )
+                counts.append(len(speakers))
+                spoke.update(speakers)
+        finally:
+            control.broadcast(SilenceOrder(plan.run_id, plan.round_index))
+        return Heard(
+            speakers=tuple(sorted(spoke)),
+            sums=tuple(sums),
+            num_speakers=tuple(counts),
+            sum_noise_std=power.full_range * math.sqrt(max(variances)),
+        )
+
+    def close(self) -> None:
+        """Close the transceiver."""
+        self.transceiver.close()
+
+    def _listen(self) -> BandEnergies:
+        capture = self.transceiver.capture(
+            self.waveform.plateau_samples,
+            timeout_s=self.waveform.plateau_s + _CAPTURE_TIMEOUT_S,
+        )
+        return self.waveform.energies(capture)
+
+    def _moment(self, round_index: int) -> Moment:
+        return Moment(round_index, self.clock(), self.transceiver.temperature_c)

@@ -1,0 +1,208 @@
+"""Whole runs over radios without a common clock: they learn, repeat, keep promises, or refuse."""
+
+import dataclasses
+import json
+import math
+import shutil
+
+import pytest
+
+from edge_runtime.protocol.rounds import Access
+from radio.errors import RadioCalibrationError
+from radio.waveforms import WaveformName
+from server import cli
+from server.config import load_config
+from server.energy_air import EnergyAir
+from server.errors import ConfigurationError
+from server.experiment import Experiment
+from server.planning import CALIBRATION_SLACK
+from server.privacy.accountant import Accountant
+from server.privacy.ledger import PrivacyLedger
+from server.run_store import RunStore
+from server.stretches import plan_more_rounds
+
+ROUNDS = 8
+SETTINGS = {
+    "radio.waveform": "energy", "radio.plateau_samples": 4096, "radio.coherence_rounds": 3,
+    "federation.num_devices": 3, "optimizer.rounds": ROUNDS, "optimizer.directions": 3,
+    "optimizer.batch_size": 4, "privacy.epsilon": 8.0, "task.validation_examples": 20,
+    "task.max_tokens": 24, "run.evaluation_interval": 4,
+}  # fmt: skip
+
+
+def config(**changes):
+    changed = {key.replace("__", "."): value for key, value in changes.items()}
+    return load_config("snips", {**SETTINGS, **changed})
+
+
+def carry_out(run, should_stop=lambda: False):
+    try:
+        return run.run(should_stop=should_stop)
+    finally:
+        run.close()
+
+
+def looked_at(folder):
+    """(rows without times, ledger records, digest)."""
+    store = RunStore.open(folder)
+    try:
+        rows = [dataclasses.replace(row, wall_s=0.0) for row in store.rounds()]
+        records = PrivacyLedger(store.connection).records()
+        return rows, records, store.meta("parameter_digest")
+    finally:
+        store.close()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("energy") / "whole"
+    assert carry_out(Experiment.start(config(), folder))
+    return folder
+
+
+def test_every_release_is_accounted_by_the_devices_own_noise(whole):
+    rows, records, _ = looked_at(whole)
+    assert len(records) == sum(row.num_speakers for row in rows) > ROUNDS
+    assert {(r.access, r.waveform) for r in records} == {(Access.SLOTTED, WaveformName.ENERGY)}
+    assert {r.amplitude_error_bound for r in records} == {0.0}
+    # The noise on a mean of n is what one device has over sqrt(n), not over n.
+    for row in rows:
+        (std,) = {r.certified_noise_std for r in records if r.round_index == row.round_index}
+        assert row.artificial_noise_std == pytest.approx(std / math.sqrt(row.num_speakers))
+    accounts = Accountant(epsilon=8.0, delta=1e-5)
+    accounts.compose_all(records)
+    store = RunStore.open(whole)
+    assert 0 < store.meta("epsilon_spent") <= 8.0
+    assert store.meta("epsilon_spent") == pytest.approx(accounts.worst_spent(), rel=1e-9)
+    store.close()
+
+
+def test_a_device_speaks_with_no_less_than_the_noise_that_covers_it_alone(tmp_path):
+    run = Experiment.start(config(), tmp_path / "run")
+    try:
+        required = run.terms.noise_multiplier * run.terms.sensitivity
+        power = run.pricing.plan_round(0, run.loop.channel_for(0)).power
+        stds = set(power.artificial_noise_std.values())
+        assert stds == {required * (1 + CALIBRATION_SLACK)}
+    finally:
+        run.close()
+
+
+def check_radio_error(folder):
+    """Errors of 24 sums, nearly Gaussian: their squares over their variances are about 1.
+
+    A gain that is off by its pilot's few percent comes on top.
+    """
+    rows, _, _ = looked_at(folder)
+    expected = sum(3 * row.receiver_noise_std**2 for row in rows)
+    measured = sum(row.squared_error_of_radio for row in rows)
+    assert 0.3 * expected < measured < 3.0 * expected
+
+
+def test_what_the_radio_adds_is_what_the_receiver_measured(whole):
+    check_radio_error(whole)
+
+
+def test_the_other_mapping_runs_too(tmp_path):
+    run = Experiment.start(config(radio__energy_mapping="self_normalised"), tmp_path / "run")
+    assert carry_out(run)
+    check_radio_error(tmp_path / "run")
+
+
+@pytest.mark.parametrize("stop_after", [3, 5])
+def test_an_interrupted_run_ends_with_the_same_bits(whole, tmp_path, stop_after):
+    folder = tmp_path / "stopped"
+    asked = []
+    assert not carry_out(
+        Experiment.start(config(), folder), lambda: asked.append(0) or len(asked) > stop_after
+    )
+    assert carry_out(Experiment.resume(folder))
+    assert looked_at(folder) == looked_at(whole)
+
+
+def test_a_run_that_has_ended_goes_on(whole, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "more")
+    plan_more_rounds(folder, {"optimizer.rounds": ROUNDS + 2, "privacy.epsilon": 9.0})
+    assert carry_out(Experiment.resume(folder))
+    rows, records, _ = looked_at(folder)
+    assert len(rows) == ROUNDS + 2
+    accounts = Accountant(epsilon=9.0, delta=1e-5)
+    accounts.compose_all(records)
+    assert accounts.worst_spent() <= 9.0
+
+
+def test_an_old_calibration_is_replaced_and_never_used(tmp_path, monkeypatch):
+    learn, learnt = EnergyAir.learn_channel, []
+
+    def note(air, control, run_id, round_index):
+        learnt.append(round_index)
+        return learn(air, control, run_id, round_index)
+
+    monkeypatch.setattr(EnergyAir, "learn_channel", note)
+    run = Experiment.start(config(), tmp_path / "run")
+    old = run.loop.channel_for(0)
+    stale = dataclasses.replace(old, made=dataclasses.replace(old.made, clock_s=-1e9))
+    with pytest.raises(RadioCalibrationError, match="s old, wanted at most 600 s"):
+        run.loop.run_round(0, stale)
+    with pytest.raises(RadioCalibrationError, match="3 rounds old"):
+        run.loop.run_round(3, old)
+    assert run.pricing.num_records == 0  # nothing was paid
+    assert run.loop.channel_for(1, old) is old
+    assert run.loop.channel_for(1, stale) is not stale
+    learnt.clear()
+    assert carry_out(run)
+    assert learnt == [0, 3, 6]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"privacy.access": "superposed"}, 'does not hold for radio.waveform = "energy"'),
+        ({"radio.impairments": "uncorrected"}, "up to 45750 Hz, the guards of the bands have room"),
+        ({"radio.impairments": "ideel"}, "got 'ideel', wanted one of"),
+        ({"radio.snr_db": -30.0}, "nobody would be heard"),
+        ({"radio.waveform": "energetic"}, "energetic"),
+        ({"radio.plateau_samples": 100}, "plateau_samples: got 100"),
+        ({"radio.sample_rate_hz": 5e5}, "wanted below half of"),
+        ({"radio.carrier_hz": 2.4e9}, "up to 48000 Hz"),
+        (
+            {"radio.waveform": "coherent", "radio.impairments": "pluto-stock"},
+            "the superposed statement does not hold then",
+        ),
+    ],
+)
+def test_what_cannot_be_promised_or_heard_is_refused_before_anything_is_written(
+    tmp_path, changes, message
+):
+    with pytest.raises(ConfigurationError, match=message):
+        load_config("snips", {**SETTINGS, **changes})
+
+
+def test_without_privacy_the_coherent_waveform_may_be_seen_to_fail(tmp_path):
+    """Control of the whole idea: with crystals of their own its sums are noise."""
+    failing = {
+        **SETTINGS, "radio.waveform": "coherent", "radio.impairments": "pluto-stock",
+        "privacy.enabled": False,
+    }  # fmt: skip
+    assert carry_out(Experiment.start(load_config("snips", failing), tmp_path / "coherent"))
+    working = config(privacy__enabled=False)
+    assert carry_out(Experiment.start(working, tmp_path / "energy"))
+    errors = []
+    for name in ("coherent", "energy"):
+        rows, _, _ = looked_at(tmp_path / name)
+        power = sum(sum(mean**2 for mean in row.true_means) for row in rows)
+        errors.append(sum(row.squared_error_of_radio for row in rows) / power)
+    assert errors[0] > 0.5
+    assert errors[1] < 0.2
+
+
+def test_the_command_line_runs_it(tmp_path, capsys):
+    settings = {**SETTINGS, "optimizer.rounds": 2}
+    pairs = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+    sets = [a for pair in pairs for a in ("--set", pair)]
+    assert cli.main(["run", *sets, "--out", str(tmp_path / "run"), "--json"]) == 0
+    captured = capsys.readouterr()
+    summary = json.loads(captured.out)
+    assert "slotted access" in captured.err
+    assert summary["access"] == "slotted"
+    assert summary["epsilon"] <= 8.0

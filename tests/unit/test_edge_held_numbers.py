@@ -1,0 +1,227 @@
+"""Numbers that are held on the air one after the other: who is ready, who holds, who is silent."""
+
+import numpy as np
+import pytest
+
+from edge_runtime.protocol import wire
+from edge_runtime.protocol.errors import PlanRefusedError
+from edge_runtime.protocol.rounds import (
+    Access,
+    BandLevels,
+    NumberHold,
+    Participation,
+    PilotHold,
+    RoundResult,
+    SilenceOrder,
+    SoundingOrder,
+    TransmitOrder,
+)
+from edge_runtime.uplink import CoherentUplink, EnergyUplink, IdealUplink, ScalarBox
+from radio.errors import RadioError, RadioTimeoutError
+from radio.loopback import LoopbackTransceiver
+from radio.medium import SoftwareMedium
+from radio.waveforms.coherent import CoherentWaveform
+from radio.waveforms.energy import BandEnergies, EnergyWaveform
+
+WAVEFORM = EnergyWaveform(plateau_samples=1 << 12)
+SILENCE = BandEnergies(0.0, 0.0)
+FULL_RANGE = 8.0
+RUN = "run-of-the-tests"
+
+
+@pytest.fixture
+def medium():
+    medium = SoftwareMedium(
+        num_devices=3, sample_rate_hz=1e6, noise_power=0.0, noise_rng=np.random.default_rng(0)
+    )
+    medium.set_gains([1.0, 0.5, 0.8j])
+    return medium
+
+
+@pytest.fixture
+def uplinks(medium):
+    return [EnergyUplink(LoopbackTransceiver(medium, k), WAVEFORM) for k in range(3)]
+
+
+def order(device_index, noise_std=0.0, amplitudes=(0.4, 0.4)):
+    return TransmitOrder(device_index, 0.0, 0.0, noise_std, BandLevels(*amplitudes, FULL_RANGE))
+
+
+def heard(medium, arrival_amplitude, num_speakers=1):
+    """The sum on the air, in units of the scalar."""
+    energies = WAVEFORM.energies(medium.listen(WAVEFORM.plateau_samples))
+    power = (arrival_amplitude * WAVEFORM.full_power_amplitude) ** 2
+    return FULL_RANGE * WAVEFORM.estimate_sum(energies, SILENCE, power, num_speakers)
+
+
+def test_numbers_wait_until_they_are_held_and_each_replaces_the_one_before(
+    medium, uplinks, make_plan
+):
+    uplink = uplinks[0]
+    scalars = [2.0 + 5j, -6.0, 0.0]
+    assert (
+        uplink.send_scalars(scalars, order(0), make_plan(num_directions=3)) is Participation.READY
+    )
+    assert not medium.listen(100).any()
+    for number, scalar in enumerate(scalars):
+        uplink.hold_number(number)
+        assert heard(medium, 0.4) == pytest.approx(scalar.real, rel=0.05)
+    uplink.hold_number(1)
+    uplink.fall_silent()
+    assert not medium.listen(100).any()
+
+
+def test_each_band_has_an_amplitude_of_its_own(medium, uplinks, make_plan):
+    levels = order(0, amplitudes=(0.4, 0.2))
+    uplinks[0].send_scalars([4.0, -4.0], levels, make_plan(num_directions=2))
+    for number, arrival in enumerate((0.4, 0.2)):
+        uplinks[0].hold_number(number)
+        assert abs(heard(medium, arrival)) == pytest.approx(4.0, rel=0.05)
+
+
+def test_the_phases_differ_between_devices_numbers_and_rounds_and_nothing_else(
+    medium, uplinks, make_plan
+):
+    def burst(device, number, seed):
+        plan = make_plan(num_directions=2, direction_seed=seed)
+        uplinks[device].send_scalars([4.0, 4.0], order(device), plan)
+        uplinks[device].hold_number(number)
+        return medium._held[device].tobytes()
+
+    cases = [(0, 0, 7), (1, 0, 7), (0, 1, 7), (0, 0, 8)]
+    assert len({burst(*case) for case in cases}) == len(cases)
+    assert burst(0, 0, 7) == burst(0, 0, 7)
+
+
+@pytest.mark.parametrize("scalar", [complex("nan"), complex("inf")])
+def test_what_is_no_number_is_never_ready(medium, uplinks, make_plan, scalar):
+    uplinks[0].send_scalars([1.0], order(0), make_plan())
+    with pytest.raises(RadioError, match="wanted a finite one"):
+        uplinks[0].send_scalars([scalar], order(0), make_plan())
+    with pytest.raises(RadioError, match="0 numbers are ready"):  # nor is what was ready before
+        uplinks[0].hold_number(0)
+    assert not medium.listen(100).any()
+
+
+def test_orders_of_another_waveform_are_refused(medium, uplinks, make_plan):
+    coherent = CoherentUplink(LoopbackTransceiver(medium, 1), CoherentWaveform(num_devices=3))
+    with pytest.raises(RadioError, match="must have the same"):
+        uplinks[0].send_scalars([1.0], TransmitOrder(0, 1.0, 0.0, 0.0), make_plan())
+    with pytest.raises(RadioError, match="must have the same"):
+        uplinks[0].send_pilot(0, SoundingOrder(RUN, 0, 1.0, 0))
+    with pytest.raises(RadioError, match="must have the same"):
+        coherent.send_scalars([1.0], order(0), make_plan())
+    with pytest.raises(RadioError, match="must have the same"):
+        coherent.hold_number(0)
+    with pytest.raises(RadioError, match="must have the same"):
+        coherent.hold_pilot(1, PilotHold(RUN, 0, 1, 1.0))
+    coherent.fall_silent()
+    IdealUplink(ScalarBox()).fall_silent()
+    assert not medium.listen(100).any()
+
+
+@pytest.fixture
+def host(make_host, uplinks):
+    """Three devices of one host on energy uplinks."""
+    host = make_host(3, access=Access.SLOTTED)
+    for device, uplink in zip(host.devices, uplinks, strict=True):
+        object.__setattr__(device, "uplink", uplink)
+    return host
+
+
+def slotted(make_plan, orders, **changes):
+    return make_plan(orders=orders, access=Access.SLOTTED, **changes)
+
+
+def sent(host):
+    """The scalars of the round as they were observed."""
+    return {index: np.array(e.clipped_scalars) + np.real(n) for _, index, e, n in host.seen}
+
+
+def test_a_round_is_ready_then_held_number_by_number_then_silent(host, medium, make_plan):
+    # Gains 1, 0.5 and 0.8: all arrive at 0.4.
+    amplitudes = {0: (0.4, 0.4), 1: (0.8, 0.8), 2: (0.5, 0.5)}
+    orders = tuple(order(k, 0.25, amplitudes[k]) for k in (0, 2))
+    plan = slotted(make_plan, orders, num_directions=4)
+    reports = host.agent.run_round(plan)
+    assert [r.participation for r in reports] == ["ready", "truncated", "ready"]
+    assert not medium.listen(100).any()
+    numbers = sent(host)
+    for number in range(4):
+        reports = host.agent.hold_number(NumberHold(plan.run_id, 0, number))
+        assert [(r.device_index, r.participation) for r in reports] == [
+            (0, "transmitted"), (2, "transmitted"),
+        ]  # fmt: skip
+        wanted = numbers[0][number] + numbers[2][number]
+        assert heard(medium, 0.4, 2) == pytest.approx(wanted, abs=0.6)
+    host.agent.fall_silent(SilenceOrder(plan.run_id, 0))
+    assert not medium.listen(100).any()
+
+
+def test_a_device_that_cannot_hold_is_out_of_the_round_and_silent(
+    host, medium, uplinks, make_plan, monkeypatch
+):
+    plan = slotted(make_plan, (order(0, 0.1), order(1, 0.1)), num_directions=3)
+    host.agent.run_round(plan)
+    hold = EnergyUplink.hold_number
+
+    def fail(uplink, number):
+        if uplink is uplinks[1] and number == 1:
+            raise RadioTimeoutError("lost 7 buffers of a signal as loud as 0.3")
+        hold(uplink, number)
+
+    monkeypatch.setattr(EnergyUplink, "hold_number", fail)
+    spoken = [host.agent.hold_number(NumberHold(plan.run_id, 0, number)) for number in range(3)]
+    kinds = [[r.participation for r in reports] for reports in spoken]
+    assert kinds == [["transmitted"] * 2, ["transmitted", "dropped"], ["transmitted"]]
+    assert spoken[1][1].reason == "RadioTimeoutError"  # and nothing about the signal
+    assert set(medium._held) == {0}
+
+
+def test_numbers_of_another_round_are_never_held(host, medium, make_plan):
+    with pytest.raises(PlanRefusedError, match="of round -1"):
+        host.agent.hold_number(NumberHold("run-of-the-tests", 0, 0))
+    plan = slotted(make_plan, (order(0, 0.1),))
+    host.agent.run_round(plan)
+    with pytest.raises(PlanRefusedError, match="number 0 of round 1"):
+        host.agent.hold_number(NumberHold(plan.run_id, 1, 0))
+    with pytest.raises(PlanRefusedError, match="this device serves run"):
+        host.agent.hold_number(NumberHold("another", 0, 0))
+    (report,) = host.agent.hold_number(NumberHold(plan.run_id, 0, 200))
+    assert report.participation is Participation.DROPPED
+    host.agent.apply_result(RoundResult(plan.run_id, 0, plan.direction_seed, (0,)))
+    with pytest.raises(PlanRefusedError, match="round 0 is over"):
+        host.agent.hold_number(NumberHold(plan.run_id, 0, 0))
+    assert not medium.listen(100).any()
+
+
+def test_one_pilot_at_a_time_and_bytes_both_ways(host, medium, make_plan):
+    run_id = make_plan().run_id
+    silent = wire.encode(SilenceOrder(run_id, 0))
+    powers = []
+    for device in range(3):
+        assert host.agent.handle(wire.encode(PilotHold(run_id, 0, device, 1.0))) == []
+        assert set(medium._held) == {device}
+        energies = WAVEFORM.energies(medium.listen(WAVEFORM.plateau_samples))
+        powers.append(energies.a / (WAVEFORM.full_power_amplitude**2 / 2))
+    assert powers == [pytest.approx(g**2, rel=0.05) for g in (1.0, 0.5, 0.8)]
+    assert host.agent.handle(silent) == []
+    assert not medium.listen(100).any()
+    host.agent.handle(wire.encode(slotted(make_plan, (order(1, 0.1),))))
+    (report,) = host.agent.handle(wire.encode(NumberHold(run_id, 0, 0)))
+    assert wire.decode(report).participation is Participation.TRANSMITTED
+    host.agent.handle(silent)
+    with pytest.raises(PlanRefusedError, match="this device serves run"):
+        host.agent.handle(wire.encode(SilenceOrder("another", 0)))
+
+
+def test_a_radio_that_does_not_confirm_its_silence_is_an_error_in_the_log(
+    host, make_plan, monkeypatch, caplog
+):
+    def fail(uplink):
+        raise RadioTimeoutError("no answer")
+
+    monkeypatch.setattr(EnergyUplink, "fall_silent", fail)
+    host.agent.fall_silent(SilenceOrder(make_plan().run_id, 0))
+    assert [r.levelname for r in caplog.records] == ["ERROR"] * 3
+    assert "device 2 does not fall silent: no answer" in caplog.text
