@@ -26,6 +26,7 @@ from radio.errors import RadioError
 from radio.impairments import Impairments, impairments_from_name
 from radio.units import power_ratio_from_db
 from radio.waveforms import WaveformName
+from radio.waveforms.coherent import CoherentWaveform
 from radio.waveforms.energy import EnergyWaveform, Mapping
 from server.errors import ConfigurationError
 from server.privacy.units import NeighbouringRelation, PrivacyUnit
@@ -181,6 +182,15 @@ class RadioSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             sample_rate_hz=self.sample_rate_hz,
             plateau_samples=self.plateau_samples,
             mapping=self.energy_mapping,
+        )
+
+    def coherent_waveform(self, num_devices: int, num_scalars: int) -> CoherentWaveform:
+        """The coherent waveform of these radios."""
+        return CoherentWaveform(
+            num_devices=num_devices,
+            pilot_symbols=self.pilot_symbols,
+            payload_symbols=self.payload_symbols,
+            num_scalars=num_scalars,
         )
 
     @property

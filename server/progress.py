@@ -10,13 +10,13 @@ from typing import Any, TextIO
 import numpy as np
 
 from edge_runtime.kernel import KERNEL_NAME, KERNEL_REASON
+from edge_runtime.protocol.rounds import Access
+from radio.waveforms.energy_error_model import sum_variance
+from radio.waveforms.error_model import receiver_noise_std
 from server.config import RunConfig
 from server.experiment import Experiment, Progress
-from server.power.feasibility import (
-    information_ceiling_nats,
-    noise_to_clip_ratio,
-    predicted_mean_noise_std,
-)
+from server.power.energy import RANGE_IN_NOISE_STDS
+from server.power.feasibility import information_ceiling_nats, noise_to_clip_ratio
 from server.power.static import plan_static
 from server.privacy_terms import PrivacyTerms
 from server.run_records import RoundRow
@@ -102,17 +102,22 @@ class ProgressPrinter:
         """The final table, one line per run."""
         self._line("")
         self._line(
-            "source                        rounds  accuracy before  after  noise dB  radio dB"
-            "  epsilon     wall s  peak MB   (errors of the mean, over its power)"
+            "source                         waveform  rounds  accuracy before  after  noise dB"
+            "  radio dB  airtime s  epsilon  wall s  peak MB"
         )
         for s in summaries:
             epsilon = "none" if s["epsilon"] is None else f"{s['epsilon']:.3f}"
             self._line(
-                f"{s['source']:28s}{s['rounds']:8d}{_cell(s['accuracy_before'], 17, '.1%')}"
+                f"{s['source']:31s}{s['waveform'] or '-':8s}{s['rounds']:8d}"
+                f"{_cell(s['accuracy_before'], 17, '.1%')}"
                 f"{_cell(s['accuracy_after'], 7, '.1%')}{_cell(s['noise_nmse_db'], 10, '.1f')}"
                 f"{_cell(s['radio_nmse_db'], 10, '.1f')}"
-                f"{epsilon:>9s}{_cell(s['wall_s'], 11, '.1f')}{_cell(s['peak_rss_mb'], 9, '.0f')}"
+                f"{_cell(s['airtime_s_per_round'] or None, 11, '.4f')}{epsilon:>9s}"
+                f"{_cell(s['wall_s'], 8, '.1f')}{_cell(s['peak_rss_mb'], 9, '.0f')}"
             )
+        self._line(
+            "(noise and radio: errors of the mean, over its power, in dB; airtime: of a round)"
+        )
         first = summaries[0]
         if first["rounds_without_speakers"]:
             self._line(
@@ -162,23 +167,13 @@ def _radio_columns(row: RoundRow) -> str:
 def _what_noise_leaves(config: RunConfig, terms: PrivacyTerms) -> str:
     """How much noise leaves to learn from, were every channel known and of unit gain."""
     num_devices, clip = config.federation.num_devices, config.optimizer.clip
-    sum_noise_std = terms.noise_multiplier * terms.sensitivity
-    power = plan_static(
-        gain_estimates=np.ones(num_devices, dtype=np.complex128),
-        max_amplitude=config.radio.max_amplitude,
-        scalar_bound=clip,
-        required_noise_std=sum_noise_std,
-        min_gain=1.0,
-    )
-    total_std = predicted_mean_noise_std(
-        sum_artificial_noise_std=sum_noise_std,
-        receive_scale=power.receive_scale,
-        noise_power=config.radio.noise_power,
-        payload_symbols=config.radio.payload_symbols,
-        num_participants=num_devices,
-    )
+    is_slotted = config.access is Access.SLOTTED
+    required = terms.noise_multiplier * terms.sensitivity
+    sum_noise_std = required * math.sqrt(num_devices) if is_slotted else required
+    of_radio = _energy_sum_std if is_slotted else _coherent_sum_std
+    total_std = math.hypot(sum_noise_std, of_radio(config, required))
     share = noise_to_clip_ratio(mean_noise_std=sum_noise_std / num_devices, clip=clip)
-    total_share = noise_to_clip_ratio(mean_noise_std=total_std, clip=clip)
+    total_share = noise_to_clip_ratio(mean_noise_std=total_std / num_devices, clip=clip)
     ceiling = information_ceiling_nats(
         num_rounds=config.optimizer.rounds,
         num_devices=num_devices,
@@ -188,6 +183,35 @@ def _what_noise_leaves(config: RunConfig, terms: PrivacyTerms) -> str:
     )
     return (
         f"  noise multiplier {terms.noise_multiplier:.3f}: privacy noise on each mean is "
-        f"{share:.2%} of the clip\n  ({total_share:.2%} with receiver noise at unit gain); "
+        f"{share:.2%} of the clip\n  ({total_share:.2%} with the radio's at unit gain); "
         f"information ceiling {ceiling:.0f} nats"
     )
+
+
+def _coherent_sum_std(config: RunConfig, required_noise_std: float) -> float:
+    """Of receiver noise on a sum."""
+    num_devices = config.federation.num_devices
+    power = plan_static(
+        gain_estimates=np.ones(num_devices, dtype=np.complex128),
+        max_amplitude=config.radio.max_amplitude,
+        scalar_bound=config.optimizer.clip,
+        required_noise_std=required_noise_std,
+        min_gain=1.0,
+    )
+    return receiver_noise_std(
+        config.radio.noise_power, config.radio.payload_symbols, power.receive_scale
+    )
+
+
+def _energy_sum_std(config: RunConfig, noise_std: float) -> float:
+    """Of receiver noise, and of what the devices' privacy noises do to one another, on a sum."""
+    waveform, num_devices = config.radio.energy_waveform, config.federation.num_devices
+    full_range = config.optimizer.clip + RANGE_IN_NOISE_STDS * noise_std
+    variance = sum_variance(
+        waveform,
+        np.full(num_devices, noise_std / full_range),
+        np.zeros(num_devices),
+        noise_power=config.radio.noise_power,
+        arrival_power=(config.radio.max_amplitude * waveform.full_power_amplitude) ** 2,
+    )
+    return full_range * math.sqrt(variance)

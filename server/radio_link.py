@@ -10,7 +10,6 @@ from radio.channel_models import channel_from_name
 from radio.loopback import LoopbackTransceiver
 from radio.medium import SoftwareMedium
 from radio.waveforms import WaveformName
-from radio.waveforms.coherent import CoherentWaveform
 from server.air import Air, CoherentAir
 from server.config import RadioSection
 from server.energy_air import EnergyAir
@@ -102,12 +101,7 @@ def build_radio_link(
             ),
             noise_symbols=bands.plateau_samples,
         )
-    waveform = CoherentWaveform(
-        num_devices=num_devices,
-        pilot_symbols=radio.pilot_symbols,
-        payload_symbols=radio.payload_symbols,
-        num_scalars=num_scalars,
-    )
+    waveform = radio.coherent_waveform(num_devices, num_scalars)
     return RadioLink(
         uplinks=tuple(CoherentUplink(transmitter, waveform) for transmitter in transmitters),
         air=coherent_air(RadioReceiver(listener, waveform), simulation),

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from radio.units import db_from_power_ratio
+from radio.waveforms import WaveformName
 from server.accounts import epsilon_spent
-from server.config import RunConfig
+from server.config import RadioSection, RunConfig
 from server.errors import ReportError
 from server.plain_json import to_json
 from server.plots import draw_plots
@@ -28,6 +29,7 @@ from server.run_records import (
     heard_and_true,
 )
 from server.run_store import STORE_FILE, RunStore
+from server.uplink_use import uplink_use
 
 SUMMARY_FILE = "summary.json"
 REPORT_FILE = "report.html"
@@ -116,13 +118,7 @@ def summarise(
     privacy, radio = config.privacy, config.radio
     last = evaluations[-1] if evaluations else None
     best = best_evaluation(evaluations)
-    is_ideal = radio.backend == "ideal"
-    numbers = config.optimizer.directions
-    payload = 0.0 if is_ideal else float(numbers * radio.payload_symbols)
-    # One sounding at the start of each fading block that was begun.
-    num_rounds = max(len(rows), 1)
-    num_blocks = math.ceil(num_rounds / radio.coherence_rounds)
-    pilots = 0.0 if is_ideal else radio.pilot_symbols * num_blocks / num_rounds
+    use = uplink_use(config, len(rows))
     spent = epsilon_spent(store, config)
     return {
         "run_id": store.meta("run_id"),
@@ -130,10 +126,11 @@ def summarise(
         "outcome": store.outcome,
         "task": Path(config.task.name).stem,
         "source": store.meta("source"),
+        "waveform": None if radio.backend == "ideal" else radio.waveform,
         "num_devices": config.federation.num_devices,
         "rounds": len(rows),
         "rounds_planned": config.optimizer.rounds,
-        "numbers_per_round": numbers,
+        "numbers_per_round": config.optimizer.directions,
         "difference": config.optimizer.difference,
         "forward_sweeps_per_device": config.optimizer.sweeps_per_round * len(rows),
         "accuracy_before": evaluations[0].accuracy if evaluations else None,
@@ -154,9 +151,10 @@ def summarise(
         if privacy.enabled
         else None,
         "access": config.access,
-        "payload_symbols_per_device_per_round": payload,
-        "pilot_symbols_per_device_per_round": pilots,
-        "uplink_symbols_per_device_per_round": payload + pilots,
+        "payload_symbols_per_device_per_round": use.payload_symbols,
+        "pilot_symbols_per_device_per_round": use.pilot_symbols,
+        "uplink_symbols_per_device_per_round": use.payload_symbols + use.pilot_symbols,
+        "airtime_s_per_round": use.airtime_s,
         **_errors_db(rows),
         "mean_speakers": _rounded(_mean([row.num_speakers for row in rows]), 3),
         "rounds_without_speakers": sum(not r.num_speakers and not r.is_skipped for r in rows),
@@ -257,8 +255,9 @@ def _page(
 <h1>{html.escape(str(summary["run_id"]))}</h1>
 <p>{html.escape(config.description)}</p>
 {_notes(config, summary)}
-<table><thead><tr><th>source</th><th>rounds</th><th>accuracy before</th><th>after</th>
-<th>noise dB</th><th>radio dB</th><th>epsilon</th><th>wall s</th><th>peak RSS MB</th></tr></thead>
+<table><thead><tr><th>source</th><th>waveform</th><th>rounds</th><th>accuracy before</th>
+<th>after</th><th>noise dB</th><th>radio dB</th><th>airtime s</th><th>epsilon</th><th>wall s</th>
+<th>peak RSS MB</th></tr></thead>
 <tbody>
 {"".join(_table_row(s) for s in summaries)}</tbody></table>
 {_class_table(summary)}
@@ -275,11 +274,13 @@ def _table_row(summary: dict[str, Any]) -> str:
     s = summary
     return (
         f"<tr><td>{html.escape(str(s['source']))}</td>"
+        + cell(s["waveform"], "{}")
         + cell(s["rounds"], "{}")
         + cell(s["accuracy_before"], "{:.1%}")
         + cell(s["accuracy_after"], "{:.1%}")
         + cell(s["noise_nmse_db"], "{:.1f}")
         + cell(s["radio_nmse_db"], "{:.1f}")
+        + cell(s["airtime_s_per_round"] or None, "{:.4f}")
         + cell(s["epsilon"], "{:.3f}")
         + cell(s["wall_s"], "{:.1f}")
         + cell(s["peak_rss_mb"], "{:.0f}")
@@ -359,7 +360,17 @@ def _notes(config: RunConfig, summary: dict[str, Any]) -> str:
     notes.append(
         "Noise and radio are the errors of the mean, over the power of the true one: by "
         "artificial noise, and by channel and receiver. SNR is that of one device at full scale "
-        "and unit gain, per sample; a number is spread over "
-        f"{config.radio.payload_symbols} symbols."
+        f"and unit gain, per sample; {_what_carries_a_number(config.radio)} Airtime is that of a "
+        "round, pilots and silence included, without the pauses of real radios."
     )
     return "".join(f'<p class="note">{html.escape(note)}</p>' for note in notes)
+
+
+def _what_carries_a_number(radio: RadioSection) -> str:
+    if radio.waveform is WaveformName.ENERGY:
+        bands = radio.energy_waveform
+        return (
+            f"a number is a plateau of {bands.plateau_s * 1e3:.1f} ms, the power in one of two "
+            f"bands of {bands.bandwidth_hz / 1e3:g} kHz."
+        )
+    return f"a number is spread over {radio.payload_symbols} symbols."

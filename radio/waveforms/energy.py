@@ -172,6 +172,14 @@ class EnergyWaveform:
         """Duration of a capture."""
         return self.plateau_samples / self.sample_rate_hz
 
+    def captures_of_round(self, num_scalars: int) -> int:
+        """The silence, and a plateau for each number."""
+        return 1 + num_scalars
+
+    def captures_of_calibration(self, num_devices: int) -> int:
+        """The silence, and a pilot of each device."""
+        return 1 + num_devices
+
     def check_offset(self, offset_hz: float) -> None:
         """Return if the guards have room for a carrier that far from the receiver's.
 

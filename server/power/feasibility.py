@@ -1,41 +1,10 @@
-"""Can this plan learn anything? Two numbers to read before a run is started."""
+"""Can a plan learn anything? Two numbers to read before a run is started."""
 
 from __future__ import annotations
 
 import math
 
 from server.errors import ConfigurationError
-
-
-def predicted_mean_noise_std(
-    *,
-    sum_artificial_noise_std: float,
-    receive_scale: float,
-    noise_power: float,
-    payload_symbols: int,
-    num_participants: int,
-) -> float:
-    """Standard deviation of the noise on the estimate of the mean scalar.
-
-    std = sqrt(s + N0 / (2 L c^2)) / n, with s the variance of the sum of the artificial noises in
-    phase and N0 / 2 the receiver noise per real dimension of a sample, averaged over L symbols.
-    Left out: channel estimation error.
-
-    Args:
-        sum_artificial_noise_std: sqrt(s), in units of the scalar.
-        receive_scale: c.
-        noise_power: N0 per complex sample.
-        payload_symbols: L.
-        num_participants: n.
-
-    Raises:
-        ConfigurationError: a value out of range.
-    """
-    _check_positive(receive_scale=receive_scale)
-    _check_not_negative(sum_artificial_noise_std=sum_artificial_noise_std, noise_power=noise_power)
-    _check_count(payload_symbols=payload_symbols, num_participants=num_participants)
-    receiver_std = math.sqrt(noise_power / (2.0 * payload_symbols)) / receive_scale
-    return math.hypot(sum_artificial_noise_std, receiver_std) / num_participants
 
 
 def noise_to_clip_ratio(*, mean_noise_std: float, clip: float) -> float:

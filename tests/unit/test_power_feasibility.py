@@ -3,30 +3,7 @@ import math
 import pytest
 
 from server.errors import ConfigurationError
-from server.power.feasibility import (
-    information_ceiling_nats,
-    noise_to_clip_ratio,
-    predicted_mean_noise_std,
-)
-
-PLAN = {
-    "sum_artificial_noise_std": 3.0,
-    "receive_scale": 0.5,
-    "noise_power": 1e-2,
-    "payload_symbols": 64,
-    "num_participants": 5,
-}
-
-
-def test_predicted_mean_noise_std_is_the_formula():
-    expected = math.sqrt(9.0 + 1e-2 / (2 * 64 * 0.25)) / 5
-    assert predicted_mean_noise_std(**PLAN) == pytest.approx(expected, rel=1e-14)
-
-
-def test_its_limits_are_each_noise_alone():
-    assert predicted_mean_noise_std(**{**PLAN, "noise_power": 0.0}) == 3.0 / 5
-    alone = predicted_mean_noise_std(**{**PLAN, "sum_artificial_noise_std": 0.0})
-    assert alone == pytest.approx(math.sqrt(1e-2 / 128) / 0.5 / 5)
+from server.power.feasibility import information_ceiling_nats, noise_to_clip_ratio
 
 
 def test_noise_to_clip_ratio():
@@ -69,15 +46,17 @@ def test_many_numbers_of_one_norm_carry_no_more_than_little_noise_allows():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"sum_artificial_noise_std": -1.0},
-        {"receive_scale": 0.0},
-        {"noise_power": math.nan},
-        {"payload_symbols": 0},
-        {"num_participants": 0},
+        {"sum_noise_std": -1.0},
+        {"clip": 0.0},
+        {"clip": math.nan},
+        {"num_rounds": 0},
+        {"num_devices": 0},
+        {"num_scalars": 0},
     ],
 )
 def test_numbers_out_of_range_are_refused(changes):
+    plan = {"num_rounds": 1, "num_devices": 1, "num_scalars": 1, "clip": 1.0, "sum_noise_std": 1.0}
     with pytest.raises(ConfigurationError):
-        predicted_mean_noise_std(**{**PLAN, **changes})
+        information_ceiling_nats(**{**plan, **changes})
     with pytest.raises(ConfigurationError):
         noise_to_clip_ratio(mean_noise_std=-1.0, clip=1.0)
