@@ -17,6 +17,7 @@ import numpy as np
 
 from radio.checks import Complex128Array, check_integer, check_not_negative
 from radio.errors import RadioConfigurationError
+from radio.units import power_ratio_from_db
 
 
 class ChannelModel(abc.ABC):
@@ -84,15 +85,53 @@ class RayleighBlockFading(ChannelModel):
         return parts.view(np.complex128)
 
 
-CHANNEL_NAMES: tuple[str, ...] = (AwgnChannel.name, RayleighBlockFading.name)
+@dataclass(frozen=True, slots=True)
+class RicianBlockFading(ChannelModel):
+    """A line of sight among echoes: h_k = sqrt(p) (sqrt(K/(K+1)) exp(j theta_k) + CN(0, 1/(K+1))).
+
+    theta_k is uniform, drawn anew for each block. K = 0 is Rayleigh fading, a large K AWGN.
+
+    Attributes:
+        k_factor_db: K, power of the line of sight over that of the echoes, dB.
+        mean_power_gain: p = E[abs(h)^2], a power ratio >= 0.
+    """
+
+    name: ClassVar[str] = "rician"
+    k_factor_db: float = 6.0
+    mean_power_gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_not_negative("mean_power_gain", self.mean_power_gain)
+        power_ratio_from_db(self.k_factor_db)
+
+    def gains(self, rng: np.random.Generator, num_devices: int) -> Complex128Array:
+        """See `ChannelModel.gains`."""
+        count = check_integer("num_devices", num_devices, minimum=1)
+        ratio = power_ratio_from_db(self.k_factor_db)
+        parts = rng.standard_normal((count, 4))  # a device's row: echoes, and a direction
+        angle = np.arctan2(parts[:, 3], parts[:, 2])
+        echoes = (parts[:, 0] + 1j * parts[:, 1]) * math.sqrt(0.5 / (ratio + 1.0))
+        direct = np.exp(1j * angle) * math.sqrt(ratio / (ratio + 1.0))
+        amplitude = np.complex128(math.sqrt(self.mean_power_gain))
+        gains: Complex128Array = (direct + echoes) * amplitude
+        return gains
 
 
-def channel_from_name(name: str) -> ChannelModel:
+CHANNEL_NAMES: tuple[str, ...] = (
+    AwgnChannel.name,
+    RayleighBlockFading.name,
+    RicianBlockFading.name,
+)
+
+
+def channel_from_name(name: str, *, rician_k_db: float = 6.0) -> ChannelModel:
     """The model called ``name``, with unit mean power gain.
 
     Raises:
         RadioConfigurationError: there is none; the message lists the names.
     """
+    if name == RicianBlockFading.name:
+        return RicianBlockFading(rician_k_db)
     if name == AwgnChannel.name:
         return AwgnChannel()
     if name == RayleighBlockFading.name:

@@ -28,13 +28,10 @@ class LoopbackTransceiver(Transceiver):
     Raises:
         RadioConfigurationError: no such device.
 
-    Does not model: drift of the carriers inside a round; sampling clock offset and fractional
-    delays; timing offsets of positioned bursts; the time a radio takes to start and stop a held
-    burst; multipath inside a symbol; fading inside a block; phase noise;
-    resolution of the converters beyond complex64; compression of the power amplifier; saturation
-    of the receive converter and automatic gain; IQ imbalance, DC offset, carrier leakage; pulse
-    shaping and filters (one sample is one symbol, noise bandwidth is the sample rate);
-    interference; lost buffers, stale buffers and USB latency.
+    Does not model, beside what `radio.impairments` leaves out: the time a radio takes to start and
+    stop a held burst; multipath inside a symbol; fading inside a block; pulse shaping and filters
+    (one sample is one symbol, noise bandwidth is the sample rate); automatic gain; interference;
+    lost buffers, stale buffers and USB latency.
     """
 
     def __init__(

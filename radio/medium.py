@@ -12,7 +12,8 @@ For bursts of N_k samples that are held, a capture hears each from a moment of i
 
     y[i] = sum_k h_k exp(j phi_k + 2 pi j f_k i / sample rate) x_k[(d_k + i) mod N_k] + w[i],
 
-with d_k and phi_k uniform, drawn for every capture.
+with d_k and phi_k uniform, drawn for every capture. What `radio.impairments` switches on is done to
+every x_k and to y, in the order drawn there.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import functools
 import logging
 import math
 import threading
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,8 +38,11 @@ from radio.checks import (
     check_positive,
 )
 from radio.errors import RadioConfigurationError
+from radio.impairments import Impairments
 
 logger = logging.getLogger(__name__)
+
+_IDEAL = Impairments()
 
 
 class SoftwareMedium:
@@ -65,6 +71,8 @@ class SoftwareMedium:
         noise_power: N0 >= 0.
         noise_rng: generator of the receiver noise, used by nobody else.
         channel_name: what the gains are drawn from, for the transceivers' ``source``.
+        impairments: what else happens to a signal; the crystals' are told by
+            `set_carrier_offsets_hz`, and path gains are part of `set_gains`.
     """
 
     def __init__(
@@ -75,17 +83,22 @@ class SoftwareMedium:
         noise_power: float,
         noise_rng: np.random.Generator,
         channel_name: str = "unnamed",
+        impairments: Impairments = _IDEAL,
     ) -> None:
         self._num_devices = check_integer("num_devices", num_devices, minimum=1)
         self._sample_rate_hz = check_positive("sample_rate_hz", sample_rate_hz)
         self._noise_power = check_not_negative("noise_power", noise_power)
         self._noise_rng = noise_rng
         self._channel_name = channel_name
+        self._impairments = impairments
+        # What a transmitter radiates that is told to be silent: the leakage of its mixer.
+        self._idle = complex(impairments.transmitted(np.zeros(1, dtype=np.complex64))[0])
         self._gains: Complex128Array | None = None
         self._carrier_offsets_hz = np.zeros(self._num_devices)
         self._carrier_phases = np.zeros(self._num_devices)
-        self._bursts: dict[int, list[tuple[int, Complex64Array]]] = {}
-        self._held: dict[int, Complex64Array] = {}
+        self._delays = np.zeros(self._num_devices, dtype=np.int64)
+        self._bursts: dict[int, list[tuple[int, Complex128Array]]] = {}
+        self._held: dict[int, Complex128Array] = {}
         self._lock = threading.Lock()
 
     @property
@@ -119,6 +132,9 @@ class SoftwareMedium:
             self._carrier_phases = np.zeros(self._num_devices)
             for device in np.flatnonzero(self._carrier_offsets_hz):
                 self._carrier_phases[device] = noise_rng.random()
+            if self._impairments.timing_offset_s > 0.0:
+                latest = self._impairments.timing_offset_s * self._sample_rate_hz
+                self._delays = np.round(latest * noise_rng.random(self._num_devices)).astype(int)
 
     def set_gains(self, gains: npt.ArrayLike) -> None:
         """Begin a coherence block: complex [num_devices], amplitude ratios.
@@ -176,7 +192,7 @@ class SoftwareMedium:
                         f"device {device}: a burst at [{start}, {stop}) overlaps its own burst at "
                         f"[{other_start}, {other_stop}). Call begin_round() between rounds."
                     )
-            queue.append((start, burst.copy()))
+            queue.append((start, self._impairments.transmitted(burst)))
 
     def capture(self, start_sample: int, num_samples: int) -> Complex64Array:
         """What the receiver hears at [start_sample, start_sample + num_samples).
@@ -195,7 +211,7 @@ class SoftwareMedium:
                     f"capture: devices {sorted(self._held)} hold bursts, which are at no position. "
                     "Tell them to fall silent first."
                 )
-            return self._with_noise(self._superpose(start, count))
+            return self._received(self._superpose(start, count))
 
     def hold(self, device_index: int, burst: Complex64Array) -> None:
         """Repeat a burst of one device without end, in place of what it held before.
@@ -206,7 +222,7 @@ class SoftwareMedium:
         device = self._check_device(device_index)
         check_burst("burst", burst)
         with self._lock:
-            self._held[device] = burst.copy()
+            self._held[device] = self._impairments.transmitted(burst)
 
     def fall_silent(self, device_index: int) -> None:
         """End what a device holds, if it holds anything."""
@@ -232,13 +248,16 @@ class SoftwareMedium:
                     "what is heard at any moment has none. Call begin_round() between rounds."
                 )
             total = np.zeros(count, dtype=np.complex128)
-            for device in sorted(self._held):
-                burst = self._held[device]
-                delay = int(self._noise_rng.integers(burst.size))
-                phase = np.exp(2j * math.pi * self._noise_rng.random())
-                heard = np.take(burst, range(delay, delay + count), mode="wrap")
-                total += (phase * self._gain(device)) * self._turned(device, heard, 0.0)
-            return self._with_noise(total)
+            for device in self._on_air(self._held):
+                burst = self._held.get(device)
+                phase_turns = self._noise_rng.random()
+                if burst is None:
+                    heard = np.full(count, self._idle)
+                else:
+                    delay = int(self._noise_rng.integers(burst.size))
+                    heard = np.take(burst, range(delay, delay + count), mode="wrap")
+                total += self._gain(device) * self._turned(device, heard, phase_turns)
+            return self._received(total)
 
     def clear(self) -> None:
         """Forget all bursts at positions. Gains and the noise generator stay."""
@@ -260,37 +279,56 @@ class SoftwareMedium:
             )
         return complex(self._gains[device])
 
-    def _turned(self, device: int, heard: Complex64Array, cycles: float) -> Complex128Array:
+    def _on_air(self, sending: Mapping[int, Any]) -> list[int]:
+        """Who is heard: those who send, and everybody if mixers leak."""
+        return sorted(sending) if self._idle == 0 else list(range(self._num_devices))
+
+    def _turned(self, device: int, heard: Complex128Array, cycles: float) -> Complex128Array:
         """Samples of a device as its carrier brings them, ``cycles`` ahead at the first."""
-        samples = heard.astype(np.complex128)
+        wandering = self._phase_noise(heard.size)
+        if wandering is not None:
+            heard = heard * wandering
+        turn = np.exp(2j * math.pi * math.fmod(cycles, 1.0))
         if self._carrier_offsets_hz[device] != 0.0:
-            samples *= _turns(self._cycles_per_sample(device), heard.size)
-            samples *= np.exp(2j * math.pi * math.fmod(cycles, 1.0))
-        return samples
+            return heard * _turns(self._cycles_per_sample(device), heard.size) * turn
+        return heard if cycles == 0.0 else heard * turn
+
+    def _phase_noise(self, count: int) -> Complex128Array | None:
+        return self._impairments.phase_noise(count, self._sample_rate_hz, self._noise_rng)
 
     def _cycles_per_sample(self, device: int) -> float:
         return float(self._carrier_offsets_hz[device] / self._sample_rate_hz)
 
-    def _with_noise(self, total: Complex128Array) -> Complex64Array:
+    def _received(self, total: Complex128Array) -> Complex64Array:
+        """The sum as the receiver's oscillator, noise and converter leave it."""
+        wandering = self._phase_noise(total.size)
+        if wandering is not None:
+            total *= wandering
         if self._noise_power > 0.0:
             parts = self._noise_rng.standard_normal(2 * total.size)
             parts *= math.sqrt(self._noise_power / 2.0)
             total += parts.view(np.complex128)
-        return total.astype(np.complex64)
+        return self._impairments.received(total).astype(np.complex64)
 
     def _superpose(self, start: int, count: int) -> Complex128Array:
         total = np.zeros(count, dtype=np.complex128)
-        for device in sorted(self._bursts):
+        for device in self._on_air(self._bursts):
             gain = self._gain(device)
+            cycles = self._cycles_per_sample(device) * start + self._carrier_phases[device]
+            window = np.full(count, self._idle)
+            is_heard = self._idle != 0
             # Bursts of one device never overlap, so their order does not matter.
-            for burst_start, burst in self._bursts[device]:
+            for sent_start, burst in self._bursts.get(device, ()):
+                burst_start = sent_start + int(self._delays[device])
                 first = max(start, burst_start)
                 last = min(start + count, burst_start + burst.size)
                 if first < last:
-                    heard = burst[first - burst_start : last - burst_start]
-                    cycles = self._cycles_per_sample(device) * first + self._carrier_phases[device]
-                    turned = self._turned(device, heard, cycles)
-                    total[first - start : last - start] += gain * turned
+                    is_heard = True
+                    window[first - start : last - start] = burst[
+                        first - burst_start : last - burst_start
+                    ]
+            if is_heard:
+                total += gain * self._turned(device, window, cycles)
         return total
 
 

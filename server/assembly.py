@@ -56,12 +56,7 @@ def connect(
         EdgeError, RadioError, PrivacyError: what does not fit together.
     """
     workers = config.run.workers or os.cpu_count() or 1
-    link = build_radio_link(
-        config.radio,
-        num_devices=config.federation.num_devices,
-        num_scalars=config.optimizer.directions,
-        seed=config.run.seed,
-    )
+    link = build_radio_link(config)
     _check_keys_fit(config, link.air.source)
 
     def load_weights() -> ParameterStore:

@@ -6,6 +6,7 @@ with the nearest valid name, never a silent default. Presets in `server/presets`
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import math
 import tomllib
@@ -137,9 +138,11 @@ class RadioSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         backend: "loopback", or "ideal": no radio at all, the exact mean of the scalars.
         waveform: "coherent": amplitudes add, the devices share carrier and clock. "energy": powers
             add, every radio has a carrier and a clock of its own.
-        impairments: name of a set in `radio.impairments`: "ideal", "pluto-stock", "uncorrected".
-            Left out, what the waveform is for: ideal for the coherent one, pluto-stock for others.
-        channel: "awgn" or "rayleigh".
+        impairments: name of a set in `radio.impairments`: "ideal", "desk-cabled", "pluto-stock",
+            "worst" or "uncorrected"; [impairments] changes single ones. Left out, what the waveform
+            is for: ideal for the coherent one, pluto-stock for others.
+        channel: "awgn", "rayleigh" or "rician".
+        rician_k_db: power of the line of sight over that of the echoes.
         snr_db: mean received power of one device at full scale over the noise power, per sample.
         coherence_rounds: rounds for which a fading block keeps its gains; pilots are sent once
             per block, and a calibration holds as long.
@@ -156,7 +159,8 @@ class RadioSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     backend: Literal["loopback", "ideal"] = "loopback"
     waveform: WaveformName = WaveformName.COHERENT
     impairments: str = ""
-    channel: Literal["awgn", "rayleigh"] = "rayleigh"
+    channel: Literal["awgn", "rayleigh", "rician"] = "rayleigh"
+    rician_k_db: float = 6.0
     snr_db: float = 10.0
     coherence_rounds: int = 10
     min_gain: float = 0.3
@@ -170,10 +174,10 @@ class RadioSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     sample_rate_hz: float = 1e6
 
     @property
-    def impaired_by(self) -> Impairments:
-        """The impairments in numbers."""
+    def impairments_name(self) -> str:
+        """The set of impairments, also where it was left out."""
         home = "ideal" if self.waveform is WaveformName.COHERENT else "pluto-stock"
-        return impairments_from_name(self.impairments or home)
+        return self.impairments or home
 
     @property
     def energy_waveform(self) -> EnergyWaveform:
@@ -197,6 +201,17 @@ class RadioSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def noise_power(self) -> float:
         """N0 per complex sample: full scale through unit mean power gain arrives snr_db above."""
         return self.max_amplitude**2 * power_ratio_from_db(-self.snr_db)
+
+
+# One key for every attribute of Impairments; left out, the named set's.
+ImpairmentsSection = msgspec.defstruct(
+    "ImpairmentsSection",
+    [(field.name, float | None, None) for field in dataclasses.fields(Impairments)],
+    bases=(_Section,),
+    frozen=True,
+    forbid_unknown_fields=True,
+    kw_only=True,
+)
 
 
 class PrivacySection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -267,6 +282,7 @@ class RunConfig(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
     federation: FederationSection = FederationSection()
     optimizer: OptimizerSection = OptimizerSection()
     radio: RadioSection = RadioSection()
+    impairments: ImpairmentsSection = ImpairmentsSection()  # type: ignore[valid-type]
     privacy: PrivacySection = PrivacySection()
 
     @property
@@ -276,6 +292,31 @@ class RunConfig(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
         See `TaskSection.validation_is_public`.
         """
         return self.task.validation_is_public or not self.privacy.has_system_keys
+
+    @property
+    def impaired_by(self) -> Impairments:
+        """The impairments of the software air: the named set's, but for what was changed.
+
+        Raises:
+            RadioConfigurationError: no such set, or a number that cannot be.
+        """
+        named = impairments_from_name(self.radio.impairments_name)
+        return dataclasses.replace(named, **self._changed_impairments)
+
+    @property
+    def impairments_label(self) -> str:
+        """For reports: the name of the set, starred where something was changed."""
+        return self.radio.impairments_name + ("*" if self._changed_impairments else "")
+
+    @property
+    def _changed_impairments(self) -> dict[str, Any]:
+        values: dict[str, float | None] = msgspec.structs.asdict(self.impairments)
+        changed = {name: value for name, value in values.items() if value is not None}
+        # A TOML number may be written without a point, or bits with one.
+        return {
+            name: int(value) if name.endswith("_bits") and float(value).is_integer() else value
+            for name, value in changed.items()
+        }
 
     @property
     def access(self) -> Access:
@@ -320,6 +361,7 @@ class RunConfig(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
         _positive("radio.sample_rate_hz", self.radio.sample_rate_hz)
         _within("radio.max_amplitude", self.radio.max_amplitude, 1e-6, 1.0)
         _positive("radio.carrier_hz", self.radio.carrier_hz)
+        _within("radio.rician_k_db", self.radio.rician_k_db, -60.0, 60.0)
         _positive("radio.calibration_max_age_s", self.radio.calibration_max_age_s)
         if self.radio.backend != "ideal":
             self._check_signals()
@@ -348,7 +390,7 @@ class RunConfig(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
     def _check_signals(self) -> None:
         """Bands, offsets and noise, before any radio is opened."""
         try:
-            impairments = self.radio.impaired_by
+            impairments = self.impaired_by
             if self.radio.waveform is WaveformName.ENERGY:
                 waveform = self.radio.energy_waveform
                 waveform.check_offset(impairments.largest_offset_hz(self.radio.carrier_hz))
@@ -386,11 +428,11 @@ class RunConfig(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
                 f'"{self.radio.waveform}": carriers and timing tell its devices apart, so each is '
                 'covered by its own noise alone. Leave privacy.access out, or set "slotted".'
             )
-        if is_superposed and self.radio.impaired_by.tells_devices_apart:
+        if is_superposed and self.impaired_by.tells_devices_apart:
             raise ConfigurationError(
-                f'radio.impairments: "{self.radio.impairments}" gives every device a carrier of '
-                "its own, by which a receiver tells them apart; the superposed statement does not "
-                'hold then. Set radio.waveform = "energy", or privacy.enabled = false.'
+                f'radio.impairments: "{self.impairments_label}" leaves marks of each device on '
+                "its signal, by which a receiver tells them apart; the superposed statement does "
+                'not hold then. Set radio.waveform = "energy", or privacy.enabled = false.'
             )
         if is_coherent and not is_superposed:
             raise ConfigurationError(

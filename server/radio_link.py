@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from edge_runtime.uplink import CoherentUplink, EnergyUplink, IdealUplink, ScalarBox, Uplink
 from radio.calibration import CalibrationLimits
 from radio.channel_models import channel_from_name
+from radio.impairments import Crystals, Impairments
 from radio.loopback import LoopbackTransceiver
 from radio.medium import SoftwareMedium
 from radio.waveforms import WaveformName
 from server.air import Air, CoherentAir
-from server.config import RadioSection
+from server.config import RunConfig
 from server.energy_air import EnergyAir
 from server.receiver import IdealReceiver, RadioReceiver, Receiver
 from server.simulation import (
@@ -37,17 +38,10 @@ class RadioLink:
     noise_symbols: int
 
 
-def build_radio_link(
-    radio: RadioSection, *, num_devices: int, num_scalars: int, seed: int
-) -> RadioLink:
-    """The link of a configuration's radio section.
-
-    Args:
-        radio: the section.
-        num_devices: K.
-        num_scalars: Q, numbers that each device sends in a round.
-        seed: of everything that the simulated channel draws.
-    """
+def build_radio_link(config: RunConfig) -> RadioLink:
+    """The link of a configuration; everything that a simulation draws is drawn from its seed."""
+    radio, seed = config.radio, config.run.seed
+    num_devices, num_scalars = config.federation.num_devices, config.optimizer.directions
 
     def coherent_air(receiver: Receiver, simulation: ChannelSimulation) -> CoherentAir:
         return CoherentAir(receiver, simulation, radio.max_amplitude, radio.coherence_rounds)
@@ -59,24 +53,23 @@ def build_radio_link(
             air=coherent_air(IdealReceiver(box, num_devices), NoChannelSimulation()),
             noise_symbols=1,
         )
-    impairments = radio.impaired_by
-    channel = channel_from_name(radio.channel)
+    impairments = config.impaired_by
+    channel = channel_from_name(radio.channel, rician_k_db=radio.rician_k_db)
     medium = SoftwareMedium(
         num_devices=num_devices,
         sample_rate_hz=radio.sample_rate_hz,
         noise_power=radio.noise_power,
         noise_rng=simulation_rng(seed, "noise/start", 0),
-        channel_name=channel.name + (f"+{radio.impairments}" if radio.impairments else ""),
-    )
-    medium.set_carrier_offsets_hz(
-        impairments.carrier_offsets_hz(
-            radio.carrier_hz, num_devices, simulation_rng(seed, "crystals", 0)
-        )
+        channel_name="+".join([channel.name, *_label(config)]),
+        impairments=impairments,
     )
     simulation = SoftwareChannelSimulation(
         medium,
         channel,
         path_gains=impairments.path_gains(num_devices),
+        crystals=Crystals(
+            impairments, radio.carrier_hz, num_devices, simulation_rng(seed, "crystals", 0)
+        ),
         seed=seed,
         coherence_rounds=radio.coherence_rounds,
     )
@@ -107,3 +100,8 @@ def build_radio_link(
         air=coherent_air(RadioReceiver(listener, waveform), simulation),
         noise_symbols=waveform.noise_symbols,
     )
+
+
+def _label(config: RunConfig) -> list[str]:
+    """What the air is called beside its channel; nothing where nothing is impaired."""
+    return [] if config.impaired_by == Impairments() else [config.impairments_label]

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from edge_runtime.spsa import ScalarEstimate
 from radio.channel_models import ChannelModel
+from radio.impairments import Crystals
 from radio.medium import SoftwareMedium
 
 
@@ -37,7 +38,7 @@ class ChannelSimulation(Protocol):
 
 
 class SoftwareChannelSimulation(ChannelSimulation):
-    """Gains per fading block and noise per frame for a SoftwareMedium."""
+    """Gains per fading block, carriers per round and noise per frame for a SoftwareMedium."""
 
     def __init__(
         self,
@@ -45,12 +46,14 @@ class SoftwareChannelSimulation(ChannelSimulation):
         channel: ChannelModel,
         *,
         path_gains: npt.NDArray[np.float64],
+        crystals: Crystals,
         seed: int,
         coherence_rounds: int,
     ) -> None:
         self._medium = medium
         self._channel = channel
         self._path_gains = path_gains
+        self._crystals = crystals
         self._seed = seed
         self._coherence_rounds = coherence_rounds
 
@@ -67,6 +70,7 @@ class SoftwareChannelSimulation(ChannelSimulation):
         gains = self._channel.gains(
             simulation_rng(self._seed, "gains", block), self._medium.num_devices
         )
+        self._medium.set_carrier_offsets_hz(self._crystals.offsets_hz(round_index))
         self._medium.begin_round(simulation_rng(self._seed, f"noise/{frame}", round_index))
         self._medium.set_gains(gains * self._path_gains)
 

@@ -7,6 +7,7 @@ from radio.channel_models import (
     CHANNEL_NAMES,
     AwgnChannel,
     RayleighBlockFading,
+    RicianBlockFading,
     channel_from_name,
 )
 from radio.errors import RadioConfigurationError
@@ -283,9 +284,22 @@ def test_a_devices_gain_does_not_depend_on_later_devices(name):
     np.testing.assert_array_equal(few, many[:3])
 
 
+@pytest.mark.parametrize("k_factor_db", [-30.0, 3.0, 12.0, 60.0])
+def test_rician_gains_have_the_moments_of_their_k_factor(k_factor_db):
+    """E[abs^2] = p, E[abs^4] = p^2 (1 + (2 K + 1) / (K + 1)^2); 40,000 gains, five deviations."""
+    channel = RicianBlockFading(k_factor_db, mean_power_gain=0.25)
+    power = np.abs(channel.gains(np.random.default_rng(8), 40_000)) ** 2 / 0.25
+    ratio = 10 ** (k_factor_db / 10)
+    variance = (2 * ratio + 1) / (ratio + 1) ** 2
+    assert abs(power.mean() - 1) < 5 * np.sqrt(variance / power.size)
+    assert np.var(power) == pytest.approx(variance, rel=0.1)
+    phases = np.angle(channel.gains(np.random.default_rng(9), 40_000))
+    assert abs(np.exp(1j * phases).mean()) < 5 / np.sqrt(40_000)
+
+
 def test_bad_channels_are_refused():
     with pytest.raises(RadioConfigurationError, match="wanted one of"):
-        channel_from_name("rician")
+        channel_from_name("rice")
     with pytest.raises(RadioConfigurationError, match="path_gain: got"):
         AwgnChannel(path_gain=-1.0)
     with pytest.raises(RadioConfigurationError, match="mean_power_gain: got"):

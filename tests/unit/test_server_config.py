@@ -1,9 +1,11 @@
 """The configuration: what is unknown, mistyped or impossible is refused, and says how to go on."""
 
+import dataclasses
 import math
 
 import pytest
 
+from radio.impairments import IMPAIRMENTS
 from server.config import (
     RunConfig,
     available_presets,
@@ -115,7 +117,7 @@ def test_an_override_inside_a_plain_value_is_refused_by_name(dotted):
         ("optimizer", "directions", 2.0),
         ("optimizer", "difference", "three_sided"),
         ("radio", "backend", "pluto9000"),
-        ("radio", "channel", "rician"),
+        ("radio", "channel", "rice"),
         ("privacy", "enabled", "yes"),
         ("privacy", "unit", "person"),
         ("privacy", "relation", "swap"),
@@ -332,3 +334,33 @@ def test_a_round_sweeps_the_batch_so_many_times(directions, difference, sweeps):
     optimizer = {"directions": directions, "difference": difference}
     config = parse_config({"optimizer": optimizer}, source="test.toml")
     assert config.optimizer.sweeps_per_round == sweeps
+
+
+def test_the_impairments_are_those_of_the_name_but_for_what_is_changed():
+    energy = {"waveform": "energy"}
+    assert parse().impaired_by == IMPAIRMENTS["ideal"]
+    assert parse(radio=energy).impaired_by == IMPAIRMENTS["pluto-stock"]
+    assert parse(radio=energy).impairments_label == "pluto-stock"
+    config = parse(
+        radio={**energy, "impairments": "desk-cabled"},
+        impairments={"crystal_ppm": 2, "dac_bits": 8, "leakage_db": -math.inf},
+    )
+    assert config.impairments_label == "desk-cabled*"
+    assert config.impaired_by == dataclasses.replace(
+        IMPAIRMENTS["desk-cabled"], crystal_ppm=2, dac_bits=8, leakage_db=-math.inf
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"impairments": {"crystal_pm": 1.0}}, "Did you mean 'crystal_ppm'"),
+        ({"impairments": {"crystal_ppm": "ten"}}, "crystal_ppm"),
+        ({"impairments": {"adc_bits": 1}}, "adc_bits: got 1, wanted 2 to 24"),
+        ({"impairments": {"iq_gain_db": 9.0}}, "iq_gain_db: got 9.0"),
+        ({"impairments": {"linewidth_hz": 5.0}}, "leaves marks of each device"),
+        ({"radio": {"impairments": "desk"}}, "got 'desk', wanted one of"),
+    ],
+)
+def test_impairments_that_cannot_be_are_refused(changes, message):
+    assert message in refusal(**changes)

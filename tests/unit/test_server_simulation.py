@@ -5,6 +5,7 @@ import pytest
 
 from edge_runtime.spsa import ScalarEstimate
 from radio.channel_models import AwgnChannel, RayleighBlockFading
+from radio.impairments import Crystals, Impairments
 from radio.loopback import LoopbackTransceiver
 from radio.medium import SoftwareMedium
 from server.simulation import (
@@ -15,6 +16,7 @@ from server.simulation import (
 )
 
 NUM_DEVICES = 3
+IDEAL = Impairments()
 COHERENCE_ROUNDS = 4
 
 
@@ -28,7 +30,7 @@ class RememberingMedium(SoftwareMedium):
         super().set_gains(gains)
 
 
-def make_air(*, seed=5, channel=None, path_gains=None):
+def make_air(*, seed=5, channel=None, path_gains=None, impairments=IDEAL):
     medium = RememberingMedium(
         num_devices=NUM_DEVICES,
         sample_rate_hz=1e6,
@@ -39,6 +41,7 @@ def make_air(*, seed=5, channel=None, path_gains=None):
         medium,
         channel or RayleighBlockFading(),
         path_gains=np.ones(NUM_DEVICES) if path_gains is None else path_gains,
+        crystals=Crystals(impairments, 915e6, NUM_DEVICES, simulation_rng(seed, "crystals", 0)),
         seed=seed,
         coherence_rounds=COHERENCE_ROUNDS,
     )
