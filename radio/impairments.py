@@ -27,7 +27,8 @@ gains is 1, and fading (`radio.channel_models`) comes on top. Receiver: noise, t
 its own oscillator, mixer and DC offset, ADC, whose full scale stands above a full-scale transmitter
 at unit gain.
 
-The mixer leaks whether samples come or not. What is random is drawn from the frame's generator, in
+The mixer leaks whether samples come or not; of a silent transmitter as a clean line, without phase
+noise. What is random is drawn from the frame's generator, in
 order of devices, so that a frame can be heard again.
 
 Left out: sampling clocks that differ (20 ppm are 1.3 samples in 65,536), memory of the amplifier,

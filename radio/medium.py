@@ -18,7 +18,6 @@ every x_k and to y, in the order drawn there.
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 import threading
@@ -255,7 +254,8 @@ class SoftwareMedium:
                     heard = np.full(count, self._idle)
                 else:
                     delay = int(self._noise_rng.integers(burst.size))
-                    heard = np.take(burst, range(delay, delay + count), mode="wrap")
+                    heard = np.take(burst, np.arange(delay, delay + count), mode="wrap")
+                    heard = self._wandered(heard)
                 total += self._gain(device) * self._turned(device, heard, phase_turns)
             return self._received(total)
 
@@ -285,25 +285,24 @@ class SoftwareMedium:
 
     def _turned(self, device: int, heard: Complex128Array, cycles: float) -> Complex128Array:
         """Samples of a device as its carrier brings them, ``cycles`` ahead at the first."""
-        wandering = self._phase_noise(heard.size)
-        if wandering is not None:
-            heard = heard * wandering
         turn = np.exp(2j * math.pi * math.fmod(cycles, 1.0))
         if self._carrier_offsets_hz[device] != 0.0:
             return heard * _turns(self._cycles_per_sample(device), heard.size) * turn
         return heard if cycles == 0.0 else heard * turn
 
-    def _phase_noise(self, count: int) -> Complex128Array | None:
-        return self._impairments.phase_noise(count, self._sample_rate_hz, self._noise_rng)
+    def _wandered(self, samples: Complex128Array) -> Complex128Array:
+        """Samples under the phase noise of one oscillator."""
+        wandering = self._impairments.phase_noise(
+            samples.size, self._sample_rate_hz, self._noise_rng
+        )
+        return samples if wandering is None else samples * wandering
 
     def _cycles_per_sample(self, device: int) -> float:
         return float(self._carrier_offsets_hz[device] / self._sample_rate_hz)
 
     def _received(self, total: Complex128Array) -> Complex64Array:
         """The sum as the receiver's oscillator, noise and converter leave it."""
-        wandering = self._phase_noise(total.size)
-        if wandering is not None:
-            total *= wandering
+        total = self._wandered(total)
         if self._noise_power > 0.0:
             parts = self._noise_rng.standard_normal(2 * total.size)
             parts *= math.sqrt(self._noise_power / 2.0)
@@ -316,25 +315,28 @@ class SoftwareMedium:
             gain = self._gain(device)
             cycles = self._cycles_per_sample(device) * start + self._carrier_phases[device]
             window = np.full(count, self._idle)
-            is_heard = self._idle != 0
+            has_burst = False
             # Bursts of one device never overlap, so their order does not matter.
             for sent_start, burst in self._bursts.get(device, ()):
                 burst_start = sent_start + int(self._delays[device])
                 first = max(start, burst_start)
                 last = min(start + count, burst_start + burst.size)
                 if first < last:
-                    is_heard = True
+                    has_burst = True
                     window[first - start : last - start] = burst[
                         first - burst_start : last - burst_start
                     ]
-            if is_heard:
+            if has_burst:
+                window = self._wandered(window)
+            if has_burst or self._idle != 0:
                 total += gain * self._turned(device, window, cycles)
         return total
 
 
-@functools.lru_cache(maxsize=16)
 def _turns(cycles_per_sample: float, count: int) -> Complex128Array:
-    """exp(2 pi j f i) for i = 0..count-1. A run has few carriers and two or three lengths."""
-    turns: Complex128Array = np.exp(2j * math.pi * cycles_per_sample * np.arange(count))
-    turns.flags.writeable = False
+    """exp(2 pi j f i) for i = 0..count-1, as products of a coarse and a fine row."""
+    width = math.isqrt(count - 1) + 1
+    fine = np.exp(2j * math.pi * cycles_per_sample * np.arange(width))
+    coarse = np.exp(2j * math.pi * np.fmod(cycles_per_sample * width * np.arange(width), 1.0))
+    turns: Complex128Array = np.multiply.outer(coarse, fine).reshape(-1)[:count]
     return turns

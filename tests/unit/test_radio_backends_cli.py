@@ -92,6 +92,28 @@ def test_eight_numbers_are_heard_as_well_as_one_and_take_longer(capsys):
     assert eight["airtime_s"] - one["airtime_s"] == pytest.approx(7 * 64 / 1e6)
 
 
+def test_the_energy_waveform_is_measured_beside_its_formula(capsys):
+    request = ["measure", "--waveform", "energy", "--plateau-samples", "4096", "--json"]
+    results = []
+    for more in ([], ["--calibration-error-db", "0"], ["--impairments", "pluto-stock"]):
+        assert cli.main([*request, "--snr-db", "20", "--trials", "200", *more]) == 0
+        results.append(json.loads(capsys.readouterr().out))
+    pilots, told, stock = results
+    assert [r["waveform"] for r in results] == ["energy"] * 3
+    assert stock["source"] == "loopback+awgn+pluto-stock"
+    assert pilots["airtime_s"] == pytest.approx((2 + 6) * 4096 / 1e6)
+    assert told["airtime_s"] == pytest.approx(2 * 4096 / 1e6)
+    for result in results:
+        assert abs(result["simulated_nmse_db"] - result["predicted_nmse_db"]) < 1.5
+        assert result["simulated_nmse_db"] < -20
+
+
+def test_the_coherent_waveform_is_seen_to_fail_on_radios_of_their_own(capsys):
+    request = ["measure", "--impairments", "pluto-stock", "--trials", "50", "--seed", "1"]
+    assert cli.main(request) == 2
+    assert "every device was silent" in capsys.readouterr().err
+
+
 def test_measure_text_says_it_is_software(capsys):
     assert cli.main(["measure", "--trials", "20"]) == 0
     assert "not a radio measurement" in capsys.readouterr().out
@@ -109,6 +131,18 @@ def test_disagreement_is_exit_code_one(capsys):
         (["measure", "--devices", "0"], "num_devices: got 0"),
         (["measure", "--trials", "1"], "num_trials: got 1"),
         (["measure", "--numbers", "0"], "num_scalars: got 0"),
+        (["measure", "--waveform", "energy", "--numbers", "0"], "num_scalars: got 0"),
+        (["measure", "--waveform", "energy", "--plateau-samples", "9"], "plateau_samples: got 9"),
+        (["measure", "--waveform", "smoke"], "invalid choice"),
+        (["measure", "--impairments", "none"], "invalid choice"),
+        (
+            ["measure", "--waveform", "energy", "--impairments", "uncorrected"],
+            "up to 45750 Hz, the guards",
+        ),
+        (
+            ["measure", "--waveform", "energy", "--calibration-error-db", "-1"],
+            "calibration_error_db: got -1",
+        ),
         (["measure", "--numbers", "2000"], "2000 numbers of 64 symbols are 128000"),
         (["measure", "--snr-db", "nan"], "snr_db: got nan"),
         (["measure", "--seed", "-1"], "seed: got -1"),

@@ -1,0 +1,232 @@
+r"""How far off is a sum over the air? Simulated error beside the formula, cell by cell.
+
+A cell is a waveform, a number of devices K, an SNR and what the radios do to their signals. Numbers
+are uniform on [-1, 1], so the power of a true sum is K/3. SNR is that of one device at full power
+over the noise, per sample; full power is full scale for the coherent waveform and 12 dB below it
+for the energy waveform, whose buffers have peaks. ``20kHz-2ms`` has carriers up to 20 kHz and
+frames up to 2 ms apart and nothing else; calibrated perfectly, to 0.2 dB, and from pilots like the
+presets.
+
+Every finished cell is a line of the results file, so an interrupted study goes on where it was::
+
+    python benchmarks/nmse.py nmse.jsonl                     # 200 trials a cell; hours
+    python benchmarks/nmse.py nmse.jsonl --show --json nmse.json --plot nmse.png
+    python benchmarks/nmse.py quick.jsonl --quick            # a few cells, under a minute
+
+A cell agrees if the squared error lies where the formula puts it with 99.9 % (`radio.measurement`);
+the formula leaves out every impairment but carriers, timing and path loss.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from radio.channel_models import AwgnChannel
+from radio.errors import RadioError
+from radio.impairments import IMPAIRMENTS, Impairments
+from radio.measurement import measure_energy, measure_loopback
+from radio.waveforms.coherent import CoherentWaveform
+from radio.waveforms.energy import EnergyWaveform
+from server.drawing import Figure, FigureCanvasAgg
+from server.environment import environment
+
+NUM_DEVICES = (1, 5, 10, 20)
+SNRS_DB = (-10.0, 0.0, 10.0, 20.0, 30.0)
+PRESETS = ("ideal", "desk-cabled", "pluto-stock", "worst")
+OFFSETS = "20kHz-2ms"
+CARRIER_HZ = 915e6
+ALL_IMPAIRMENTS = {
+    **IMPAIRMENTS,
+    OFFSETS: Impairments(crystal_ppm=20e3 / (2e-6 * CARRIER_HZ), timing_offset_s=2e-3),
+}
+PLATEAU = 1 << 16
+ALPHA = 1e-3
+SEED = 1
+
+Cell = dict[str, Any]
+
+
+def cells(quick: bool) -> Iterator[Cell]:
+    """Every cell of the study; calibration None is from pilots, a number an error in dB."""
+    counts = (1, 5) if quick else NUM_DEVICES
+    snrs = (0.0, 20.0) if quick else SNRS_DB
+    plateau = 1 << 13 if quick else PLATEAU
+    for num_devices, snr_db in itertools.product(counts, snrs):
+        base = {"devices": num_devices, "snr_db": snr_db}
+        energy = {"waveform": "energy", "plateau": plateau, **base}
+        for calibration in (0.0, 0.2, None):
+            yield {**energy, "impairments": OFFSETS, "calibration_db": calibration}
+        if num_devices == 20 and snr_db >= 0:
+            yield {
+                **energy, "impairments": OFFSETS, "calibration_db": 0.0, "plateau": 2 * plateau
+            }  # fmt: skip
+        for name in PRESETS[:1] if quick else PRESETS:
+            yield {**energy, "impairments": name, "calibration_db": None}
+        for name in ("ideal", "pluto-stock"):
+            yield {"waveform": "coherent", **base, "impairments": name}
+
+
+def measure(cell: Cell, trials: int) -> dict[str, Any]:
+    """The cell's figures, or why there are none."""
+    common: dict[str, Any] = {
+        "channel": AwgnChannel(),
+        "impairments": ALL_IMPAIRMENTS[cell["impairments"]],
+        "impairments_name": cell["impairments"],
+        "snr_db": cell["snr_db"],
+        "num_trials": trials,
+        "seed": SEED,
+        "carrier_hz": CARRIER_HZ,
+        "alpha": ALPHA,
+    }
+    started = time.perf_counter()
+    try:
+        if cell["waveform"] == "coherent":
+            waveform = CoherentWaveform(num_devices=cell["devices"], payload_symbols=4096)
+            result = measure_loopback(waveform=waveform, **common)
+        else:
+            result = measure_energy(
+                waveform=EnergyWaveform(plateau_samples=cell["plateau"]),
+                num_devices=cell["devices"],
+                calibration_error_db=cell["calibration_db"],
+                **common,
+            )
+    except RadioError as error:
+        return {"failure": str(error)}
+    figures = {
+        name: round(value, 4) if isinstance(value, float) else value
+        for name, value in dataclasses.asdict(result).items()
+    }
+    figures["agrees"] = abs(result.deviation_std) <= result.deviation_limit_std
+    return figures | {"seconds": round(time.perf_counter() - started, 2)}
+
+
+def demodulation_share() -> float:
+    """CPU time of one capture's energies over the capture's airtime; the median of 20."""
+    waveform = EnergyWaveform()
+    capture = waveform.burst(0.5, (1.0, 1.0), np.random.default_rng(0))
+    waveform.energies(capture)
+    shares = []
+    for _ in range(20):
+        started = time.process_time()
+        waveform.energies(capture)
+        shares.append((time.process_time() - started) / waveform.plateau_s)
+    return float(np.median(shares))
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    print(f"{'waveform':9s}{'impairments':13s}{'calibrated':>11s}{'ms':>7s}{'K':>4s}  "
+          + "".join(f"{snr:>+16.0f} dB" for snr in SNRS_DB))  # fmt: skip
+
+    def line_of(cell: Cell) -> tuple[Any, ...]:
+        return (
+            cell["waveform"], cell["impairments"], cell.get("calibration_db", "-"),
+            cell.get("plateau", 0), cell["devices"],
+        )  # fmt: skip
+
+    rows = sorted(rows, key=lambda row: [str(part).rjust(8) for part in line_of(row["cell"])])
+    for (waveform, name, calibration, plateau, count), group in itertools.groupby(
+        rows, key=lambda row: line_of(row["cell"])
+    ):
+        by_snr = {row["cell"]["snr_db"]: row["result"] for row in group}
+        calibrated = "pilots" if calibration is None else str(calibration)
+        print(
+            f"{waveform:9s}{name:13s}{calibrated:>11s}{plateau / 1e3:7.1f}{count:4d}  "
+            + "".join(f"{_text(by_snr.get(snr)):>19s}" for snr in SNRS_DB)
+        )
+    print("simulated/predicted NMSE in dB; ! where the two are further apart than 99.9 % allow")
+
+
+def _text(result: dict[str, Any] | None) -> str:
+    if result is None:
+        return ""
+    if "failure" in result:
+        return "nobody heard"
+    mark = " " if result["agrees"] else "!"
+    return f"{result['simulated_nmse_db']:.1f}/{result['predicted_nmse_db']:.1f}{mark}"
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Error over SNR for each number of devices: points simulated, lines predicted."""
+    panels = [
+        ("energy", OFFSETS, 0.0), ("energy", "pluto-stock", None), ("coherent", "ideal", "-"),
+    ]  # fmt: skip
+    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    colours = dict(zip(NUM_DEVICES, ("#0072B2", "#D55E00", "#009E73", "#000000"), strict=True))
+    all_axes = figure.subplots(1, len(panels), sharey=True)
+    for axes, (waveform, name, calibration) in zip(all_axes, panels, strict=True):
+        for count, colour in colours.items():
+            points = sorted(
+                (row["cell"]["snr_db"], row["result"]) for row in rows
+                if row["cell"]["waveform"] == waveform and row["cell"]["impairments"] == name
+                and row["cell"].get("calibration_db", "-") == calibration
+                and row["cell"]["devices"] == count and "failure" not in row["result"]
+                and row["cell"].get("plateau", PLATEAU) == PLATEAU
+            )  # fmt: skip
+            snr = [one for one, _ in points]
+            axes.plot(snr, [r["predicted_nmse_db"] for _, r in points], "-", color=colour)
+            axes.plot(
+                snr, [r["simulated_nmse_db"] for _, r in points], "o", color=colour,
+                label=f"K = {count}", markersize=4,
+            )  # fmt: skip
+        how = {"-": "", None: ", from pilots"}.get(calibration, ", calibrated perfectly")
+        axes.set_title(f"{waveform}, {name}{how}", fontsize=9)
+        axes.set_xlabel("SNR of one device at full power (dB)")
+        axes.grid(alpha=0.3)
+    all_axes[0].set_ylabel("NMSE of the sum (dB)")
+    all_axes[0].legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--quick", action="store_true", help="a few cells of few trials")
+    parser.add_argument("--trials", type=int, help="of a cell (default 200, quick 20)")
+    parser.add_argument("--show", action="store_true", help="measure nothing more")
+    parser.add_argument("--json", type=Path, help="write everything there, with provenance")
+    parser.add_argument("--plot", type=Path, help="a PNG")
+    args = parser.parse_args()
+    trials = args.trials or (20 if args.quick else 200)
+    rows = read(args.results)
+    done = [(row["cell"], row["trials"]) for row in rows]
+    todo = [] if args.show else [c for c in cells(args.quick) if (c, trials) not in done]
+    for number, cell in enumerate(todo, 1):
+        row = {"cell": cell, "trials": trials, "result": measure(cell, trials)}
+        with args.results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        rows.append(row)
+        print(f"{number}/{len(todo)}", cell, _text(row["result"]), file=sys.stderr, flush=True)
+    show(rows)
+    share = demodulation_share()
+    print(f"reading one capture of 65.5 ms takes {share:.1%} of it on one core")
+    if args.json:
+        document = {
+            "environment": environment(),
+            "seed": SEED,
+            "alpha": ALPHA,
+            "demodulation_share_of_airtime": round(share, 4),
+            "cells": rows,
+        }
+        args.json.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+    if args.plot:
+        plot(rows, args.plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""Benchmarks run: their quick forms, and what they write is what they show."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments):
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=ROOT, check=True, timeout=120, capture_output=True, text=True
+    )
+
+
+def test_the_error_study_goes_on_where_it_was_and_its_formulas_hold(tmp_path):
+    results, document, picture = (tmp_path / name for name in ("n.jsonl", "n.json", "n.png"))
+    command = ["benchmarks/nmse.py", results, "--quick", "--json", document, "--plot", picture]
+    first = run(*command)
+    lines = results.read_text().splitlines()
+    assert first.stderr.count("/24 {") == len(lines) == 24
+    results.write_text("\n".join(lines[:-3]) + "\n")
+    again = run(*command)
+    assert again.stderr.count("/3 {") == 3
+    # The same seeds give the same figures, whenever a cell is measured.
+    written = json.loads(document.read_text())
+    assert [strip(json.loads(line)) for line in lines] == [strip(row) for row in written["cells"]]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert 0 < written["demodulation_share_of_airtime"] < 1
+    assert written["environment"]["onnxruntime"]
+    for row in written["cells"]:
+        cell, result = row["cell"], row["result"]
+        if cell["waveform"] == "coherent" and cell["impairments"] != "ideal":
+            assert "every device was silent" in result["failure"]
+        else:
+            assert result["agrees"], cell
+
+
+def strip(row):
+    return row | {"result": {k: v for k, v in row["result"].items() if k != "seconds"}}
