@@ -33,6 +33,7 @@ from edge_runtime.protocol.rounds import (
     SilenceOrder,
     SoundingOrder,
     TransmitOrder,
+    Vote,
 )
 from edge_runtime.spsa import (
     Float64Array,
@@ -42,6 +43,7 @@ from edge_runtime.spsa import (
 )
 from edge_runtime.tasks import Batch, PromptSet
 from edge_runtime.uplink import Uplink
+from edge_runtime.vote import spoken
 from radio.errors import RadioError
 
 _logger = logging.getLogger(__name__)
@@ -61,12 +63,14 @@ class DeviceLimits:
         min_batch_size: smallest nominal batch it accepts (likewise).
         min_noise_std: least artificial noise it speaks with, in units of the scalar.
         access: the only access mode it speaks in; slotted shows its scalar by itself.
+        vote: the only thing it says: its numbers, or their signs with noise before or after.
     """
 
     max_clip: float
     min_batch_size: int
     min_noise_std: float = 0.0
     access: Access = Access.SUPERPOSED
+    vote: Vote = Vote.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,8 +361,8 @@ class DeviceAgent:
             noise = device.private_random.circular_gaussians(
                 release, order.artificial_noise_std, plan.num_directions
             )
-            noisy = [p + n for p, n in zip(estimate.clipped_scalars, noise, strict=True)]
-            done = device.uplink.send_scalars(noisy, order, plan)
+            said = spoken(estimate.clipped_scalars, noise, plan.vote)
+            done = device.uplink.send_scalars(said, order, plan)
         except (NonFiniteScalarError, RadioError) as error:
             _logger.warning("round %d device %d: %s", plan.round_index, device.device_index, error)
             # The full text stays in the local log: it may tell the size of the secret batch or the
@@ -390,6 +394,8 @@ def _check_limits(plan: RoundPlan, order: TransmitOrder, device: VirtualDevice) 
         )
     if plan.access is not limits.access:
         raise PlanRefusedError(f"{name}: access {plan.access}, it speaks {limits.access} only.")
+    if plan.vote is not limits.vote:
+        raise PlanRefusedError(f"{name}: vote {plan.vote}, its own is {limits.vote}.")
     if order.artificial_noise_std < limits.min_noise_std:
         raise PlanRefusedError(
             f"{name}: noise {order.artificial_noise_std} is below its own {limits.min_noise_std}; "

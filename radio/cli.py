@@ -55,7 +55,7 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     measure.add_argument(
         "--waveform",
-        choices=[name.value for name in WaveformName],
+        choices=[WaveformName.COHERENT.value, WaveformName.ENERGY.value],
         default=WaveformName.COHERENT.value,
     )
     measure.add_argument(

@@ -71,7 +71,8 @@ def connect(
             num_workers=workers,
         )
 
-    device_weights, replica, truth = load_weights(), load_weights(), ScalarTruth()
+    device_weights, replica = load_weights(), load_weights()
+    truth = ScalarTruth(config.vote, config.optimizer.vote_value)
     device_weights.check_perturbation_scale(2.0**config.optimizer.perturbation_scale_log2)
     agent = build_device_host(
         config,

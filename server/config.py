@@ -21,6 +21,7 @@ from edge_runtime.protocol.rounds import (
     STEP_QUANTUM,
     Access,
     Difference,
+    Vote,
 )
 from radio.calibration import check_can_be_heard
 from radio.errors import RadioError
@@ -108,6 +109,10 @@ class OptimizerSection(_Section, frozen=True, forbid_unknown_fields=True, kw_onl
         learning_rate: at the first round.
         final_learning_rate_fraction: the rate falls along a half cosine to this fraction.
         clip: gamma, the bound on the norm of one example's Q projected gradients.
+        vote_value: waveforms that carry signs: what all votes one way count as, in place of a mean
+            scalar.
+        vote_decision: "majority": plus or minus the value, whichever more devices say. "soft": the
+            value times the mean of the votes.
     """
 
     rounds: int = 1000
@@ -118,6 +123,8 @@ class OptimizerSection(_Section, frozen=True, forbid_unknown_fields=True, kw_onl
     learning_rate: float = 1e-4
     final_learning_rate_fraction: float = 0.05
     clip: float = 50.0
+    vote_value: float = 1.0
+    vote_decision: Literal["majority", "soft"] = "majority"
 
     @property
     def sweeps_per_round(self) -> int:
@@ -137,7 +144,8 @@ class RadioSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     Attributes:
         backend: "loopback", or "ideal": no radio at all, the exact mean of the scalars.
         waveform: "coherent": amplitudes add, the devices share carrier and clock. "energy": powers
-            add, every radio has a carrier and a clock of its own.
+            add, every radio has a carrier and a clock of its own. "vote" and "coherent_vote": the
+            same for signs instead of numbers.
         impairments: name of a set in `radio.impairments`: "ideal", "desk-cabled", "pluto-stock",
             "worst" or "uncorrected"; [impairments] changes single ones. Left out, what the waveform
             is for: ideal for the coherent one, pluto-stock for others.
@@ -176,7 +184,7 @@ class RadioSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     @property
     def impairments_name(self) -> str:
         """The set of impairments, also where it was left out."""
-        home = "ideal" if self.waveform is WaveformName.COHERENT else "pluto-stock"
+        home = "pluto-stock" if self.waveform.adds_powers else "ideal"
         return self.impairments or home
 
     @property
@@ -225,7 +233,10 @@ class PrivacySection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=
         delta: failure probability of the whole run, below 1/n.
         access: "superposed": the receiver meets only the sum, and all devices' noise covers each
             of them. "slotted": it may tell them apart, and each is covered by its own. Left out,
-            what holds for the waveform: superposed for the coherent one, slotted for others.
+            what holds for the waveform: superposed for the coherent ones (not with noise before
+            a sign), slotted for others.
+        vote_noise: waveforms that carry signs: "before_sign", the sign of a noisy number, or
+            "after_sign", a sign with noise on it, which one record can turn whatever the batch.
         csi_failure_fraction: share of delta set aside for channel estimates worse than the bound
             that the noise was planned with; nothing is where access is slotted, because a device's
             noise arrives as loud as its number.
@@ -240,6 +251,7 @@ class PrivacySection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=
     epsilon: float = 8.0
     delta: float = 1e-5
     access: Access | None = None
+    vote_noise: Literal["before_sign", "after_sign"] = "before_sign"
     csi_failure_fraction: float = 0.1
     noise_source: Literal["system", "simulation"] = "system"
 
@@ -323,8 +335,20 @@ class RunConfig(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
         """What the receiver may tell apart; see `PrivacySection`."""
         if self.privacy.access is not None:
             return self.privacy.access
-        is_coherent = self.radio.waveform is WaveformName.COHERENT
-        return Access.SUPERPOSED if is_coherent else Access.SLOTTED
+        return Access.SUPERPOSED if self._may_superpose else Access.SLOTTED
+
+    @property
+    def vote(self) -> Vote:
+        """Whether devices say numbers or signs, and where their noise comes in."""
+        if not self.radio.waveform.carries_signs:
+            return Vote.NONE
+        is_before = self.privacy.vote_noise == "before_sign"
+        return Vote.NOISE_BEFORE if is_before else Vote.NOISE_AFTER
+
+    @property
+    def _may_superpose(self) -> bool:
+        """Whether the noise of one device covers the others."""
+        return not self.radio.waveform.adds_powers and self.vote is not Vote.NOISE_BEFORE
 
     def __post_init__(self) -> None:
         """Check every value; all limits are stated here and nowhere else."""
@@ -353,6 +377,7 @@ class RunConfig(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
                 f"2^{self.optimizer.perturbation_scale_log2}: nothing else would be sent. Raise "
                 "perturbation_scale_log2 or the clip."
             )
+        _positive("optimizer.vote_value", self.optimizer.vote_value)
         _within("radio.snr_db", self.radio.snr_db, -60.0, 120.0)
         _count("radio.coherence_rounds", self.radio.coherence_rounds, 1)
         _positive("radio.min_gain", self.radio.min_gain)
@@ -379,7 +404,8 @@ class RunConfig(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
                 "optimizer.clip: infinite; a transmitter needs a bound. Set a finite clip, or "
                 'radio.backend = "ideal".'
             )
-        largest_step = self.optimizer.learning_rate * self.optimizer.clip
+        largest = max(self.optimizer.clip, self.optimizer.vote_value)
+        largest_step = self.optimizer.learning_rate * largest
         if math.isfinite(largest_step) and largest_step > MAX_ABS_STEP_INTEGER * STEP_QUANTUM:
             raise ConfigurationError(
                 f"optimizer.learning_rate: {self.optimizer.learning_rate} times clip "
@@ -391,7 +417,7 @@ class RunConfig(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
         """Bands, offsets and noise, before any radio is opened."""
         try:
             impairments = self.impaired_by
-            if self.radio.waveform is WaveformName.ENERGY:
+            if self.radio.waveform.adds_powers:
                 waveform = self.radio.energy_waveform
                 waveform.check_offset(impairments.largest_offset_hz(self.radio.carrier_hz))
                 check_can_be_heard(waveform, self.radio.noise_power, self.radio.max_amplitude)
@@ -407,7 +433,6 @@ class RunConfig(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
                 f"privacy.delta: got {self.privacy.delta}, wanted between 0 and 1, and below 1/n."
             )
         is_superposed = self.access is Access.SUPERPOSED
-        is_coherent = self.radio.waveform is WaveformName.COHERENT
         if self.privacy.csi_failure_fraction == 0.0 and is_superposed:
             raise ConfigurationError(
                 "privacy.csi_failure_fraction: got 0, wanted > 0: channel estimates have errors "
@@ -422,11 +447,16 @@ class RunConfig(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
                 f"privacy.relation: got {self.privacy.relation!r}; Poisson batches are accounted "
                 "under 'zero_out_one'."
             )
-        if is_superposed and not is_coherent:
+        if is_superposed and self.radio.waveform.adds_powers:
             raise ConfigurationError(
                 f'privacy.access: "superposed" does not hold for radio.waveform = '
                 f'"{self.radio.waveform}": carriers and timing tell its devices apart, so each is '
                 'covered by its own noise alone. Leave privacy.access out, or set "slotted".'
+            )
+        if is_superposed and self.vote is Vote.NOISE_BEFORE:
+            raise ConfigurationError(
+                'privacy.access: "superposed" does not hold for noise before a sign: a sign '
+                'carries none. Leave privacy.access out, or set vote_noise = "after_sign".'
             )
         if is_superposed and self.impaired_by.tells_devices_apart:
             raise ConfigurationError(
@@ -434,10 +464,10 @@ class RunConfig(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
                 "its signal, by which a receiver tells them apart; the superposed statement does "
                 'not hold then. Set radio.waveform = "energy", or privacy.enabled = false.'
             )
-        if is_coherent and not is_superposed:
+        if self._may_superpose and not is_superposed:
             raise ConfigurationError(
-                'privacy.access: got "slotted"; with radio.waveform = "coherent" this version '
-                "plans superposed access only."
+                f'privacy.access: got "slotted"; with radio.waveform = "{self.radio.waveform}" '
+                "this version plans superposed access only."
             )
         if self.radio.backend == "ideal":
             raise ConfigurationError(

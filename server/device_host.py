@@ -78,4 +78,5 @@ def device_limits(config: RunConfig, terms: PrivacyTerms | None) -> DeviceLimits
         min_batch_size=config.optimizer.batch_size,
         min_noise_std=least_noise,
         access=config.access,
+        vote=config.vote,
     )

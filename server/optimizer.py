@@ -9,6 +9,7 @@ import numpy as np
 
 from edge_runtime.protocol.rounds import STEP_QUANTUM
 from edge_runtime.spsa import clip_to_ball
+from edge_runtime.vote import sign
 from server.config import OptimizerSection
 
 
@@ -29,6 +30,19 @@ def hold_within(means: Sequence[float], clip: float) -> tuple[float, ...]:
     is the public number of speakers.
     """
     return tuple(clip_to_ball(np.array([means], dtype=np.float64), clip)[0].tolist())
+
+
+def votes_decided(means: Sequence[float], decision: str, value: float) -> tuple[float, ...]:
+    """What votes count as: the value in the direction of the majority, or times their mean.
+
+    Args:
+        means: of the votes, as received.
+        decision: "majority" or "soft".
+        value: of a unanimous vote.
+    """
+    if decision == "majority":
+        return tuple(value * sign(mean) for mean in means)
+    return tuple(value * max(-1.0, min(1.0, mean)) for mean in means)
 
 
 def step_integers(rate: float, mean_estimates: Sequence[float]) -> tuple[int, ...]:

@@ -11,6 +11,9 @@ eta being the round's bound on the received amplitude's relative error: one reco
 Slotted access (energy waveform): every device has that much noise of its own, with eta = 0, because
 its noise is part of the number it sends and arrives as loud as the rest of it.
 
+Signs (waveforms that vote) need room for 1 and for the noise that is added after them; noise before
+a sign is spent when the sign is taken, on either kind of air, and never on the air itself.
+
 Receiver noise comes on top and is promised to nobody.
 """
 
@@ -18,10 +21,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from edge_runtime.protocol.rounds import Access, Vote
 from radio.calibration import Calibration
 from radio.waveforms.coherent import ChannelEstimate
 from radio.waveforms.error_model import (
@@ -84,7 +88,9 @@ def plan_round(
         noise_symbols: silent samples from which a channel estimate's noise power was measured.
     """
     if isinstance(channel, Calibration):
-        return _plan_slotted(config, terms, round_index, channel)
+        return _plan_bands(config, terms, round_index, channel)
+    if config.access is Access.SLOTTED:
+        return _plan_uncovered(config, terms, round_index, channel)
     return _plan_superposed(config, terms, round_index, channel, noise_symbols)
 
 
@@ -109,7 +115,7 @@ def _plan_superposed(
     power = plan_static(
         gain_estimates=channel.gains,
         max_amplitude=radio.max_amplitude,
-        scalar_bound=min(config.optimizer.clip, _LARGEST_SCALAR),
+        scalar_bound=_loudest(config),
         required_noise_std=required * (1.0 + CALIBRATION_SLACK),
         min_gain=min_gain,
         min_participants=config.federation.min_speakers,
@@ -122,17 +128,53 @@ def _plan_superposed(
     )
 
 
-def _plan_slotted(
+def _loudest(config: RunConfig) -> float:
+    """The largest number that is said before its noise."""
+    return 1.0 if config.vote is not Vote.NONE else min(config.optimizer.clip, _LARGEST_SCALAR)
+
+
+def _own_noise_std(terms: PrivacyTerms | None) -> float:
+    """Of a device that nobody else's noise covers."""
+    if terms is None:
+        return 0.0
+    return terms.noise_multiplier * terms.sensitivity * (1.0 + CALIBRATION_SLACK)
+
+
+def _plan_uncovered(
+    config: RunConfig, terms: PrivacyTerms | None, round_index: int, channel: ChannelEstimate
+) -> PlannedRound:
+    """At positions, and nobody's noise covers another: signs of noisy numbers, or the ideal link.
+
+    As loud as without noise: signs have had theirs.
+    """
+    power = plan_static(
+        gain_estimates=channel.gains,
+        max_amplitude=config.radio.max_amplitude,
+        scalar_bound=_loudest(config),
+        required_noise_std=0.0,
+        min_gain=config.radio.min_gain,
+        min_participants=config.federation.min_speakers,
+    )
+    noise_std = dict.fromkeys(power.participants, _own_noise_std(terms))
+    gains = np.abs(channel.gains)[list(power.participants)]
+    return PlannedRound(
+        round_index=round_index,
+        power=replace(power, artificial_noise_std=noise_std),
+        amplitude_error_bound=0.0,
+        weakest_gain=float(np.min(gains, initial=math.inf)) if power.participants else 0.0,
+    )
+
+
+def _plan_bands(
     config: RunConfig, terms: PrivacyTerms | None, round_index: int, calibration: Calibration
 ) -> PlannedRound:
-    noise_std = 0.0
-    if terms is not None:
-        noise_std = terms.noise_multiplier * terms.sensitivity * (1.0 + CALIBRATION_SLACK)
+    noise_std = _own_noise_std(terms)
     power = plan_energy(
         calibration=calibration,
         max_amplitude=config.radio.max_amplitude,
-        scalar_bound=config.optimizer.clip,
+        scalar_bound=_loudest(config),
         noise_std=noise_std,
+        air_noise_std=0.0 if config.vote is Vote.NOISE_BEFORE else noise_std,
         min_gain=config.radio.min_gain,
         min_participants=config.federation.min_speakers,
     )

@@ -84,6 +84,7 @@ class Pricing:
                 device_index=k,
                 access=self._config.access,
                 waveform=self._config.radio.waveform,
+                vote=self._config.vote,
                 unit=privacy.unit,
                 relation=privacy.relation,
                 sensitivity=terms.sensitivity,

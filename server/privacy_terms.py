@@ -10,11 +10,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edge_runtime.protocol.rounds import Access
+from edge_runtime.protocol.rounds import Access, Vote
 from server.config import RunConfig
 from server.privacy.calibration import calibrate_noise_multiplier
 from server.privacy.composition import History
-from server.privacy.units import sum_sensitivity
+from server.privacy.units import sum_sensitivity, vote_sensitivity
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +100,21 @@ def plan_privacy_terms(
         ),
         # The clipped terms of the other records are the same bits with one record and without it:
         # edge_runtime.pass_shapes sees to that.
-        sensitivity=sum_sensitivity(
-            clip=optimizer.clip,
-            batch_size=optimizer.batch_size,
-            unit=privacy.unit,
-            relation=privacy.relation,
-        ),
+        sensitivity=_sensitivity(config),
         sampling_probabilities=probabilities,
         commitments=tuple(commitments),
         csi_failure_probability=privacy.delta * privacy.csi_failure_fraction / num_statements,
+    )
+
+
+def _sensitivity(config: RunConfig) -> float:
+    """Of what the noise is added to: a device's numbers, or its signs."""
+    optimizer, privacy = config.optimizer, config.privacy
+    if config.vote is Vote.NOISE_AFTER:
+        return vote_sensitivity(optimizer.directions)
+    return sum_sensitivity(
+        clip=optimizer.clip,
+        batch_size=optimizer.batch_size,
+        unit=privacy.unit,
+        relation=privacy.relation,
     )

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from edge_runtime.kernel import KERNEL_NAME, KERNEL_REASON
-from edge_runtime.protocol.rounds import Access
+from edge_runtime.protocol.rounds import Access, Vote
 from radio.waveforms.energy_error_model import sum_variance
 from radio.waveforms.error_model import receiver_noise_std
 from server.config import RunConfig
@@ -167,6 +167,15 @@ def _radio_columns(row: RoundRow) -> str:
 def _what_noise_leaves(config: RunConfig, terms: PrivacyTerms) -> str:
     """How much noise leaves to learn from, were every channel known and of unit gain."""
     num_devices, clip = config.federation.num_devices, config.optimizer.clip
+    if config.vote is not Vote.NONE:
+        own = terms.noise_multiplier * terms.sensitivity
+        before = f"{own / clip:.2%} of the clip, before it takes its signs"
+        after = f"{own:.2f}, on signs of 1"
+        return (
+            f"  noise multiplier {terms.noise_multiplier:.3f}: noise of "
+            + ("each device: " if config.access is Access.SLOTTED else "all devices together: ")
+            + (before if config.vote is Vote.NOISE_BEFORE else after)
+        )
     is_slotted = config.access is Access.SLOTTED
     required = terms.noise_multiplier * terms.sensitivity
     sum_noise_std = required * math.sqrt(num_devices) if is_slotted else required

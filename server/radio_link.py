@@ -10,7 +10,6 @@ from radio.channel_models import channel_from_name
 from radio.impairments import Crystals, Impairments
 from radio.loopback import LoopbackTransceiver
 from radio.medium import SoftwareMedium
-from radio.waveforms import WaveformName
 from server.air import Air, CoherentAir
 from server.config import RunConfig
 from server.energy_air import EnergyAir
@@ -78,7 +77,7 @@ def build_radio_link(config: RunConfig) -> RadioLink:
         for index in range(num_devices)
     ]
     listener = LoopbackTransceiver(medium, None)
-    if radio.waveform is WaveformName.ENERGY:
+    if radio.waveform.adds_powers:
         bands = radio.energy_waveform
         return RadioLink(
             uplinks=tuple(EnergyUplink(transmitter, bands) for transmitter in transmitters),

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from radio.units import db_from_power_ratio
-from radio.waveforms import WaveformName
 from server.accounts import epsilon_spent
 from server.config import RadioSection, RunConfig
 from server.errors import ReportError
@@ -367,7 +366,7 @@ def _notes(config: RunConfig, summary: dict[str, Any]) -> str:
 
 
 def _what_carries_a_number(radio: RadioSection) -> str:
-    if radio.waveform is WaveformName.ENERGY:
+    if radio.waveform.adds_powers:
         bands = radio.energy_waveform
         return (
             f"a number is a plateau of {bands.plateau_s * 1e3:.1f} ms, the power in one of two "

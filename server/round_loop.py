@@ -16,11 +16,12 @@ from edge_runtime.protocol.rounds import (
     DigestRequest,
     RoundPlan,
     RoundResult,
+    Vote,
 )
 from server.air import Air, Heard
 from server.config import RunConfig
 from server.errors import ReplicaMismatchError
-from server.optimizer import hold_within, learning_rate, step_integers
+from server.optimizer import hold_within, learning_rate, step_integers, votes_decided
 from server.planning import ChannelKnowledge, PlannedRound, RoundPower
 from server.pricing import Pricing
 from server.privacy.mechanism import MechanismRecord
@@ -46,7 +47,7 @@ class HeardMeans:
     """What the receiver made of a round.
 
     Attributes:
-        estimates: of the mean scalars, held within the clip [Q].
+        estimates: of the mean scalars, held within the clip, or what votes were decided to be [Q].
         as_received: the same before that [Q].
         receiver_noise_std: on each of them, measured.
     """
@@ -154,6 +155,7 @@ class RoundLoop:
             clip=self.config.optimizer.clip,
             batch_size=self.config.optimizer.batch_size,
             access=self.config.access,
+            vote=self.config.vote,
             frame_start_sample=0,
             orders=power.orders(),
         )
@@ -168,10 +170,15 @@ class RoundLoop:
         if not heard.sums:
             return HeardMeans(self._nothing, self._nothing, 0.0)
         means = tuple(s / n for s, n in zip(heard.sums, heard.num_speakers, strict=True))
+        noise_std = heard.sum_noise_std / min(heard.num_speakers)
+        optimizer = self.config.optimizer
+        if self.config.vote is Vote.NONE:
+            return HeardMeans(hold_within(means, optimizer.clip), means, noise_std)
+        value = optimizer.vote_value
         return HeardMeans(
-            estimates=hold_within(means, self.config.optimizer.clip),
-            as_received=means,
-            receiver_noise_std=heard.sum_noise_std / min(heard.num_speakers),
+            estimates=votes_decided(means, optimizer.vote_decision, value),
+            as_received=tuple(value * mean for mean in means),
+            receiver_noise_std=value * noise_std,
         )
 
     def decide_step(self, round_index: int, mean_estimates: Sequence[float]) -> RoundResult:

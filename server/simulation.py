@@ -14,7 +14,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime.protocol.rounds import Vote
 from edge_runtime.spsa import ScalarEstimate
+from edge_runtime.vote import sign, spoken
 from radio.channel_models import ChannelModel
 from radio.impairments import Crystals
 from radio.medium import SoftwareMedium
@@ -86,9 +88,16 @@ class NoChannelSimulation(ChannelSimulation):
 
 
 class ScalarTruth:
-    """Remembers the scalars of the current round, to hold the radio's estimates against."""
+    """Remembers the scalars of the current round, to hold the radio's estimates against.
 
-    def __init__(self) -> None:
+    Args:
+        vote: where devices say signs, these are the truth, and noise is what it makes of them.
+        vote_value: what a vote counts as.
+    """
+
+    def __init__(self, vote: Vote = Vote.NONE, vote_value: float = 1.0) -> None:
+        self._vote = vote
+        self._vote_value = vote_value
         self._round_index = -1
         self._spoken: dict[int, tuple[ScalarEstimate, tuple[complex, ...]]] = {}
 
@@ -105,16 +114,28 @@ class ScalarTruth:
         self._spoken[device_index] = estimate, noise
 
     def true_means(self, round_index: int) -> tuple[float, ...] | None:
-        """Means of the clipped scalars of those who spoke, before noise [Q]."""
+        """Means of the clipped scalars, or signs, of those who spoke, before noise [Q]."""
         if round_index != self._round_index:
             return None
-        return _means(estimate.clipped_scalars for estimate, _ in self._spoken.values())
+        return _means(self._meant(estimate) for estimate, _ in self._spoken.values())
 
     def mean_noises(self, round_index: int) -> tuple[float, ...] | None:
-        """Means of the artificial noise that they added in phase [Q]."""
+        """Means of what artificial noise did to them, in phase [Q]."""
         if round_index != self._round_index:
             return None
-        return _means([n.real for n in noise] for _, noise in self._spoken.values())
+        return _means(self._noise(*both) for both in self._spoken.values())
+
+    def _meant(self, estimate: ScalarEstimate) -> Sequence[float]:
+        if self._vote is Vote.NONE:
+            return estimate.clipped_scalars
+        return [self._vote_value * sign(p) for p in estimate.clipped_scalars]
+
+    def _noise(self, estimate: ScalarEstimate, noise: tuple[complex, ...]) -> Sequence[float]:
+        if self._vote is Vote.NONE:
+            return [n.real for n in noise]
+        said = spoken(estimate.clipped_scalars, noise, self._vote)
+        pairs = zip(said, self._meant(estimate), strict=True)
+        return [self._vote_value * s.real - meant for s, meant in pairs]
 
     def share_clipped(self, round_index: int) -> float | None:
         """Share of the examples whose projected gradient was cut."""

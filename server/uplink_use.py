@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from radio.waveforms import WaveformName
 from server.config import RunConfig
 
 
@@ -36,7 +35,7 @@ def uplink_use(config: RunConfig, num_rounds: int) -> UplinkUse:
     rounds = max(num_rounds, 1)
     blocks_per_round = math.ceil(rounds / radio.coherence_rounds) / rounds
     num_devices = config.federation.num_devices
-    if radio.waveform is WaveformName.ENERGY:
+    if radio.waveform.adds_powers:
         bands = radio.energy_waveform
         period = bands.plateau_samples
         calibrations = bands.captures_of_calibration(num_devices) * blocks_per_round

@@ -41,6 +41,17 @@ class Difference(enum.StrEnum):
         return num_directions + 1 if self is Difference.ONE_SIDED else 2 * num_directions
 
 
+class Vote(enum.StrEnum):
+    """Whether a device says numbers or their signs, and where its noise comes in.
+
+    See `edge_runtime.vote`; the last two have different sensitivities.
+    """
+
+    NONE = "none"
+    NOISE_BEFORE = "noise_before"
+    NOISE_AFTER = "noise_after"
+
+
 class Access(enum.StrEnum):
     """Who can see a single device's signal. The two need different privacy statements.
 
@@ -108,8 +119,8 @@ class TransmitOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
         tx_gain_real: real part of the complex amplitude receive_scale / channel_gain.
         tx_gain_imag: its imaginary part.
         artificial_noise_std: standard deviation per quadrature of the device's private circular
-            noise on each scalar, in units of the scalar. 0 means no privacy is promised for this
-            round.
+            noise on each scalar, in units of the scalar (of a vote, if it comes after the sign).
+            0 means no privacy is promised for this round.
         bands: levels of the energy waveform; None, and left out of the bytes, for others.
     """
 
@@ -162,6 +173,7 @@ class RoundPlan(
         orders: one per device that is to speak; a device without an order is silent.
         num_directions: Q, as many numbers every device sends.
         difference: one-sided or two-sided.
+        vote: whether the numbers are said, or their signs.
 
     Defaults are left out of the bytes, so that a release of one two-sided number, and the noise and
     batch that are drawn for it, is the same as before there were others.
@@ -179,6 +191,7 @@ class RoundPlan(
     orders: tuple[TransmitOrder, ...]
     num_directions: int = 1
     difference: Difference = Difference.TWO_SIDED
+    vote: Vote = Vote.NONE
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""

@@ -2,8 +2,9 @@
 
 ``coherent`` adds amplitudes: the devices undo their channels, signals arrive in phase, and the
 receiver reads the signed sum. ``energy`` adds powers of paired bands, for radios that share neither
-carrier nor clock. Each has a model of how far off its sums are (``error_model``,
-``energy_error_model``); ``zadoff_chu`` makes the coherent one's sequences.
+carrier nor clock. Either can carry signs instead of numbers (``vote``, ``coherent_vote``): the sum
+then counts votes, and its sign is the majority. Each has a model of how far off its sums are
+(``error_model``, ``energy_error_model``); ``zadoff_chu`` makes the coherent one's sequences.
 """
 
 import enum
@@ -14,3 +15,15 @@ class WaveformName(enum.StrEnum):
 
     COHERENT = "coherent"
     ENERGY = "energy"
+    VOTE = "vote"
+    COHERENT_VOTE = "coherent_vote"
+
+    @property
+    def adds_powers(self) -> bool:
+        """Carried by powers of two bands, held; otherwise by amplitudes at positions."""
+        return self in (WaveformName.ENERGY, WaveformName.VOTE)
+
+    @property
+    def carries_signs(self) -> bool:
+        """A device says which way, not how far."""
+        return self in (WaveformName.VOTE, WaveformName.COHERENT_VOTE)

@@ -67,6 +67,7 @@ def plan_energy(
     max_amplitude: float,
     scalar_bound: float,
     noise_std: float,
+    air_noise_std: float,
     min_gain: float,
     min_participants: int = 1,
 ) -> EnergyPowerPlan:
@@ -74,15 +75,17 @@ def plan_energy(
 
     ::
 
-        R        = scalar_bound + 4 noise_std
+        R        = scalar_bound + 4 air_noise_std
         c        = min over participants and bands of max_amplitude abs(h_k)
         a_k,band = c / abs(h_k,band)
 
     Args:
         calibration: gains of both bands, and which of them are known well enough.
         max_amplitude: largest amplitude over full scale, 0 to 1.
-        scalar_bound: G, the bound on abs(p_k).
-        noise_std: sigma of every device's own artificial noise, in units of the scalar.
+        scalar_bound: G, the bound on the number that is sent, before its noise.
+        noise_std: sigma of every device's own artificial noise, in units of what it is added to.
+        air_noise_std: of the noise on the number that is sent: sigma, or 0 for signs of noisy
+            numbers.
         min_gain: truncation threshold on abs(h_k) in the weaker band.
         min_participants: with fewer, nobody speaks.
 
@@ -103,8 +106,9 @@ def plan_energy(
     ):
         if not (math.isfinite(value) and value > 0):
             raise ConfigurationError(f"{name}: got {value}, wanted a finite number > 0.")
-    if not (math.isfinite(noise_std) and noise_std >= 0):
-        raise ConfigurationError(f"noise_std: got {noise_std}, wanted a finite number >= 0.")
+    for name, value in (("noise_std", noise_std), ("air_noise_std", air_noise_std)):
+        if not (math.isfinite(value) and value >= 0):
+            raise ConfigurationError(f"{name}: got {value}, wanted a finite number >= 0.")
     devices = range(calibration.num_devices)
     heard = {k: calibration.gains(k) for k in devices if calibration.is_heard(k)}
     gains = {k: both for k, both in heard.items() if min(both) >= min_gain}
@@ -115,7 +119,7 @@ def plan_energy(
         participants=tuple(gains),
         silent=tuple(k for k in devices if k not in gains),
         receive_scale=level,
-        full_range=scalar_bound + RANGE_IN_NOISE_STDS * noise_std,
+        full_range=scalar_bound + RANGE_IN_NOISE_STDS * air_noise_std,
         # min: a quotient of floats may come out above the limit by its last bit.
         band_amplitudes={
             k: (min(level / a, max_amplitude), min(level / b, max_amplitude))

@@ -15,7 +15,7 @@ from typing import Any
 import dp_accounting
 import msgspec
 
-from edge_runtime.protocol.rounds import Access
+from edge_runtime.protocol.rounds import Access, Vote
 from radio.waveforms import WaveformName
 from server.errors import PrivacyError, UnknownMechanismError
 from server.privacy.units import NeighbouringRelation, PrivacyUnit
@@ -27,7 +27,7 @@ POISSON_SUBSAMPLED_GAUSSIAN = "poisson_subsampled_gaussian"
 GAUSSIAN = "gaussian"
 KINDS = (POISSON_SUBSAMPLED_GAUSSIAN, GAUSSIAN)
 
-SUPERPOSABLE = frozenset({WaveformName.COHERENT})
+SUPERPOSABLE = frozenset({WaveformName.COHERENT, WaveformName.COHERENT_VOTE})
 """Waveforms whose signals differ between devices in one complex gain and in nothing else. Those of
 radios with carriers and clocks of their own can be told apart, so no device's noise covers another.
 """
@@ -111,6 +111,8 @@ class MechanismRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         access: superposed or slotted; in slotted access only the device's own noise may be
             certified (`certified_noise_stds` knows the rule).
         waveform: that carries it; superposed only one of SUPERPOSABLE.
+        vote: whether signs were said, and where the noise came in. A sign of a noisy number carries
+            nobody else's noise, so it is slotted on any waveform.
         unit: whom the promise protects.
         relation: which change of the data it survives.
         sensitivity: `units.sum_sensitivity`, in units of the scalar.
@@ -133,6 +135,7 @@ class MechanismRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     device_index: int
     access: Access
     waveform: WaveformName
+    vote: Vote
     unit: PrivacyUnit
     relation: NeighbouringRelation
     sensitivity: float
@@ -153,6 +156,7 @@ class MechanismRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         for name, kind in (
             ("access", Access),
             ("waveform", WaveformName),
+            ("vote", Vote),
             ("unit", PrivacyUnit),
             ("relation", NeighbouringRelation),
         ):
@@ -214,6 +218,17 @@ class MechanismRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
                 f"access 'superposed' with waveform {self.waveform!r}: carriers and timing tell "
                 "its devices apart, so each is covered by its own noise alone. Account it as "
                 "'slotted'."
+            )
+        if self.access is Access.SUPERPOSED and self.vote is Vote.NOISE_BEFORE:
+            raise UnknownMechanismError(
+                "access 'superposed' with noise before the sign: a sign carries no noise that "
+                "could cover another device. Account it as 'slotted'."
+            )
+        is_vote = self.vote is not Vote.NONE
+        if isinstance(self.waveform, WaveformName) and is_vote is not self.waveform.carries_signs:
+            raise UnknownMechanismError(
+                f"waveform {self.waveform!r} with vote {self.vote!r}: the two contradict each "
+                "other."
             )
 
     @property

@@ -89,3 +89,22 @@ def sum_sensitivity(
     if Fraction(quotient) * batch_size < Fraction(distance):
         quotient = math.nextafter(quotient, math.inf)
     return quotient
+
+
+def vote_sensitivity(num_votes: int) -> float:
+    """How far one unit can move a device's signs, in the Euclidean norm: 2 sqrt(Q).
+
+    A record may turn every one of Q signs from -1 to 1, however large the batch; so may a whole
+    device, under either relation.
+
+    Guarantees: at least the real number (rounded up).
+
+    Raises:
+        ConfigurationError: not a number of votes.
+    """
+    if isinstance(num_votes, bool) or not isinstance(num_votes, int) or num_votes < 1:
+        raise ConfigurationError(f"num_votes: got {num_votes!r}, wanted an integer >= 1.")
+    root = math.sqrt(num_votes)
+    if Fraction(root) ** 2 < num_votes:
+        root = math.nextafter(root, math.inf)
+    return 2.0 * root

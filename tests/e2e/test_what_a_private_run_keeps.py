@@ -111,6 +111,7 @@ RECORD = {
     "device_index": CHANNEL,
     "access": CHOSEN,
     "waveform": CHOSEN,
+    "vote": CHOSEN,
     "unit": CHOSEN,
     "relation": CHOSEN,
     "sensitivity": CHOSEN,

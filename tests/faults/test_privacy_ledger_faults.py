@@ -4,7 +4,7 @@ import sqlite3
 
 import pytest
 
-from edge_runtime.protocol.rounds import Access
+from edge_runtime.protocol.rounds import Access, Vote
 from radio.waveforms import WaveformName
 from server.errors import LedgerCorruptError, PrivacyError
 from server.privacy.accountant import Accountant
@@ -23,6 +23,7 @@ def make_record(round_index, device_index):
         device_index=device_index,
         access=Access.SUPERPOSED,
         waveform=WaveformName.COHERENT,
+        vote=Vote.NONE,
         unit=PrivacyUnit.DEVICE,
         relation=NeighbouringRelation.REPLACE_ONE,
         sensitivity=1.0,

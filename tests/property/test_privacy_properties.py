@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from edge_runtime.protocol.rounds import Access
+from edge_runtime.protocol.rounds import Access, Vote
 from radio.waveforms import WaveformName
 from server.errors import BudgetExhaustedError, UnknownMechanismError
 from server.privacy.accountant import Accountant
@@ -28,6 +28,7 @@ def make_record(multiplier, *, rate=1.0, device_index=0, round_index=0, **change
         "device_index": device_index,
         "access": Access.SUPERPOSED,
         "waveform": WaveformName.COHERENT,
+        "vote": Vote.NONE,
         "unit": PrivacyUnit.EXAMPLE,
         "relation": NeighbouringRelation.ZERO_OUT_ONE,
         "sensitivity": 1.0,

@@ -7,7 +7,7 @@ import numpy as np
 from dp_accounting.pld import pld_privacy_accountant
 from scipy.stats import beta, binom, chi2
 
-from edge_runtime.protocol.rounds import Access
+from edge_runtime.protocol.rounds import Access, Vote
 from edge_runtime.spsa import clip_to_ball, estimate_scalars
 from radio.waveforms import WaveformName
 from server.power.static import plan_static
@@ -31,6 +31,7 @@ def claimed_epsilon(multiplier):
         device_index=0,
         access=Access.SUPERPOSED,
         waveform=WaveformName.COHERENT,
+        vote=Vote.NONE,
         unit=PrivacyUnit.EXAMPLE,
         relation=NeighbouringRelation.ZERO_OUT_ONE,
         sensitivity=1.0,

@@ -19,7 +19,10 @@ def calibration(gains, errors=None):
 
 
 def plan(gains, errors=None, **changes):
-    options = {"max_amplitude": 0.9, "scalar_bound": 20.0, "noise_std": 1.5, "min_gain": 0.3}
+    options = {
+        "max_amplitude": 0.9, "scalar_bound": 20.0, "noise_std": 1.5, "air_noise_std": 1.5,
+        "min_gain": 0.3,
+    }  # fmt: skip
     return plan_energy(calibration=calibration(gains, errors), **{**options, **changes})
 
 
@@ -76,6 +79,7 @@ def test_too_few_are_nobody(gains, changes):
         {"min_gain": math.nan},
         {"noise_std": -1.0},
         {"noise_std": math.inf},
+        {"air_noise_std": -1.0},
     ],
 )
 def test_impossible_arguments_are_refused(changes):

@@ -5,7 +5,7 @@ import pytest
 from dp_accounting.pld import privacy_loss_distribution
 from scipy.stats import norm
 
-from edge_runtime.protocol.rounds import Access
+from edge_runtime.protocol.rounds import Access, Vote
 from radio.waveforms import WaveformName
 from server.errors import (
     BudgetExhaustedError,
@@ -37,6 +37,7 @@ def make_record(round_index=0, device_index=0, *, multiplier=1.0, rate=0.01, **c
         "device_index": device_index,
         "access": Access.SUPERPOSED,
         "waveform": WaveformName.COHERENT,
+        "vote": Vote.NONE,
         "unit": PrivacyUnit.EXAMPLE,
         "relation": NeighbouringRelation.ZERO_OUT_ONE,
         "sensitivity": 1.0,

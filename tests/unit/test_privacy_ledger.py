@@ -2,7 +2,7 @@ import sqlite3
 
 import pytest
 
-from edge_runtime.protocol.rounds import Access
+from edge_runtime.protocol.rounds import Access, Vote
 from radio.waveforms import WaveformName
 from server.errors import LedgerCorruptError, PrivacyError
 from server.privacy.ledger import GENESIS, PrivacyLedger
@@ -18,6 +18,7 @@ def make_record(round_index=0, device_index=0, *, stream=None, **changes):
         "device_index": device_index,
         "access": Access.SUPERPOSED,
         "waveform": WaveformName.COHERENT,
+        "vote": Vote.NONE,
         "unit": PrivacyUnit.EXAMPLE,
         "relation": NeighbouringRelation.ZERO_OUT_ONE,
         "sensitivity": 1.0,

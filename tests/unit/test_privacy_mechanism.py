@@ -5,7 +5,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from edge_runtime.protocol.rounds import Access
+from edge_runtime.protocol.rounds import Access, Vote
 from radio.waveforms import WaveformName
 from server.errors import PrivacyError, UnknownMechanismError
 from server.privacy.mechanism import ArtificialNoise, MechanismRecord, certified_noise_stds
@@ -20,6 +20,7 @@ def make_record(**changes):
         "device_index": 1,
         "access": Access.SUPERPOSED,
         "waveform": WaveformName.COHERENT,
+        "vote": Vote.NONE,
         "unit": PrivacyUnit.EXAMPLE,
         "relation": NeighbouringRelation.ZERO_OUT_ONE,
         "sensitivity": 0.5,
@@ -144,6 +145,34 @@ def test_a_waveform_whose_devices_can_be_told_apart_is_never_accounted_as_superp
     forged = record.encode().replace(b'"slotted"', b'"superposed"')
     with pytest.raises(UnknownMechanismError):
         MechanismRecord.decode(forged)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"waveform": WaveformName.COHERENT_VOTE, "vote": Vote.NOISE_BEFORE},
+            "a sign carries no noise",
+        ),
+        ({"waveform": WaveformName.COHERENT_VOTE}, "contradict each other"),
+        ({"vote": Vote.NOISE_AFTER}, "contradict each other"),
+        ({"waveform": WaveformName.VOTE, "vote": Vote.NOISE_AFTER}, "tell its devices apart"),
+    ],
+)
+def test_votes_are_superposed_only_with_noise_on_them_and_where_devices_are_alike(changes, message):
+    with pytest.raises(UnknownMechanismError, match=message):
+        make_record(**changes)
+
+
+def test_votes_that_can_be_accounted():
+    for waveform, vote, access in (
+        (WaveformName.COHERENT_VOTE, Vote.NOISE_AFTER, Access.SUPERPOSED),
+        (WaveformName.COHERENT_VOTE, Vote.NOISE_BEFORE, Access.SLOTTED),
+        (WaveformName.VOTE, Vote.NOISE_BEFORE, Access.SLOTTED),
+        (WaveformName.VOTE, Vote.NOISE_AFTER, Access.SLOTTED),
+    ):
+        record = make_record(waveform=waveform, vote=vote, access=access)
+        assert MechanismRecord.decode(record.encode()) == record
 
 
 NOISE = {0: 0.3, 1: 0.4, 2: 1.2}
