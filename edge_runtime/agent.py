@@ -25,6 +25,7 @@ from edge_runtime.protocol.rounds import (
     DigestReport,
     DigestRequest,
     NumberHold,
+    PacketHold,
     Participation,
     PilotHold,
     RoundPlan,
@@ -138,6 +139,8 @@ class DeviceAgent:
                 return []
             case NumberHold():
                 return [wire.encode(report) for report in self.hold_number(message)]
+            case PacketHold():
+                return [wire.encode(report) for report in self.hold_packet(message)]
             case SilenceOrder():
                 self.fall_silent(message)
                 return []
@@ -178,32 +181,48 @@ class DeviceAgent:
         Raises:
             PlanRefusedError: another run, or not the round whose numbers are ready.
         """
-        self._check_run(order.run_id)
-        if order.round_index != self._last_planned_round or (
-            order.round_index <= self._last_applied_round
-        ):
-            raise PlanRefusedError(
-                f"number {order.number} of round {order.round_index}: the numbers here are of "
-                f"round {self._last_planned_round}, and round {self._last_applied_round} is over."
-            )
+        self._check_is_ready(order.run_id, order.round_index)
+        ready = [device for device in self._devices if device.device_index in self._ready]
+        return [
+            self._hold(order.round_index, device, lambda up: up.hold_number(order.number))
+            for device in ready
+        ]
+
+    def hold_packet(self, order: PacketHold) -> list[RoundReport]:
+        """The device holds its packet, if it is here and ready; the others are silent.
+
+        Raises:
+            PlanRefusedError: another run, or not the round whose packets are ready.
+        """
+        self._check_is_ready(order.run_id, order.round_index)
         reports = []
         for device in self._devices:
-            if device.device_index not in self._ready:
-                continue
-            what, reason = Participation.TRANSMITTED, ""
-            try:
-                device.uplink.hold_number(order.number)
-            except RadioError as error:
-                _logger.warning(
-                    "round %d device %d: %s", order.round_index, device.device_index, error
-                )
-                what, reason = Participation.DROPPED, type(error).__name__
-                self._ready.remove(device.device_index)
+            if device.device_index != order.device_index:
                 self._silence(device)
-            reports.append(
-                RoundReport(self._run_id, order.round_index, device.device_index, what, reason)
-            )
+            elif device.device_index in self._ready:
+                reports.append(self._hold(order.round_index, device, lambda up: up.hold_packet()))
         return reports
+
+    def _check_is_ready(self, run_id: str, round_index: int) -> None:
+        self._check_run(run_id)
+        if round_index != self._last_planned_round or round_index <= self._last_applied_round:
+            raise PlanRefusedError(
+                f"numbers of round {round_index}: those here are of round "
+                f"{self._last_planned_round}, and round {self._last_applied_round} is over."
+            )
+
+    def _hold(
+        self, round_index: int, device: VirtualDevice, hold: Callable[[Uplink], None]
+    ) -> RoundReport:
+        what, reason = Participation.TRANSMITTED, ""
+        try:
+            hold(device.uplink)
+        except RadioError as error:
+            _logger.warning("round %d device %d: %s", round_index, device.device_index, error)
+            what, reason = Participation.DROPPED, type(error).__name__
+            self._ready.remove(device.device_index)
+            self._silence(device)
+        return RoundReport(self._run_id, round_index, device.device_index, what, reason)
 
     def fall_silent(self, order: SilenceOrder) -> None:
         """Every device ends what it holds."""

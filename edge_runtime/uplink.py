@@ -1,9 +1,9 @@
 """Uplink: how a device's numbers leave it.
 
 CoherentUplink modulates them and hands real samples to a transceiver. EnergyUplink keeps them and
-holds one after another on the air when it is told to. IdealUplink drops them into a box that adds
-exactly; it is the noiseless reference ("perfect" in the literature) and the oracle of the tests,
-and it promises no privacy.
+holds one after another on the air when it is told to, SlottedUplink all in one packet. IdealUplink
+drops them into a box that adds exactly; it is the noiseless reference ("perfect" in the literature)
+and the oracle of the tests, and it promises no privacy.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ from edge_runtime.protocol.rounds import (
     SoundingOrder,
     TransmitOrder,
 )
+from radio.checks import Complex64Array
 from radio.errors import RadioConfigurationError
 from radio.transceiver import Transceiver
 from radio.waveforms.coherent import CoherentWaveform
 from radio.waveforms.energy import EnergyWaveform
+from radio.waveforms.slotted import SlottedWaveform
 
 
 class Uplink(ABC):
@@ -38,7 +40,7 @@ class Uplink(ABC):
         Raises:
             RadioError: the radio refuses, or the waveform has no slots.
         """
-        raise _not_mine("a sounding order", "its pilot is held")
+        raise _not_mine("a sounding order", "it has no position for a pilot")
 
     @abstractmethod
     def send_scalars(
@@ -59,7 +61,7 @@ class Uplink(ABC):
         Raises:
             RadioError: the radio refuses, or the waveform holds nothing.
         """
-        raise _not_mine("a pilot to hold", "its signals have positions")
+        raise _not_mine("a pilot to hold", "it has none, or a position for it")
 
     def hold_number(self, number: int) -> None:
         """Hold one of the numbers that are ready on the air.
@@ -67,7 +69,15 @@ class Uplink(ABC):
         Raises:
             RadioError: the radio refuses, there is no such number, or the waveform holds nothing.
         """
-        raise _not_mine("a number to hold", "its signals have positions")
+        raise _not_mine("a number to hold", "its numbers are sent together")
+
+    def hold_packet(self) -> None:
+        """Hold the packet that is ready on the air.
+
+        Raises:
+            RadioError: the radio refuses, nothing is ready, or the waveform has no packets.
+        """
+        raise _not_mine("a packet to hold", "its numbers are not digital")
 
     @abstractmethod
     def fall_silent(self) -> None:
@@ -105,8 +115,8 @@ class CoherentUplink(Uplink):
         self, noisy_scalars: Sequence[complex], order: TransmitOrder, plan: RoundPlan
     ) -> Participation:
         """Modulate and transmit in the payload slot."""
-        if order.bands is not None:
-            raise _not_mine("an order with levels of two bands", "it has one amplitude")
+        if order.bands is not None or order.packet is not None:
+            raise _not_mine("an order without a gain", "its numbers are amplitudes")
         burst = self.waveform.modulate(noisy_scalars, order.tx_gain)
         start_sample = plan.frame_start_sample + self.waveform.payload_offset_samples
         self.transceiver.transmit(burst, start_sample=start_sample)
@@ -166,6 +176,44 @@ class EnergyUplink(Uplink):
 
     def close(self) -> None:
         """Close the transceiver, which ends the burst."""
+        self.transceiver.close()
+
+
+@dataclass(slots=True)
+class SlottedUplink(Uplink):
+    """All numbers in one digital packet, held while the receiver captures it."""
+
+    transceiver: Transceiver
+    waveform: SlottedWaveform
+    _ready: Complex64Array | None = None
+
+    def send_scalars(
+        self, noisy_scalars: Sequence[complex], order: TransmitOrder, plan: RoundPlan
+    ) -> Participation:
+        """Make the packet of the numbers, in phase, as shares of the largest."""
+        self._ready = None
+        if order.packet is None:
+            raise _not_mine("an order without levels of a packet", "its numbers are digital")
+        self._ready = self.waveform.modulate(
+            [scalar.real / order.packet.full_range for scalar in noisy_scalars],
+            order.packet.amplitude,
+            sender=order.device_index,
+            round_index=plan.round_index,
+        )
+        return Participation.READY
+
+    def hold_packet(self) -> None:
+        """The packet, at the ordered amplitude."""
+        if self._ready is None:
+            raise RadioConfigurationError("no packet is ready. Nothing was transmitted.")
+        self.transceiver.hold(self._ready)
+
+    def fall_silent(self) -> None:
+        """End the packet."""
+        self.transceiver.fall_silent()
+
+    def close(self) -> None:
+        """Close the transceiver, which ends the packet."""
         self.transceiver.close()
 
 

@@ -25,12 +25,14 @@ class Heard:
         sums: estimates of the sums of their numbers [Q]; empty if nobody spoke.
         num_speakers: how many each of the sums is of [Q].
         sum_noise_std: of what channel and receiver add to a sum, measured; the largest of them.
+        num_erased: speakers whose numbers could not be read, and are part of no sum.
     """
 
     speakers: tuple[int, ...]
     sums: tuple[float, ...] = ()
     num_speakers: tuple[int, ...] = ()
     sum_noise_std: float = 0.0
+    num_erased: int = 0
 
 
 class Air(ABC):

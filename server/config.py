@@ -30,6 +30,7 @@ from radio.units import power_ratio_from_db
 from radio.waveforms import WaveformName
 from radio.waveforms.coherent import CoherentWaveform
 from radio.waveforms.energy import EnergyWaveform, Mapping
+from radio.waveforms.slotted import SlottedWaveform
 from server.errors import ConfigurationError
 from server.privacy.units import NeighbouringRelation, PrivacyUnit
 
@@ -145,7 +146,7 @@ class RadioSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         backend: "loopback", or "ideal": no radio at all, the exact mean of the scalars.
         waveform: "coherent": amplitudes add, the devices share carrier and clock. "energy": powers
             add, every radio has a carrier and a clock of its own. "vote" and "coherent_vote": the
-            same for signs instead of numbers.
+            same for signs instead of numbers. "slotted": digital packets, one device after another.
         impairments: name of a set in `radio.impairments`: "ideal", "desk-cabled", "pluto-stock",
             "worst" or "uncorrected"; [impairments] changes single ones. Left out, what the waveform
             is for: ideal for the coherent one, pluto-stock for others.
@@ -184,7 +185,7 @@ class RadioSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     @property
     def impairments_name(self) -> str:
         """The set of impairments, also where it was left out."""
-        home = "pluto-stock" if self.waveform.adds_powers else "ideal"
+        home = "ideal" if self.waveform.needs_common_clock else "pluto-stock"
         return self.impairments or home
 
     @property
@@ -204,6 +205,10 @@ class RadioSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             payload_symbols=self.payload_symbols,
             num_scalars=num_scalars,
         )
+
+    def slotted_waveform(self, num_scalars: int) -> SlottedWaveform:
+        """The packets of these radios."""
+        return SlottedWaveform(num_scalars=num_scalars, sample_rate_hz=self.sample_rate_hz)
 
     @property
     def noise_power(self) -> float:
@@ -348,7 +353,7 @@ class RunConfig(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
     @property
     def _may_superpose(self) -> bool:
         """Whether the noise of one device covers the others."""
-        return not self.radio.waveform.adds_powers and self.vote is not Vote.NOISE_BEFORE
+        return self.radio.waveform.needs_common_clock and self.vote is not Vote.NOISE_BEFORE
 
     def __post_init__(self) -> None:
         """Check every value; all limits are stated here and nowhere else."""
@@ -417,10 +422,16 @@ class RunConfig(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
         """Bands, offsets and noise, before any radio is opened."""
         try:
             impairments = self.impaired_by
+            offset_hz = impairments.largest_offset_hz(self.radio.carrier_hz)
+            noise_power, amplitude = self.radio.noise_power, self.radio.max_amplitude
             if self.radio.waveform.adds_powers:
-                waveform = self.radio.energy_waveform
-                waveform.check_offset(impairments.largest_offset_hz(self.radio.carrier_hz))
-                check_can_be_heard(waveform, self.radio.noise_power, self.radio.max_amplitude)
+                bands = self.radio.energy_waveform
+                bands.check_offset(offset_hz)
+                check_can_be_heard(bands, noise_power, amplitude)
+            if not self.radio.waveform.superposes:
+                packets = self.radio.slotted_waveform(self.optimizer.directions)
+                packets.check_offset(offset_hz)
+                packets.check_can_be_read(amplitude**2 / noise_power)
         except RadioError as error:
             raise ConfigurationError(f"[radio]: {error}") from error
 
@@ -447,10 +458,10 @@ class RunConfig(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
                 f"privacy.relation: got {self.privacy.relation!r}; Poisson batches are accounted "
                 "under 'zero_out_one'."
             )
-        if is_superposed and self.radio.waveform.adds_powers:
+        if is_superposed and not self.radio.waveform.needs_common_clock:
             raise ConfigurationError(
                 f'privacy.access: "superposed" does not hold for radio.waveform = '
-                f'"{self.radio.waveform}": carriers and timing tell its devices apart, so each is '
+                f'"{self.radio.waveform}": a receiver can tell its devices apart, so each is '
                 'covered by its own noise alone. Leave privacy.access out, or set "slotted".'
             )
         if is_superposed and self.vote is Vote.NOISE_BEFORE:

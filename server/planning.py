@@ -8,8 +8,8 @@ eta being the round's bound on the received amplitude's relative error: one reco
 1 + eta, the others' noise may arrive as weak as 1 - eta (theory of the mechanism:
 `server.privacy.mechanism`).
 
-Slotted access (energy waveform): every device has that much noise of its own, with eta = 0, because
-its noise is part of the number it sends and arrives as loud as the rest of it.
+Slotted access (energy waveform, digital packets): every device has that much noise of its own, with
+eta = 0, because its noise is part of the number it sends and arrives as loud as the rest of it.
 
 Signs (waveforms that vote) need room for 1 and for the noise that is added after them; noise before
 a sign is spent when the sign is taken, on either kind of air, and never on the air itself.
@@ -35,14 +35,23 @@ from radio.waveforms.error_model import (
 )
 from server.config import RunConfig
 from server.power.energy import EnergyPowerPlan, plan_energy
+from server.power.packets import PacketPowerPlan, plan_packets
 from server.power.static import PowerPlan, plan_static
 from server.privacy_terms import PrivacyTerms
 
-ChannelKnowledge = ChannelEstimate | Calibration
+
+@dataclass(frozen=True, slots=True)
+class NothingLearnt:
+    """What digital packets need to know of the channel."""
+
+    num_devices: int
+
+
+ChannelKnowledge = ChannelEstimate | Calibration | NothingLearnt
 """What a sounding or a calibration has told of the channel."""
 
-RoundPower = PowerPlan | EnergyPowerPlan
-"""How loud and how noisy, by one waveform or the other."""
+RoundPower = PowerPlan | EnergyPowerPlan | PacketPowerPlan
+"""How loud and how noisy, by one waveform or another."""
 
 MAX_AMPLITUDE_ERROR = 0.5
 """A device whose gain is known worse than this stays silent: its noise price would explode."""
@@ -89,6 +98,8 @@ def plan_round(
     """
     if isinstance(channel, Calibration):
         return _plan_bands(config, terms, round_index, channel)
+    if isinstance(channel, NothingLearnt):
+        return _plan_packets(config, terms, round_index, channel.num_devices)
     if config.access is Access.SLOTTED:
         return _plan_uncovered(config, terms, round_index, channel)
     return _plan_superposed(config, terms, round_index, channel, noise_symbols)
@@ -184,6 +195,18 @@ def _plan_bands(
         amplitude_error_bound=0.0,
         weakest_gain=min((min(calibration.gains(k)) for k in power.participants), default=0.0),
     )
+
+
+def _plan_packets(
+    config: RunConfig, terms: PrivacyTerms | None, round_index: int, num_devices: int
+) -> PlannedRound:
+    power = plan_packets(
+        num_devices=num_devices,
+        max_amplitude=config.radio.max_amplitude,
+        scalar_bound=_loudest(config),
+        noise_std=_own_noise_std(terms),
+    )
+    return PlannedRound(round_index, power, amplitude_error_bound=0.0, weakest_gain=0.0)
 
 
 def _gain_error(

@@ -119,6 +119,8 @@ class ProgressPrinter:
             "(noise and radio: errors of the mean, over its power, in dB; airtime: of a round)"
         )
         first = summaries[0]
+        if first["erasures"]:
+            self._line(f"{first['erasures']} packets could not be read: they are in no mean.")
         if first["rounds_without_speakers"]:
             self._line(
                 f"In {first['rounds_without_speakers']} rounds no device was heard well enough to "
@@ -179,7 +181,9 @@ def _what_noise_leaves(config: RunConfig, terms: PrivacyTerms) -> str:
     is_slotted = config.access is Access.SLOTTED
     required = terms.noise_multiplier * terms.sensitivity
     sum_noise_std = required * math.sqrt(num_devices) if is_slotted else required
-    of_radio = _energy_sum_std if is_slotted else _coherent_sum_std
+    of_radio = _coherent_sum_std
+    if is_slotted:
+        of_radio = _energy_sum_std if config.radio.waveform.adds_powers else _packet_sum_std
     total_std = math.hypot(sum_noise_std, of_radio(config, required))
     share = noise_to_clip_ratio(mean_noise_std=sum_noise_std / num_devices, clip=clip)
     total_share = noise_to_clip_ratio(mean_noise_std=total_std / num_devices, clip=clip)
@@ -197,14 +201,14 @@ def _what_noise_leaves(config: RunConfig, terms: PrivacyTerms) -> str:
     )
 
 
-def _coherent_sum_std(config: RunConfig, required_noise_std: float) -> float:
+def _coherent_sum_std(config: RunConfig, noise_std: float) -> float:
     """Of receiver noise on a sum."""
     num_devices = config.federation.num_devices
     power = plan_static(
         gain_estimates=np.ones(num_devices, dtype=np.complex128),
         max_amplitude=config.radio.max_amplitude,
         scalar_bound=config.optimizer.clip,
-        required_noise_std=required_noise_std,
+        required_noise_std=noise_std,
         min_gain=1.0,
     )
     return receiver_noise_std(
@@ -224,3 +228,10 @@ def _energy_sum_std(config: RunConfig, noise_std: float) -> float:
         arrival_power=(config.radio.max_amplitude * waveform.full_power_amplitude) ** 2,
     )
     return full_range * math.sqrt(variance)
+
+
+def _packet_sum_std(config: RunConfig, noise_std: float) -> float:
+    """Of the rounding of numbers to bits, on a sum."""
+    full_range = config.optimizer.clip + RANGE_IN_NOISE_STDS * noise_std
+    step = full_range / config.radio.slotted_waveform(config.optimizer.directions).largest_integer
+    return step * math.sqrt(config.federation.num_devices / 12.0)

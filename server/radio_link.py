@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edge_runtime.uplink import CoherentUplink, EnergyUplink, IdealUplink, ScalarBox, Uplink
+from edge_runtime.uplink import (
+    CoherentUplink,
+    EnergyUplink,
+    IdealUplink,
+    ScalarBox,
+    SlottedUplink,
+    Uplink,
+)
 from radio.calibration import CalibrationLimits
 from radio.channel_models import channel_from_name
 from radio.impairments import Crystals, Impairments
@@ -20,6 +27,7 @@ from server.simulation import (
     SoftwareChannelSimulation,
     simulation_rng,
 )
+from server.slotted_air import SlottedAir
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +100,13 @@ def build_radio_link(config: RunConfig) -> RadioLink:
                 ),
             ),
             noise_symbols=bands.plateau_samples,
+        )
+    if not radio.waveform.superposes:
+        packets = radio.slotted_waveform(num_scalars)
+        return RadioLink(
+            uplinks=tuple(SlottedUplink(transmitter, packets) for transmitter in transmitters),
+            air=SlottedAir(listener, packets, simulation, num_devices),
+            noise_symbols=1,
         )
     waveform = radio.coherent_waveform(num_devices, num_scalars)
     return RadioLink(

@@ -156,6 +156,7 @@ def summarise(
         "airtime_s_per_round": use.airtime_s,
         **_errors_db(rows),
         "mean_speakers": _rounded(_mean([row.num_speakers for row in rows]), 3),
+        "erasures": sum(row.num_erased for row in rows),
         "rounds_without_speakers": sum(not r.num_speakers and not r.is_skipped for r in rows),
         "rounds_skipped": sum(row.is_skipped for row in rows),
         "share_clipped": _rounded(
@@ -351,6 +352,8 @@ def _notes(config: RunConfig, summary: dict[str, Any]) -> str:
             f"{summary['rounds_skipped']} rounds were paid for before an interruption and skipped "
             "after it: a radio cannot send the same again."
         )
+    if summary["erasures"]:
+        notes.append(f"{summary['erasures']} packets could not be read: erasures, part of no mean.")
     if summary["rounds_without_speakers"]:
         notes.append(
             f"In {summary['rounds_without_speakers']} rounds no device had a channel good enough "
@@ -372,4 +375,6 @@ def _what_carries_a_number(radio: RadioSection) -> str:
             f"a number is a plateau of {bands.plateau_s * 1e3:.1f} ms, the power in one of two "
             f"bands of {bands.bandwidth_hz / 1e3:g} kHz."
         )
+    if not radio.waveform.superposes:
+        return "a number is 16 bits of a packet, devices speak one after another."
     return f"a number is spread over {radio.payload_symbols} symbols."

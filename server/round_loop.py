@@ -98,7 +98,7 @@ class RoundLoop:
         means = self.means_of(heard)
         is_enough = min(heard.num_speakers, default=0) >= self.config.federation.min_speakers
         result = self.decide_step(round_index, means.estimates if is_enough else self._nothing)
-        row = self.describe(planned, price, heard.speakers, means, result, started)
+        row = self.describe(planned, price, heard, means, result, started)
         self.take_step(result)
         self.store.append_round(row)
         return row
@@ -115,6 +115,7 @@ class RoundLoop:
             direction_seed=result.direction_seed,
             step_integers=result.step_integers,
             num_speakers=0,
+            num_erased=0,
             is_skipped=True,
             mean_estimates=self._nothing,
             true_means=None,
@@ -213,8 +214,8 @@ class RoundLoop:
         self,
         planned: PlannedRound,
         price: Sequence[MechanismRecord],
-        speakers: Sequence[int],
-        heard: HeardMeans,
+        heard: Heard,
+        means: HeardMeans,
         result: RoundResult,
         started: float,
     ) -> RoundRow:
@@ -226,15 +227,16 @@ class RoundLoop:
             round_index=result.round_index,
             direction_seed=result.direction_seed,
             step_integers=result.step_integers,
-            num_speakers=len(speakers),
+            num_speakers=len(heard.speakers),
+            num_erased=heard.num_erased,
             is_skipped=False,
-            mean_estimates=heard.estimates,
+            mean_estimates=means.estimates,
             true_means=true_means,
             squared_error_of_noise=_squared_norm(noises),
-            squared_error_of_radio=_radio_error(heard, true_means, noises),
+            squared_error_of_radio=_radio_error(means, true_means, noises),
             share_clipped=self.truth.share_clipped(result.round_index),
-            artificial_noise_std=planned.noise_std_of_mean(speakers),
-            receiver_noise_std=heard.receiver_noise_std,
+            artificial_noise_std=planned.noise_std_of_mean(heard.speakers),
+            receiver_noise_std=means.receiver_noise_std,
             amplitude_error_bound=planned.amplitude_error_bound,
             noise_multiplier=min((r.noise_multiplier for r in price), default=0.0),
             receive_scale=power.receive_scale,

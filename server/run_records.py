@@ -36,6 +36,7 @@ class RoundRow:
     Attributes:
         direction_seed, step_integers: the step; see RoundResult.
         num_speakers: devices whose signals went out.
+        num_erased: speakers whose numbers could not be read, and are part of no mean.
         is_skipped: paid for before an interruption and not repeated, because the radio cannot.
         mean_estimates: what the receiver made of it, the estimated mean scalars [Q].
         true_means: the means before noise, known to simulations only (None otherwise) [Q].
@@ -58,6 +59,7 @@ class RoundRow:
     direction_seed: int
     step_integers: tuple[int, ...]
     num_speakers: int
+    num_erased: int
     is_skipped: bool
     mean_estimates: tuple[float, ...]
     true_means: tuple[float, ...] | None

@@ -30,7 +30,7 @@ from server.run_records import EvaluationRow, Outcome, RoundRow
 
 STORE_FILE = "run.sqlite3"
 _APPLICATION_ID = 0x70415A30  # "pAZ0"
-_SCHEMA_VERSION = 3
+_SCHEMA_VERSION = 4
 _GENESIS = hashlib.sha256(b"pairzero rounds 1").hexdigest()
 
 
@@ -44,6 +44,7 @@ CREATE TABLE rounds (
     direction_seed TEXT NOT NULL,  -- unsigned 64 bits do not fit SQLite's integer
     step_integers TEXT NOT NULL,  -- JSON lists, a number for each direction
     num_speakers INTEGER NOT NULL,
+    num_erased INTEGER NOT NULL,
     is_skipped INTEGER NOT NULL,
     mean_estimates TEXT NOT NULL,
     true_means TEXT,

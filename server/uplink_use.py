@@ -12,8 +12,8 @@ from server.config import RunConfig
 class UplinkUse:
     """Averages over the rounds of a run.
 
-    A symbol is a complex sample at the sample rate. The energy waveform's devices go on sending for
-    as long as a receiver takes to capture; counted are the captures, without the pauses that real
+    A symbol is a complex sample at the sample rate. What is held is sent for as long as a receiver
+    takes to capture; counted are one period of it and the captures, without the pauses that real
     radios need between them.
 
     Attributes:
@@ -44,6 +44,13 @@ def uplink_use(config: RunConfig, num_rounds: int) -> UplinkUse:
             payload_symbols=float(numbers * period),
             pilot_symbols=period * blocks_per_round,
             airtime_s=captures * bands.plateau_s,
+        )
+    if not radio.waveform.superposes:
+        packets = radio.slotted_waveform(numbers)
+        return UplinkUse(
+            payload_symbols=float(packets.packet_samples),
+            pilot_symbols=0.0,
+            airtime_s=num_devices * packets.airtime_s,
         )
     frames = radio.coherent_waveform(num_devices, numbers)
     samples = frames.payload_samples + frames.sounding_samples * blocks_per_round

@@ -109,10 +109,29 @@ class BandLevels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         _require(self.full_range > 0, f"full_range: got {self.full_range}, wanted > 0.")
 
 
+class PacketLevels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How loud one device speaks, and in which range, where its numbers are a digital packet.
+
+    Attributes:
+        amplitude: of the transmitter, over full scale.
+        full_range: the largest number, in units of the scalar.
+    """
+
+    amplitude: float
+    full_range: float
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        _require(0 < self.amplitude <= 1, f"amplitude: got {self.amplitude}, wanted 0 to 1.")
+        _require_finite(full_range=self.full_range)
+        _require(self.full_range > 0, f"full_range: got {self.full_range}, wanted > 0.")
+
+
 class TransmitOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """How loud one device speaks: sample = tx_gain * (scalar + n + j m), for each of its scalars.
 
-    Where a number is a power in two bands the gain is 0 and ``bands`` says how loud.
+    Where a number is a power in two bands, or part of a packet, the gain is 0 and ``bands`` or
+    ``packet`` says how loud.
 
     Attributes:
         device_index: the device this order is for.
@@ -122,6 +141,7 @@ class TransmitOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
             noise on each scalar, in units of the scalar (of a vote, if it comes after the sign).
             0 means no privacy is promised for this round.
         bands: levels of the energy waveform; None, and left out of the bytes, for others.
+        packet: likewise of the slotted waveform.
     """
 
     device_index: int
@@ -129,6 +149,7 @@ class TransmitOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
     tx_gain_imag: float
     artificial_noise_std: float
     bands: BandLevels | None = None
+    packet: PacketLevels | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
@@ -328,6 +349,22 @@ class NumberHold(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="n
             0 <= self.number < MAX_DIRECTIONS,
             f"number: got {self.number}, wanted 0 to {MAX_DIRECTIONS - 1}.",
         )
+
+
+class PacketHold(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="packet_hold"):
+    """One device, if it is ready, holds its round's packet; everybody else is silent.
+
+    It answers with a RoundReport when it is on the air.
+    """
+
+    run_id: str
+    round_index: int
+    device_index: int
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        _require(self.round_index >= 0, f"round_index: got {self.round_index}, wanted >= 0.")
+        _require(self.device_index >= 0, f"device_index: got {self.device_index}, wanted >= 0.")
 
 
 class SilenceOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="silence_order"):

@@ -21,6 +21,7 @@ from edge_runtime.protocol.rounds import (
     DigestReport,
     DigestRequest,
     NumberHold,
+    PacketHold,
     PilotHold,
     RoundPlan,
     RoundReport,
@@ -36,6 +37,7 @@ Message = (
     | SoundingOrder
     | PilotHold
     | NumberHold
+    | PacketHold
     | SilenceOrder
     | DigestRequest
     | DigestReport

@@ -5,6 +5,7 @@ receiver reads the signed sum. ``energy`` adds powers of paired bands, for radio
 carrier nor clock. Either can carry signs instead of numbers (``vote``, ``coherent_vote``): the sum
 then counts votes, and its sign is the majority. Each has a model of how far off its sums are
 (``error_model``, ``energy_error_model``); ``zadoff_chu`` makes the coherent one's sequences.
+``slotted`` is the digital baseline: a packet from each device, one after the other.
 """
 
 import enum
@@ -17,10 +18,21 @@ class WaveformName(enum.StrEnum):
     ENERGY = "energy"
     VOTE = "vote"
     COHERENT_VOTE = "coherent_vote"
+    SLOTTED = "slotted"
+
+    @property
+    def superposes(self) -> bool:
+        """All devices at once; otherwise one after another."""
+        return self is not WaveformName.SLOTTED
+
+    @property
+    def needs_common_clock(self) -> bool:
+        """Carried by amplitudes at positions of a time axis."""
+        return self in (WaveformName.COHERENT, WaveformName.COHERENT_VOTE)
 
     @property
     def adds_powers(self) -> bool:
-        """Carried by powers of two bands, held; otherwise by amplitudes at positions."""
+        """Carried by powers of two bands, held."""
         return self in (WaveformName.ENERGY, WaveformName.VOTE)
 
     @property

@@ -55,7 +55,7 @@ def row_of(result):
     nothing = (0.0,) * len(result.step_integers)
     return RoundRow(
         round_index=result.round_index, direction_seed=result.direction_seed,
-        step_integers=result.step_integers, num_speakers=1, is_skipped=False,
+        step_integers=result.step_integers, num_speakers=1, num_erased=0, is_skipped=False,
         mean_estimates=nothing, true_means=None, squared_error_of_noise=None,
         squared_error_of_radio=None, share_clipped=None, artificial_noise_std=0.0,
         receiver_noise_std=0.0, amplitude_error_bound=0.0, noise_multiplier=0.0, receive_scale=0.0,

@@ -63,6 +63,7 @@ STORED = {
         "direction_seed": PUBLIC_SEED,
         "step_integers": RELEASE,
         "num_speakers": CHANNEL,
+        "num_erased": CHANNEL,
         "is_skipped": "whether the run was interrupted here",
         "mean_estimates": RELEASE,
         "true_means": NOT_STORED,

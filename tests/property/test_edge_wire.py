@@ -20,6 +20,8 @@ from edge_runtime.protocol.rounds import (
     DigestReport,
     DigestRequest,
     NumberHold,
+    PacketHold,
+    PacketLevels,
     Participation,
     PilotHold,
     RoundPlan,
@@ -32,8 +34,8 @@ from edge_runtime.protocol.rounds import (
 from edge_runtime.protocol.wire import MAX_BODY_BYTES, Message, decode, encode
 
 KINDS = (
-    RoundPlan, RoundReport, RoundResult, SoundingOrder, PilotHold, NumberHold, SilenceOrder,
-    DigestRequest, DigestReport,
+    RoundPlan, RoundReport, RoundResult, SoundingOrder, PilotHold, NumberHold, PacketHold,
+    SilenceOrder, DigestRequest, DigestReport,
 )  # fmt: skip
 
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -46,6 +48,7 @@ positive = st.floats(min_value=0.0, exclude_min=True, allow_infinity=False)
 
 shares = st.floats(0.0, 1.0)
 levels = st.none() | st.builds(BandLevels, shares, shares, positive)
+packets = st.none() | st.builds(PacketLevels, st.floats(0.0, 1.0, exclude_min=True), positive)
 
 
 @st.composite
@@ -62,7 +65,14 @@ def plans(draw):
         access=draw(st.sampled_from(Access)),
         frame_start_sample=draw(samples),
         orders=tuple(
-            TransmitOrder(k, draw(finite), draw(finite), draw(st.floats(0.0, 1e9)), draw(levels))
+            TransmitOrder(
+                k,
+                draw(finite),
+                draw(finite),
+                draw(st.floats(0.0, 1e9)),
+                draw(levels),
+                draw(packets),
+            )
             for k in devices
         ),
         num_directions=draw(st.integers(1, MAX_DIRECTIONS)),
@@ -82,6 +92,7 @@ messages = st.one_of(
     st.builds(SoundingOrder, names, rounds, positive, samples),
     st.builds(PilotHold, names, rounds, rounds, st.floats(0.0, 1.0, exclude_min=True)),
     st.builds(NumberHold, names, rounds, st.integers(0, MAX_DIRECTIONS - 1)),
+    st.builds(PacketHold, names, rounds, rounds),
     st.builds(SilenceOrder, names, rounds),
     st.builds(DigestRequest, names, rounds),
     st.builds(DigestReport, names, rounds, names, names),

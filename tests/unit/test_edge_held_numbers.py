@@ -9,6 +9,8 @@ from edge_runtime.protocol.rounds import (
     Access,
     BandLevels,
     NumberHold,
+    PacketHold,
+    PacketLevels,
     Participation,
     PilotHold,
     RoundResult,
@@ -16,12 +18,13 @@ from edge_runtime.protocol.rounds import (
     SoundingOrder,
     TransmitOrder,
 )
-from edge_runtime.uplink import CoherentUplink, EnergyUplink, IdealUplink, ScalarBox
+from edge_runtime.uplink import CoherentUplink, EnergyUplink, IdealUplink, ScalarBox, SlottedUplink
 from radio.errors import RadioError, RadioTimeoutError
 from radio.loopback import LoopbackTransceiver
 from radio.medium import SoftwareMedium
 from radio.waveforms.coherent import CoherentWaveform
 from radio.waveforms.energy import BandEnergies, EnergyWaveform
+from radio.waveforms.slotted import SlottedWaveform
 
 WAVEFORM = EnergyWaveform(plateau_samples=1 << 12)
 SILENCE = BandEnergies(0.0, 0.0)
@@ -179,11 +182,11 @@ def test_a_device_that_cannot_hold_is_out_of_the_round_and_silent(
 
 
 def test_numbers_of_another_round_are_never_held(host, medium, make_plan):
-    with pytest.raises(PlanRefusedError, match="of round -1"):
+    with pytest.raises(PlanRefusedError, match="are of round -1"):
         host.agent.hold_number(NumberHold("run-of-the-tests", 0, 0))
     plan = slotted(make_plan, (order(0, 0.1),))
     host.agent.run_round(plan)
-    with pytest.raises(PlanRefusedError, match="number 0 of round 1"):
+    with pytest.raises(PlanRefusedError, match="numbers of round 1"):
         host.agent.hold_number(NumberHold(plan.run_id, 1, 0))
     with pytest.raises(PlanRefusedError, match="this device serves run"):
         host.agent.hold_number(NumberHold("another", 0, 0))
@@ -225,3 +228,37 @@ def test_a_radio_that_does_not_confirm_its_silence_is_an_error_in_the_log(
     host.agent.fall_silent(SilenceOrder(make_plan().run_id, 0))
     assert [r.levelname for r in caplog.records] == ["ERROR"] * 3
     assert "device 2 does not fall silent: no answer" in caplog.text
+
+
+def test_packets_are_held_by_one_device_at_a_time_and_only_by_those_that_are_ready(
+    make_host, medium, make_plan
+):
+    waveform = SlottedWaveform(num_scalars=2)
+    host = make_host(3, access=Access.SLOTTED)
+    for k, device in enumerate(host.devices):
+        uplink = SlottedUplink(LoopbackTransceiver(medium, k), waveform)
+        object.__setattr__(device, "uplink", uplink)
+    orders = tuple(
+        TransmitOrder(k, 0.0, 0.0, 0.25, packet=PacketLevels(0.9, FULL_RANGE)) for k in (0, 2)
+    )
+    plan = slotted(make_plan, orders, num_directions=2)
+    reports = host.agent.run_round(plan)
+    assert [r.participation for r in reports] == ["ready", "truncated", "ready"]
+    assert not medium.listen(100).any()
+    numbers = sent(host)
+    for device in (2, 0):
+        (report,) = host.agent.hold_packet(PacketHold(plan.run_id, 0, device))
+        assert (report.device_index, report.participation) == (device, "transmitted")
+        assert set(medium._held) == {device}
+        shares = waveform.demodulate(
+            medium.listen(waveform.capture_samples), sender=device, round_index=0
+        )
+        np.testing.assert_allclose(
+            FULL_RANGE * np.array(shares), numbers[device], atol=FULL_RANGE / 32767
+        )
+    assert host.agent.hold_packet(PacketHold(plan.run_id, 0, 1)) == []  # had no order
+    assert not medium.listen(100).any()
+    with pytest.raises(PlanRefusedError, match="numbers of round 1"):
+        host.agent.hold_packet(PacketHold(plan.run_id, 1, 0))
+    with pytest.raises(RadioError, match="must have the same"):
+        host.devices[0].uplink.hold_number(0)

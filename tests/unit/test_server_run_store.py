@@ -24,6 +24,7 @@ def row(round_index, **changes):
         "direction_seed": 2**64 - 1 - round_index,
         "step_integers": (-(2**50) + round_index, 7),
         "num_speakers": 3,
+        "num_erased": round_index % 3,
         "is_skipped": round_index % 2 == 1,
         "mean_estimates": (0.1 + round_index, -1e-300),
         "true_means": (1 / 3, 5e-324),
