@@ -62,7 +62,7 @@ class Air(ABC):
         """Return if a round may be planned on what is known; asked before anything is paid.
 
         Raises:
-            RadioCalibrationError: it is too old, or nothing is known.
+            RadioCalibrationError: it is too old, of other devices, or nothing is known.
         """
 
     @abstractmethod
@@ -91,12 +91,14 @@ class CoherentAir(Air):
     Attributes:
         receiver: hears pilots and sums.
         simulation: of the channel.
+        num_devices: K.
         pilot_amplitude: of every pilot, over full scale.
         coherence_rounds: rounds of a fading block; pilots are sent once in each.
     """
 
     receiver: Receiver
     simulation: ChannelSimulation
+    num_devices: int
     pilot_amplitude: float
     coherence_rounds: int
 
@@ -118,6 +120,7 @@ class CoherentAir(Air):
         """Return if there is an estimate; how good it is reaches the price."""
         if not isinstance(channel, ChannelEstimate):
             raise RadioCalibrationError("channel: there is no estimate; send pilots first.")
+        check_devices(len(channel.gains), self.num_devices)
 
     def learn_channel(
         self, control: ControlChannel, run_id: str, round_index: int
@@ -146,6 +149,18 @@ class CoherentAir(Air):
     def close(self) -> None:
         """Close the receiver."""
         self.receiver.close()
+
+
+def check_devices(known: int, wanted: int) -> None:
+    """Return if a channel is that of so many devices.
+
+    Raises:
+        RadioCalibrationError: it is another one's.
+    """
+    if known != wanted:
+        raise RadioCalibrationError(
+            f"channel: known for {known} devices, {wanted} take part. Send pilots again."
+        )
 
 
 def reports_of(control: ControlChannel) -> list[RoundReport]:

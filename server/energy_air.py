@@ -29,7 +29,7 @@ from radio.errors import RadioCalibrationError
 from radio.transceiver import Transceiver
 from radio.waveforms.energy import BandEnergies, EnergyWaveform
 from radio.waveforms.energy_error_model import measured_sum_variance
-from server.air import Air, Heard, reports_of, those_who
+from server.air import Air, Heard, check_devices, reports_of, those_who
 from server.planning import ChannelKnowledge, RoundPower
 from server.power.energy import EnergyPowerPlan
 from server.simulation import ChannelSimulation
@@ -82,10 +82,11 @@ class EnergyAir(Air):
         """Return if the calibration holds for this round.
 
         Raises:
-            RadioCalibrationError: it does not, or there is none.
+            RadioCalibrationError: it does not, is of other devices, or there is none.
         """
         if not isinstance(channel, Calibration):
             raise RadioCalibrationError("calibration: there is none; send pilots first.")
+        check_devices(channel.num_devices, self.num_devices)
         channel.check_fresh(self._moment(round_index), self.limits)
 
     def learn_channel(

@@ -102,13 +102,13 @@ class ProgressPrinter:
         """The final table, one line per run."""
         self._line("")
         self._line(
-            "source                         waveform  rounds  accuracy before  after  noise dB"
+            "source                         waveform      rounds  accuracy before  after  noise dB"
             "  radio dB  airtime s  epsilon  wall s  peak MB"
         )
         for s in summaries:
             epsilon = "none" if s["epsilon"] is None else f"{s['epsilon']:.3f}"
             self._line(
-                f"{s['source']:31s}{s['waveform'] or '-':8s}{s['rounds']:8d}"
+                f"{s['source']:31s}{s['waveform'] or '-':14s}{s['rounds']:6d}"
                 f"{_cell(s['accuracy_before'], 17, '.1%')}"
                 f"{_cell(s['accuracy_after'], 7, '.1%')}{_cell(s['noise_nmse_db'], 10, '.1f')}"
                 f"{_cell(s['radio_nmse_db'], 10, '.1f')}"
@@ -134,9 +134,10 @@ class ProgressPrinter:
 
 
 def list_title() -> str:
-    """Column heads of `list_line`."""
+    """Column heads of `list_line`; symbols of a device and airtime are those of a round."""
     return (
-        f"{'run':25s}{'outcome':18s}{'rounds':>10s}{'accuracy':>11s}   {'epsilon (of)':18s}source"
+        f"{'run':25s}{'outcome':18s}{'rounds':>10s}{'accuracy':>11s}   {'epsilon (of)':18s}"
+        f"{'waveform':14s}{'symbols':>9s}{'airtime s':>11s}{'radio dB':>10s}  source"
     )
 
 
@@ -147,7 +148,10 @@ def list_line(folder: Path, summary: dict[str, Any]) -> str:
     epsilon = "none" if s["epsilon"] is None else f"{s['epsilon']:.3f} ({s['epsilon_budget']:g})"
     return (
         f"{folder.name:25s}{s['outcome']:18s}{rounds:>10s}{_cell(s['accuracy_after'], 11, '.1%')}"
-        f"   {epsilon:18s}{s['source'] or '-'}"
+        f"   {epsilon:18s}{s['waveform'] or '-':14s}"
+        f"{_cell(s['uplink_symbols_per_device_per_round'], 9, '.0f')}"
+        f"{_cell(s['airtime_s_per_round'], 11, '.4f')}{_cell(s['radio_nmse_db'], 10, '.1f')}"
+        f"  {s['source'] or '-'}"
     )
 
 

@@ -51,7 +51,9 @@ def build_radio_link(config: RunConfig) -> RadioLink:
     num_devices, num_scalars = config.federation.num_devices, config.optimizer.directions
 
     def coherent_air(receiver: Receiver, simulation: ChannelSimulation) -> CoherentAir:
-        return CoherentAir(receiver, simulation, radio.max_amplitude, radio.coherence_rounds)
+        return CoherentAir(
+            receiver, simulation, num_devices, radio.max_amplitude, radio.coherence_rounds
+        )
 
     if radio.backend == "ideal":
         box = ScalarBox()

@@ -16,7 +16,7 @@ from edge_runtime.control.channel import ControlChannel
 from edge_runtime.protocol.rounds import PacketHold, Participation, RoundPlan, SilenceOrder
 from radio.transceiver import Transceiver
 from radio.waveforms.slotted import SlottedWaveform
-from server.air import Air, Heard, reports_of, those_who
+from server.air import Air, Heard, check_devices, reports_of, those_who
 from server.planning import ChannelKnowledge, NothingLearnt, RoundPower
 from server.power.packets import PacketPowerPlan
 from server.simulation import ChannelSimulation
@@ -56,7 +56,13 @@ class SlottedAir(Air):
         return channel is None
 
     def check_channel(self, round_index: int, channel: ChannelKnowledge | None) -> None:
-        """Return: there is nothing that could be too old."""
+        """Return if it was said of these devices; there is nothing that could be too old.
+
+        Raises:
+            RadioCalibrationError: it was said of others.
+        """
+        known = channel.num_devices if isinstance(channel, NothingLearnt) else 0
+        check_devices(known, self.num_devices)
 
     def learn_channel(
         self, control: ControlChannel, run_id: str, round_index: int

@@ -145,7 +145,9 @@ def loop(store, terms):
         run_id="toy",
         config=CONFIG,
         control=SpyControl(store, log),
-        air=CoherentAir(FakeReceiver(log), NoChannelSimulation(), 1.0, coherence_rounds=2),
+        air=CoherentAir(
+            FakeReceiver(log), NoChannelSimulation(), NUM_DEVICES, 1.0, coherence_rounds=2
+        ),
         pricing=Pricing(CONFIG, terms, accountant, ledger, 256),
         replica=FakeReplica(log),
         store=store,
