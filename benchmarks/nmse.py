@@ -32,12 +32,14 @@ from typing import Any
 import numpy as np
 
 from radio.channel_models import AwgnChannel
+from radio.drawing import Figure, FigureCanvasAgg
 from radio.errors import RadioError
 from radio.impairments import IMPAIRMENTS, Impairments
-from radio.measurement import measure_energy, measure_loopback
+from radio.measurement import measure_coherent, measure_energy, measure_slotted
+from radio.waveforms import WaveformName
 from radio.waveforms.coherent import CoherentWaveform
 from radio.waveforms.energy import EnergyWaveform
-from server.drawing import Figure, FigureCanvasAgg
+from radio.waveforms.slotted import SlottedWaveform
 from server.environment import environment
 
 NUM_DEVICES = (1, 5, 10, 20)
@@ -72,8 +74,13 @@ def cells(quick: bool) -> Iterator[Cell]:
             }  # fmt: skip
         for name in PRESETS[:1] if quick else PRESETS:
             yield {**energy, "impairments": name, "calibration_db": None}
+        yield {
+            **energy, "waveform": "vote", "impairments": "pluto-stock", "calibration_db": None
+        }  # fmt: skip
+        yield {"waveform": "coherent_vote", **base, "impairments": "ideal"}
         for name in ("ideal", "pluto-stock"):
             yield {"waveform": "coherent", **base, "impairments": name}
+            yield {"waveform": "slotted", **base, "impairments": name}
 
 
 def measure(cell: Cell, trials: int) -> dict[str, Any]:
@@ -90,15 +97,24 @@ def measure(cell: Cell, trials: int) -> dict[str, Any]:
     }
     started = time.perf_counter()
     try:
-        if cell["waveform"] == "coherent":
-            waveform = CoherentWaveform(num_devices=cell["devices"], payload_symbols=4096)
-            result = measure_loopback(waveform=waveform, **common)
-        else:
+        name = WaveformName(cell["waveform"])
+        if name.needs_common_clock:
+            result = measure_coherent(
+                waveform=CoherentWaveform(num_devices=cell["devices"], payload_symbols=4096),
+                signs=name.carries_signs,
+                **common,
+            )
+        elif name.adds_powers:
             result = measure_energy(
                 waveform=EnergyWaveform(plateau_samples=cell["plateau"]),
                 num_devices=cell["devices"],
                 calibration_error_db=cell["calibration_db"],
+                signs=name.carries_signs,
                 **common,
+            )
+        else:
+            result = measure_slotted(
+                waveform=SlottedWaveform(num_scalars=1), num_devices=cell["devices"], **common
             )
     except RadioError as error:
         return {"failure": str(error)}
@@ -129,7 +145,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    print(f"{'waveform':9s}{'impairments':13s}{'calibrated':>11s}{'ms':>7s}{'K':>4s}  "
+    print(f"{'waveform':14s}{'impairments':13s}{'calibrated':>11s}{'ms':>7s}{'K':>4s}  "
           + "".join(f"{snr:>+16.0f} dB" for snr in SNRS_DB))  # fmt: skip
 
     def line_of(cell: Cell) -> tuple[Any, ...]:
@@ -145,10 +161,11 @@ def show(rows: list[dict[str, Any]]) -> None:
         by_snr = {row["cell"]["snr_db"]: row["result"] for row in group}
         calibrated = "pilots" if calibration is None else str(calibration)
         print(
-            f"{waveform:9s}{name:13s}{calibrated:>11s}{plateau / 1e3:7.1f}{count:4d}  "
+            f"{waveform:14s}{name:13s}{calibrated:>11s}{plateau / 1e3:7.1f}{count:4d}  "
             + "".join(f"{_text(by_snr.get(snr)):>19s}" for snr in SNRS_DB)
         )
     print("simulated/predicted NMSE in dB; ! where the two are further apart than 99.9 % allow")
+    print("votes: NMSE, and majorities that were heard wrong; slotted: erasures, by formula")
 
 
 def _text(result: dict[str, Any] | None) -> str:
@@ -156,7 +173,11 @@ def _text(result: dict[str, Any] | None) -> str:
         return ""
     if "failure" in result:
         return "nobody heard"
+    if result["erased_share"] is not None:
+        return f"{result['erased_share']:.1%}/{result['predicted_erased_share']:.1%} "
     mark = " " if result["agrees"] else "!"
+    if result["wrong_majorities"] is not None:
+        return f"{result['simulated_nmse_db']:.1f}, {result['wrong_majorities']:.1%}{mark}"
     return f"{result['simulated_nmse_db']:.1f}/{result['predicted_nmse_db']:.1f}{mark}"
 
 

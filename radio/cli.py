@@ -10,24 +10,30 @@ import dataclasses
 import json
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from radio.backends import BACKENDS, resolve_backend
 from radio.channel_models import CHANNEL_NAMES, AwgnChannel, channel_from_name
-from radio.errors import RadioError, RadioUnavailableError
+from radio.checks import Complex64Array
+from radio.errors import RadioConfigurationError, RadioError, RadioUnavailableError
 from radio.impairments import IMPAIRMENTS, impairments_from_name
-from radio.measurement import Measurement, measure_energy, measure_loopback
+from radio.measurement import Measurement, measure_coherent, measure_energy, measure_slotted
+from radio.measurement.result import SAMPLE_RATE_HZ
 from radio.waveforms import WaveformName
 from radio.waveforms.coherent import CoherentWaveform
 from radio.waveforms.energy import EnergyWaveform
+from radio.waveforms.slotted import SlottedWaveform
 
 SELF_CHECK_SNR_DB = 200.0
 """So little noise that only the rounding of samples to complex64 is left, below -120 dB."""
 
 SELF_CHECK_NMSE_DB = -120.0
+
+MAX_DRAWN_CAPTURES = 200
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,7 +61,7 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     measure.add_argument(
         "--waveform",
-        choices=[WaveformName.COHERENT.value, WaveformName.ENERGY.value],
+        choices=[name.value for name in WaveformName],
         default=WaveformName.COHERENT.value,
     )
     measure.add_argument(
@@ -87,6 +93,9 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     measure.add_argument("--trials", type=int, default=500, help="rounds simulated (default 500)")
     measure.add_argument("--seed", type=int, default=0)
+    measure.add_argument(
+        "--plot", type=Path, metavar="FOLDER", help="spectrum.png and constellation.png there"
+    )
     measure.add_argument("--json", action="store_true", help="one JSON object instead of text")
     return parser
 
@@ -102,7 +111,7 @@ def _doctor() -> int:
             print(f"  {name}: not available. {error}")
         else:
             print(f"  {name}: available")
-    measurement = measure_loopback(
+    measurement = measure_coherent(
         waveform=CoherentWaveform(num_devices=3),
         channel=AwgnChannel(),
         snr_db=SELF_CHECK_SNR_DB,
@@ -137,6 +146,7 @@ def _measure(arguments: argparse.Namespace) -> int:
             f"difference      {measurement.deviation_std:+.1f} standard deviations of the "
             f"simulated error (limit {measurement.deviation_limit_std:.1f})\n"
             f"airtime         {measurement.airtime_s * 1e3:.2f} ms a round"
+            + _of_signs_and_packets(measurement)
         )
     if abs(measurement.deviation_std) <= measurement.deviation_limit_std:
         return 0
@@ -152,7 +162,16 @@ def _measure(arguments: argparse.Namespace) -> int:
 
 
 def _measurement(arguments: argparse.Namespace) -> Measurement:
+    captures: list[Complex64Array] = []
+
+    def keep(capture: Complex64Array) -> None:
+        if arguments.plot and len(captures) < MAX_DRAWN_CAPTURES:
+            captures.append(capture)
+
+    name = WaveformName(arguments.waveform)
+    waveform = _waveform(name, arguments)
     common: dict[str, Any] = {
+        "waveform": waveform,
         "channel": channel_from_name(arguments.channel),
         "impairments": impairments_from_name(arguments.impairments),
         # Nothing to be said of the ideal ones.
@@ -160,14 +179,75 @@ def _measurement(arguments: argparse.Namespace) -> Measurement:
         "snr_db": arguments.snr_db,
         "num_trials": arguments.trials,
         "seed": arguments.seed,
+        "on_trial": _show_progress(arguments.trials),
+        "on_capture": keep,
     }
-    if arguments.waveform == WaveformName.ENERGY:
-        return measure_energy(
-            waveform=EnergyWaveform(plateau_samples=arguments.plateau_samples),
+    sample_rate_hz = SAMPLE_RATE_HZ
+    if isinstance(waveform, CoherentWaveform):
+        measurement = measure_coherent(signs=name.carries_signs, **common)
+    elif isinstance(waveform, EnergyWaveform):
+        measurement = measure_energy(
             num_devices=arguments.devices,
             num_scalars=arguments.numbers,
             calibration_error_db=arguments.calibration_error_db,
+            signs=name.carries_signs,
             **common,
         )
-    waveform = CoherentWaveform(num_devices=arguments.devices, num_scalars=arguments.numbers)
-    return measure_loopback(waveform=waveform, **common)
+    else:
+        measurement = measure_slotted(num_devices=arguments.devices, **common)
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr)
+    if captures:
+        _draw(arguments.plot, waveform, captures, sample_rate_hz)
+    return measurement
+
+
+def _of_signs_and_packets(measurement: Measurement) -> str:
+    lines = ""
+    if measurement.wrong_majorities is not None:
+        lines += f"\nmajority        wrong in {measurement.wrong_majorities:.2%}, ties left out"
+    if measurement.erased_share is not None:
+        lines += (
+            f"\nerasures        {measurement.erased_share:.2%} of the packets, predicted "
+            f"{measurement.predicted_erased_share:.2%}"
+        )
+    return lines
+
+
+def _waveform(
+    name: WaveformName, arguments: argparse.Namespace
+) -> CoherentWaveform | EnergyWaveform | SlottedWaveform:
+    if name.adds_powers:
+        return EnergyWaveform(plateau_samples=arguments.plateau_samples)
+    if name.needs_common_clock:
+        return CoherentWaveform(num_devices=arguments.devices, num_scalars=arguments.numbers)
+    return SlottedWaveform(num_scalars=arguments.numbers)
+
+
+def _show_progress(num_trials: int) -> Callable[[int], None]:
+    """A bar that rewrites itself, on a terminal only."""
+
+    def show(done: int) -> None:
+        if sys.stderr.isatty():
+            filled = 40 * done // num_trials
+            bar = "#" * filled + "." * (40 - filled)
+            print(f"\r[{bar}] {done}/{num_trials} trials", end="", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _draw(
+    folder: Path,
+    waveform: CoherentWaveform | EnergyWaveform | SlottedWaveform,
+    captures: Sequence[Complex64Array],
+    sample_rate_hz: float,
+) -> None:
+    try:
+        from radio.pictures import draw_measurement
+    except ImportError as error:
+        raise RadioConfigurationError(
+            f"--plot: {error}. Pictures need matplotlib; the figures were measured without. "
+            "Install it with: pip install matplotlib"
+        ) from error
+    for path in draw_measurement(folder, waveform, captures, sample_rate_hz):
+        print(f"drew            {path}", file=sys.stderr)

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from radio.drawing import Axes, Figure, FigureCanvasAgg
 from server.config import RunConfig
-from server.drawing import Axes, Figure, FigureCanvasAgg
 from server.run_records import EvaluationRow, RoundRow, heard_and_true
 
 # Okabe and Ito's palette: distinct for colour-blind readers and in grey print.

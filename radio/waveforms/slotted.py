@@ -219,6 +219,23 @@ class SlottedWaveform:
         Raises:
             RadioConfigurationError: another length, or a sample that is not finite.
         """
+        bits = self.constellation(capture)[PREAMBLE_SYMBOLS - 1 :].real < 0.0
+        numbers, checksum = bits[:-CRC_BITS], bits[-CRC_BITS:]
+        if _integers_of(checksum, CRC_BITS, signed=False) != [
+            _checksum(numbers, sender, round_index)
+        ]:
+            return None
+        integers = _integers_of(numbers, self.bits, signed=True)
+        return tuple(integer / self.largest_integer for integer in integers)
+
+    def constellation(self, capture: npt.NDArray[np.complex64]) -> Complex128Array:
+        """The phase steps of a whole packet, preamble first, the carrier's turn taken off.
+
+        Left of zero is a 1.
+
+        Raises:
+            RadioConfigurationError: as `demodulate`.
+        """
         if capture.shape != (self.capture_samples,):
             raise RadioConfigurationError(
                 f"capture: got shape {capture.shape}, wanted ({self.capture_samples},), two "
@@ -227,17 +244,9 @@ class SlottedWaveform:
         check_all_finite("capture", capture)
         steps = self._phase_steps(capture)
         first, turn = self._find_preamble(steps)
-        places = first + self.samples_per_symbol * np.arange(
-            PREAMBLE_SYMBOLS - 1, self.num_symbols - 1
-        )
-        bits = (steps[places] * turn.conjugate()).real < 0.0
-        numbers, checksum = bits[:-CRC_BITS], bits[-CRC_BITS:]
-        if _integers_of(checksum, CRC_BITS, signed=False) != [
-            _checksum(numbers, sender, round_index)
-        ]:
-            return None
-        integers = _integers_of(numbers, self.bits, signed=True)
-        return tuple(integer / self.largest_integer for integer in integers)
+        places = first + self.samples_per_symbol * np.arange(self.num_symbols - 1)
+        turned: Complex128Array = steps[places] * turn.conjugate()
+        return turned
 
     def _phase_steps(self, capture: npt.NDArray[np.complex64]) -> Complex128Array:
         """d, one for each sample from which a symbol and its successor can be averaged."""

@@ -14,7 +14,7 @@ import pytest
 from scipy import integrate, special, stats
 
 from radio.channel_models import AwgnChannel, RayleighBlockFading
-from radio.measurement import measure_loopback
+from radio.measurement import measure_coherent
 from radio.medium import SoftwareMedium
 from radio.waveforms.coherent import CoherentWaveform
 from radio.waveforms.error_model import (
@@ -325,7 +325,7 @@ def test_whole_chain_matches_the_predicted_error(channel, snr_db):
     Threshold: the program's own, a tail bound of the weighted chi-square at 1e-6. Smallest defect:
     a factor 2 in the predicted variance, as when N0 is taken per real part.
     """
-    measurement = measure_loopback(
+    measurement = measure_coherent(
         waveform=CoherentWaveform(num_devices=4, pilot_symbols=256, payload_symbols=32),
         channel=channel,
         snr_db=snr_db,

@@ -14,7 +14,7 @@ from radio.errors import (
     RadioUnavailableError,
 )
 from radio.loopback import LoopbackTransceiver
-from radio.measurement import measure_loopback
+from radio.measurement import measure_coherent
 from radio.waveforms.coherent import CoherentWaveform
 
 
@@ -114,6 +114,51 @@ def test_the_coherent_waveform_is_seen_to_fail_on_radios_of_their_own(capsys):
     assert "every device was silent" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("waveform", ["coherent", "energy", "vote", "coherent_vote", "slotted"])
+def test_pictures_and_figures_of_every_waveform(waveform, tmp_path, capsys):
+    request = ["measure", "--waveform", waveform, "--plateau-samples", "4096", "--numbers", "3"]
+    request += ["--trials", "40", "--snr-db", "20", "--plot", str(tmp_path / "pictures")]
+    assert cli.main(request) == 0
+    out, err = capsys.readouterr()
+    assert f"waveform        {waveform}\n" in out
+    assert ("majority" in out) is (waveform in ("vote", "coherent_vote"))
+    assert ("erasures" in out) is (waveform == "slotted")
+    for name in ("spectrum.png", "constellation.png"):
+        assert (tmp_path / "pictures" / name).read_bytes().startswith(b"\x89PNG")
+        assert name in err
+
+
+def test_pictures_without_their_library_are_a_named_error(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "radio.pictures", None)
+    assert cli.main(["measure", "--trials", "5", "--plot", str(tmp_path)]) == 2
+    assert "Pictures need matplotlib" in capsys.readouterr().err
+
+
+def test_a_terminal_sees_how_far_it_is(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert cli.main(["measure", "--trials", "4"]) == 0
+    err = capsys.readouterr().err
+    assert "[" + "." * 40 + "] 0/4 trials" in err
+    assert "3/4 trials" in err
+    assert err.endswith("\r\033[K")
+
+
+def test_erasures_are_near_their_formula(capsys):
+    request = ["measure", "--waveform", "slotted", "--snr-db", "-2", "--trials", "60", "--json"]
+    assert cli.main(request) in (0, 1)
+    result = json.loads(capsys.readouterr().out)
+    assert 0.05 < result["predicted_erased_share"] < 0.3
+    # 300 packets: five deviations are 0.1.
+    assert abs(result["erased_share"] - result["predicted_erased_share"]) < 0.1
+
+
+def test_a_majority_of_few_votes_in_much_noise_is_wrong_now_and_then(capsys):
+    request = ["measure", "--waveform", "vote", "--plateau-samples", "1024", "--snr-db", "-15"]
+    assert cli.main([*request, "--trials", "60", "--calibration-error-db", "0", "--json"]) in (0, 1)
+    result = json.loads(capsys.readouterr().out)
+    assert 0.0 < result["wrong_majorities"] < 0.5
+
+
 def test_measure_text_says_it_is_software(capsys):
     assert cli.main(["measure", "--trials", "20"]) == 0
     assert "not a radio measurement" in capsys.readouterr().out
@@ -169,12 +214,12 @@ def test_equal_seeds_give_equal_measurements_and_weak_devices_are_silent():
         "num_trials": 30,
         "min_gain": 1.0,
     }
-    first = measure_loopback(**request, seed=4)
-    assert first == measure_loopback(**request, seed=4)
-    assert first != measure_loopback(**request, seed=5)
+    first = measure_coherent(**request, seed=4)
+    assert first == measure_coherent(**request, seed=4)
+    assert first != measure_coherent(**request, seed=5)
     assert 0 < first.num_silent_trials < 30
     with pytest.raises(RadioConfigurationError, match="every device was silent"):
-        measure_loopback(**{**request, "channel": AwgnChannel(), "min_gain": 9.0}, seed=0)
+        measure_coherent(**{**request, "channel": AwgnChannel(), "min_gain": 9.0}, seed=0)
 
 
 @pytest.mark.parametrize("snr_db", ["3000", "-3000", "nan", "inf"])

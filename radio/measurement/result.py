@@ -1,0 +1,185 @@
+"""What a measurement of known numbers gives, and how far it may be from its formula."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from radio.channel_models import ChannelModel
+from radio.checks import Complex64Array, check_integer, check_positive
+from radio.errors import RadioConfigurationError
+from radio.metrics import nmse_db
+from radio.units import db_from_power_ratio
+from radio.waveforms import WaveformName
+
+SAMPLE_RATE_HZ = 1e6
+"""Of the simulated radios. One sample is one symbol, so only the airtime depends on it."""
+
+TIMEOUT_S = 1.0
+
+OnTrial = Callable[[int], None]
+"""Told the number of trials done."""
+
+OnCapture = Callable[[Complex64Array], None]
+"""Given every capture of a payload."""
+
+
+def ignore(_: object) -> None:
+    """Nobody wants to know."""
+
+
+MIN_SNR_DB, MAX_SNR_DB = -100.0, 250.0
+
+ALPHA = 1e-6
+"""Probability that a correct formula is reported as a disagreement, unless told otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Result of a measurement. Every dB is a power ratio.
+
+    Attributes:
+        source: of the transceivers; says that this is a simulation.
+        waveform: its name.
+        num_devices: K.
+        num_scalars: Q, numbers of one payload.
+        snr_db: one device at full power and unit gain over the noise, per sample; full power is
+            full scale for the coherent waveform, and its back-off below it for the energy waveform.
+        num_trials: trials asked for.
+        num_silent_trials: trials in which every device was below min_gain; not part of the rest.
+        mean_num_speaking: devices that spoke, averaged over the other trials.
+        simulated_nmse_db: of the sum estimate over all trials.
+        predicted_nmse_db: from the formulas.
+        relative_spread: standard deviation of the simulated squared error over its mean, predicted.
+        deviation_std: simulated minus predicted squared error, in these standard deviations.
+        deviation_limit_std: abs(deviation_std) beyond this means that formula and program disagree,
+            with false-alarm probability at most alpha.
+        airtime_s: frames or captures of one round, pilots included.
+        wrong_majorities: where devices say signs, the share of sums whose sign was not the
+            majority's, ties left out; None where they say numbers.
+        erased_share: of digital packets, the share that could not be read; None for others.
+        predicted_erased_share: by the formula, place and turn of the carrier being known.
+    """
+
+    source: str
+    waveform: WaveformName
+    num_devices: int
+    num_scalars: int
+    snr_db: float
+    num_trials: int
+    num_silent_trials: int
+    mean_num_speaking: float
+    simulated_nmse_db: float
+    predicted_nmse_db: float
+    relative_spread: float
+    deviation_std: float
+    deviation_limit_std: float
+    airtime_s: float
+    wrong_majorities: float | None = None
+    erased_share: float | None = None
+    predicted_erased_share: float | None = None
+
+
+def channel_name(channel: ChannelModel, impairments_name: str) -> str:
+    """For a simulated radio's source."""
+    return "+".join(name for name in (channel.name, impairments_name) if name)
+
+
+def check_request(num_trials: int, seed: int, min_gain: float, snr_db: float) -> int:
+    """The number of trials, if everything can be meant.
+
+    Raises:
+        RadioConfigurationError: an argument is out of range.
+    """
+    trials = check_integer("num_trials", num_trials, minimum=2)
+    check_integer("seed", seed, minimum=0)
+    check_positive("min_gain", min_gain)
+    if not MIN_SNR_DB <= snr_db <= MAX_SNR_DB:
+        raise RadioConfigurationError(
+            f"snr_db: got {snr_db}, wanted {MIN_SNR_DB:g} to {MAX_SNR_DB:g} dB: beyond that the "
+            "numbers leave what float64 can tell from silence."
+        )
+    return trials
+
+
+class Log:
+    """What the trials gave, and what was predicted for them."""
+
+    def __init__(self) -> None:
+        self._estimates: list[float] = []
+        self._truths: list[float] = []
+        self._variances: list[float] = []
+        self._num_speaking: list[int] = []
+
+    def add(
+        self,
+        *,
+        estimates: Iterable[float],
+        truths: Iterable[float],
+        variances: Iterable[float],
+        num_speaking: int,
+    ) -> None:
+        """One trial in which somebody spoke."""
+        self._estimates += map(float, estimates)
+        self._truths += map(float, truths)
+        self._variances += map(float, variances)
+        self._num_speaking.append(num_speaking)
+
+    def measurement(
+        self,
+        *,
+        source: str,
+        waveform: WaveformName,
+        num_devices: int,
+        num_scalars: int,
+        snr_db: float,
+        num_trials: int,
+        min_gain: float,
+        alpha: float,
+        airtime_s: float,
+        signs: bool = False,
+        erased_share: float | None = None,
+        predicted_erased_share: float | None = None,
+    ) -> Measurement:
+        """Formula beside simulation."""
+        if not self._estimates:
+            raise RadioConfigurationError(
+                f"min_gain: at {min_gain} every device was silent in all {num_trials} trials. "
+                "Lower it."
+            )
+        variances = self._variances
+        total_variance = sum(variances)
+        total_error = float(np.sum(np.square(np.subtract(self._estimates, self._truths))))
+        norm = math.sqrt(sum(variance**2 for variance in variances))
+        spread = math.sqrt(2.0) * norm
+        exponent = math.log(2.0 / alpha)
+        upper_limit = 2.0 * norm * math.sqrt(exponent) + 2.0 * max(variances) * exponent
+        power = float(np.sum(np.square(self._truths)))
+        return Measurement(
+            source=source,
+            waveform=waveform,
+            num_devices=num_devices,
+            num_scalars=num_scalars,
+            snr_db=float(snr_db),
+            num_trials=num_trials,
+            num_silent_trials=num_trials - len(self._num_speaking),
+            mean_num_speaking=float(np.mean(self._num_speaking)),
+            simulated_nmse_db=nmse_db(self._estimates, self._truths),
+            predicted_nmse_db=db_from_power_ratio(total_variance / power),
+            relative_spread=spread / total_variance,
+            deviation_std=(total_error - total_variance) / spread,
+            deviation_limit_std=upper_limit / spread,
+            airtime_s=airtime_s,
+            wrong_majorities=self._wrong_majorities() if signs else None,
+            erased_share=erased_share,
+            predicted_erased_share=predicted_erased_share,
+        )
+
+    def _wrong_majorities(self) -> float:
+        truths = np.array(self._truths)
+        estimates = np.array(self._estimates)[truths != 0.0]
+        truths = truths[truths != 0.0]
+        return float(np.mean(np.sign(estimates) != np.sign(truths))) if truths.size else 0.0
