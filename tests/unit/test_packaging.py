@@ -202,7 +202,9 @@ def test_a_package_imports_what_its_extra_installs_and_no_more(folder, allowed):
     files = list((ROOT / folder).rglob("*.py"))
     assert files
     for path in files:
-        assert imported_names(path) - STANDARD_LIBRARY <= allowed, path
+        # Pictures, on request: radio.cli says what to install where they cannot be drawn.
+        on_request = {"matplotlib"} if path == ROOT / "radio" / "drawing.py" else set()
+        assert imported_names(path) - STANDARD_LIBRARY - on_request <= allowed, path
 
 
 def named_libraries(path):
