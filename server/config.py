@@ -153,6 +153,7 @@ class RadioSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         channel: "awgn", "rayleigh" or "rician".
         rician_k_db: power of the line of sight over that of the echoes.
         snr_db: mean received power of one device at full scale over the noise power, per sample.
+            The buffers of the energy waveform stay 12 dB below full scale, for their peaks.
         coherence_rounds: rounds for which a fading block keeps its gains; pilots are sent once
             per block, and a calibration holds as long.
         min_gain: devices whose estimated gain is below this amplitude stay silent.

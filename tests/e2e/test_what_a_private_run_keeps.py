@@ -63,7 +63,7 @@ STORED = {
         "direction_seed": PUBLIC_SEED,
         "step_integers": RELEASE,
         "num_speakers": CHANNEL,
-        "num_erased": CHANNEL,
+        "num_erased": "of packets as they were received, " + RELEASE,
         "is_skipped": "whether the run was interrupted here",
         "mean_estimates": RELEASE,
         "true_means": NOT_STORED,
@@ -71,7 +71,9 @@ STORED = {
         "squared_error_of_radio": NOT_STORED,
         "share_clipped": NOT_STORED,
         "artificial_noise_std": "from the plan",
-        "receiver_noise_std": CHANNEL + ": measured where no device sends",
+        "receiver_noise_std": CHANNEL
+        + ": measured where no device sends; with the energy waveform "
+        "of what was received, " + RELEASE,
         "amplitude_error_bound": CHANNEL,
         "noise_multiplier": "from the plan",
         "receive_scale": CHANNEL,
