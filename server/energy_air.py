@@ -11,6 +11,7 @@ A capture lies anywhere inside its plateau (`radio.waveforms.energy`).
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -33,6 +34,8 @@ from server.air import Air, Heard, check_devices, reports_of, those_who
 from server.planning import ChannelKnowledge, RoundPower
 from server.power.energy import EnergyPowerPlan
 from server.simulation import ChannelSimulation
+
+_logger = logging.getLogger(__name__)
 
 _CAPTURE_TIMEOUT_S = 5.0
 """On top of the capture's own duration."""
@@ -92,11 +95,7 @@ class EnergyAir(Air):
     def learn_channel(
         self, control: ControlChannel, run_id: str, round_index: int
     ) -> ChannelKnowledge:
-        """One pilot after the other, as at the start of the round's block.
-
-        Raises:
-            RadioCalibrationError: not one device was heard.
-        """
+        """One pilot after the other, as at the start of the round's block."""
         block_start = round_index - round_index % self.limits.max_rounds
         self.simulation.begin_sounding(block_start)
         control.broadcast(SilenceOrder(run_id, block_start))
@@ -107,7 +106,7 @@ class EnergyAir(Air):
                 pilots[device] = self._listen()
         finally:
             control.broadcast(SilenceOrder(run_id, block_start))
-        return calibrate(
+        calibration = calibrate(
             self.waveform,
             num_devices=self.num_devices,
             silence=silence,
@@ -115,6 +114,15 @@ class EnergyAir(Air):
             amplitude=self.pilot_amplitude,
             made=self._moment(block_start),
         )
+        for device in range(self.num_devices):
+            if not calibration.is_heard(device):
+                _logger.warning(
+                    "round %d: the pilot of device %d was not heard; it stays silent until the "
+                    "next calibration",
+                    block_start,
+                    device,
+                )
+        return calibration
 
     def carry(self, control: ControlChannel, plan: RoundPlan, power: RoundPower) -> Heard:
         """The plan, and then a plateau for each number."""

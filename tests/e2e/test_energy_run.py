@@ -8,7 +8,8 @@ import shutil
 import pytest
 
 from edge_runtime.protocol.rounds import Access
-from radio.errors import RadioCalibrationError
+from edge_runtime.uplink import EnergyUplink
+from radio.errors import RadioCalibrationError, RadioUnavailableError
 from radio.waveforms import WaveformName
 from server import cli
 from server.config import load_config
@@ -152,6 +153,24 @@ def test_an_old_calibration_is_replaced_and_never_used(tmp_path, monkeypatch):
     learnt.clear()
     assert carry_out(run)
     assert learnt == [0, 3, 6]
+
+
+def test_a_device_whose_pilot_fails_is_named_and_silent_and_the_others_go_on(
+    tmp_path, monkeypatch, caplog
+):
+    hold = EnergyUplink.hold_pilot
+
+    def fail(uplink, device_index, order):
+        if device_index == 1:
+            raise RadioUnavailableError("unplugged")
+        hold(uplink, device_index, order)
+
+    monkeypatch.setattr(EnergyUplink, "hold_pilot", fail)
+    assert carry_out(Experiment.start(config(radio__channel="awgn"), tmp_path / "run"))
+    rows, records, _ = looked_at(tmp_path / "run")
+    assert {record.device_index for record in records} == {0, 2}
+    assert all(row.num_speakers == 2 for row in rows)
+    assert "the pilot of device 1 was not heard" in caplog.text
 
 
 @pytest.mark.parametrize(
