@@ -44,7 +44,7 @@ from server.environment import environment
 
 NUM_DEVICES = (1, 5, 10, 20)
 SNRS_DB = (-10.0, 0.0, 10.0, 20.0, 30.0)
-PRESETS = ("ideal", "desk-cabled", "pluto-stock", "worst")
+PRESETS = ("ideal", "pluto-stock", "desk-cabled", "worst")
 OFFSETS = "20kHz-2ms"
 CARRIER_HZ = 915e6
 ALL_IMPAIRMENTS = {
@@ -59,28 +59,29 @@ Cell = dict[str, Any]
 
 
 def cells(quick: bool) -> Iterator[Cell]:
-    """Every cell of the study; calibration None is from pilots, a number an error in dB."""
+    """Every cell, cheap ones first; calibration None is from pilots, a number an error in dB."""
     counts = (1, 5) if quick else NUM_DEVICES
     snrs = (0.0, 20.0) if quick else SNRS_DB
     plateau = 1 << 13 if quick else PLATEAU
-    for num_devices, snr_db in itertools.product(counts, snrs):
-        base = {"devices": num_devices, "snr_db": snr_db}
-        energy = {"waveform": "energy", "plateau": plateau, **base}
-        for calibration in (0.0, 0.2, None):
-            yield {**energy, "impairments": OFFSETS, "calibration_db": calibration}
-        if num_devices == 20 and snr_db >= 0:
-            yield {
-                **energy, "impairments": OFFSETS, "calibration_db": 0.0, "plateau": 2 * plateau
-            }  # fmt: skip
-        for name in PRESETS[:1] if quick else PRESETS:
-            yield {**energy, "impairments": name, "calibration_db": None}
-        yield {
-            **energy, "waveform": "vote", "impairments": "pluto-stock", "calibration_db": None
-        }  # fmt: skip
+    bases = [{"devices": k, "snr_db": snr_db} for k in counts for snr_db in snrs]
+    for base in bases:
+        for waveform in ("coherent", "slotted"):
+            for name in ("ideal", "pluto-stock"):
+                yield {"waveform": waveform, **base, "impairments": name}
         yield {"waveform": "coherent_vote", **base, "impairments": "ideal"}
-        for name in ("ideal", "pluto-stock"):
-            yield {"waveform": "coherent", **base, "impairments": name}
-            yield {"waveform": "slotted", **base, "impairments": name}
+    bands = [{"waveform": "energy", "plateau": plateau, **base} for base in bases]
+    for calibration in (0.0, 0.2):
+        for energy in bands:
+            yield {**energy, "impairments": OFFSETS, "calibration_db": calibration}
+    for energy in bands:
+        if energy["devices"] == 20 and energy["snr_db"] >= 0:
+            twice = {"plateau": 2 * plateau, "impairments": OFFSETS, "calibration_db": 0.0}
+            yield energy | twice
+    for name in (OFFSETS, "ideal") if quick else (OFFSETS, *PRESETS):
+        for energy in bands:
+            yield {**energy, "impairments": name, "calibration_db": None}
+    for energy in bands:
+        yield energy | {"waveform": "vote", "impairments": "pluto-stock", "calibration_db": None}
 
 
 def measure(cell: Cell, trials: int) -> dict[str, Any]:
@@ -226,7 +227,7 @@ def main() -> None:
     trials = args.trials or (20 if args.quick else 200)
     rows = read(args.results)
     done = [(row["cell"], row["trials"]) for row in rows]
-    todo = [] if args.show else [c for c in cells(args.quick) if (c, trials) not in done]
+    todo = [c for c in cells(args.quick) if not args.show and (c, trials) not in done]
     for number, cell in enumerate(todo, 1):
         row = {"cell": cell, "trials": trials, "result": measure(cell, trials)}
         with args.results.open("a", encoding="utf-8") as file:
