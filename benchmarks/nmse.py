@@ -35,7 +35,7 @@ from radio.channel_models import AwgnChannel
 from radio.drawing import Figure, FigureCanvasAgg
 from radio.errors import RadioError
 from radio.impairments import IMPAIRMENTS, Impairments
-from radio.measurement import measure_coherent, measure_energy, measure_slotted
+from radio.measurement import Setting, measure_coherent, measure_energy, measure_slotted
 from radio.waveforms import WaveformName
 from radio.waveforms.coherent import CoherentWaveform
 from radio.waveforms.energy import EnergyWaveform
@@ -86,37 +86,33 @@ def cells(quick: bool) -> Iterator[Cell]:
 
 def measure(cell: Cell, trials: int) -> dict[str, Any]:
     """The cell's figures, or why there are none."""
-    common: dict[str, Any] = {
-        "channel": AwgnChannel(),
-        "impairments": ALL_IMPAIRMENTS[cell["impairments"]],
-        "impairments_name": cell["impairments"],
-        "snr_db": cell["snr_db"],
-        "num_trials": trials,
-        "seed": SEED,
-        "carrier_hz": CARRIER_HZ,
-        "alpha": ALPHA,
-    }
+    setting = Setting(
+        channel=AwgnChannel(),
+        impairments=ALL_IMPAIRMENTS[cell["impairments"]],
+        impairments_name=cell["impairments"],
+        snr_db=cell["snr_db"],
+        num_trials=trials,
+        seed=SEED,
+        carrier_hz=CARRIER_HZ,
+        alpha=ALPHA,
+    )
     started = time.perf_counter()
     try:
         name = WaveformName(cell["waveform"])
         if name.needs_common_clock:
-            result = measure_coherent(
-                waveform=CoherentWaveform(num_devices=cell["devices"], payload_symbols=4096),
-                signs=name.carries_signs,
-                **common,
-            )
+            frames = CoherentWaveform(num_devices=cell["devices"], payload_symbols=4096)
+            result = measure_coherent(frames, setting, signs=name.carries_signs)
         elif name.adds_powers:
             result = measure_energy(
-                waveform=EnergyWaveform(plateau_samples=cell["plateau"]),
+                EnergyWaveform(plateau_samples=cell["plateau"]),
+                setting,
                 num_devices=cell["devices"],
                 calibration_error_db=cell["calibration_db"],
                 signs=name.carries_signs,
-                **common,
             )
         else:
-            result = measure_slotted(
-                waveform=SlottedWaveform(num_scalars=1), num_devices=cell["devices"], **common
-            )
+            packets = SlottedWaveform(num_scalars=1)
+            result = measure_slotted(packets, setting, num_devices=cell["devices"])
     except RadioError as error:
         return {"failure": str(error)}
     figures = {

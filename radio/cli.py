@@ -12,7 +12,6 @@ import platform
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,8 +20,14 @@ from radio.channel_models import CHANNEL_NAMES, AwgnChannel, channel_from_name
 from radio.checks import Complex64Array
 from radio.errors import RadioConfigurationError, RadioError, RadioUnavailableError
 from radio.impairments import IMPAIRMENTS, impairments_from_name
-from radio.measurement import Measurement, measure_coherent, measure_energy, measure_slotted
-from radio.measurement.result import SAMPLE_RATE_HZ
+from radio.measurement import (
+    Measurement,
+    Setting,
+    measure_coherent,
+    measure_energy,
+    measure_slotted,
+)
+from radio.measurement.coherent import SAMPLE_RATE_HZ
 from radio.waveforms import WaveformName
 from radio.waveforms.coherent import CoherentWaveform
 from radio.waveforms.energy import EnergyWaveform
@@ -112,11 +117,8 @@ def _doctor() -> int:
         else:
             print(f"  {name}: available")
     measurement = measure_coherent(
-        waveform=CoherentWaveform(num_devices=3),
-        channel=AwgnChannel(),
-        snr_db=SELF_CHECK_SNR_DB,
-        num_trials=5,
-        seed=0,
+        CoherentWaveform(num_devices=3),
+        Setting(channel=AwgnChannel(), snr_db=SELF_CHECK_SNR_DB, num_trials=5, seed=0),
     )
     is_exact = measurement.simulated_nmse_db < SELF_CHECK_NMSE_DB
     print(
@@ -170,31 +172,33 @@ def _measurement(arguments: argparse.Namespace) -> Measurement:
 
     name = WaveformName(arguments.waveform)
     waveform = _waveform(name, arguments)
-    common: dict[str, Any] = {
-        "waveform": waveform,
-        "channel": channel_from_name(arguments.channel),
-        "impairments": impairments_from_name(arguments.impairments),
+    setting = Setting(
+        channel=channel_from_name(arguments.channel),
+        snr_db=arguments.snr_db,
+        num_trials=arguments.trials,
+        seed=arguments.seed,
+        impairments=impairments_from_name(arguments.impairments),
         # Nothing to be said of the ideal ones.
-        "impairments_name": "" if arguments.impairments == "ideal" else arguments.impairments,
-        "snr_db": arguments.snr_db,
-        "num_trials": arguments.trials,
-        "seed": arguments.seed,
-        "on_trial": _show_progress(arguments.trials),
-        "on_capture": keep,
-    }
+        impairments_name="" if arguments.impairments == "ideal" else arguments.impairments,
+        on_trial=_show_progress(arguments.trials),
+        on_capture=keep,
+    )
     sample_rate_hz = SAMPLE_RATE_HZ
     if isinstance(waveform, CoherentWaveform):
-        measurement = measure_coherent(signs=name.carries_signs, **common)
+        measurement = measure_coherent(waveform, setting, signs=name.carries_signs)
     elif isinstance(waveform, EnergyWaveform):
+        sample_rate_hz = waveform.sample_rate_hz
         measurement = measure_energy(
+            waveform,
+            setting,
             num_devices=arguments.devices,
             num_scalars=arguments.numbers,
             calibration_error_db=arguments.calibration_error_db,
             signs=name.carries_signs,
-            **common,
         )
     else:
-        measurement = measure_slotted(num_devices=arguments.devices, **common)
+        sample_rate_hz = waveform.sample_rate_hz
+        measurement = measure_slotted(waveform, setting, num_devices=arguments.devices)
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr)
     if captures:

@@ -23,9 +23,10 @@ of second order in the gain error, which show below about -10 dB; every impairme
 path loss.
 """
 
+from radio.measurement.bench import Setting
 from radio.measurement.coherent import measure_coherent
 from radio.measurement.energy import measure_energy
 from radio.measurement.result import Measurement
 from radio.measurement.slotted import measure_slotted
 
-__all__ = ["Measurement", "measure_coherent", "measure_energy", "measure_slotted"]
+__all__ = ["Measurement", "Setting", "measure_coherent", "measure_energy", "measure_slotted"]

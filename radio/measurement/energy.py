@@ -1,191 +1,125 @@
-"""Known numbers through the energy waveform, over a software medium, radios drawn anew."""
+"""Known numbers through the energy waveform."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from radio.calibration import MAX_RELATIVE_ERROR, Moment, calibrate
-from radio.channel_models import ChannelModel
 from radio.checks import Float64Array, check_integer, check_not_negative
-from radio.impairments import Crystals, Impairments
-from radio.loopback import LoopbackTransceiver
-from radio.measurement.result import (
-    ALPHA,
-    TIMEOUT_S,
-    Log,
-    Measurement,
-    OnCapture,
-    OnTrial,
-    channel_name,
-    check_request,
-    ignore,
-)
-from radio.medium import SoftwareMedium
-from radio.units import power_ratio_from_db
+from radio.measurement.bench import Bench, Setting
+from radio.measurement.result import Log, Measurement
 from radio.waveforms import WaveformName
 from radio.waveforms.energy import BandEnergies, EnergyWaveform
 from radio.waveforms.energy_error_model import sum_variance
 
 
 def measure_energy(
-    *,
     waveform: EnergyWaveform,
-    impairments: Impairments,
-    channel: ChannelModel,
+    setting: Setting,
+    *,
     num_devices: int,
-    snr_db: float,
-    num_trials: int,
-    seed: int,
     num_scalars: int = 1,
-    carrier_hz: float = 915e6,
-    min_gain: float = 0.1,
     calibration_error_db: float | None = None,
-    impairments_name: str = "",
-    alpha: float = ALPHA,
     signs: bool = False,
-    on_trial: OnTrial = ignore,
-    on_capture: OnCapture = ignore,
 ) -> Measurement:
-    """Hold known numbers on a software medium, num_trials times, with radios drawn anew.
+    """A calibration, a silence, and a plateau for each number; full power has its back-off.
 
     Args:
         waveform: bands and plateau.
-        impairments: of the medium.
-        channel: gains, times the path gains of the impairments.
+        setting: of the measurement; of its impairments the prediction knows carriers and path loss.
         num_devices: K.
-        snr_db: of a device at full power, as `Measurement` says.
-        num_trials: >= 2.
-        seed: >= 0.
         num_scalars: Q, plateaus of a trial.
-        carrier_hz: nominal.
-        min_gain: abs(h_hat) below which a device stays silent, > 0.
         calibration_error_db: standard deviation of the power gains that devices are told, 0 for
             the true ones; None measures them from pilots.
-        impairments_name: for the source.
-        alpha: probability that a correct formula is reported as a disagreement.
         signs: devices say 1 or -1 instead of numbers.
-        on_trial: told before each trial how many are done.
-        on_capture: given every capture of a payload.
 
     Raises:
         RadioConfigurationError: an argument out of range, carriers beyond the guards, or all
             devices silent in all trials.
     """
-    trials = check_request(num_trials, seed, min_gain, snr_db)
     check_integer("num_scalars", num_scalars, minimum=1)
-    waveform.check_offset(impairments.largest_offset_hz(carrier_hz))
+    waveform.check_offset(setting.largest_offset_hz)
     if calibration_error_db is not None:
         check_not_negative("calibration_error_db", calibration_error_db)
-    gain_rng, noise_rng, scalar_rng, radio_rng = (
-        np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(4)
-    )
     full_power = waveform.full_power_amplitude**2
-    noise_power = full_power * power_ratio_from_db(-snr_db)
-    medium = SoftwareMedium(
+    bench = Bench(
+        setting,
         num_devices=num_devices,
         sample_rate_hz=waveform.sample_rate_hz,
-        noise_power=noise_power,
-        noise_rng=noise_rng,
-        channel_name=channel_name(channel, impairments_name),
-        impairments=impairments,
+        full_power=full_power,
     )
-    devices = [LoopbackTransceiver(medium, index) for index in range(num_devices)]
-    receiver = LoopbackTransceiver(medium, None)
-
-    def listen() -> BandEnergies:
-        return waveform.energies(receiver.capture(waveform.plateau_samples, timeout_s=TIMEOUT_S))
-
     log = Log()
-    for trial in range(trials):
-        on_trial(trial)
-        crystals = Crystals(impairments, carrier_hz, num_devices, radio_rng)
-        offsets_hz = crystals.offsets_hz(trial)
-        medium.set_carrier_offsets_hz(offsets_hz)
-        medium.begin_round(noise_rng)
-        gains = channel.gains(gain_rng, num_devices) * impairments.path_gains(num_devices)
-        medium.set_gains(gains)
-        if calibration_error_db is None:
-            known, errors = _gains_from_pilots(waveform, devices, listen, radio_rng)
-        else:
-            known, errors = _gains_as_told(np.abs(gains), calibration_error_db, radio_rng)
-        speaking = np.flatnonzero((known.min(axis=1) >= min_gain) & (errors <= MAX_RELATIVE_ERROR))
-        if speaking.size == 0:
-            continue
-        level = known[speaking].min()
-        arrival_power = level**2 * full_power
-        silence = listen()
-        estimates, truths, variances = [], [], []
-        for _ in range(num_scalars):
-            shares = scalar_rng.uniform(-1.0, 1.0, num_devices)
-            if signs:
-                shares = np.sign(shares)
-            for k in speaking:
-                a, b = np.minimum(level / known[k], 1.0).tolist()
-                devices[k].hold(waveform.burst(float(shares[k]), (a, b), radio_rng))
-            capture = receiver.capture(waveform.plateau_samples, timeout_s=TIMEOUT_S)
-            on_capture(capture)
-            estimates.append(
-                waveform.estimate_sum(
-                    waveform.energies(capture), silence, arrival_power, int(speaking.size)
+    with bench:
+        for trial in bench.trials():
+            if calibration_error_db is None:
+                known, errors = _gains_from_pilots(waveform, bench)
+            else:
+                told = np.abs(trial.gains)
+                known, errors = _gains_as_told(told, calibration_error_db, bench.radio_rng)
+            is_heard = errors <= MAX_RELATIVE_ERROR
+            speaking = np.flatnonzero((known.min(axis=1) >= setting.min_gain) & is_heard)
+            if speaking.size == 0:
+                continue
+            level = known[speaking].min()
+            arrival_power = level**2 * full_power
+            silence = _listen(waveform, bench)
+            estimates, variances = [], []
+            numbers = bench.draw_numbers(num_scalars, signs=signs)
+            for shares in numbers.T:
+                for k in speaking:
+                    a, b = np.minimum(level / known[k], 1.0).tolist()
+                    burst = waveform.burst(float(shares[k]), (a, b), bench.radio_rng)
+                    bench.devices[k].hold(burst)
+                capture = bench.capture(waveform.plateau_samples)
+                setting.on_capture(capture)
+                plateau = waveform.energies(capture)
+                estimates.append(
+                    waveform.estimate_sum(plateau, silence, arrival_power, int(speaking.size))
                 )
-            )
-            own = shares[speaking]
-            truths.append(own.sum())
-            variances.append(
-                sum_variance(
+                variance = sum_variance(
                     waveform,
-                    own,
-                    offsets_hz[speaking],
-                    noise_power=noise_power,
+                    shares[speaking],
+                    trial.offsets_hz[speaking],
+                    noise_power=bench.noise_power,
                     arrival_power=arrival_power,
                 )
-                + float(np.sum((own * errors[speaking]) ** 2))
+                of_gains = float(np.sum((shares[speaking] * errors[speaking]) ** 2))
+                variances.append(variance + of_gains)
+            for k in speaking:
+                bench.devices[k].fall_silent()
+            log.add(
+                estimates=estimates,
+                truths=numbers[speaking].sum(axis=0),
+                variances=variances,
+                num_speaking=int(speaking.size),
             )
-        for k in speaking:
-            devices[k].fall_silent()
-        log.add(
-            estimates=estimates,
-            truths=truths,
-            variances=variances,
-            num_speaking=int(speaking.size),
-        )
-    for transceiver in [*devices, receiver]:
-        transceiver.close()
     captures = waveform.captures_of_round(num_scalars)
     if calibration_error_db is None:
         captures += waveform.captures_of_calibration(num_devices)
     return log.measurement(
-        source=receiver.source,
+        bench,
         waveform=WaveformName.VOTE if signs else WaveformName.ENERGY,
-        signs=signs,
-        num_devices=num_devices,
         num_scalars=num_scalars,
-        snr_db=snr_db,
-        num_trials=trials,
-        min_gain=min_gain,
-        alpha=alpha,
         airtime_s=captures * waveform.plateau_s,
     )
 
 
-def _gains_from_pilots(
-    waveform: EnergyWaveform,
-    devices: Sequence[LoopbackTransceiver],
-    listen: Callable[[], BandEnergies],
-    rng: np.random.Generator,
-) -> tuple[Float64Array, Float64Array]:
+def _listen(waveform: EnergyWaveform, bench: Bench) -> BandEnergies:
+    return waveform.energies(bench.capture(waveform.plateau_samples))
+
+
+def _gains_from_pilots(waveform: EnergyWaveform, bench: Bench) -> tuple[Float64Array, Float64Array]:
     """Amplitude gains [K, 2] and relative errors of the power gains [K], the worse band's."""
-    silence, pilots = listen(), {}
-    for index, device in enumerate(devices):
-        device.hold(waveform.pilot(1.0, rng))
-        pilots[index] = listen()
+    silence, pilots = _listen(waveform, bench), {}
+    for index, device in enumerate(bench.devices):
+        device.hold(waveform.pilot(1.0, bench.radio_rng))
+        pilots[index] = _listen(waveform, bench)
         device.fall_silent()
     calibration = calibrate(
         waveform,
-        num_devices=len(devices),
+        num_devices=bench.num_devices,
         silence=silence,
         pilots=pilots,
         amplitude=1.0,

@@ -3,38 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from radio.channel_models import ChannelModel
-from radio.checks import Complex64Array, check_integer, check_positive
 from radio.errors import RadioConfigurationError
+from radio.measurement.bench import Bench
 from radio.metrics import nmse_db
 from radio.units import db_from_power_ratio
 from radio.waveforms import WaveformName
-
-SAMPLE_RATE_HZ = 1e6
-"""Of the simulated radios. One sample is one symbol, so only the airtime depends on it."""
-
-TIMEOUT_S = 1.0
-
-OnTrial = Callable[[int], None]
-"""Told the number of trials done."""
-
-OnCapture = Callable[[Complex64Array], None]
-"""Given every capture of a payload."""
-
-
-def ignore(_: object) -> None:
-    """Nobody wants to know."""
-
-
-MIN_SNR_DB, MAX_SNR_DB = -100.0, 250.0
-
-ALPHA = 1e-6
-"""Probability that a correct formula is reported as a disagreement, unless told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,28 +61,6 @@ class Measurement:
     predicted_erased_share: float | None = None
 
 
-def channel_name(channel: ChannelModel, impairments_name: str) -> str:
-    """For a simulated radio's source."""
-    return "+".join(name for name in (channel.name, impairments_name) if name)
-
-
-def check_request(num_trials: int, seed: int, min_gain: float, snr_db: float) -> int:
-    """The number of trials, if everything can be meant.
-
-    Raises:
-        RadioConfigurationError: an argument is out of range.
-    """
-    trials = check_integer("num_trials", num_trials, minimum=2)
-    check_integer("seed", seed, minimum=0)
-    check_positive("min_gain", min_gain)
-    if not MIN_SNR_DB <= snr_db <= MAX_SNR_DB:
-        raise RadioConfigurationError(
-            f"snr_db: got {snr_db}, wanted {MIN_SNR_DB:g} to {MAX_SNR_DB:g} dB: beyond that the "
-            "numbers leave what float64 can tell from silence."
-        )
-    return trials
-
-
 class Log:
     """What the trials gave, and what was predicted for them."""
 
@@ -130,42 +86,41 @@ class Log:
 
     def measurement(
         self,
+        bench: Bench,
         *,
-        source: str,
         waveform: WaveformName,
-        num_devices: int,
         num_scalars: int,
-        snr_db: float,
-        num_trials: int,
-        min_gain: float,
-        alpha: float,
         airtime_s: float,
-        signs: bool = False,
         erased_share: float | None = None,
         predicted_erased_share: float | None = None,
     ) -> Measurement:
-        """Formula beside simulation."""
+        """Formula beside simulation.
+
+        Raises:
+            RadioConfigurationError: nobody spoke in any trial.
+        """
+        setting = bench.setting
         if not self._estimates:
             raise RadioConfigurationError(
-                f"min_gain: at {min_gain} every device was silent in all {num_trials} trials. "
-                "Lower it."
+                f"min_gain: at {setting.min_gain} every device was silent, or none was read, in "
+                f"all {setting.num_trials} trials. Lower it, or raise the SNR."
             )
         variances = self._variances
         total_variance = sum(variances)
         total_error = float(np.sum(np.square(np.subtract(self._estimates, self._truths))))
         norm = math.sqrt(sum(variance**2 for variance in variances))
         spread = math.sqrt(2.0) * norm
-        exponent = math.log(2.0 / alpha)
+        exponent = math.log(2.0 / setting.alpha)
         upper_limit = 2.0 * norm * math.sqrt(exponent) + 2.0 * max(variances) * exponent
         power = float(np.sum(np.square(self._truths)))
         return Measurement(
-            source=source,
+            source=bench.receiver.source,
             waveform=waveform,
-            num_devices=num_devices,
+            num_devices=bench.num_devices,
             num_scalars=num_scalars,
-            snr_db=float(snr_db),
-            num_trials=num_trials,
-            num_silent_trials=num_trials - len(self._num_speaking),
+            snr_db=float(setting.snr_db),
+            num_trials=setting.num_trials,
+            num_silent_trials=setting.num_trials - len(self._num_speaking),
             mean_num_speaking=float(np.mean(self._num_speaking)),
             simulated_nmse_db=nmse_db(self._estimates, self._truths),
             predicted_nmse_db=db_from_power_ratio(total_variance / power),
@@ -173,7 +128,7 @@ class Log:
             deviation_std=(total_error - total_variance) / spread,
             deviation_limit_std=upper_limit / spread,
             airtime_s=airtime_s,
-            wrong_majorities=self._wrong_majorities() if signs else None,
+            wrong_majorities=self._wrong_majorities() if waveform.carries_signs else None,
             erased_share=erased_share,
             predicted_erased_share=predicted_erased_share,
         )

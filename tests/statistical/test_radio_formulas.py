@@ -14,7 +14,7 @@ import pytest
 from scipy import integrate, special, stats
 
 from radio.channel_models import AwgnChannel, RayleighBlockFading
-from radio.measurement import measure_coherent
+from radio.measurement import Setting, measure_coherent
 from radio.medium import SoftwareMedium
 from radio.waveforms.coherent import CoherentWaveform
 from radio.waveforms.error_model import (
@@ -326,11 +326,8 @@ def test_whole_chain_matches_the_predicted_error(channel, snr_db):
     a factor 2 in the predicted variance, as when N0 is taken per real part.
     """
     measurement = measure_coherent(
-        waveform=CoherentWaveform(num_devices=4, pilot_symbols=256, payload_symbols=32),
-        channel=channel,
-        snr_db=snr_db,
-        num_trials=600,
-        seed=12,
+        CoherentWaveform(num_devices=4, pilot_symbols=256, payload_symbols=32),
+        Setting(channel=channel, snr_db=snr_db, num_trials=600, seed=12),
     )
     assert abs(measurement.deviation_std) <= measurement.deviation_limit_std
     # Control: the same errors against half and twice the predicted variance.

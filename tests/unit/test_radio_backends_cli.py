@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from radio.errors import (
     RadioUnavailableError,
 )
 from radio.loopback import LoopbackTransceiver
-from radio.measurement import measure_coherent
+from radio.measurement import Setting, measure_coherent
 from radio.waveforms.coherent import CoherentWaveform
 
 
@@ -207,19 +208,18 @@ def test_help_is_exit_code_zero(capsys):
 
 
 def test_equal_seeds_give_equal_measurements_and_weak_devices_are_silent():
-    request = {
-        "waveform": CoherentWaveform(num_devices=1),
-        "channel": RayleighBlockFading(),
-        "snr_db": 10.0,
-        "num_trials": 30,
-        "min_gain": 1.0,
-    }
-    first = measure_coherent(**request, seed=4)
-    assert first == measure_coherent(**request, seed=4)
-    assert first != measure_coherent(**request, seed=5)
+    waveform = CoherentWaveform(num_devices=1)
+    setting = Setting(
+        channel=RayleighBlockFading(), snr_db=10.0, num_trials=30, min_gain=1.0, seed=4
+    )
+    first = measure_coherent(waveform, setting)
+    assert first == measure_coherent(waveform, setting)
+    assert first != measure_coherent(waveform, dataclasses.replace(setting, seed=5))
     assert 0 < first.num_silent_trials < 30
     with pytest.raises(RadioConfigurationError, match="every device was silent"):
-        measure_coherent(**{**request, "channel": AwgnChannel(), "min_gain": 9.0}, seed=0)
+        measure_coherent(
+            waveform, dataclasses.replace(setting, channel=AwgnChannel(), min_gain=9.0)
+        )
 
 
 @pytest.mark.parametrize("snr_db", ["3000", "-3000", "nan", "inf"])

@@ -1,0 +1,170 @@
+"""The bench of a measurement: its setting, the radios on it, and a fresh channel for each trial."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from radio.channel_models import ChannelModel
+from radio.checks import (
+    Complex64Array,
+    Complex128Array,
+    Float64Array,
+    check_integer,
+    check_positive,
+    check_probability,
+)
+from radio.errors import RadioConfigurationError
+from radio.impairments import Crystals, Impairments
+from radio.loopback import LoopbackTransceiver
+from radio.medium import SoftwareMedium
+from radio.units import power_ratio_from_db
+
+TIMEOUT_S = 1.0
+
+MIN_SNR_DB, MAX_SNR_DB = -100.0, 250.0
+
+ALPHA = 1e-6
+"""Probability that a correct formula is reported as a disagreement, unless told otherwise."""
+
+_IDEAL = Impairments()
+
+
+def _ignore(_: object) -> None:
+    """Nobody wants to know."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What every measurement is told.
+
+    Attributes:
+        channel: gains, drawn anew for each trial, times the path gains of the impairments.
+        snr_db: one device at full power and unit gain over the noise, per sample.
+        num_trials: >= 2.
+        seed: >= 0; equal seeds give equal results.
+        min_gain: gain below which a device stays silent, where it is known; > 0.
+        impairments: of the medium.
+        impairments_name: for the source; empty says nothing.
+        carrier_hz: nominal, of which crystals take their parts.
+        alpha: probability that a correct formula is reported as a disagreement.
+        on_trial: told before each trial how many are done.
+        on_capture: given every capture of a payload.
+
+    Raises:
+        RadioConfigurationError: a value out of range.
+    """
+
+    channel: ChannelModel
+    snr_db: float
+    num_trials: int
+    seed: int
+    min_gain: float = 0.1
+    impairments: Impairments = _IDEAL
+    impairments_name: str = ""
+    carrier_hz: float = 915e6
+    alpha: float = ALPHA
+    on_trial: Callable[[int], None] = _ignore
+    on_capture: Callable[[Complex64Array], None] = _ignore
+
+    def __post_init__(self) -> None:
+        check_integer("num_trials", self.num_trials, minimum=2)
+        check_integer("seed", self.seed, minimum=0)
+        check_positive("min_gain", self.min_gain)
+        check_positive("carrier_hz", self.carrier_hz)
+        check_probability("alpha", self.alpha)
+        if not MIN_SNR_DB <= self.snr_db <= MAX_SNR_DB:
+            raise RadioConfigurationError(
+                f"snr_db: got {self.snr_db}, wanted {MIN_SNR_DB:g} to {MAX_SNR_DB:g} dB: beyond "
+                "that the numbers leave what float64 can tell from silence."
+            )
+
+    @property
+    def largest_offset_hz(self) -> float:
+        """Of a device's carrier beside the receiver's."""
+        return self.impairments.largest_offset_hz(self.carrier_hz)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One trial's channel: its number, true gains and carriers [num_devices]."""
+
+    index: int
+    gains: Complex128Array
+    offsets_hz: Float64Array
+
+
+class Bench:
+    """Devices and a receiver on a software medium. Closed as a context manager.
+
+    Args:
+        setting: of the measurement.
+        num_devices: K.
+        sample_rate_hz: of all radios.
+        full_power: mean power of a device at full power, full scale being 1.
+    """
+
+    def __init__(
+        self, setting: Setting, *, num_devices: int, sample_rate_hz: float, full_power: float = 1.0
+    ) -> None:
+        self.setting = setting
+        self.num_devices = num_devices
+        self.noise_power = full_power * power_ratio_from_db(-setting.snr_db)
+        self._gain_rng, self._noise_rng, self._number_rng, self.radio_rng = (
+            np.random.default_rng(child) for child in np.random.SeedSequence(setting.seed).spawn(4)
+        )
+        names = (setting.channel.name, setting.impairments_name)
+        self.medium = SoftwareMedium(
+            num_devices=num_devices,
+            sample_rate_hz=sample_rate_hz,
+            noise_power=self.noise_power,
+            noise_rng=self._noise_rng,
+            channel_name="+".join(name for name in names if name),
+            impairments=setting.impairments,
+        )
+        self.devices = [LoopbackTransceiver(self.medium, k) for k in range(num_devices)]
+        self.receiver = LoopbackTransceiver(self.medium, None)
+
+    def trials(self) -> Iterator[Trial]:
+        """One after the other, each with radios and channel of its own."""
+        setting = self.setting
+        path_gains = setting.impairments.path_gains(self.num_devices)
+        for index in range(setting.num_trials):
+            setting.on_trial(index)
+            crystals = Crystals(
+                setting.impairments, setting.carrier_hz, self.num_devices, self.radio_rng
+            )
+            trial = Trial(
+                index=index,
+                gains=setting.channel.gains(self._gain_rng, self.num_devices) * path_gains,
+                offsets_hz=crystals.offsets_hz(index),
+            )
+            self.medium.set_carrier_offsets_hz(trial.offsets_hz)
+            self.medium.begin_round(self._noise_rng)
+            self.medium.set_gains(trial.gains)
+            yield trial
+
+    def draw_numbers(self, num_scalars: int, *, signs: bool = False) -> Float64Array:
+        """Uniform on [-1, 1], or only which way [num_devices, num_scalars]."""
+        numbers = self._number_rng.uniform(-1.0, 1.0, (self.num_devices, num_scalars))
+        return np.sign(numbers) if signs else numbers
+
+    def capture(self, num_samples: int) -> Complex64Array:
+        """What the receiver hears of what is held."""
+        return self.receiver.capture(num_samples, timeout_s=TIMEOUT_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for transceiver in [*self.devices, self.receiver]:
+            transceiver.close()
