@@ -170,10 +170,10 @@ def _text(result: dict[str, Any] | None) -> str:
         return ""
     if "failure" in result:
         return "nobody heard"
-    if result["erased_share"] is not None:
+    if result.get("erased_share") is not None:
         return f"{result['erased_share']:.1%}/{result['predicted_erased_share']:.1%} "
     mark = " " if result["agrees"] else "!"
-    if result["wrong_majorities"] is not None:
+    if result.get("wrong_majorities") is not None:
         return f"{result['simulated_nmse_db']:.1f}, {result['wrong_majorities']:.1%}{mark}"
     return f"{result['simulated_nmse_db']:.1f}/{result['predicted_nmse_db']:.1f}{mark}"
 

@@ -9,8 +9,9 @@ Model of one trial, K devices, full scale 1, unit mean power gain:
 The prediction for a trial of the coherent waveform is the covariance N0 / (2 L c^2) I +
 `csi_covariance` of its Q errors, with eigenvalues var_i: the numbers of a trial share its gain
 errors. For the energy waveform it is, for each number, `energy_error_model.sum_variance` with the
-true carriers, and sum_k s_k^2 r_k^2, r_k the relative error of a device's power gain; that its
-numbers share the gain errors is left out, so one number a trial is what the limit is exact for.
+true carriers, and what the errors of the power gains make of the terms, those that come from the
+silence of a calibration together; that the numbers of a trial share gain errors is left out, so one
+number a trial is what the limit is exact for.
 
 Over all trials the variances give an NMSE and, as errors are nearly Gaussian, the standard
 deviation sqrt(2 sum var_i^2) of the simulated squared error. How far the two may be apart follows

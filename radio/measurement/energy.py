@@ -12,7 +12,7 @@ from radio.measurement.bench import Bench, Setting
 from radio.measurement.result import Log, Measurement
 from radio.waveforms import WaveformName
 from radio.waveforms.energy import BandEnergies, EnergyWaveform
-from radio.waveforms.energy_error_model import sum_variance
+from radio.waveforms.energy_error_model import silence_relative_error, sum_variance
 
 
 def measure_energy(
@@ -54,10 +54,11 @@ def measure_energy(
     with bench:
         for trial in bench.trials():
             if calibration_error_db is None:
-                known, errors = _gains_from_pilots(waveform, bench)
+                known, errors, shared = _gains_from_pilots(waveform, bench)
             else:
                 told = np.abs(trial.gains)
                 known, errors = _gains_as_told(told, calibration_error_db, bench.radio_rng)
+                shared = np.zeros((num_devices, 2))
             is_heard = errors <= MAX_RELATIVE_ERROR
             speaking = np.flatnonzero((known.min(axis=1) >= setting.min_gain) & is_heard)
             if speaking.size == 0:
@@ -85,8 +86,9 @@ def measure_energy(
                     noise_power=bench.noise_power,
                     arrival_power=arrival_power,
                 )
-                of_gains = float(np.sum((shares[speaking] * errors[speaking]) ** 2))
-                variances.append(variance + of_gains)
+                variances.append(
+                    variance + _of_gains(shares[speaking], errors[speaking], shared[speaking])
+                )
             for k in speaking:
                 bench.devices[k].fall_silent()
             log.add(
@@ -110,8 +112,29 @@ def _listen(waveform: EnergyWaveform, bench: Bench) -> BandEnergies:
     return waveform.energies(bench.capture(waveform.plateau_samples))
 
 
-def _gains_from_pilots(waveform: EnergyWaveform, bench: Bench) -> tuple[Float64Array, Float64Array]:
-    """Amplitude gains [K, 2] and relative errors of the power gains [K], the worse band's."""
+def _of_gains(shares: Float64Array, errors: Float64Array, shared: Float64Array) -> float:
+    """Variance of a sum whose terms weigh wrongly, in part together.
+
+    sum_k s_k^2 (r_k^2 - q_k^2), and (sum of s_k q_k)^2 over those in band A and in band B.
+
+    Args:
+        shares: s of those who speak.
+        errors: r, of their power gains.
+        shared: q, the part of it that comes from the common silence [num_speakers, 2].
+    """
+    parts = np.where(shares[:, None] * [1.0, -1.0] > 0.0, shares[:, None] * shared, 0.0)
+    own = np.square(errors) - np.square(shared.max(axis=1))
+    total = np.sum(np.square(shares) * np.maximum(own, 0.0)) + np.sum(parts.sum(axis=0) ** 2)
+    return float(total)
+
+
+def _gains_from_pilots(
+    waveform: EnergyWaveform, bench: Bench
+) -> tuple[Float64Array, Float64Array, Float64Array]:
+    """Amplitude gains [K, 2], relative errors of the power gains [K] and their shared part [K, 2].
+
+    The errors are the worse band's.
+    """
     silence, pilots = _listen(waveform, bench), {}
     for index, device in enumerate(bench.devices):
         device.hold(waveform.pilot(1.0, bench.radio_rng))
@@ -125,7 +148,14 @@ def _gains_from_pilots(waveform: EnergyWaveform, bench: Bench) -> tuple[Float64A
         amplitude=1.0,
         made=Moment(0, 0.0),
     )
-    return np.sqrt(calibration.power_gains), calibration.relative_errors.max(axis=1)
+    shared = np.zeros((bench.num_devices, 2))
+    for index, pilot in pilots.items():
+        heard = pilot.less(silence)
+        for band, (energy, noise) in enumerate(((heard.a, silence.a), (heard.b, silence.b))):
+            if energy > 0.0:
+                shared[index, band] = silence_relative_error(waveform, energy, noise)
+    errors = calibration.relative_errors.max(axis=1)
+    return np.sqrt(calibration.power_gains), errors, shared
 
 
 def _gains_as_told(

@@ -129,6 +129,27 @@ def pilot_relative_error(
     return math.sqrt(variance / waveform.num_bins) / power
 
 
+def silence_relative_error(
+    waveform: EnergyWaveform, heard: float, silence: float, *, num_silent_captures: int = 1
+) -> float:
+    """The part of `pilot_relative_error` that all devices of a calibration share.
+
+    They are measured against one silence, kappa G rho^2 / M of the variance: what it was too loud
+    makes all of them weaker together.
+
+    Args:
+        waveform: bands and window.
+        heard: D of the band, pilot less silence, > 0.
+        silence: E of the band while nobody sent.
+        num_silent_captures: M.
+    """
+    power = PILOT_POWERS[0]
+    rho = noise_to_pilot_ratio(waveform, silence, heard / power)
+    wider = waveform.num_guarded_bins / waveform.num_bins
+    variance = waveform.window_constant * wider * rho**2 / num_silent_captures
+    return math.sqrt(variance / waveform.num_bins) / power
+
+
 def noise_to_pilot_ratio(waveform: EnergyWaveform, silence: float, arrival_power: float) -> float:
     """rho, from the energy that a silent capture has in a band and its guards."""
     return silence * waveform.num_bins / (waveform.num_guarded_bins * arrival_power)

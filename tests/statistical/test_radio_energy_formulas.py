@@ -13,8 +13,16 @@ import time
 import numpy as np
 import pytest
 
+from radio.channel_models import AwgnChannel
+from radio.measurement import Setting, measure_energy
+from radio.measurement import energy as energy_measurement
 from radio.waveforms.energy import BandEnergies, EnergyWaveform, Mapping
-from radio.waveforms.energy_error_model import measured_sum_variance, sum_variance
+from radio.waveforms.energy_error_model import (
+    measured_sum_variance,
+    pilot_relative_error,
+    silence_relative_error,
+    sum_variance,
+)
 
 WAVEFORM = EnergyWaveform(plateau_samples=1 << 12, bandwidth_hz=150e3)
 POWER = WAVEFORM.full_power_amplitude**2
@@ -131,6 +139,25 @@ def test_the_error_can_be_told_from_what_was_heard(mapping):
             waveform, [share] * 5, np.zeros(5), noise_power=noise_power, arrival_power=POWER
         )
         assert told == pytest.approx(known, rel=1e-9)
+
+
+def test_gains_that_are_measured_against_one_silence_are_wrong_together():
+    """Ten devices in much noise: the shared part decides, and independent errors would not do."""
+    waveform = EnergyWaveform(plateau_samples=1 << 13)
+    setting = Setting(channel=AwgnChannel(), snr_db=-8.0, num_trials=300, seed=2)
+    measurement = measure_energy(waveform, setting, num_devices=10)
+    assert abs(measurement.deviation_std) <= measurement.deviation_limit_std
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(energy_measurement, "silence_relative_error", lambda *_: 0.0)
+        independent = measure_energy(waveform, setting, num_devices=10)
+    assert independent.simulated_nmse_db == measurement.simulated_nmse_db
+    assert independent.deviation_std > independent.deviation_limit_std
+    # Of one pilot's error the silence is a part.
+    for silence in (1e-4, 1e-2, 1.0):
+        part, whole = (
+            f(waveform, 0.05, silence) for f in (silence_relative_error, pilot_relative_error)
+        )
+        assert 0 < part < whole
 
 
 def test_a_capture_is_read_in_much_less_than_its_airtime():
