@@ -24,6 +24,7 @@ class Heard:
         speakers: devices whose signals went out, ascending.
         sums: estimates of the sums of their numbers [Q]; empty if nobody spoke.
         num_speakers: how many each of the sums is of [Q].
+        total_weights: of those, what each sum is divided by for a mean [Q].
         sum_noise_std: of what channel and receiver add to a sum, measured; the largest of them.
         num_erased: speakers whose numbers could not be read, and are part of no sum.
     """
@@ -31,6 +32,7 @@ class Heard:
     speakers: tuple[int, ...]
     sums: tuple[float, ...] = ()
     num_speakers: tuple[int, ...] = ()
+    total_weights: tuple[float, ...] = ()
     sum_noise_std: float = 0.0
     num_erased: int = 0
 
@@ -143,6 +145,7 @@ class CoherentAir(Air):
             speakers=speakers,
             sums=reception.sum_estimates,
             num_speakers=(len(speakers),) * len(reception.sum_estimates),
+            total_weights=(float(len(speakers)),) * len(reception.sum_estimates),
             sum_noise_std=reception.receiver_noise_std,
         )
 

@@ -157,6 +157,7 @@ class RadioSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         coherence_rounds: rounds for which a fading block keeps its gains; pilots are sent once
             per block, and a calibration holds as long.
         min_gain: devices whose estimated gain is below this amplitude stay silent.
+        min_band_gain: the same where powers add, and the weak weigh less (`server.power.energy`).
         pilot_symbols: length of each device's pilot.
         payload_symbols: length of the sequence that carries one number.
         plateau_samples: energy waveform: period of a held buffer and length of a capture.
@@ -174,6 +175,7 @@ class RadioSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     snr_db: float = 10.0
     coherence_rounds: int = 10
     min_gain: float = 0.3
+    min_band_gain: float = 0.1
     pilot_symbols: int = 1024
     payload_symbols: int = 64
     plateau_samples: int = 1 << 16
@@ -387,6 +389,7 @@ class RunConfig(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
         _within("radio.snr_db", self.radio.snr_db, -60.0, 120.0)
         _count("radio.coherence_rounds", self.radio.coherence_rounds, 1)
         _positive("radio.min_gain", self.radio.min_gain)
+        _positive("radio.min_band_gain", self.radio.min_band_gain)
         _count("radio.pilot_symbols", self.radio.pilot_symbols, 16)
         _count("radio.payload_symbols", self.radio.payload_symbols, 1)
         _positive("radio.sample_rate_hz", self.radio.sample_rate_hz)

@@ -135,16 +135,15 @@ class EnergyAir(Air):
         silence = self._listen()
         arrival_power = (power.receive_scale * self.waveform.full_power_amplitude) ** 2
         spoke: set[int] = set()
-        sums, counts, variances = [], [], []
+        sums, counts, weights, variances = [], [], [], []
         try:
             for number in range(plan.num_directions):
                 control.broadcast(NumberHold(plan.run_id, plan.round_index, number))
                 speakers = those_who(Participation.TRANSMITTED, reports_of(control))
                 plateau = self._listen()
-                sums.append(
-                    power.full_range
-                    * self.waveform.estimate_sum(plateau, silence, arrival_power, len(speakers))
-                )
+                weight = math.fsum(power.weights[k] for k in speakers)
+                share = self.waveform.estimate_sum(plateau, silence, arrival_power, weight)
+                sums.append(power.full_range * share)
                 variances.append(
                     measured_sum_variance(
                         self.waveform,
@@ -155,6 +154,7 @@ class EnergyAir(Air):
                     )
                 )
                 counts.append(len(speakers))
+                weights.append(weight)
                 spoke.update(speakers)
         finally:
             control.broadcast(SilenceOrder(plan.run_id, plan.round_index))
@@ -162,6 +162,7 @@ class EnergyAir(Air):
             speakers=tuple(sorted(spoke)),
             sums=tuple(sums),
             num_speakers=tuple(counts),
+            total_weights=tuple(weights),
             sum_noise_std=power.full_range * math.sqrt(max(variances)),
         )
 

@@ -76,8 +76,9 @@ class PlannedRound:
         """Standard deviation of the artificial noise on the mean over those who spoke."""
         if not speakers:
             return 0.0
-        stds = (self.power.artificial_noise_std[k] for k in speakers)
-        return math.hypot(*stds) / len(speakers)
+        weights = self.power.weights
+        stds = (weights[k] * self.power.artificial_noise_std[k] for k in speakers)
+        return math.hypot(*stds) / math.fsum(weights[k] for k in speakers)
 
 
 def plan_round(
@@ -181,12 +182,13 @@ def _plan_bands(
 ) -> PlannedRound:
     noise_std = _own_noise_std(terms)
     power = plan_energy(
+        waveform=config.radio.energy_waveform,
         calibration=calibration,
         max_amplitude=config.radio.max_amplitude,
         scalar_bound=_loudest(config),
         noise_std=noise_std,
         air_noise_std=0.0 if config.vote is Vote.NOISE_BEFORE else noise_std,
-        min_gain=config.radio.min_gain,
+        min_gain=config.radio.min_band_gain,
         min_participants=config.federation.min_speakers,
     )
     return PlannedRound(

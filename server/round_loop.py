@@ -170,8 +170,8 @@ class RoundLoop:
         """The mean estimates and their measured receiver noise; zero when nobody spoke."""
         if not heard.sums:
             return HeardMeans(self._nothing, self._nothing, 0.0)
-        means = tuple(s / n for s, n in zip(heard.sums, heard.num_speakers, strict=True))
-        noise_std = heard.sum_noise_std / min(heard.num_speakers)
+        means = tuple(s / w for s, w in zip(heard.sums, heard.total_weights, strict=True))
+        noise_std = heard.sum_noise_std / min(heard.total_weights)
         optimizer = self.config.optimizer
         if self.config.vote is Vote.NONE:
             return HeardMeans(hold_within(means, optimizer.clip), means, noise_std)

@@ -102,6 +102,7 @@ class SlottedAir(Air):
             speakers=tuple(spoke),
             sums=sums,
             num_speakers=(len(read),) * len(sums),
+            total_weights=(float(len(read)),) * len(sums),
             sum_noise_std=step * math.sqrt(len(read) / 12.0),
             num_erased=len(packets) - len(read),
         )

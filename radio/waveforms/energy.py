@@ -291,22 +291,22 @@ class EnergyWaveform:
         return BandEnergies(a / scale, b / scale)
 
     def estimate_sum(
-        self, plateau: BandEnergies, silence: BandEnergies, arrival_power: float, num_speakers: int
+        self, plateau: BandEnergies, silence: BandEnergies, arrival_power: float, weight: float
     ) -> float:
         """The sum of the shares of those who spoke; equations in the module.
 
         Args:
             plateau: of the capture of this number.
             silence: of a capture while nobody sent.
-            arrival_power: P, at which the largest number arrives from each of them.
-            num_speakers: K.
+            arrival_power: P, at which the largest number arrives from a device of weight 1.
+            weight: K, how many there are, or, where some arrive weaker, the sum of what they count.
 
         Raises:
             RadioConfigurationError: an argument out of range; self-normalised, that the devices
                 were not heard above the noise.
         """
         check_positive("arrival_power", arrival_power)
-        check_integer("num_speakers", num_speakers, minimum=1)
+        check_positive("weight", weight)
         heard = plateau.less(silence)
         if self.mapping is Mapping.SIGNED:
             return (heard.a - heard.b) / arrival_power
@@ -316,7 +316,7 @@ class EnergyWaveform:
                 f"energies: {total:g} in both bands together, after the noise was taken off: "
                 "nobody was heard. Raise the transmit power or shorten the distance."
             )
-        return num_speakers * (heard.a - heard.b) / total
+        return weight * (heard.a - heard.b) / total
 
 
 @functools.lru_cache(maxsize=32)

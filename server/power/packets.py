@@ -38,6 +38,11 @@ class PacketPowerPlan:
         """There is no common level: packets arrive as loud as they arrive."""
         return 0.0
 
+    @property
+    def weights(self) -> Mapping[int, float]:
+        """Who is read counts as much as the next."""
+        return dict.fromkeys(self.participants, 1.0)
+
     def orders(self) -> tuple[TransmitOrder, ...]:
         """What each participant is told."""
         return tuple(

@@ -53,6 +53,11 @@ class PowerPlan:
                 )
             object.__setattr__(self, name, MappingProxyType(dict(mapping)))
 
+    @property
+    def weights(self) -> Mapping[int, float]:
+        """Everybody arrives at the common level."""
+        return dict.fromkeys(self.participants, 1.0)
+
     def orders(self) -> tuple[TransmitOrder, ...]:
         """What each participant is told."""
         return tuple(

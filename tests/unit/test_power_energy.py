@@ -6,38 +6,60 @@ import numpy as np
 import pytest
 
 from radio.calibration import Calibration, Moment
-from radio.waveforms.energy import BandEnergies
+from radio.waveforms.energy import BandEnergies, EnergyWaveform
 from server.errors import ConfigurationError
 from server.power.energy import plan_energy
 
+QUIET = BandEnergies(0.0, 0.0)
 
-def calibration(gains, errors=None):
+
+def calibration(gains, errors=None, silence=QUIET):
     """Amplitude gains [num_devices, 2]."""
     power = np.square(np.array(gains, dtype=float))
     relative = np.full(power.shape, 0.01) if errors is None else np.array(errors, dtype=float)
-    return Calibration(power, relative, BandEnergies(0.0, 0.0), Moment(0, 0.0))
+    return Calibration(power, relative, silence, Moment(0, 0.0))
 
 
-def plan(gains, errors=None, **changes):
+def plan(gains, errors=None, silence=QUIET, **changes):
     options = {
         "max_amplitude": 0.9, "scalar_bound": 20.0, "noise_std": 1.5, "air_noise_std": 1.5,
         "min_gain": 0.3,
     }  # fmt: skip
-    return plan_energy(calibration=calibration(gains, errors), **{**options, **changes})
+    return plan_energy(
+        waveform=EnergyWaveform(),
+        calibration=calibration(gains, errors, silence),
+        **{**options, **changes},
+    )
 
 
-def test_everybody_arrives_at_the_level_of_the_weakest_in_both_bands():
+def test_everybody_reaches_the_level_or_weighs_what_it_arrives_with():
     gains = [(1.0, 0.8), (0.5, 0.4), (2.0, 0.45)]
     power = plan(gains)
     assert power.participants == (0, 1, 2)
     assert power.silent == ()
-    assert power.receive_scale == pytest.approx(0.9 * 0.4)
+    assert power.receive_scale in [pytest.approx(0.9 * weaker) for weaker in (0.8, 0.4, 0.45)]
     for k, both in enumerate(gains):
+        arrival = math.sqrt(power.weights[k]) * power.receive_scale
         for amplitude, gain in zip(power.band_amplitudes[k], both, strict=True):
-            assert amplitude * gain == pytest.approx(power.receive_scale)
+            assert amplitude * gain == pytest.approx(arrival)  # the same in both bands
             assert 0 < amplitude <= 0.9
+    assert max(power.weights.values()) == 1.0
     assert power.full_range == 20.0 + 4 * 1.5
     assert set(power.artificial_noise_std.values()) == {1.5}
+
+
+def test_where_nothing_disturbs_all_weigh_the_same_and_in_noise_the_weak_weigh_less():
+    gains = [(1.0, 1.0), (0.5, 0.5), (0.2, 0.2)]
+    assert set(plan(gains, min_gain=0.1).weights.values()) == {1.0}
+    weights = plan(gains, silence=BandEnergies(0.02, 0.02), min_gain=0.1).weights
+    assert weights[0] == 1.0
+    assert 0.0 < weights[2] < weights[1]
+
+
+def test_without_anything_to_weigh_the_plan_is_that_of_equals():
+    power = plan([(0.5, 0.5)] * 4, silence=BandEnergies(0.02, 0.02))
+    assert set(power.weights.values()) == {1.0}
+    assert power.receive_scale == pytest.approx(0.45)
 
 
 def test_orders_say_what_the_plan_says():
