@@ -24,7 +24,7 @@ import json
 import math
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -127,9 +127,13 @@ def processing(after: After | None) -> Iterator[None]:
     added = [0.0]  # noise on the means of the round that is being heard
 
     def carry_and_note(
-        air: CoherentAir, control: ControlChannel, plan: RoundPlan, power: RoundPower
+        air: CoherentAir,
+        control: ControlChannel,
+        plan: RoundPlan,
+        power: RoundPower,
+        on_spoken: Callable[[Sequence[int]], None],
     ) -> Heard:
-        heard = carry(air, control, plan, power)
+        heard = carry(air, control, plan, power, on_spoken)
         stds = power.artificial_noise_std.values()
         added[0] = math.hypot(*stds) / max(1, len(heard.speakers))
         return heard

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edge_runtime.control.channel import ControlChannel
@@ -74,8 +74,21 @@ class Air(ABC):
         """Have the devices send what is known in advance, and see how it arrives."""
 
     @abstractmethod
-    def carry(self, control: ControlChannel, plan: RoundPlan, power: RoundPower) -> Heard:
+    def carry(
+        self,
+        control: ControlChannel,
+        plan: RoundPlan,
+        power: RoundPower,
+        on_spoken: Callable[[Sequence[int]], None],
+    ) -> Heard:
         """Announce a plan, have its numbers sent, and hear their sums.
+
+        Args:
+            control: to the devices.
+            plan: what they are told.
+            power: what it was made of.
+            on_spoken: told who spoke, as soon as it is known. Where all speak at once that is
+                before anything is heard: a dropout is paid for even if nothing comes of the round.
 
         Raises:
             NonFiniteScalarError: no device could speak.
@@ -133,11 +146,18 @@ class CoherentAir(Air):
         control.broadcast(SoundingOrder(run_id, block_start, self.pilot_amplitude, 0))
         return self.receiver.hear_pilots(0, self.pilot_amplitude)
 
-    def carry(self, control: ControlChannel, plan: RoundPlan, power: RoundPower) -> Heard:
+    def carry(
+        self,
+        control: ControlChannel,
+        plan: RoundPlan,
+        power: RoundPower,
+        on_spoken: Callable[[Sequence[int]], None],
+    ) -> Heard:
         """Broadcast the plan; the devices answer when their signals are out, or why not."""
         self.simulation.begin_payload(plan.round_index)
         control.broadcast(plan)
         speakers = those_who(Participation.TRANSMITTED, reports_of(control))
+        on_spoken(speakers)
         if not speakers:
             return Heard(speakers)
         reception = self.receiver.hear_sum(0, power.receive_scale)

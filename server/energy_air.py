@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edge_runtime.control.channel import ControlChannel
@@ -124,7 +124,13 @@ class EnergyAir(Air):
                 )
         return calibration
 
-    def carry(self, control: ControlChannel, plan: RoundPlan, power: RoundPower) -> Heard:
+    def carry(
+        self,
+        control: ControlChannel,
+        plan: RoundPlan,
+        power: RoundPower,
+        on_spoken: Callable[[Sequence[int]], None],
+    ) -> Heard:
         """The plan, and then a plateau for each number."""
         if not isinstance(power, EnergyPowerPlan):
             raise TypeError(f"power: got {type(power).__name__}, wanted an EnergyPowerPlan.")
@@ -158,6 +164,7 @@ class EnergyAir(Air):
                 spoke.update(speakers)
         finally:
             control.broadcast(SilenceOrder(plan.run_id, plan.round_index))
+            on_spoken(sorted(spoke))
         return Heard(
             speakers=tuple(sorted(spoke)),
             sums=tuple(sums),

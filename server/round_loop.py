@@ -93,8 +93,12 @@ class RoundLoop:
         plan = self.make_plan(round_index, planned.power)
         price = self.pricing.price(planned, plan.release)
         self.pricing.charge(price)
-        heard = self.air.carry(self.control, plan, planned.power)
-        self.pricing.charge_correction(price, planned.power, heard.speakers)
+        heard = self.air.carry(
+            self.control,
+            plan,
+            planned.power,
+            lambda speakers: self.pricing.charge_correction(price, planned.power, speakers),
+        )
         means = self.means_of(heard)
         is_enough = min(heard.num_speakers, default=0) >= self.config.federation.min_speakers
         result = self.decide_step(round_index, means.estimates if is_enough else self._nothing)

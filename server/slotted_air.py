@@ -10,6 +10,7 @@ No calibration: a packet is read at any loudness, or it is an erasure.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edge_runtime.control.channel import ControlChannel
@@ -70,7 +71,13 @@ class SlottedAir(Air):
         """Nothing is sent, and nothing learnt."""
         return NothingLearnt(self.num_devices)
 
-    def carry(self, control: ControlChannel, plan: RoundPlan, power: RoundPower) -> Heard:
+    def carry(
+        self,
+        control: ControlChannel,
+        plan: RoundPlan,
+        power: RoundPower,
+        on_spoken: Callable[[Sequence[int]], None],
+    ) -> Heard:
         """The plan, and then a slot for each who is ready."""
         if not isinstance(power, PacketPowerPlan):
             raise TypeError(f"power: got {type(power).__name__}, wanted a PacketPowerPlan.")
@@ -92,6 +99,7 @@ class SlottedAir(Air):
                 )
         finally:
             control.broadcast(SilenceOrder(plan.run_id, plan.round_index))
+            on_spoken(spoke)
         read = [packet for packet in packets if packet is not None]
         if not read:
             return Heard(tuple(spoke), num_erased=len(packets))

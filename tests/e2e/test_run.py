@@ -817,9 +817,9 @@ def test_the_ideal_link_equals_plain_federated_spsa_bit_for_bit(
     # Which release a round was decides the batches, and nothing else is taken from the run.
     releases, carry = [], CoherentAir.carry
 
-    def note_and_carry(self, control, plan, power):
+    def note_and_carry(self, control, plan, *rest):
         releases.append(plan.release)
-        return carry(self, control, plan, power)
+        return carry(self, control, plan, *rest)
 
     monkeypatch.setattr(CoherentAir, "carry", note_and_carry)
     settings = {"optimizer.directions": num_directions, "optimizer.difference": difference}

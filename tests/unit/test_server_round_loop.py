@@ -17,6 +17,7 @@ from edge_runtime.protocol.rounds import (
     RoundResult,
     SoundingOrder,
 )
+from radio.errors import RadioTimeoutError
 from radio.waveforms.coherent import ChannelEstimate, Reception
 from server.air import CoherentAir
 from server.config import parse_config
@@ -229,6 +230,20 @@ def test_a_device_that_drops_is_left_out_of_the_mean_and_charged_for(generous_lo
     row = loop.run_round(0, CHANNEL)
     assert row.num_speakers == 2
     assert row.mean_estimates == (SUM / 2,)
+    records = PrivacyLedger(store.connection).records()
+    assert [record.device_index for record in records] == [0, 1, 2, 0, 2]
+
+
+def test_a_dropout_is_charged_for_even_if_the_sum_cannot_be_heard(generous_loop, store):
+    loop = generous_loop
+    loop.control.dropped = (1,)
+
+    def fail(*_):
+        raise RadioTimeoutError("lost buffers")
+
+    loop.air.receiver.hear_sum = fail
+    with pytest.raises(RadioTimeoutError):
+        loop.run_round(0, CHANNEL)
     records = PrivacyLedger(store.connection).records()
     assert [record.device_index for record in records] == [0, 1, 2, 0, 2]
 
