@@ -241,16 +241,16 @@ class DeviceAgent:
         self.verify_plan(plan)
         self._last_planned_round = plan.round_index
         orders = plan.orders_by_device()
-        spoken = [(d, orders[d.device_index]) for d in self._devices if d.device_index in orders]
+        speaking = [(d, orders[d.device_index]) for d in self._devices if d.device_index in orders]
         release = plan.release  # a digest of every order; taken once for all devices
-        batches = [self._draw_batches(device, plan, release) for device, _ in spoken]
+        batches = [self._draw_batches(device, plan, release) for device, _ in speaking]
         gradients = self.look_around(plan, batches)
 
         reports = {
             device.device_index: self._report(plan, device, Participation.TRUNCATED)
             for device in self._devices
         }
-        for (device, order), own in zip(spoken, gradients, strict=True):
+        for (device, order), own in zip(speaking, gradients, strict=True):
             reports[device.device_index] = self._speak(plan, release, device, order, own)
         self._ready = {
             index for index, r in reports.items() if r.participation is Participation.READY

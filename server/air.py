@@ -9,11 +9,16 @@ from dataclasses import dataclass
 from edge_runtime.control.channel import ControlChannel
 from edge_runtime.protocol.errors import NonFiniteScalarError
 from edge_runtime.protocol.rounds import Participation, RoundPlan, RoundReport, SoundingOrder
+from radio.checks import Complex64Array
 from radio.errors import RadioCalibrationError
+from radio.transceiver import Transceiver
 from radio.waveforms.coherent import ChannelEstimate
 from server.planning import ChannelKnowledge, RoundPower
 from server.receiver import Receiver
 from server.simulation import ChannelSimulation
+
+_CAPTURE_TIMEOUT_S = 5.0
+"""On top of a capture's own duration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +177,40 @@ class CoherentAir(Air):
     def close(self) -> None:
         """Close the receiver."""
         self.receiver.close()
+
+
+@dataclass(frozen=True, slots=True)
+class HeldAir(Air):
+    """Radios without a common clock: devices hold what the server captures.
+
+    Attributes:
+        transceiver: the server's.
+        simulation: of the channel.
+        num_devices: K.
+    """
+
+    transceiver: Transceiver
+    simulation: ChannelSimulation
+    num_devices: int
+
+    @property
+    def source(self) -> str:
+        """The transceiver's own name for itself."""
+        return self.transceiver.source
+
+    @property
+    def repeats_bit_for_bit(self) -> bool:
+        """What the transceiver says of itself."""
+        return self.transceiver.repeats_bit_for_bit
+
+    def capture(self, num_samples: int) -> Complex64Array:
+        """What is on the air for that long."""
+        duration_s = num_samples / self.transceiver.sample_rate_hz
+        return self.transceiver.capture(num_samples, timeout_s=duration_s + _CAPTURE_TIMEOUT_S)
+
+    def close(self) -> None:
+        """Close the transceiver."""
+        self.transceiver.close()
 
 
 def check_devices(known: int, wanted: int) -> None:

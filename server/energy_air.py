@@ -27,51 +27,30 @@ from edge_runtime.protocol.rounds import (
 )
 from radio.calibration import Calibration, CalibrationLimits, Moment, calibrate
 from radio.errors import RadioCalibrationError
-from radio.transceiver import Transceiver
 from radio.waveforms.energy import BandEnergies, EnergyWaveform
 from radio.waveforms.energy_error_model import measured_sum_variance
-from server.air import Air, Heard, check_devices, reports_of, those_who
+from server.air import Heard, HeldAir, check_devices, reports_of, those_who
 from server.planning import ChannelKnowledge, RoundPower
 from server.power.energy import EnergyPowerPlan
-from server.simulation import ChannelSimulation
 
 _logger = logging.getLogger(__name__)
 
-_CAPTURE_TIMEOUT_S = 5.0
-"""On top of the capture's own duration."""
-
 
 @dataclass(frozen=True, slots=True)
-class EnergyAir(Air):
+class EnergyAir(HeldAir):
     """Powers of paired bands, held and captured.
 
     Attributes:
-        transceiver: the server's.
         waveform: bands and arithmetic.
-        simulation: of the channel.
-        num_devices: K.
         pilot_amplitude: of every pilot, over full scale.
         limits: how long a calibration holds.
         clock: monotonic seconds.
     """
 
-    transceiver: Transceiver
     waveform: EnergyWaveform
-    simulation: ChannelSimulation
-    num_devices: int
     pilot_amplitude: float
     limits: CalibrationLimits
     clock: Callable[[], float] = time.monotonic
-
-    @property
-    def source(self) -> str:
-        """The transceiver's own name for itself."""
-        return self.transceiver.source
-
-    @property
-    def repeats_bit_for_bit(self) -> bool:
-        """What the transceiver says of itself."""
-        return self.transceiver.repeats_bit_for_bit
 
     def needs_channel(self, round_index: int, channel: ChannelKnowledge | None) -> bool:
         """When the calibration is too old, by rounds, by seconds or by temperature."""
@@ -173,16 +152,8 @@ class EnergyAir(Air):
             sum_noise_std=power.full_range * math.sqrt(max(variances)),
         )
 
-    def close(self) -> None:
-        """Close the transceiver."""
-        self.transceiver.close()
-
     def _listen(self) -> BandEnergies:
-        capture = self.transceiver.capture(
-            self.waveform.plateau_samples,
-            timeout_s=self.waveform.plateau_s + _CAPTURE_TIMEOUT_S,
-        )
-        return self.waveform.energies(capture)
+        return self.waveform.energies(self.capture(self.waveform.plateau_samples))
 
     def _moment(self, round_index: int) -> Moment:
         return Moment(round_index, self.clock(), self.transceiver.temperature_c)

@@ -15,7 +15,7 @@ from radio.waveforms.energy_error_model import sum_variance
 from radio.waveforms.error_model import receiver_noise_std
 from server.config import RunConfig
 from server.experiment import Experiment, Progress
-from server.power.energy import RANGE_IN_NOISE_STDS
+from server.power.energy import range_for
 from server.power.feasibility import information_ceiling_nats, noise_to_clip_ratio
 from server.power.static import plan_static
 from server.privacy_terms import PrivacyTerms
@@ -223,7 +223,7 @@ def _coherent_sum_std(config: RunConfig, noise_std: float) -> float:
 def _energy_sum_std(config: RunConfig, noise_std: float) -> float:
     """Of receiver noise, and of what the devices' privacy noises do to one another, on a sum."""
     waveform, num_devices = config.radio.energy_waveform, config.federation.num_devices
-    full_range = config.optimizer.clip + RANGE_IN_NOISE_STDS * noise_std
+    full_range = range_for(config.optimizer.clip, noise_std)
     variance = sum_variance(
         waveform,
         np.full(num_devices, noise_std / full_range),
@@ -236,6 +236,6 @@ def _energy_sum_std(config: RunConfig, noise_std: float) -> float:
 
 def _packet_sum_std(config: RunConfig, noise_std: float) -> float:
     """Of the rounding of numbers to bits, on a sum."""
-    full_range = config.optimizer.clip + RANGE_IN_NOISE_STDS * noise_std
+    full_range = range_for(config.optimizer.clip, noise_std)
     step = full_range / config.radio.slotted_waveform(config.optimizer.directions).largest_integer
     return step * math.sqrt(config.federation.num_devices / 12.0)

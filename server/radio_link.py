@@ -93,9 +93,9 @@ def build_radio_link(config: RunConfig) -> RadioLink:
             uplinks=tuple(EnergyUplink(transmitter, bands) for transmitter in transmitters),
             air=EnergyAir(
                 listener,
-                bands,
                 simulation,
-                num_devices=num_devices,
+                num_devices,
+                bands,
                 pilot_amplitude=radio.max_amplitude,
                 limits=CalibrationLimits(
                     max_rounds=radio.coherence_rounds, max_age_s=radio.calibration_max_age_s
@@ -107,7 +107,7 @@ def build_radio_link(config: RunConfig) -> RadioLink:
         packets = radio.slotted_waveform(num_scalars)
         return RadioLink(
             uplinks=tuple(SlottedUplink(transmitter, packets) for transmitter in transmitters),
-            air=SlottedAir(listener, packets, simulation, num_devices),
+            air=SlottedAir(listener, simulation, num_devices, packets),
             noise_symbols=1,
         )
     waveform = radio.coherent_waveform(num_devices, num_scalars)

@@ -15,42 +15,21 @@ from dataclasses import dataclass
 
 from edge_runtime.control.channel import ControlChannel
 from edge_runtime.protocol.rounds import PacketHold, Participation, RoundPlan, SilenceOrder
-from radio.transceiver import Transceiver
 from radio.waveforms.slotted import SlottedWaveform
-from server.air import Air, Heard, check_devices, reports_of, those_who
+from server.air import Heard, HeldAir, check_devices, reports_of, those_who
 from server.planning import ChannelKnowledge, NothingLearnt, RoundPower
 from server.power.packets import PacketPowerPlan
-from server.simulation import ChannelSimulation
-
-_CAPTURE_TIMEOUT_S = 5.0
-"""On top of the capture's own duration."""
 
 
 @dataclass(frozen=True, slots=True)
-class SlottedAir(Air):
+class SlottedAir(HeldAir):
     """Packets, held and captured one device after another.
 
     Attributes:
-        transceiver: the server's.
         waveform: packets.
-        simulation: of the channel.
-        num_devices: K.
     """
 
-    transceiver: Transceiver
     waveform: SlottedWaveform
-    simulation: ChannelSimulation
-    num_devices: int
-
-    @property
-    def source(self) -> str:
-        """The transceiver's own name for itself."""
-        return self.transceiver.source
-
-    @property
-    def repeats_bit_for_bit(self) -> bool:
-        """What the transceiver says of itself."""
-        return self.transceiver.repeats_bit_for_bit
 
     def needs_channel(self, round_index: int, channel: ChannelKnowledge | None) -> bool:
         """Only to be told that there is nothing to learn."""
@@ -90,10 +69,7 @@ class SlottedAir(Air):
                 if not those_who(Participation.TRANSMITTED, reports_of(control)):
                     continue
                 spoke.append(device)
-                capture = self.transceiver.capture(
-                    self.waveform.capture_samples,
-                    timeout_s=self.waveform.airtime_s + _CAPTURE_TIMEOUT_S,
-                )
+                capture = self.capture(self.waveform.capture_samples)
                 packets.append(
                     self.waveform.demodulate(capture, sender=device, round_index=plan.round_index)
                 )
@@ -114,7 +90,3 @@ class SlottedAir(Air):
             sum_noise_std=step * math.sqrt(len(read) / 12.0),
             num_erased=len(packets) - len(read),
         )
-
-    def close(self) -> None:
-        """Close the transceiver."""
-        self.transceiver.close()

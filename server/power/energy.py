@@ -9,7 +9,6 @@ device takes its number away, and its share of the averaging of everybody's nois
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -21,7 +20,7 @@ from edge_runtime.protocol.rounds import BandLevels, TransmitOrder
 from radio.calibration import Calibration
 from radio.waveforms.energy import EnergyWaveform
 from radio.waveforms.energy_error_model import sum_variance
-from server.errors import ConfigurationError
+from server.power.checks import check_not_negative, check_positive
 
 RANGE_IN_NOISE_STDS = 4.0
 """Room for a device's noise beyond its clip. What is beyond is sent as the end of the range, with
@@ -73,6 +72,11 @@ class EnergyPowerPlan:
         )
 
 
+def range_for(scalar_bound: float, noise_std: float) -> float:
+    """R, the largest number that is sent as it is: the bound, and room for the noise on it."""
+    return scalar_bound + RANGE_IN_NOISE_STDS * noise_std
+
+
 def plan_energy(
     *,
     waveform: EnergyWaveform,
@@ -118,22 +122,14 @@ def plan_energy(
 
     Source: theory.md, sections 1.1 and 11; levels and weights are ours.
     """
-    for name, value in (
-        ("max_amplitude", max_amplitude),
-        ("scalar_bound", scalar_bound),
-        ("min_gain", min_gain),
-    ):
-        if not (math.isfinite(value) and value > 0):
-            raise ConfigurationError(f"{name}: got {value}, wanted a finite number > 0.")
-    for name, value in (("noise_std", noise_std), ("air_noise_std", air_noise_std)):
-        if not (math.isfinite(value) and value >= 0):
-            raise ConfigurationError(f"{name}: got {value}, wanted a finite number >= 0.")
+    check_positive(max_amplitude=max_amplitude, scalar_bound=scalar_bound, min_gain=min_gain)
+    check_not_negative(noise_std=noise_std, air_noise_std=air_noise_std)
     devices = range(calibration.num_devices)
     heard = {k: calibration.gains(k) for k in devices if calibration.is_heard(k)}
     gains = {k: both for k, both in heard.items() if min(both) >= min_gain}
     if len(gains) < max(1, min_participants):
         return EnergyPowerPlan((), tuple(devices), 0.0, 0.0, {}, {}, {})
-    full_range = scalar_bound + RANGE_IN_NOISE_STDS * air_noise_std
+    full_range = range_for(scalar_bound, air_noise_std)
     reach = {k: max_amplitude * min(both) for k, both in gains.items()}
 
     def noise_at(level: float) -> float:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 
 from server.errors import ConfigurationError
+from server.power.checks import check_not_negative, check_positive
 
 
 def noise_to_clip_ratio(*, mean_noise_std: float, clip: float) -> float:
     """Noise of the mean estimate in units of the clip; far above 1 nothing is learnt in a round."""
-    _check_positive(clip=clip)
-    _check_not_negative(mean_noise_std=mean_noise_std)
+    check_positive(clip=clip)
+    check_not_negative(mean_noise_std=mean_noise_std)
     return mean_noise_std / clip
 
 
@@ -35,26 +36,14 @@ def information_ceiling_nats(
 
     Source: theory.md, section 4.6, for Q = 1. For more, equal shares of the power give the most.
     """
-    _check_positive(clip=clip)
-    _check_not_negative(sum_noise_std=sum_noise_std)
+    check_positive(clip=clip)
+    check_not_negative(sum_noise_std=sum_noise_std)
     _check_count(num_rounds=num_rounds, num_devices=num_devices, num_scalars=num_scalars)
     if sum_noise_std == 0:
         return math.inf
     amplitude_ratio = num_devices * clip / sum_noise_std
     per_number = math.log1p(amplitude_ratio * amplitude_ratio / num_scalars)
     return 0.5 * num_rounds * num_scalars * per_number
-
-
-def _check_positive(**values: float) -> None:
-    for name, value in values.items():
-        if not (math.isfinite(value) and value > 0):
-            raise ConfigurationError(f"{name}: got {value}, wanted a finite number > 0.")
-
-
-def _check_not_negative(**values: float) -> None:
-    for name, value in values.items():
-        if not (math.isfinite(value) and value >= 0):
-            raise ConfigurationError(f"{name}: got {value}, wanted a finite number >= 0.")
 
 
 def _check_count(**values: int) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from edge_runtime.protocol.rounds import PacketLevels, TransmitOrder
-from server.errors import ConfigurationError
-from server.power.energy import RANGE_IN_NOISE_STDS
+from server.power.checks import check_not_negative, check_positive
+from server.power.energy import range_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +70,12 @@ def plan_packets(
     Raises:
         ConfigurationError: a value out of range.
     """
-    for name, value in (("max_amplitude", max_amplitude), ("scalar_bound", scalar_bound)):
-        if not (math.isfinite(value) and value > 0):
-            raise ConfigurationError(f"{name}: got {value}, wanted a finite number > 0.")
-    if not (math.isfinite(noise_std) and noise_std >= 0):
-        raise ConfigurationError(f"noise_std: got {noise_std}, wanted a finite number >= 0.")
+    check_positive(max_amplitude=max_amplitude, scalar_bound=scalar_bound)
+    check_not_negative(noise_std=noise_std)
     everybody = tuple(range(num_devices))
     return PacketPowerPlan(
         participants=everybody,
         amplitude=max_amplitude,
-        full_range=scalar_bound + RANGE_IN_NOISE_STDS * noise_std,
+        full_range=range_for(scalar_bound, noise_std),
         artificial_noise_std=dict.fromkeys(everybody, noise_std),
     )

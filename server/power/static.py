@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from edge_runtime.protocol.rounds import TransmitOrder
 from server.errors import ConfigurationError
+from server.power.checks import check_not_negative, check_positive
 
 DEFAULT_PEAK_FACTOR = 8.0
 
@@ -124,18 +125,13 @@ def plan_static(
     Source: theory.md, sections 1 and 5.3.
     """
     gains = _check_gains(gain_estimates)
-    for name, value in (
-        ("max_amplitude", max_amplitude),
-        ("scalar_bound", scalar_bound),
-        ("min_gain", min_gain),
-        ("peak_factor", peak_factor),
-    ):
-        if not (math.isfinite(value) and value > 0):
-            raise ConfigurationError(f"{name}: got {value}, wanted a finite number > 0.")
-    if not (math.isfinite(required_noise_std) and required_noise_std >= 0):
-        raise ConfigurationError(
-            f"required_noise_std: got {required_noise_std}, wanted a finite number >= 0."
-        )
+    check_positive(
+        max_amplitude=max_amplitude,
+        scalar_bound=scalar_bound,
+        min_gain=min_gain,
+        peak_factor=peak_factor,
+    )
+    check_not_negative(required_noise_std=required_noise_std)
     magnitudes = {k: abs(gain) for k, gain in enumerate(gains)}
     participants = tuple(k for k, magnitude in magnitudes.items() if magnitude >= min_gain)
     silent = tuple(k for k, magnitude in magnitudes.items() if magnitude < min_gain)

@@ -1,0 +1,21 @@
+"""The border of the package: which numbers a plan can be made of."""
+
+from __future__ import annotations
+
+import math
+
+from server.errors import ConfigurationError
+
+
+def check_positive(**values: float) -> None:
+    """Return if every value is finite and > 0, or raise ConfigurationError with its name."""
+    for name, value in values.items():
+        if not (math.isfinite(value) and value > 0):
+            raise ConfigurationError(f"{name}: got {value}, wanted a finite number > 0.")
+
+
+def check_not_negative(**values: float) -> None:
+    """Return if every value is finite and >= 0, or raise ConfigurationError with its name."""
+    for name, value in values.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise ConfigurationError(f"{name}: got {value}, wanted a finite number >= 0.")
