@@ -15,7 +15,7 @@ PROSE := $(or $(TRACKED),README.md CHANGELOG.md CONTRIBUTING.md docs radio edge_
 demo: $(VENV)/.server
 	$(BIN)/pairzero run snips --compare
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev $(VENV)/libiio/.ready
 	$(MAKE) check
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
@@ -51,11 +51,17 @@ $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.created
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@ $(VENV)/.server
 
-$(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
+# Where the system has no libiio, the distribution's packages unpacked; no root is needed.
+$(VENV)/libiio/.ready: tests/get_libiio.sh $(VENV)/.created
+	bash tests/get_libiio.sh $(VENV)/libiio
+	touch $@
+
+$(LOWEST)/.ready: pyproject.toml constraints-lowest.txt $(VENV)/libiio/.ready
 	$(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt setuptools torch
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation \
 	  -c constraints-lowest.txt -e '.[test]'
+	ln -sfn ../$(VENV)/libiio $(LOWEST)/libiio
 	touch $@
 
 clean:

@@ -1,4 +1,4 @@
-"""``pairzero-radio``: what is installed, and whether formula and simulation agree.
+"""``pairzero-radio``: radios and the software air, from the command line.
 
 Exit code 0: all is well. 1: the command ran and found a problem. 2: the request is wrong.
 """
@@ -6,252 +6,31 @@ Exit code 0: all is well. 1: the command ran and found a problem. 2: the request
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
-import platform
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-import numpy as np
+from radio.commands import doctor, measure, virtual_pluto
+from radio.errors import RadioError
 
-from radio.backends import BACKENDS, resolve_backend
-from radio.channel_models import CHANNEL_NAMES, AwgnChannel, channel_from_name
-from radio.checks import Complex64Array
-from radio.errors import RadioConfigurationError, RadioError, RadioUnavailableError
-from radio.impairments import IMPAIRMENTS, impairments_from_name
-from radio.measurement import (
-    Measurement,
-    Setting,
-    measure_coherent,
-    measure_energy,
-    measure_slotted,
-)
-from radio.measurement.coherent import SAMPLE_RATE_HZ
-from radio.waveforms import WaveformName
-from radio.waveforms.coherent import CoherentWaveform
-from radio.waveforms.energy import EnergyWaveform
-from radio.waveforms.slotted import SlottedWaveform
-
-SELF_CHECK_SNR_DB = 200.0
-"""So little noise that only the rounding of samples to complex64 is left, below -120 dB."""
-
-SELF_CHECK_NMSE_DB = -120.0
-
-MAX_DRAWN_CAPTURES = 200
+_COMMANDS = (doctor, measure, virtual_pluto)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="pairzero-radio", description="Check and try the radio layer of pairzero."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for command in _COMMANDS:
+        command.add_parser(commands)
     try:
-        arguments = _build_parser().parse_args(argv)
+        arguments = parser.parse_args(argv)
     except SystemExit as stop:
         # argparse has printed its message already: 2 for a bad request, 0 for --help.
         return stop.code if isinstance(stop.code, int) else 2
     try:
-        return _doctor() if arguments.command == "doctor" else _measure(arguments)
+        code: int = arguments.run(arguments)
     except RadioError as error:
         print(f"pairzero-radio: {error}", file=sys.stderr)
         return 2
-
-
-def _build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="pairzero-radio", description="Check the radio layer of pairzero."
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("doctor", help="which radios can be used here, and what is missing")
-    measure = commands.add_parser(
-        "measure", help="known scalars through the software air: simulated error beside the formula"
-    )
-    measure.add_argument(
-        "--waveform",
-        choices=[name.value for name in WaveformName],
-        default=WaveformName.COHERENT.value,
-    )
-    measure.add_argument(
-        "--impairments",
-        choices=sorted(IMPAIRMENTS),
-        default="ideal",
-        help="what the radios do to their signals (default ideal)",
-    )
-    measure.add_argument(
-        "--calibration-error-db",
-        type=float,
-        help="energy waveform: tell the devices their gains, wrong by this standard deviation; "
-        "without it they are measured from pilots",
-    )
-    measure.add_argument(
-        "--plateau-samples", type=int, default=1 << 16, help="energy waveform (default 65536)"
-    )
-    measure.add_argument("--devices", type=int, default=5, help="transmitters (default 5)")
-    measure.add_argument(
-        "--snr-db",
-        type=float,
-        default=10.0,
-        help="one device at full power and unit gain over noise, per sample (default 10); full "
-        "power is full scale, or with the energy waveform 12 dB below it",
-    )
-    measure.add_argument("--channel", choices=CHANNEL_NAMES, default=AwgnChannel.name)
-    measure.add_argument(
-        "--numbers", type=int, default=1, help="numbers of one payload, one after the other"
-    )
-    measure.add_argument("--trials", type=int, default=500, help="rounds simulated (default 500)")
-    measure.add_argument("--seed", type=int, default=0)
-    measure.add_argument(
-        "--plot", type=Path, metavar="FOLDER", help="spectrum.png and constellation.png there"
-    )
-    measure.add_argument("--json", action="store_true", help="one JSON object instead of text")
-    return parser
-
-
-def _doctor() -> int:
-    print(f"Python {platform.python_version()} on {platform.machine()}, numpy {np.__version__}")
-    num_missing = 0
-    for name in sorted(BACKENDS):
-        try:
-            resolve_backend(name)
-        except RadioUnavailableError as error:
-            num_missing += 1
-            print(f"  {name}: not available. {error}")
-        else:
-            print(f"  {name}: available")
-    measurement = measure_coherent(
-        CoherentWaveform(num_devices=3),
-        Setting(channel=AwgnChannel(), snr_db=SELF_CHECK_SNR_DB, num_trials=5, seed=0),
-    )
-    is_exact = measurement.simulated_nmse_db < SELF_CHECK_NMSE_DB
-    print(
-        f"  self-check, 3 devices, next to no noise: NMSE {measurement.simulated_nmse_db:.1f} dB, "
-        f"wanted below {SELF_CHECK_NMSE_DB:.0f} dB: {'passed' if is_exact else 'FAILED'}"
-    )
-    print("Only the software air is built so far; no real radio can be driven from here.")
-    return 0 if is_exact and num_missing == 0 else 1
-
-
-def _measure(arguments: argparse.Namespace) -> int:
-    measurement = _measurement(arguments)
-    if arguments.json:
-        print(json.dumps(dataclasses.asdict(measurement)))
-    else:
-        print(
-            f"source          {measurement.source} (software; not a radio measurement)\n"
-            f"waveform        {measurement.waveform}\n"
-            f"devices         {measurement.num_devices}, speaking on average "
-            f"{measurement.mean_num_speaking:.2f}\n"
-            f"SNR             {measurement.snr_db:.1f} dB per sample, one device at full power\n"
-            f"payload         {measurement.num_scalars} numbers, one after the other\n"
-            f"trials          {measurement.num_trials}, all silent in "
-            f"{measurement.num_silent_trials}\n"
-            f"NMSE simulated  {measurement.simulated_nmse_db:.2f} dB\n"
-            f"NMSE predicted  {measurement.predicted_nmse_db:.2f} dB\n"
-            f"difference      {measurement.deviation_std:+.1f} standard deviations of the "
-            f"simulated error (limit {measurement.deviation_limit_std:.1f})\n"
-            f"airtime         {measurement.airtime_s * 1e3:.2f} ms a round"
-            + _of_signs_and_packets(measurement)
-        )
-    if abs(measurement.deviation_std) <= measurement.deviation_limit_std:
-        return 0
-    print(
-        f"pairzero-radio: formula and simulation are {measurement.deviation_std:+.1f} standard "
-        f"deviations apart, limit {measurement.deviation_limit_std:.1f}. The formula leaves out "
-        "rounding to complex64 (above about 120 dB), second-order terms (below about -10 dB), and "
-        "every impairment but the energy waveform's carriers and path loss. Where none of these "
-        "is at work, please report it.",
-        file=sys.stderr,
-    )
-    return 1
-
-
-def _measurement(arguments: argparse.Namespace) -> Measurement:
-    captures: list[Complex64Array] = []
-
-    def keep(capture: Complex64Array) -> None:
-        if arguments.plot and len(captures) < MAX_DRAWN_CAPTURES:
-            captures.append(capture)
-
-    name = WaveformName(arguments.waveform)
-    waveform = _waveform(name, arguments)
-    setting = Setting(
-        channel=channel_from_name(arguments.channel),
-        snr_db=arguments.snr_db,
-        num_trials=arguments.trials,
-        seed=arguments.seed,
-        impairments=impairments_from_name(arguments.impairments),
-        # Nothing to be said of the ideal ones.
-        impairments_name="" if arguments.impairments == "ideal" else arguments.impairments,
-        on_trial=_show_progress(arguments.trials),
-        on_capture=keep,
-    )
-    sample_rate_hz = SAMPLE_RATE_HZ
-    if isinstance(waveform, CoherentWaveform):
-        measurement = measure_coherent(waveform, setting, signs=name.carries_signs)
-    elif isinstance(waveform, EnergyWaveform):
-        sample_rate_hz = waveform.sample_rate_hz
-        measurement = measure_energy(
-            waveform,
-            setting,
-            num_devices=arguments.devices,
-            num_scalars=arguments.numbers,
-            calibration_error_db=arguments.calibration_error_db,
-            signs=name.carries_signs,
-        )
-    else:
-        sample_rate_hz = waveform.sample_rate_hz
-        measurement = measure_slotted(waveform, setting, num_devices=arguments.devices)
-    if sys.stderr.isatty():
-        print("\r\033[K", end="", file=sys.stderr)
-    if captures:
-        _draw(arguments.plot, waveform, captures, sample_rate_hz)
-    return measurement
-
-
-def _of_signs_and_packets(measurement: Measurement) -> str:
-    lines = ""
-    if measurement.wrong_majorities is not None:
-        lines += f"\nmajority        wrong in {measurement.wrong_majorities:.2%}, ties left out"
-    if measurement.erased_share is not None:
-        lines += (
-            f"\nerasures        {measurement.erased_share:.2%} of the packets, predicted "
-            f"{measurement.predicted_erased_share:.2%}"
-        )
-    return lines
-
-
-def _waveform(
-    name: WaveformName, arguments: argparse.Namespace
-) -> CoherentWaveform | EnergyWaveform | SlottedWaveform:
-    if name.adds_powers:
-        return EnergyWaveform(plateau_samples=arguments.plateau_samples)
-    if name.needs_common_clock:
-        return CoherentWaveform(num_devices=arguments.devices, num_scalars=arguments.numbers)
-    return SlottedWaveform(num_scalars=arguments.numbers)
-
-
-def _show_progress(num_trials: int) -> Callable[[int], None]:
-    """A bar that rewrites itself, on a terminal only."""
-
-    def show(done: int) -> None:
-        if sys.stderr.isatty():
-            filled = 40 * done // num_trials
-            bar = "#" * filled + "." * (40 - filled)
-            print(f"\r[{bar}] {done}/{num_trials} trials", end="", file=sys.stderr, flush=True)
-
-    return show
-
-
-def _draw(
-    folder: Path,
-    waveform: CoherentWaveform | EnergyWaveform | SlottedWaveform,
-    captures: Sequence[Complex64Array],
-    sample_rate_hz: float,
-) -> None:
-    try:
-        from radio.pictures import draw_measurement
-    except ImportError as error:
-        raise RadioConfigurationError(
-            f"--plot: {error}. Pictures need matplotlib; the figures were measured without. "
-            "Install it with: pip install matplotlib"
-        ) from error
-    for path in draw_measurement(folder, waveform, captures, sample_rate_hz):
-        print(f"drew            {path}", file=sys.stderr)
+    return code

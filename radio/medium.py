@@ -38,6 +38,7 @@ from radio.checks import (
 )
 from radio.errors import RadioConfigurationError
 from radio.impairments import Impairments
+from radio.phasors import turns
 
 logger = logging.getLogger(__name__)
 
@@ -287,7 +288,7 @@ class SoftwareMedium:
         """Samples of a device as its carrier brings them, ``cycles`` ahead at the first."""
         turn = np.exp(2j * math.pi * math.fmod(cycles, 1.0))
         if self._carrier_offsets_hz[device] != 0.0:
-            return heard * _turns(self._cycles_per_sample(device), heard.size) * turn
+            return heard * turns(self._cycles_per_sample(device), heard.size) * turn
         return heard if cycles == 0.0 else heard * turn
 
     def _wandered(self, samples: Complex128Array) -> Complex128Array:
@@ -331,12 +332,3 @@ class SoftwareMedium:
             if has_burst or self._idle != 0:
                 total += gain * self._turned(device, window, cycles)
         return total
-
-
-def _turns(cycles_per_sample: float, count: int) -> Complex128Array:
-    """exp(2 pi j f i) for i = 0..count-1, as products of a coarse and a fine row."""
-    width = math.isqrt(count - 1) + 1
-    fine = np.exp(2j * math.pi * cycles_per_sample * np.arange(width))
-    coarse = np.exp(2j * math.pi * np.fmod(cycles_per_sample * width * np.arange(width), 1.0))
-    turns: Complex128Array = np.multiply.outer(coarse, fine).reshape(-1)[:count]
-    return turns

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -73,6 +76,65 @@ def no_stray_threads() -> Iterator[None]:
         thread.join(timeout=2.0)
     alive = [thread.name for thread in stray if thread.is_alive()]
     assert not alive, f"threads left behind: {alive}; close() what the test opened."
+
+
+@pytest.fixture(scope="session")
+def iio_module() -> Any:
+    """The real Python binding on the real libiio; `make test` gets both."""
+    from radio.libiio import findable_libiio
+
+    with findable_libiio():
+        import iio  # type: ignore[import-not-found]
+    return iio
+
+
+@pytest.fixture(scope="session")
+def run_iio_tool() -> Callable[..., subprocess.CompletedProcess[bytes]]:
+    """Runs one of libiio's own programs, from the system or from where `make test` unpacked it."""
+    folder = Path(sys.prefix) / "libiio"
+
+    def run(name: str, *words: str, timeout_s: float = 30.0) -> subprocess.CompletedProcess[bytes]:
+        program = shutil.which(name) or str(folder / "bin" / name)
+        environment = {**os.environ, "LD_LIBRARY_PATH": str(folder / "lib")}
+        return subprocess.run(
+            [program, *words], capture_output=True, timeout=timeout_s, env=environment, check=False
+        )
+
+    return run
+
+
+@dataclass
+class VirtualPlutos:
+    """A ``pairzero-radio virtual-pluto`` of its own process."""
+
+    process: subprocess.Popen[str]
+    uris: list[str]
+
+
+@pytest.fixture
+def start_virtual_plutos() -> Iterator[Callable[..., VirtualPlutos]]:
+    """Starts ``pairzero-radio virtual-pluto`` and reads where its radios are."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(num_nodes: int, *options: str) -> VirtualPlutos:
+        program = "import sys; from radio.cli import main; sys.exit(main())"
+        words = ["virtual-pluto", "--nodes", str(num_nodes), "--base-port", "0", *options]
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, *words],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+        started.append(process)
+        assert process.stdout is not None
+        return VirtualPlutos(
+            process, [process.stdout.readline().split()[-1] for _ in range(num_nodes)]
+        )
+
+    yield start
+    for process in started:
+        process.terminate()
+        assert process.wait(timeout=10) == 0
+        assert process.stdout is not None
+        process.stdout.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,204 @@
+"""``pairzero-radio measure``: known scalars through the software air, error beside the formula."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from radio.channel_models import CHANNEL_NAMES, AwgnChannel, channel_from_name
+from radio.checks import Complex64Array
+from radio.errors import RadioConfigurationError
+from radio.impairments import IMPAIRMENTS, impairments_from_name
+from radio.measurement import (
+    Measurement,
+    Setting,
+    measure_coherent,
+    measure_energy,
+    measure_slotted,
+)
+from radio.measurement.coherent import SAMPLE_RATE_HZ
+from radio.waveforms import WaveformName
+from radio.waveforms.coherent import CoherentWaveform
+from radio.waveforms.energy import EnergyWaveform
+from radio.waveforms.slotted import SlottedWaveform
+
+MAX_DRAWN_CAPTURES = 200
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Say what can be asked for."""
+    parser = commands.add_parser(
+        "measure", help="known scalars through the software air: simulated error beside the formula"
+    )
+    parser.add_argument(
+        "--waveform",
+        choices=[name.value for name in WaveformName],
+        default=WaveformName.COHERENT.value,
+    )
+    parser.add_argument(
+        "--impairments",
+        choices=sorted(IMPAIRMENTS),
+        default="ideal",
+        help="what the radios do to their signals (default ideal)",
+    )
+    parser.add_argument(
+        "--calibration-error-db",
+        type=float,
+        help="energy waveform: tell the devices their gains, wrong by this standard deviation; "
+        "without it they are measured from pilots",
+    )
+    parser.add_argument(
+        "--plateau-samples", type=int, default=1 << 16, help="energy waveform (default 65536)"
+    )
+    parser.add_argument("--devices", type=int, default=5, help="transmitters (default 5)")
+    parser.add_argument(
+        "--snr-db",
+        type=float,
+        default=10.0,
+        help="one device at full power and unit gain over noise, per sample (default 10); full "
+        "power is full scale, or with the energy waveform 12 dB below it",
+    )
+    parser.add_argument("--channel", choices=CHANNEL_NAMES, default=AwgnChannel.name)
+    parser.add_argument(
+        "--numbers", type=int, default=1, help="numbers of one payload, one after the other"
+    )
+    parser.add_argument("--trials", type=int, default=500, help="rounds simulated (default 500)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--plot", type=Path, metavar="FOLDER", help="spectrum.png and constellation.png there"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure and show; 1 if formula and simulation differ by more than chance."""
+    measurement = _measurement(arguments)
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(measurement)))
+    else:
+        print(
+            f"source          {measurement.source} (software; not a radio measurement)\n"
+            f"waveform        {measurement.waveform}\n"
+            f"devices         {measurement.num_devices}, speaking on average "
+            f"{measurement.mean_num_speaking:.2f}\n"
+            f"SNR             {measurement.snr_db:.1f} dB per sample, one device at full power\n"
+            f"payload         {measurement.num_scalars} numbers, one after the other\n"
+            f"trials          {measurement.num_trials}, all silent in "
+            f"{measurement.num_silent_trials}\n"
+            f"NMSE simulated  {measurement.simulated_nmse_db:.2f} dB\n"
+            f"NMSE predicted  {measurement.predicted_nmse_db:.2f} dB\n"
+            f"difference      {measurement.deviation_std:+.1f} standard deviations of the "
+            f"simulated error (limit {measurement.deviation_limit_std:.1f})\n"
+            f"airtime         {measurement.airtime_s * 1e3:.2f} ms a round"
+            + _of_signs_and_packets(measurement)
+        )
+    if abs(measurement.deviation_std) <= measurement.deviation_limit_std:
+        return 0
+    print(
+        f"pairzero-radio: formula and simulation are {measurement.deviation_std:+.1f} standard "
+        f"deviations apart, limit {measurement.deviation_limit_std:.1f}. The formula leaves out "
+        "rounding to complex64 (above about 120 dB), second-order terms (below about -10 dB), and "
+        "every impairment but the energy waveform's carriers and path loss. Where none of these "
+        "is at work, please report it.",
+        file=sys.stderr,
+    )
+    return 1
+
+
+def _measurement(arguments: argparse.Namespace) -> Measurement:
+    captures: list[Complex64Array] = []
+
+    def keep(capture: Complex64Array) -> None:
+        if arguments.plot and len(captures) < MAX_DRAWN_CAPTURES:
+            captures.append(capture)
+
+    name = WaveformName(arguments.waveform)
+    waveform = _waveform(name, arguments)
+    setting = Setting(
+        channel=channel_from_name(arguments.channel),
+        snr_db=arguments.snr_db,
+        num_trials=arguments.trials,
+        seed=arguments.seed,
+        impairments=impairments_from_name(arguments.impairments),
+        # Nothing to be said of the ideal ones.
+        impairments_name="" if arguments.impairments == "ideal" else arguments.impairments,
+        on_trial=_show_progress(arguments.trials),
+        on_capture=keep,
+    )
+    sample_rate_hz = SAMPLE_RATE_HZ
+    if isinstance(waveform, CoherentWaveform):
+        measurement = measure_coherent(waveform, setting, signs=name.carries_signs)
+    elif isinstance(waveform, EnergyWaveform):
+        sample_rate_hz = waveform.sample_rate_hz
+        measurement = measure_energy(
+            waveform,
+            setting,
+            num_devices=arguments.devices,
+            num_scalars=arguments.numbers,
+            calibration_error_db=arguments.calibration_error_db,
+            signs=name.carries_signs,
+        )
+    else:
+        sample_rate_hz = waveform.sample_rate_hz
+        measurement = measure_slotted(waveform, setting, num_devices=arguments.devices)
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr)
+    if captures:
+        _draw(arguments.plot, waveform, captures, sample_rate_hz)
+    return measurement
+
+
+def _of_signs_and_packets(measurement: Measurement) -> str:
+    lines = ""
+    if measurement.wrong_majorities is not None:
+        lines += f"\nmajority        wrong in {measurement.wrong_majorities:.2%}, ties left out"
+    if measurement.erased_share is not None:
+        lines += (
+            f"\nerasures        {measurement.erased_share:.2%} of the packets, predicted "
+            f"{measurement.predicted_erased_share:.2%}"
+        )
+    return lines
+
+
+def _waveform(
+    name: WaveformName, arguments: argparse.Namespace
+) -> CoherentWaveform | EnergyWaveform | SlottedWaveform:
+    if name.adds_powers:
+        return EnergyWaveform(plateau_samples=arguments.plateau_samples)
+    if name.needs_common_clock:
+        return CoherentWaveform(num_devices=arguments.devices, num_scalars=arguments.numbers)
+    return SlottedWaveform(num_scalars=arguments.numbers)
+
+
+def _show_progress(num_trials: int) -> Callable[[int], None]:
+    """A bar that rewrites itself, on a terminal only."""
+
+    def show(done: int) -> None:
+        if sys.stderr.isatty():
+            filled = 40 * done // num_trials
+            bar = "#" * filled + "." * (40 - filled)
+            print(f"\r[{bar}] {done}/{num_trials} trials", end="", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _draw(
+    folder: Path,
+    waveform: CoherentWaveform | EnergyWaveform | SlottedWaveform,
+    captures: Sequence[Complex64Array],
+    sample_rate_hz: float,
+) -> None:
+    try:
+        from radio.pictures import draw_measurement
+    except ImportError as error:
+        raise RadioConfigurationError(
+            f"--plot: {error}. Pictures need matplotlib; the figures were measured without. "
+            "Install it with: pip install matplotlib"
+        ) from error
+    for path in draw_measurement(folder, waveform, captures, sample_rate_hz):
+        print(f"drew            {path}", file=sys.stderr)
