@@ -31,6 +31,11 @@ BACKENDS: dict[str, Backend] = {
         class_name="LoopbackTransceiver",
         install_hint="It needs numpy alone; from pairzero's folder: pip install .",
     ),
+    "pluto": Backend(
+        module="radio.pluto",
+        class_name="PlutoTransceiver",
+        install_hint="From pairzero's folder: pip install '.[pluto]'",
+    ),
 }
 
 

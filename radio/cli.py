@@ -9,10 +9,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from radio.commands import doctor, measure, virtual_pluto
+from radio.commands import doctor, measure, silence, virtual_pluto
 from radio.errors import RadioError
 
-_COMMANDS = (doctor, measure, virtual_pluto)
+_COMMANDS = (doctor, measure, virtual_pluto, silence)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

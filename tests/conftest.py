@@ -49,6 +49,28 @@ TEXTS = (
 )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Real radios, cabled through attenuators, for whoever has them."""
+    parser.addoption("--pluto-transmitter", help="URI of a real Pluto that may transmit")
+    parser.addoption("--pluto-receiver", help="URI of a real Pluto that hears it")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test of real radios exists only where there are some: no skip can look like a pass."""
+    if "real_plutos" in metafunc.fixturenames:
+        uris = [metafunc.config.getoption(f"--pluto-{end}") for end in ("transmitter", "receiver")]
+        metafunc.parametrize("real_plutos", [tuple(uris)] if all(uris) else [], ids=["cabled"])
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Take out what has no radio to run on."""
+    has_radios = config.getoption("--pluto-transmitter") and config.getoption("--pluto-receiver")
+    if not has_radios:
+        items[:] = [
+            item for item in items if "real_plutos" not in getattr(item, "fixturenames", ())
+        ]
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
     """Fail a test that draws from numpy's global generator: randomness is an argument here.

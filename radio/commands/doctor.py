@@ -48,5 +48,4 @@ def run(arguments: argparse.Namespace) -> int:
         f"  self-check, 3 devices, next to no noise: NMSE {measurement.simulated_nmse_db:.1f} dB, "
         f"wanted below {SELF_CHECK_NMSE_DB:.0f} dB: {'passed' if is_exact else 'FAILED'}"
     )
-    print("Only the software air is built so far; no real radio can be driven from here.")
     return 0 if is_exact and num_missing == 0 else 1

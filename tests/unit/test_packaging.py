@@ -186,6 +186,9 @@ def imported_names(path):
     return names
 
 
+ON_REQUEST = {"radio/drawing.py": {"matplotlib"}, "radio/pluto.py": {"adi", "iio"}}
+
+
 @pytest.mark.parametrize(
     ("folder", "allowed"),
     [
@@ -202,8 +205,8 @@ def test_a_package_imports_what_its_extra_installs_and_no_more(folder, allowed):
     files = list((ROOT / folder).rglob("*.py"))
     assert files
     for path in files:
-        # Pictures, on request: radio.cli says what to install where they cannot be drawn.
-        on_request = {"matplotlib"} if path == ROOT / "radio" / "drawing.py" else set()
+        # Pictures and hardware, on request: both say what to install where they cannot be had.
+        on_request = ON_REQUEST.get(path.relative_to(ROOT).as_posix(), set())
         assert imported_names(path) - STANDARD_LIBRARY - on_request <= allowed, path
 
 
