@@ -343,9 +343,12 @@ class DeviceAgent:
         )
 
     def close(self) -> None:
-        """Silence every uplink and stop the worker threads."""
+        """Silence every uplink, whatever another one says, and stop the worker threads."""
         for device in self._devices:
-            device.uplink.close()
+            try:
+                device.uplink.close()
+            except RadioError as error:
+                _logger.error("device %d is not known to be silent: %s", device.device_index, error)
         self._forward.close()
         self._store.close()
 

@@ -147,11 +147,15 @@ class Impairments:
         ppm = 2.0 * self.crystal_ppm + self.drift_ppm
         return 1e-6 * ppm * check_positive("carrier_hz", carrier_hz)
 
+    @property
+    def path_spread_db(self) -> float:
+        """What the farthest device loses more than the nearest."""
+        return 10.0 * self.path_loss_exponent * math.log10(self.distance_ratio)
+
     def path_gains(self, num_devices: int) -> Float64Array:
         """Amplitude ratios [num_devices], of mean power 1; the first device is the nearest."""
         count = check_integer("num_devices", num_devices, minimum=1)
-        spread_db = 10.0 * self.path_loss_exponent * math.log10(self.distance_ratio)
-        power = 10.0 ** (-np.linspace(0.0, spread_db, count) / 10.0)
+        power = 10.0 ** (-np.linspace(0.0, self.path_spread_db, count) / 10.0)
         gains: Float64Array = np.sqrt(power / power.mean())
         return gains
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import logging
+import math
 import threading
 import warnings
 from typing import Any
@@ -51,9 +52,6 @@ _logger = logging.getLogger(__name__)
 
 TX_FULL_SCALE = 1 << 14
 RX_FULL_SCALE = 1 << 11
-SETTLING_SAMPLES = 2048
-"""At the beginning of every capture, thrown away: what was in the pipes when the buffer opened."""
-
 MAX_BUFFER_SAMPLES = 1 << 22
 _DEVICES = ("ad9361-phy", "cf-ad9361-dds-core-lpc", "cf-ad9361-lpc")
 _SILENT_DB = MAX_ATTENUATION_DB - 0.125
@@ -292,7 +290,7 @@ class PlutoTransceiver(Transceiver):
 
     A transmitter is at full attenuation except between `hold` and `fall_silent`; a receiver's
     transmitter is silent throughout. A capture opens a buffer of its own, so that it holds nothing
-    from before; its first SETTLING_SAMPLES are thrown away.
+    from before; its first ``settling_s`` are thrown away.
 
     Args:
         settings: how it is to be set; see `PlutoSettings`.
@@ -451,11 +449,12 @@ class PlutoTransceiver(Transceiver):
 
     def _capture(self, num_samples: int, timeout_s: float) -> Complex64Array:
         self._check_role(Role.RECEIVER, "capture")
-        total = num_samples + SETTLING_SAMPLES
+        settling = math.ceil(self._settings.settling_s * self._sample_rate_hz)
+        total = num_samples + settling
         if total > MAX_BUFFER_SAMPLES:
             raise RadioConfigurationError(
                 f"{self.source}: a capture of {num_samples} samples, wanted at most "
-                f"{MAX_BUFFER_SAMPLES - SETTLING_SAMPLES}: it has to fit one buffer of the radio."
+                f"{MAX_BUFFER_SAMPLES - settling}: it has to fit one buffer of the radio."
             )
         radio = self._pluto.radio
         with self._guard:
@@ -463,7 +462,7 @@ class PlutoTransceiver(Transceiver):
             self._pluto.set_timeout(timeout_s)
             radio.rx_buffer_size = total
             try:
-                samples = radio.rx()[SETTLING_SAMPLES:]
+                samples = radio.rx()[settling:]
             finally:
                 radio.rx_destroy_buffer()
                 self._pluto.set_timeout(_CONTROL_TIMEOUT_S)

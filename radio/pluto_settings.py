@@ -23,6 +23,7 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "rf_bandwidth_hz": (200e3, 40e6, "Hz"),
     "tx_attenuation_db": (0.0, MAX_ATTENUATION_DB, "dB"),
     "rx_gain_db": (-3.0, 71.0, "dB"),
+    "settling_s": (0.0, 1.0, "s"),
 }
 XO_CORRECTION_RANGE = (39_992_000, 40_008_000)
 
@@ -85,6 +86,8 @@ class PlutoSettings:
             can be.
         rx_gain_db: of a receiver, fixed: an automatic one would hide how loud a signal is.
         xo_correction: what the crystal is taken to be, Hz; None leaves it as the radio has it.
+        settling_s: at the beginning of every capture, thrown away: what was in the pipes when its
+            buffer opened, and the moment that transmitters take from saying so to being there.
     """
 
     uri: str
@@ -95,6 +98,7 @@ class PlutoSettings:
     tx_attenuation_db: float = 40.0
     rx_gain_db: float = 40.0
     xo_correction: int | None = None
+    settling_s: float = 2e-3
 
     def __post_init__(self) -> None:
         check_uri(self.uri)

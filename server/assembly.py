@@ -6,6 +6,7 @@ exists.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 
@@ -37,11 +38,12 @@ class RunComponents:
     validation: tuple[Batch, ...]
 
     def close(self) -> None:
-        """Stop threads and silence radios."""
-        self.control.close()
-        self.link.air.close()
-        self.forward.close()
-        self.replica.close()
+        """Silence radios and stop threads; everything is tried, whatever fails."""
+        with contextlib.ExitStack() as ends:
+            ends.callback(self.replica.close)
+            ends.callback(self.forward.close)
+            ends.callback(self.link.close)
+            ends.callback(self.control.close)
 
 
 def connect(
@@ -55,9 +57,24 @@ def connect(
     Raises:
         EdgeError, RadioError, PrivacyError: what does not fit together.
     """
-    workers = config.run.workers or os.cpu_count() or 1
     link = build_radio_link(config)
-    _check_keys_fit(config, link.air.source)
+    try:
+        _check_keys_fit(config, link.air.source)
+        return _connect_to(link, config, data, keys, terms, run_id)
+    except BaseException:
+        link.close()
+        raise
+
+
+def _connect_to(
+    link: RadioLink,
+    config: RunConfig,
+    data: RunData,
+    keys: DeviceKeys,
+    terms: PrivacyTerms | None,
+    run_id: str,
+) -> RunComponents:
+    workers = config.run.workers or os.cpu_count() or 1
 
     def load_weights() -> ParameterStore:
         return ParameterStore.from_bundle(data.bundle, config.model.trainable, workers)
@@ -120,7 +137,7 @@ def _validation_batches(data: RunData) -> tuple[Batch, ...]:
 
 def _check_keys_fit(config: RunConfig, source: str) -> None:
     """Keys that anybody can derive belong to a software radio."""
-    is_real = not source.startswith(("loopback", "ideal"))
+    is_real = not source.startswith(("loopback", "ideal", "virtual-pluto"))
     if config.privacy.has_simulated_keys and is_real:
         raise PrivacyError(
             f'privacy.noise_source: "simulation" with {source}. Such noise can be undone by '

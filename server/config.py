@@ -26,27 +26,19 @@ from edge_runtime.protocol.rounds import (
 from radio.calibration import check_can_be_heard
 from radio.errors import RadioError
 from radio.impairments import Impairments, impairments_from_name
-from radio.units import power_ratio_from_db
-from radio.waveforms import WaveformName
-from radio.waveforms.coherent import CoherentWaveform
-from radio.waveforms.energy import EnergyWaveform, Mapping
-from radio.waveforms.slotted import SlottedWaveform
+from server.config_section import Section, check_count, check_positive, check_within
 from server.errors import ConfigurationError
 from server.privacy.units import NeighbouringRelation, PrivacyUnit
+from server.radio_config import PlutoSection, RadioSection, VirtualPlutoSection
 
 PRESETS_FOLDER = Path(__file__).parent / "presets"
 DEFAULT_PRESET = "snips"
 BUNDLED_MODEL = "bundled"
-_MAX_COUNT = 2**31 - 1
 _MAX_LEARNING_RATE = 1e3
 _LOSS_ROUNDING = 2.0**-18  # float32 sums in another order move a loss by some 5e-6 (self_check)
 
 
-class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of the sections: frozen, no unknown keys."""
-
-
-class ModelSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ModelSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Which model, and which of its weights move.
 
     Paths in a configuration file are relative to the file, on the command line to the folder it is
@@ -61,7 +53,7 @@ class ModelSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     trainable: str | tuple[str, ...] = "all"
 
 
-class TaskSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class TaskSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What is learned.
 
     Attributes:
@@ -83,7 +75,7 @@ class TaskSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     validation_examples: int = 0
 
 
-class FederationSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class FederationSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Who takes part. Training examples are shuffled and dealt out evenly (IID).
 
     Attributes:
@@ -97,7 +89,7 @@ class FederationSection(_Section, frozen=True, forbid_unknown_fields=True, kw_on
     min_speakers: int = 1
 
 
-class OptimizerSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class OptimizerSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The zeroth-order step: w <- w - learning_rate(t) * (1/Q) sum_q mean_estimate_q * z_q.
 
     Attributes:
@@ -139,98 +131,18 @@ class OptimizerSection(_Section, frozen=True, forbid_unknown_fields=True, kw_onl
         return _LOSS_ROUNDING * 2.0**-self.perturbation_scale_log2 / sides
 
 
-class RadioSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The air.
-
-    Attributes:
-        backend: "loopback", or "ideal": no radio at all, the exact mean of the scalars.
-        waveform: "coherent": amplitudes add, the devices share carrier and clock. "energy": powers
-            add, every radio has a carrier and a clock of its own. "vote" and "coherent_vote": the
-            same for signs instead of numbers. "slotted": digital packets, one device after another.
-        impairments: name of a set in `radio.impairments`: "ideal", "desk-cabled", "pluto-stock",
-            "worst" or "uncorrected"; [impairments] changes single ones. Left out, what the waveform
-            is for: ideal for the coherent one, pluto-stock for others.
-        channel: "awgn", "rayleigh" or "rician".
-        rician_k_db: power of the line of sight over that of the echoes.
-        snr_db: mean received power of one device at full scale over the noise power, per sample.
-            The buffers of the energy waveform stay 12 dB below full scale, for their peaks.
-        coherence_rounds: rounds for which a fading block keeps its gains; pilots are sent once
-            per block, and a calibration holds as long.
-        min_gain: devices whose estimated gain is below this amplitude stay silent.
-        min_band_gain: the same where powers add, and the weak weigh less (`server.power.energy`).
-        pilot_symbols: length of each device's pilot.
-        payload_symbols: length of the sequence that carries one number.
-        plateau_samples: energy waveform: period of a held buffer and length of a capture.
-        energy_mapping: energy waveform: "signed" or "self_normalised".
-        calibration_max_age_s: energy waveform: new pilots are sent after this time at the latest.
-        carrier_hz: what the crystals' errors are parts of.
-        max_amplitude: peak of a transmitted sample, 1 = full scale.
-    """
-
-    backend: Literal["loopback", "ideal"] = "loopback"
-    waveform: WaveformName = WaveformName.COHERENT
-    impairments: str = ""
-    channel: Literal["awgn", "rayleigh", "rician"] = "rayleigh"
-    rician_k_db: float = 6.0
-    snr_db: float = 10.0
-    coherence_rounds: int = 10
-    min_gain: float = 0.3
-    min_band_gain: float = 0.1
-    pilot_symbols: int = 1024
-    payload_symbols: int = 64
-    plateau_samples: int = 1 << 16
-    energy_mapping: Mapping = Mapping.SIGNED
-    calibration_max_age_s: float = 600.0
-    carrier_hz: float = 915e6
-    max_amplitude: float = 1.0
-    sample_rate_hz: float = 1e6
-
-    @property
-    def impairments_name(self) -> str:
-        """The set of impairments, also where it was left out."""
-        home = "ideal" if self.waveform.needs_common_clock else "pluto-stock"
-        return self.impairments or home
-
-    @property
-    def energy_waveform(self) -> EnergyWaveform:
-        """The energy waveform of these radios."""
-        return EnergyWaveform(
-            sample_rate_hz=self.sample_rate_hz,
-            plateau_samples=self.plateau_samples,
-            mapping=self.energy_mapping,
-        )
-
-    def coherent_waveform(self, num_devices: int, num_scalars: int) -> CoherentWaveform:
-        """The coherent waveform of these radios."""
-        return CoherentWaveform(
-            num_devices=num_devices,
-            pilot_symbols=self.pilot_symbols,
-            payload_symbols=self.payload_symbols,
-            num_scalars=num_scalars,
-        )
-
-    def slotted_waveform(self, num_scalars: int) -> SlottedWaveform:
-        """The packets of these radios."""
-        return SlottedWaveform(num_scalars=num_scalars, sample_rate_hz=self.sample_rate_hz)
-
-    @property
-    def noise_power(self) -> float:
-        """N0 per complex sample: full scale through unit mean power gain arrives snr_db above."""
-        return self.max_amplitude**2 * power_ratio_from_db(-self.snr_db)
-
-
 # One key for every attribute of Impairments; left out, the named set's.
 ImpairmentsSection = msgspec.defstruct(
     "ImpairmentsSection",
     [(field.name, float | None, None) for field in dataclasses.fields(Impairments)],
-    bases=(_Section,),
+    bases=(Section,),
     frozen=True,
     forbid_unknown_fields=True,
     kw_only=True,
 )
 
 
-class PrivacySection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class PrivacySection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The promise.
 
     Attributes:
@@ -274,7 +186,7 @@ class PrivacySection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=
         return self.enabled and self.noise_source == "simulation"
 
 
-class RunSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class RunSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How the run is carried out.
 
     Attributes:
@@ -292,7 +204,7 @@ class RunSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True
     intra_op_threads: int = 1
 
 
-class RunConfig(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class RunConfig(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A whole configuration; see the sections."""
 
     description: str = ""
@@ -303,6 +215,8 @@ class RunConfig(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
     optimizer: OptimizerSection = OptimizerSection()
     radio: RadioSection = RadioSection()
     impairments: ImpairmentsSection = ImpairmentsSection()  # type: ignore[valid-type]
+    pluto: PlutoSection = PlutoSection()
+    virtual_pluto: VirtualPlutoSection = VirtualPlutoSection()
     privacy: PrivacySection = PrivacySection()
 
     @property
@@ -360,18 +274,22 @@ class RunConfig(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     def __post_init__(self) -> None:
         """Check every value; all limits are stated here and nowhere else."""
-        _count("federation.num_devices", self.federation.num_devices, 1)
-        _within(
+        check_count("federation.num_devices", self.federation.num_devices, 1)
+        check_within(
             "federation.min_speakers",
             self.federation.min_speakers, 1, self.federation.num_devices,
         )  # fmt: skip
-        _count("optimizer.rounds", self.optimizer.rounds, 1)
-        _within("optimizer.directions", self.optimizer.directions, 1, MAX_DIRECTIONS)
-        _count("optimizer.batch_size", self.optimizer.batch_size, 1)
-        _within("optimizer.perturbation_scale_log2", self.optimizer.perturbation_scale_log2, -20, 0)
-        _positive("optimizer.learning_rate", self.optimizer.learning_rate)
-        _within("optimizer.learning_rate", self.optimizer.learning_rate, 0.0, _MAX_LEARNING_RATE)
-        _within(
+        check_count("optimizer.rounds", self.optimizer.rounds, 1)
+        check_within("optimizer.directions", self.optimizer.directions, 1, MAX_DIRECTIONS)
+        check_count("optimizer.batch_size", self.optimizer.batch_size, 1)
+        check_within(
+            "optimizer.perturbation_scale_log2", self.optimizer.perturbation_scale_log2, -20, 0
+        )
+        check_positive("optimizer.learning_rate", self.optimizer.learning_rate)
+        check_within(
+            "optimizer.learning_rate", self.optimizer.learning_rate, 0.0, _MAX_LEARNING_RATE
+        )
+        check_within(
             "optimizer.final_learning_rate_fraction",
             self.optimizer.final_learning_rate_fraction, 0.0, 1.0,
         )  # fmt: skip
@@ -385,27 +303,27 @@ class RunConfig(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
                 f"2^{self.optimizer.perturbation_scale_log2}: nothing else would be sent. Raise "
                 "perturbation_scale_log2 or the clip."
             )
-        _positive("optimizer.vote_value", self.optimizer.vote_value)
-        _within("radio.snr_db", self.radio.snr_db, -60.0, 120.0)
-        _count("radio.coherence_rounds", self.radio.coherence_rounds, 1)
-        _positive("radio.min_gain", self.radio.min_gain)
-        _positive("radio.min_band_gain", self.radio.min_band_gain)
-        _count("radio.pilot_symbols", self.radio.pilot_symbols, 16)
-        _count("radio.payload_symbols", self.radio.payload_symbols, 1)
-        _positive("radio.sample_rate_hz", self.radio.sample_rate_hz)
-        _within("radio.max_amplitude", self.radio.max_amplitude, 1e-6, 1.0)
-        _positive("radio.carrier_hz", self.radio.carrier_hz)
-        _within("radio.rician_k_db", self.radio.rician_k_db, -60.0, 60.0)
-        _positive("radio.calibration_max_age_s", self.radio.calibration_max_age_s)
+        check_positive("optimizer.vote_value", self.optimizer.vote_value)
+        check_within("radio.snr_db", self.radio.snr_db, -60.0, 120.0)
+        check_count("radio.coherence_rounds", self.radio.coherence_rounds, 1)
+        check_positive("radio.min_gain", self.radio.min_gain)
+        check_positive("radio.min_band_gain", self.radio.min_band_gain)
+        check_count("radio.pilot_symbols", self.radio.pilot_symbols, 16)
+        check_count("radio.payload_symbols", self.radio.payload_symbols, 1)
+        check_positive("radio.sample_rate_hz", self.radio.sample_rate_hz)
+        check_within("radio.max_amplitude", self.radio.max_amplitude, 1e-6, 1.0)
+        check_positive("radio.carrier_hz", self.radio.carrier_hz)
+        check_within("radio.rician_k_db", self.radio.rician_k_db, -60.0, 60.0)
+        check_positive("radio.calibration_max_age_s", self.radio.calibration_max_age_s)
         if self.radio.backend != "ideal":
             self._check_signals()
-        _count("task.max_tokens", self.task.max_tokens, 8)
-        _count("task.validation_examples", self.task.validation_examples, 0)
-        _count("run.evaluation_interval", self.run.evaluation_interval, 1)
-        _count("run.digest_interval", self.run.digest_interval, 1)
-        _count("run.workers", self.run.workers, 0)
-        _count("run.intra_op_threads", self.run.intra_op_threads, 1)
-        _within("privacy.csi_failure_fraction", self.privacy.csi_failure_fraction, 0.0, 0.5)
+        check_count("task.max_tokens", self.task.max_tokens, 8)
+        check_count("task.validation_examples", self.task.validation_examples, 0)
+        check_count("run.evaluation_interval", self.run.evaluation_interval, 1)
+        check_count("run.digest_interval", self.run.digest_interval, 1)
+        check_count("run.workers", self.run.workers, 0)
+        check_count("run.intra_op_threads", self.run.intra_op_threads, 1)
+        check_within("privacy.csi_failure_fraction", self.privacy.csi_failure_fraction, 0.0, 0.5)
         if self.privacy.enabled:
             self._check_privacy()
         elif not math.isfinite(self.optimizer.clip) and self.radio.backend != "ideal":
@@ -423,24 +341,53 @@ class RunConfig(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
             )
 
     def _check_signals(self) -> None:
-        """Bands, offsets and noise, before any radio is opened."""
+        """Bands, offsets and noise, before any radio is opened.
+
+        What real radios do is known when they are calibrated, and not before.
+        """
+        radio = self.radio
         try:
             impairments = self.impaired_by
-            offset_hz = impairments.largest_offset_hz(self.radio.carrier_hz)
-            noise_power, amplitude = self.radio.noise_power, self.radio.max_amplitude
-            if self.radio.waveform.adds_powers:
-                bands = self.radio.energy_waveform
+            offset_hz = impairments.largest_offset_hz(radio.carrier_hz)
+            if radio.backend == "pluto":
+                offset_hz = 0.0
+            signal_to_noise = radio.max_amplitude**2 / radio.noise_power
+            if radio.waveform.adds_powers:
+                bands = radio.energy_waveform
                 bands.check_offset(offset_hz)
-                check_can_be_heard(bands, noise_power, amplitude)
-            if not self.radio.waveform.superposes:
-                packets = self.radio.slotted_waveform(self.optimizer.directions)
+                if not radio.has_plutos:
+                    check_can_be_heard(bands, radio.noise_power, radio.max_amplitude)
+            if not radio.waveform.superposes:
+                packets = radio.slotted_waveform(self.optimizer.directions)
                 packets.check_offset(offset_hz)
-                packets.check_can_be_read(amplitude**2 / noise_power)
+                if not radio.has_plutos:
+                    packets.check_can_be_read(signal_to_noise)
         except RadioError as error:
             raise ConfigurationError(f"[radio]: {error}") from error
+        if radio.has_plutos:
+            self._check_plutos()
+
+    def _check_plutos(self) -> None:
+        radio, num_devices = self.radio, self.federation.num_devices
+        if radio.waveform.needs_common_clock:
+            raise ConfigurationError(
+                f'radio.waveform: "{radio.waveform}" needs one carrier and one clock for all, '
+                f'which radio.backend = "{radio.backend}" has not. Set radio.waveform = "energy".'
+            )
+        if radio.backend == "pluto":
+            self.pluto.check_radios(num_devices)
+            self.pluto.settings([self.pluto.receiver, *self.pluto.devices], radio)
+            return
+        if self.pluto.devices or self.pluto.receiver:
+            raise ConfigurationError(
+                'pluto.devices: radio.backend = "virtual-pluto" starts radios of its own. Leave '
+                'the URIs out, or set radio.backend = "pluto".'
+            )
+        self.virtual_pluto.bench(num_devices, self.impaired_by, self.run.seed)
+        self.pluto.settings(["ip:127.0.0.1"] * (1 + num_devices), radio)
 
     def _check_privacy(self) -> None:
-        _positive("privacy.epsilon", self.privacy.epsilon)
+        check_positive("privacy.epsilon", self.privacy.epsilon)
         if not math.isfinite(self.optimizer.clip):
             raise ConfigurationError("optimizer.clip: infinite; privacy needs a finite clip.")
         if not 0.0 < self.privacy.delta < 1.0:
@@ -489,23 +436,6 @@ class RunConfig(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
                 'radio.backend "ideal" sends no samples and adds no noise: set '
                 "privacy.enabled = false."
             )
-
-
-def _count(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ConfigurationError(f"{name}: got {value}, wanted at least {least}.")
-    if value > _MAX_COUNT:
-        raise ConfigurationError(f"{name}: got {value}, wanted at most {_MAX_COUNT}.")
-
-
-def _within(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ConfigurationError(f"{name}: got {value}, wanted {low} to {high}.")
-
-
-def _positive(name: str, value: float) -> None:
-    if not (value > 0 and math.isfinite(value)):
-        raise ConfigurationError(f"{name}: got {value}, wanted a finite number > 0.")
 
 
 def available_presets() -> dict[str, str]:

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.forward import OnnxForward
-from edge_runtime.tasks import Batch
 from server.accounts import num_stretches, open_accounts, stretch_of
 from server.assembly import RunComponents, connect, plan_privacy
 from server.config import RunConfig, dump_config
@@ -58,11 +56,7 @@ class Experiment:
     loop: RoundLoop
     pricing: Pricing
     terms: PrivacyTerms | None
-    forward: OnnxForward
-    validation: tuple[Batch, ...]
-    source: str
-    num_parameters: int
-    num_trainable: int
+    components: RunComponents
     num_shortened: int
 
     @classmethod
@@ -165,13 +159,14 @@ class Experiment:
             loop=loop,
             pricing=pricing,
             terms=terms,
-            forward=components.forward,
-            validation=components.validation,
-            source=components.link.air.source,
-            num_parameters=components.replica.num_parameters,
-            num_trainable=components.replica.num_trainable,
+            components=components,
             num_shortened=num_shortened,
         )
+
+    @property
+    def source(self) -> str:
+        """Where the numbers come from, for every report."""
+        return self.components.link.air.source
 
     def run(
         self,
@@ -245,7 +240,8 @@ class Experiment:
 
     def evaluate(self, num_rounds: int) -> EvaluationRow:
         """Evaluate the server's replica and record the result."""
-        return self.record_evaluation(num_rounds, evaluate(self.forward, self.validation))
+        result = evaluate(self.components.forward, self.components.validation)
+        return self.record_evaluation(num_rounds, result)
 
     def record_evaluation(self, num_rounds: int, result: Evaluation | None) -> EvaluationRow:
         """Write an evaluation, if there is one, down beside what has been spent by then."""
@@ -289,11 +285,10 @@ class Experiment:
 
     def close(self) -> None:
         """Silence the devices, let the radio go, close the store. Idempotent."""
-        self.loop.control.close()
-        self.loop.air.close()
-        self.forward.close()
-        self.loop.replica.close()
-        self.store.close()
+        try:
+            self.components.close()
+        finally:
+            self.store.close()
 
 
 def _create_store(

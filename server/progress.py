@@ -33,7 +33,7 @@ class ProgressPrinter:
     def header(self, experiment: Experiment) -> None:
         """What is about to run, and what is promised."""
         config = experiment.config
-        privacy = config.privacy
+        privacy, replica = config.privacy, experiment.components.replica
         self._keeps_time_secret = privacy.has_system_keys
         promise = "none: this run adds no noise and protects nobody"
         if privacy.enabled:
@@ -47,7 +47,7 @@ class ProgressPrinter:
             f"{_numbers(config.optimizer.directions)}, {experiment.source}"
         )
         self._line(
-            f"  {experiment.num_trainable:,} of {experiment.num_parameters:,} weights move; "
+            f"  {replica.num_trainable:,} of {replica.num_parameters:,} weights move; "
             f"privacy: {promise}"
         )
         if experiment.terms is not None:
@@ -188,9 +188,12 @@ def _what_noise_leaves(config: RunConfig, terms: PrivacyTerms) -> str:
     of_radio = _coherent_sum_std
     if is_slotted:
         of_radio = _energy_sum_std if config.radio.waveform.adds_powers else _packet_sum_std
-    total_std = math.hypot(sum_noise_std, of_radio(config, required))
     share = noise_to_clip_ratio(mean_noise_std=sum_noise_std / num_devices, clip=clip)
-    total_share = noise_to_clip_ratio(mean_noise_std=total_std / num_devices, clip=clip)
+    with_radio = ""
+    if not config.radio.has_plutos:  # what theirs is, pilots will tell
+        total_std = math.hypot(sum_noise_std, of_radio(config, required))
+        total_share = noise_to_clip_ratio(mean_noise_std=total_std / num_devices, clip=clip)
+        with_radio = f"\n  ({total_share:.2%} with the radio's at unit gain)"
     ceiling = information_ceiling_nats(
         num_rounds=config.optimizer.rounds,
         num_devices=num_devices,
@@ -200,8 +203,7 @@ def _what_noise_leaves(config: RunConfig, terms: PrivacyTerms) -> str:
     )
     return (
         f"  noise multiplier {terms.noise_multiplier:.3f}: privacy noise on each mean is "
-        f"{share:.2%} of the clip\n  ({total_share:.2%} with the radio's at unit gain); "
-        f"information ceiling {ceiling:.0f} nats"
+        f"{share:.2%} of the clip{with_radio}; information ceiling {ceiling:.0f} nats"
     )
 
 

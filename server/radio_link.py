@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edge_runtime.uplink import (
@@ -14,13 +17,16 @@ from edge_runtime.uplink import (
 )
 from radio.calibration import CalibrationLimits
 from radio.channel_models import channel_from_name
+from radio.errors import RadioError
 from radio.impairments import Crystals, Impairments
 from radio.loopback import LoopbackTransceiver
 from radio.medium import SoftwareMedium
+from radio.transceiver import Transceiver
+from radio.virtual_pluto.process import VirtualPlutoProcess
 from server.air import Air, CoherentAir
 from server.config import RunConfig
 from server.energy_air import EnergyAir
-from server.receiver import IdealReceiver, RadioReceiver, Receiver
+from server.receiver import IdealReceiver, RadioReceiver
 from server.simulation import (
     ChannelSimulation,
     NoChannelSimulation,
@@ -28,6 +34,8 @@ from server.simulation import (
     simulation_rng,
 )
 from server.slotted_air import SlottedAir
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,31 +46,114 @@ class RadioLink:
         uplinks: each device's, in device order.
         air: the server's end.
         noise_symbols: silent samples of a frame, from which noise power is measured.
+        served: what serves virtual radios, to be closed after both ends.
     """
 
     uplinks: tuple[Uplink, ...]
     air: Air
     noise_symbols: int
+    served: VirtualPlutoProcess | None = None
+
+    def close(self) -> None:
+        """Silence every device, let the receiver go, end what served them. Idempotent.
+
+        A radio that is not known to be silent is told in the log, and keeps no other from it.
+        """
+        for close in (*(uplink.close for uplink in self.uplinks), self.air.close):
+            try:
+                close()
+            except RadioError as error:
+                _logger.error("%s", error)
+        if self.served is not None:
+            self.served.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Ends:
+    """Open transceivers, and what brings the channel between them into its state."""
+
+    transmitters: Sequence[Transceiver]
+    listener: Transceiver
+    simulation: ChannelSimulation
+    served: VirtualPlutoProcess | None = None
 
 
 def build_radio_link(config: RunConfig) -> RadioLink:
-    """The link of a configuration; everything that a simulation draws is drawn from its seed."""
-    radio, seed = config.radio, config.run.seed
-    num_devices, num_scalars = config.federation.num_devices, config.optimizer.directions
+    """The link of a configuration; everything that a simulation draws is drawn from its seed.
 
-    def coherent_air(receiver: Receiver, simulation: ChannelSimulation) -> CoherentAir:
-        return CoherentAir(
-            receiver, simulation, num_devices, radio.max_amplitude, radio.coherence_rounds
-        )
+    Raises:
+        RadioError: a radio cannot be opened; those that could be are closed again.
+    """
+    if config.radio.backend == "ideal":
+        return _ideal_link(config)
+    ends = _open_plutos(config) if config.radio.has_plutos else _software_ends(config)
+    return _link(config, ends)
 
-    if radio.backend == "ideal":
-        box = ScalarBox()
+
+def _ideal_link(config: RunConfig) -> RadioLink:
+    num_devices = config.federation.num_devices
+    box = ScalarBox()
+    return RadioLink(
+        uplinks=(IdealUplink(box),) * num_devices,
+        air=CoherentAir(
+            IdealReceiver(box, num_devices),
+            NoChannelSimulation(),
+            num_devices,
+            config.radio.max_amplitude,
+            config.radio.coherence_rounds,
+        ),
+        noise_symbols=1,
+    )
+
+
+def _link(config: RunConfig, ends: _Ends) -> RadioLink:
+    """The waveform of a configuration on open radios."""
+    radio, num_devices = config.radio, config.federation.num_devices
+    transmitters, listener, simulation = ends.transmitters, ends.listener, ends.simulation
+    if radio.waveform.adds_powers:
+        bands = radio.energy_waveform
         return RadioLink(
-            uplinks=(IdealUplink(box),) * num_devices,
-            air=coherent_air(IdealReceiver(box, num_devices), NoChannelSimulation()),
-            noise_symbols=1,
+            uplinks=tuple(EnergyUplink(transmitter, bands) for transmitter in transmitters),
+            air=EnergyAir(
+                listener,
+                simulation,
+                num_devices,
+                bands,
+                pilot_amplitude=radio.max_amplitude,
+                limits=CalibrationLimits(
+                    max_rounds=radio.coherence_rounds, max_age_s=radio.calibration_max_age_s
+                ),
+            ),
+            noise_symbols=bands.plateau_samples,
+            served=ends.served,
         )
-    impairments = config.impaired_by
+    num_scalars = config.optimizer.directions
+    if not radio.waveform.superposes:
+        packets = radio.slotted_waveform(num_scalars)
+        return RadioLink(
+            uplinks=tuple(SlottedUplink(transmitter, packets) for transmitter in transmitters),
+            air=SlottedAir(listener, simulation, num_devices, packets),
+            noise_symbols=1,
+            served=ends.served,
+        )
+    waveform = radio.coherent_waveform(num_devices, num_scalars)
+    return RadioLink(
+        uplinks=tuple(CoherentUplink(transmitter, waveform) for transmitter in transmitters),
+        air=CoherentAir(
+            RadioReceiver(listener, waveform),
+            simulation,
+            num_devices,
+            radio.max_amplitude,
+            radio.coherence_rounds,
+        ),
+        noise_symbols=waveform.noise_symbols,
+    )
+
+
+def _software_ends(config: RunConfig) -> _Ends:
+    """Loopback transceivers on a medium of their own."""
+    radio, seed = config.radio, config.run.seed
+    num_devices, impairments = config.federation.num_devices, config.impaired_by
     channel = channel_from_name(radio.channel, rician_k_db=radio.rician_k_db)
     medium = SoftwareMedium(
         num_devices=num_devices,
@@ -86,36 +177,28 @@ def build_radio_link(config: RunConfig) -> RadioLink:
         LoopbackTransceiver(medium, index, max_amplitude=radio.max_amplitude)
         for index in range(num_devices)
     ]
-    listener = LoopbackTransceiver(medium, None)
-    if radio.waveform.adds_powers:
-        bands = radio.energy_waveform
-        return RadioLink(
-            uplinks=tuple(EnergyUplink(transmitter, bands) for transmitter in transmitters),
-            air=EnergyAir(
-                listener,
-                simulation,
-                num_devices,
-                bands,
-                pilot_amplitude=radio.max_amplitude,
-                limits=CalibrationLimits(
-                    max_rounds=radio.coherence_rounds, max_age_s=radio.calibration_max_age_s
-                ),
-            ),
-            noise_symbols=bands.plateau_samples,
+    return _Ends(transmitters, LoopbackTransceiver(medium, None), simulation)
+
+
+def _open_plutos(config: RunConfig) -> _Ends:
+    """Plutos, the receiver first; of a process of their own if they are virtual."""
+    # Here and not above: a run without Plutos needs none of their libraries.
+    from radio.pluto import PlutoTransceiver
+
+    radio, pluto, num_devices = config.radio, config.pluto, config.federation.num_devices
+    with contextlib.ExitStack() as opened:
+        served = None
+        uris = [pluto.receiver, *pluto.devices]
+        if radio.backend == "virtual-pluto":
+            bench = config.virtual_pluto.bench(num_devices, config.impaired_by, config.run.seed)
+            served = opened.enter_context(VirtualPlutoProcess(bench))
+            uris = served.uris
+        listener, *transmitters = (
+            opened.enter_context(PlutoTransceiver(settings, max_amplitude=radio.max_amplitude))
+            for settings in pluto.settings(uris, radio)
         )
-    if not radio.waveform.superposes:
-        packets = radio.slotted_waveform(num_scalars)
-        return RadioLink(
-            uplinks=tuple(SlottedUplink(transmitter, packets) for transmitter in transmitters),
-            air=SlottedAir(listener, simulation, num_devices, packets),
-            noise_symbols=1,
-        )
-    waveform = radio.coherent_waveform(num_devices, num_scalars)
-    return RadioLink(
-        uplinks=tuple(CoherentUplink(transmitter, waveform) for transmitter in transmitters),
-        air=coherent_air(RadioReceiver(listener, waveform), simulation),
-        noise_symbols=waveform.noise_symbols,
-    )
+        opened.pop_all()
+    return _Ends(transmitters, listener, NoChannelSimulation(), served)
 
 
 def _label(config: RunConfig) -> list[str]:

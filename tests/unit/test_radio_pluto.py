@@ -18,7 +18,7 @@ from radio.errors import (
     RadioSaturationError,
     RadioUnavailableError,
 )
-from radio.pluto import SETTLING_SAMPLES, PlutoTransceiver, found_uris, silence
+from radio.pluto import PlutoTransceiver, found_uris, silence
 from radio.pluto_settings import MAX_ATTENUATION_DB, PlutoSettings, Role, check_uri, hint
 from radio.transceiver import Mode
 from radio.virtual_pluto.attributes import Attribute
@@ -293,7 +293,7 @@ def test_a_wrong_end_says_which_it_is(bench):
         with pytest.raises(RadioConfigurationError, match="which is a receiver"):
             receiver.hold(tone())
         with pytest.raises(RadioConfigurationError, match="has to fit one buffer"):
-            receiver.capture((1 << 22) - SETTLING_SAMPLES + 1, timeout_s=1.0)
+            receiver.capture((1 << 22) - 1999, timeout_s=1.0)
 
 
 def test_codes_are_checked_before_they_wrap(bench, monkeypatch):

@@ -1,0 +1,288 @@
+"""Whole runs through libiio and pyadi-iio: on virtual Plutos of their own, and on served ones."""
+
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from radio.cli import main as radio_main
+from radio.errors import RadioUnavailableError
+from radio.pluto import _Pluto, silence
+from radio.virtual_pluto.server import Bench, VirtualPlutoServer
+from server import cli, radio_link
+from server.config import load_config
+from server.errors import ConfigurationError, PrivacyError
+from server.experiment import Experiment
+from server.run_store import RunStore
+
+ROUNDS = 6
+SETTINGS = {
+    "radio.plateau_samples": 8192, "radio.coherence_rounds": 3, "optimizer.rounds": ROUNDS,
+    "optimizer.directions": 3, "optimizer.batch_size": 4, "privacy.epsilon": 8.0,
+    "task.validation_examples": 20, "task.max_tokens": 24, "run.evaluation_interval": 3,
+}  # fmt: skip
+
+
+def config(**changes):
+    changed = {key.replace("__", "."): value for key, value in changes.items()}
+    return load_config("virtual-pluto", {**SETTINGS, **changed})
+
+
+def on_served(uris, **changes):
+    """The same configuration on radios that somebody else serves: the way of real ones."""
+    return config(
+        radio__backend="pluto", pluto__receiver=uris[0], pluto__devices=tuple(uris[1:]), **changes
+    )
+
+
+def carry_out(run, **options):
+    try:
+        return run.run(**options)
+    finally:
+        run.close()
+
+
+def rows_of(folder):
+    store = RunStore.open(folder)
+    try:
+        return store.rounds()
+    finally:
+        store.close()
+
+
+def test_a_run_on_virtual_plutos_names_its_stack_and_hears_what_was_sent(tmp_path, capsys):
+    words = [f"--set={key}={value}" for key, value in SETTINGS.items()]
+    assert cli.main(["run", "virtual-pluto", "--out", str(tmp_path / "run"), "--json", *words]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert re.fullmatch(r"virtual-pluto\+pyadi-iio 0\.0\.21\+libiio 0\.2\d", summary["source"])
+    assert (summary["waveform"], summary["access"]) == ("energy", "slotted")
+    assert summary["mean_speakers"] == 4
+    assert summary["outcome"] == "complete"  # the replicas' digests were compared for that
+    assert summary["epsilon"] <= 8.0
+    assert summary["wall_s"] > 0
+    # An eighth of the preset's plateau, so 9 dB above its -34 or better.
+    assert summary["radio_nmse_db"] < -20
+    assert "virtual-pluto" in (tmp_path / "run" / "report.html").read_text("utf-8")
+
+
+def test_nothing_is_left_behind_by_a_run_of_its_own_radios(tmp_path):
+    run = Experiment.start(config(), tmp_path / "run")
+    served = run.components.link.served
+    uris, pid = served.uris, served.pid
+    assert carry_out(run)
+    assert not os.path.exists(f"/proc/{pid}")
+    with pytest.raises(RadioUnavailableError):
+        silence(uris[0])
+
+
+@pytest.fixture
+def bench():
+    plutos = Bench(num_radios=5, is_stepped=True, path_spread_db=6.0).build()
+    with VirtualPlutoServer(plutos, base_port=0) as server:
+        yield plutos, server
+
+
+def test_the_same_path_runs_on_served_radios_and_leaves_them_silent(tmp_path, bench):
+    plutos, server = bench
+    assert carry_out(Experiment.start(on_served(server.uris), tmp_path / "run"))
+    rows = rows_of(tmp_path / "run")
+    assert [row.num_speakers for row in rows] == [4] * ROUNDS
+    assert not any(pluto.radio.is_radiating() for pluto in plutos)
+    assert sum(row.squared_error_of_radio for row in rows) > 0
+
+
+@pytest.mark.parametrize("waveform", ["vote", "slotted"])
+def test_other_waveforms_without_a_common_clock_run_too(tmp_path, bench, waveform):
+    _, server = bench
+    changed = on_served(server.uris, radio__waveform=waveform, optimizer__rounds=2)
+    assert carry_out(Experiment.start(changed, tmp_path / "run"))
+    assert {row.num_speakers for row in rows_of(tmp_path / "run")} == {4}
+    assert {row.num_erased for row in rows_of(tmp_path / "run")} == {0}
+
+
+def test_a_radio_that_is_pulled_out_falls_silent_and_the_run_goes_on(tmp_path, bench, caplog):
+    plutos, server = bench
+    run = Experiment.start(on_served(server.uris, optimizer__rounds=9), tmp_path / "run")
+
+    def pull(progress):
+        if progress.rounds_done == 4:
+            server.unplug(2)
+
+    assert carry_out(run, on_progress=pull)
+    speakers = [row.num_speakers for row in rows_of(tmp_path / "run")]
+    assert speakers == [4] * 4 + [3] * 5
+    assert "device 1" in caplog.text
+    assert "the radio failed during hold" in caplog.text
+    assert "the pilot of device 1 was not heard" in caplog.text
+    assert f"Unplug it, or run: pairzero-radio silence {server.uris[2]}" in caplog.text
+    # The others are silent, and say so.
+    for index in (0, 1, 3, 4):
+        assert not plutos[index].radio.is_radiating()
+
+
+def test_without_its_receiver_a_run_ends_with_an_error_and_can_be_resumed(tmp_path, bench):
+    plutos, server = bench
+    run = Experiment.start(on_served(server.uris), tmp_path / "run")
+
+    def pull(progress):
+        if progress.rounds_done == 4:
+            server.unplug(0)
+
+    with pytest.raises(RadioUnavailableError):
+        carry_out(run, on_progress=pull)
+    assert not any(pluto.radio.is_radiating() for pluto in plutos[1:])
+    assert len(rows_of(tmp_path / "run")) == 4
+
+
+def test_a_radio_that_is_not_there_opens_no_run_and_leaves_the_others_silent(tmp_path, bench):
+    plutos, server = bench
+    uris = [*server.uris[:4], "ip:127.0.0.1:1"]
+    with pytest.raises(RadioUnavailableError, match="nothing listens there"):
+        Experiment.start(on_served(uris), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert not any(pluto.radio.is_radiating() for pluto in plutos[:4])
+
+
+def start_run(folder, *words):
+    """A run in a process and a session of its own, which says every round."""
+    program = "import sys; from server.cli import main; sys.exit(main())"
+    changed = {**SETTINGS, "optimizer.rounds": 60, "run.evaluation_interval": 1}
+    settings = [f"--set={key}={value}" for key, value in changed.items()]
+    return subprocess.Popen(
+        [sys.executable, "-u", "-c", program, "run", *words, "--out", str(folder), *settings],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def wait_for_round(run, number):
+    for line in run.stdout:
+        if line.split()[:1] == [str(number)]:
+            return
+    pytest.fail(f"the run ended: {run.stderr.read()}")
+
+
+def served_words(uris):
+    devices = json.dumps(uris[1:])
+    return ["virtual-pluto", '--set=radio.backend="pluto"', f'--set=pluto.receiver="{uris[0]}"',
+            f"--set=pluto.devices={devices}"]  # fmt: skip
+
+
+def what_may_radiate(uris):
+    """At the transmitters, in the words of `pairzero-radio silence`, without silencing them."""
+    return " ".join(line for uri in uris[1:] for line in _Pluto(uri).may_radiate())
+
+
+def test_a_killed_run_leaves_its_radios_on_and_they_are_found(
+    tmp_path, start_virtual_plutos, caplog, capsys
+):
+    uris = start_virtual_plutos(5, "--clock", "stepped").uris
+    folder = tmp_path / "run"
+    run = start_run(folder, *served_words(uris))
+    wait_for_round(run, 2)
+    for _ in range(200):  # until it is stopped while all four hold a number
+        run.send_signal(signal.SIGSTOP)
+        num_loud = what_may_radiate(uris).count("attenuation 10 dB")
+        if num_loud == 4:
+            break
+        run.send_signal(signal.SIGCONT)
+        time.sleep(0.007)
+    assert num_loud == 4
+    run.kill()
+    run.communicate(timeout=10)
+    assert radio_main(["silence", *uris[1:3]]) == 0
+    assert "was on the air" in capsys.readouterr().out
+    # The next start finds the others, and goes on; the round that was under way is passed over.
+    caplog.set_level(logging.WARNING)
+    resumed = Experiment.resume(folder)
+    assert "was on the air and is silent now" in caplog.text
+    done = resumed.store.num_rounds()
+    carry_out(resumed, should_stop=iter([False, False, True]).__next__)
+    rows = rows_of(folder)
+    assert len(rows) == done + 2
+    assert sum(row.is_skipped for row in rows) == (1 if rows[done].is_skipped else 0)
+    for uri in uris[1:]:
+        assert not silence(uri).was_radiating
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_silences_its_radios(tmp_path, start_virtual_plutos, number):
+    uris = start_virtual_plutos(5, "--clock", "stepped").uris
+    folder = tmp_path / "run"
+    run = start_run(folder, *served_words(uris))
+    wait_for_round(run, 1)
+    run.send_signal(number)
+    _, errors = run.communicate(timeout=20)
+    assert run.returncode == 130, errors
+    for uri in uris[1:]:
+        assert not silence(uri).was_radiating
+
+
+def test_ctrl_c_leaves_a_run_its_virtual_radios_until_they_are_silent(tmp_path):
+    run = start_run(tmp_path / "run", "virtual-pluto")
+    wait_for_round(run, 1)
+    os.killpg(run.pid, signal.SIGINT)  # as a terminal does, to everybody in the foreground
+    _, errors = run.communicate(timeout=20)
+    assert run.returncode == 130, errors
+    assert "not known to be silent" not in errors
+
+
+# Requests
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"radio__waveform": "coherent"}, r"needs one carrier and one clock.*\"energy\""),
+        ({"radio__impairments": "uncorrected"}, "carrier offset"),
+        ({"pluto__devices": ("ip:a",)}, "starts radios of its own"),
+        ({"pluto__tx_attenuation_db": 91.0}, "tx_attenuation_db: got 91"),
+        ({"pluto__settling_s": 2.0}, "pluto.settling_s"),
+        ({"radio__carrier_hz": 100e6}, "carrier_hz: got 1"),
+        ({"virtual_pluto__path_loss_db": -1.0}, r"\[virtual_pluto\]: path_loss_db"),
+        ({"radio__backend": "pluto"}, "got 0 URIs"),
+    ],
+)
+def test_a_request_that_no_pluto_can_meet_is_refused(changes, message):
+    with pytest.raises(ConfigurationError, match=message):
+        config(**changes)
+
+
+def test_radios_have_one_task_each():
+    uris = [f"ip:10.0.0.{n}" for n in range(5)]
+    on_served(uris)
+    on_served(
+        uris, pluto__xo_corrections=(40_000_001,) * 4, pluto__receiver_xo_correction=39_999_990
+    )
+    for changed, message in (
+        ([*uris[:4], uris[0]], "named twice"),
+        (uris[:4], "got 3 URIs"),
+        ([*uris[:4], "pluto"], "wanted ip:ADDRESS"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            on_served(changed)
+    with pytest.raises(ConfigurationError, match="xo_corrections: got 1"):
+        on_served(uris, pluto__xo_corrections=(40_000_001,))
+    with pytest.raises(ConfigurationError, match="xo_correction: got 1"):
+        on_served(uris, pluto__xo_corrections=(1,) * 4)
+
+
+def test_keys_from_the_seed_are_refused_on_a_real_radio(bench, monkeypatch, tmp_path):
+    plutos, server = bench
+    for pluto in plutos:
+        pluto.context_attributes["hw_model"] = "Analog Devices PlutoSDR"
+    with pytest.raises(PrivacyError, match=r'privacy\.noise_source: "simulation" with pluto'):
+        Experiment.start(on_served(server.uris), tmp_path / "run")
+    assert not any(pluto.radio.is_radiating() for pluto in plutos)
+    assert not (tmp_path / "run").exists()
+
+
+def test_software_radios_need_none_of_a_plutos_libraries(monkeypatch):
+    monkeypatch.setitem(sys.modules, "radio.pluto", None)
+    link = radio_link.build_radio_link(load_config("snips", {}))
+    link.close()
