@@ -36,6 +36,11 @@ BACKENDS: dict[str, Backend] = {
         class_name="PlutoTransceiver",
         install_hint="From pairzero's folder: pip install '.[pluto]'",
     ),
+    "replay": Backend(
+        module="radio.replay",
+        class_name="ReplayTransceiver",
+        install_hint="It needs numpy alone; from pairzero's folder: pip install .",
+    ),
 }
 
 

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from radio.captures import Recording
 from radio.errors import (
     RadioConfigurationError,
     RadioSaturationError,
@@ -17,6 +18,7 @@ from radio.loopback import LoopbackTransceiver
 from radio.medium import SoftwareMedium
 from radio.pluto import PlutoTransceiver
 from radio.pluto_settings import PlutoSettings, Role
+from radio.replay import RecordingTransceiver, ReplayTransceiver
 from radio.transceiver import Mode, Transceiver
 from radio.virtual_pluto.server import Bench, VirtualPlutoServer
 
@@ -447,6 +449,30 @@ def make_wheel_pair(fault=None):
 @pytest.mark.parametrize("make_pair", [make_loopback_pair, make_tape_pair, make_wheel_pair])
 def test_transceiver_conforms(make_pair):
     check_transceiver(make_pair)
+
+
+def test_a_tape_conforms_and_so_does_its_replay(tmp_path):
+    tapes = []
+
+    def make_recorded_pair():
+        transmitter, receiver = make_loopback_pair()
+        tapes.append(RecordingTransceiver(receiver, carrier_hz=915e6))
+        return RecordingTransceiver(transmitter, carrier_hz=915e6), tapes[-1]
+
+    check_transceiver(make_recorded_pair)
+    played = iter(tapes)
+
+    def make_replayed_pair():
+        tape, deaf = next(played), Recording((), (), 1e6, 915e6, "nothing")
+        try:
+            path = tape.save(tmp_path / f"tape-{len(list(tmp_path.iterdir()))}")
+        except RadioConfigurationError:  # a check that hears nothing
+            return ReplayTransceiver(deaf), ReplayTransceiver(deaf)
+        return ReplayTransceiver(deaf), ReplayTransceiver(path)
+
+    check_transceiver(make_replayed_pair)
+    assert next(played, None) is None
+    assert len(list(tmp_path.iterdir())) > 10  # two files for each check that listens
 
 
 def open_pluto_pair(transmitter_uri, receiver_uri, *, attenuation_db, gain_db):

@@ -35,7 +35,9 @@ def test_resolve_loopback():
 def test_unknown_backend_names_the_nearest():
     with pytest.raises(RadioUnavailableError, match="Did you mean 'loopback'"):
         backends.resolve_backend("lopback")
-    with pytest.raises(RadioUnavailableError, match=r"wanted one of \['loopback', 'pluto'\]\.$"):
+    with pytest.raises(
+        RadioUnavailableError, match=r"wanted one of \['loopback', 'pluto', 'replay'\]\.$"
+    ):
         backends.resolve_backend("zzz")
 
 

@@ -1,0 +1,201 @@
+"""Captures on disk, as SigMF: samples beside a description that any tool of the field reads.
+
+A recording is a pair of files, ``NAME.sigmf-meta`` and ``NAME.sigmf-data``, with one or more
+captures, each with a label of its own. Samples of a 12-bit converter are stored as they came
+(ci16_le, full scale 2^15), others as cf32_le; a digest of the samples is part of the description
+and is checked when they are read.
+
+Source: SigMF 1.2, through its own library.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from radio.checks import Complex64Array, check_burst, check_not_negative, check_positive
+from radio.errors import RadioConfigurationError, RadioUnavailableError
+
+DATA_SUFFIX, META_SUFFIX = ".sigmf-data", ".sigmf-meta"
+_INTEGER_FULL_SCALE = 1 << 15
+_SOURCE_KEY = "pairzero:source"
+_EXTENSION = {"name": "pairzero", "version": "1.0.0", "optional": True}
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """Captures of one radio.
+
+    Attributes:
+        captures: complex64 arrays in the order in which they were heard.
+        labels: what each of them is.
+        sample_rate_hz: of all.
+        carrier_hz: of all.
+        source: where the samples come from, as `Transceiver.source` says.
+    """
+
+    captures: tuple[Complex64Array, ...]
+    labels: tuple[str, ...]
+    sample_rate_hz: float
+    carrier_hz: float
+    source: str
+
+
+def save_recording(recording: Recording, path: Path) -> Path:
+    """Write a recording; an existing one is not replaced.
+
+    Args:
+        recording: at least one capture.
+        path: of the description, with or without its suffix.
+
+    Returns:
+        The path of the description.
+
+    Raises:
+        RadioConfigurationError: nothing to write, or a file is there already, or the folder cannot
+            be written.
+        RadioUnavailableError: SigMF's library is not installed.
+    """
+    sigmf = _library()
+    captures = [check_burst("capture", capture) for capture in recording.captures]
+    if not captures or len(captures) != len(recording.labels):
+        raise RadioConfigurationError(
+            f"recording: got {len(captures)} captures and {len(recording.labels)} labels, wanted "
+            "at least one, and a label for each."
+        )
+    check_positive("sample_rate_hz", recording.sample_rate_hz)
+    check_not_negative("carrier_hz", recording.carrier_hz)
+    stem = _stem(path)
+    meta, data = _with(stem, META_SUFFIX), _with(stem, DATA_SUFFIX)
+    samples = np.concatenate(captures)
+    as_integers = _as_integers(samples)
+    datatype, raw = ("cf32_le", samples) if as_integers is None else ("ci16_le", as_integers)
+    try:
+        with data.open("xb") as file:
+            raw.tofile(file)
+    except FileExistsError as error:
+        raise RadioConfigurationError(
+            f"{data}: a recording is there already. Name another file."
+        ) from error
+    except OSError as error:
+        raise RadioConfigurationError(f"{data}: cannot be written: {error}.") from error
+    try:
+        described = sigmf.SigMFFile(
+            data_file=str(data),
+            global_info={
+                "core:datatype": datatype,
+                "core:sample_rate": recording.sample_rate_hz,
+                "core:recorder": "pairzero",
+                "core:version": "1.2.0",
+                "core:description": "baseband samples, 1.0 = full scale",
+                "core:extensions": [_EXTENSION],
+                _SOURCE_KEY: recording.source,
+            },
+        )
+        start = 0
+        for capture, label in zip(captures, recording.labels, strict=True):
+            described.add_capture(start, metadata={"core:frequency": recording.carrier_hz})
+            described.add_annotation(start, len(capture), metadata={"core:label": label})
+            start += len(capture)
+        described.tofile(str(meta))
+    except BaseException:
+        with contextlib.suppress(OSError):
+            data.unlink()
+        raise
+    return meta
+
+
+def load_recording(path: Path) -> Recording:
+    """Read a recording, ours or another's, and check it against its digest.
+
+    Raises:
+        RadioConfigurationError: not there, not a recording, damaged, or of a kind that is not IQ.
+        RadioUnavailableError: SigMF's library is not installed.
+    """
+    sigmf = _library()
+    stem = _stem(path)
+    meta, data = _with(stem, META_SUFFIX), _with(stem, DATA_SUFFIX)
+    for file in (meta, data):
+        if not file.is_file():
+            raise RadioConfigurationError(
+                f"{file}: not there. A recording is two files, {META_SUFFIX} and {DATA_SUFFIX}."
+            )
+    try:
+        described = sigmf.sigmffile.fromfile(str(meta))
+        described.validate()
+        header = described.get_global_info()
+        samples = np.asarray(described.read_samples())
+        pieces = described.get_captures()
+        labels = [note.get("core:label", "") for note in described.get_annotations()]
+        rate_hz = float(header["core:sample_rate"])
+        carrier_hz = float(pieces[0].get("core:frequency", 0.0))
+        starts = [int(piece["core:sample_start"]) for piece in pieces]
+    except (OSError, KeyError, IndexError, TypeError, ValueError, json.JSONDecodeError) as error:
+        raise _damaged(meta, error) from error
+    except Exception as error:  # the library's own, which have no common base of their own
+        if type(error).__module__.split(".")[0] not in ("sigmf", "jsonschema"):
+            raise
+        raise _damaged(meta, error) from error
+    if not np.iscomplexobj(samples) or samples.ndim != 1:
+        raise RadioConfigurationError(
+            f"{meta}: holds {header.get('core:datatype')}, wanted one channel of complex samples."
+        )
+    captures = np.split(samples.astype(np.complex64), starts[1:])
+    if len(labels) != len(captures):
+        labels = [f"capture {index}" for index in range(len(captures))]
+    return Recording(
+        captures=tuple(check_burst("capture", capture) for capture in captures),
+        labels=tuple(labels),
+        sample_rate_hz=check_positive("sample_rate_hz", rate_hz),
+        carrier_hz=carrier_hz,
+        source=str(header.get(_SOURCE_KEY, header.get("core:hw", "unknown"))),
+    )
+
+
+def _as_integers(samples: Complex64Array) -> np.ndarray | None:
+    """The samples as int16 in phase and quadrature, if that loses nothing."""
+    parts = samples.view(np.float32).astype(np.float64) * _INTEGER_FULL_SCALE
+    integers = np.rint(parts)
+    is_exact = np.array_equal(parts, integers)
+    if (
+        not is_exact
+        or integers.min() < -_INTEGER_FULL_SCALE
+        or integers.max() >= _INTEGER_FULL_SCALE
+    ):
+        return None
+    return integers.astype("<i2")
+
+
+def _stem(path: Path) -> Path:
+    for suffix in (META_SUFFIX, DATA_SUFFIX):
+        if path.name.endswith(suffix):
+            return path.with_name(path.name.removesuffix(suffix))
+    return path
+
+
+def _with(stem: Path, suffix: str) -> Path:
+    return stem.with_name(stem.name + suffix)
+
+
+def _damaged(meta: Path, error: Exception) -> RadioConfigurationError:
+    first_line = (str(error).splitlines() or [""])[0]
+    return RadioConfigurationError(
+        f"{meta}: not a recording that can be trusted: {type(error).__name__}: {first_line} "
+        "Record it again, or fetch both files again."
+    )
+
+
+def _library() -> Any:
+    try:
+        import sigmf
+    except ImportError as error:
+        raise RadioUnavailableError(
+            f"recordings need SigMF's library: {error}. Install it with: "
+            "pip install 'pairzero[pluto]'"
+        ) from error
+    return sigmf
