@@ -22,6 +22,7 @@ that is, in rounds, seconds and kelvins.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -97,6 +98,13 @@ class Calibration:
     def is_heard(self, device_index: int) -> bool:
         """Whether a device's gains are known well enough to use."""
         return bool(np.all(self.relative_errors[device_index] <= MAX_RELATIVE_ERROR))
+
+    def without(self, device_index: int) -> Calibration:
+        """The same, with a device taken for unheard."""
+        errors = self.relative_errors.copy()
+        errors[device_index] = math.inf
+        errors.flags.writeable = False
+        return dataclasses.replace(self, relative_errors=errors)
 
     def gains(self, device_index: int) -> tuple[float, float]:
         """abs(h_k) in bands A and B, amplitude ratios.

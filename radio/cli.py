@@ -9,10 +9,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from radio.commands import doctor, measure, silence, virtual_pluto
+from radio.commands import (
+    calibrate,
+    doctor,
+    measure,
+    record,
+    replay,
+    silence,
+    virtual_pluto,
+)
 from radio.errors import RadioError
 
-_COMMANDS = (doctor, measure, virtual_pluto, silence)
+_COMMANDS = (doctor, calibrate, measure, record, replay, virtual_pluto, silence)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -417,6 +417,15 @@ class PlutoTransceiver(Transceiver):
             except OSError as error:
                 raise RadioUnavailableError(f"{self._settings.uri}: {hint(error)}") from error
 
+    @property
+    def xo_correction(self) -> int:
+        """What the radio takes its crystal to be, Hz."""
+        with self._guard:
+            try:
+                return int(self._pluto.phy.attrs["xo_correction"].value)
+            except OSError as error:
+                raise RadioUnavailableError(f"{self._settings.uri}: {hint(error)}") from error
+
     def take_health(self) -> RadioHealth:
         """What happened since this was asked last."""
         health, self._health = self._health, RadioHealth()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edge_runtime.control.channel import ControlChannel
@@ -29,6 +29,7 @@ from radio.calibration import Calibration, CalibrationLimits, Moment, calibrate
 from radio.errors import RadioCalibrationError
 from radio.waveforms.energy import BandEnergies, EnergyWaveform
 from radio.waveforms.energy_error_model import measured_sum_variance
+from radio.waveforms.energy_offset import estimate_offset_hz
 from server.air import Heard, HeldAir, check_devices, reports_of, those_who
 from server.planning import ChannelKnowledge, RoundPower
 from server.power.energy import EnergyPowerPlan
@@ -78,11 +79,15 @@ class EnergyAir(HeldAir):
         block_start = round_index - round_index % self.limits.max_rounds
         self.simulation.begin_sounding(block_start)
         control.broadcast(SilenceOrder(run_id, block_start))
-        silence, pilots = self._listen(), {}
+        silence, pilots, offsets_hz = self._listen(), {}, {}
         try:
             for device in range(self.num_devices):
                 control.broadcast(PilotHold(run_id, block_start, device, self.pilot_amplitude))
-                pilots[device] = self._listen()
+                capture = self.capture(self.waveform.plateau_samples)
+                pilots[device] = self.waveform.energies(capture)
+                offsets_hz[device] = estimate_offset_hz(
+                    self.waveform, capture, likely_hz=self.waveform.max_offset_hz
+                )
         finally:
             control.broadcast(SilenceOrder(run_id, block_start))
         calibration = calibrate(
@@ -93,13 +98,30 @@ class EnergyAir(HeldAir):
             amplitude=self.pilot_amplitude,
             made=self._moment(block_start),
         )
-        for device in range(self.num_devices):
+        return self._usable(calibration, offsets_hz)
+
+    def _usable(self, calibration: Calibration, offsets_hz: Mapping[int, float]) -> Calibration:
+        """The calibration without those who were not heard, or not where they should be."""
+        room_hz = self.waveform.max_offset_hz
+        for device, offset_hz in offsets_hz.items():
             if not calibration.is_heard(device):
                 _logger.warning(
                     "round %d: the pilot of device %d was not heard; it stays silent until the "
                     "next calibration",
-                    block_start,
+                    calibration.made.round_index,
                     device,
+                )
+            elif abs(offset_hz) > room_hz:
+                # Its numbers would reach into the other band, and count the wrong way.
+                calibration = calibration.without(device)
+                _logger.warning(
+                    "round %d: the carrier of device %d is %.1f kHz off, the bands have room for "
+                    "%.1f kHz; it stays silent until the next calibration. Correct its crystal: "
+                    "pairzero-radio calibrate says how",
+                    calibration.made.round_index,
+                    device,
+                    offset_hz / 1e3,
+                    room_hz / 1e3,
                 )
         return calibration
 

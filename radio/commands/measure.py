@@ -11,6 +11,7 @@ from pathlib import Path
 
 from radio.channel_models import CHANNEL_NAMES, AwgnChannel, channel_from_name
 from radio.checks import Complex64Array
+from radio.commands.radios import add_radio_options, open_radios
 from radio.errors import RadioConfigurationError
 from radio.impairments import IMPAIRMENTS, impairments_from_name
 from radio.measurement import (
@@ -18,6 +19,7 @@ from radio.measurement import (
     Setting,
     measure_coherent,
     measure_energy,
+    measure_over_the_air,
     measure_slotted,
 )
 from radio.measurement.coherent import SAMPLE_RATE_HZ
@@ -32,8 +34,10 @@ MAX_DRAWN_CAPTURES = 200
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Say what can be asked for."""
     parser = commands.add_parser(
-        "measure", help="known scalars through the software air: simulated error beside the formula"
+        "measure",
+        help="known scalars through the software air, or over radios: error beside the formula",
     )
+    add_radio_options(parser, needs_devices=False)
     parser.add_argument(
         "--waveform",
         choices=[name.value for name in WaveformName],
@@ -82,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(dataclasses.asdict(measurement)))
     else:
         print(
-            f"source          {measurement.source} (software; not a radio measurement)\n"
+            f"source          {measurement.source}{_disclaimer(measurement)}\n"
             f"waveform        {measurement.waveform}\n"
             f"devices         {measurement.num_devices}, speaking on average "
             f"{measurement.mean_num_speaking:.2f}\n"
@@ -90,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"payload         {measurement.num_scalars} numbers, one after the other\n"
             f"trials          {measurement.num_trials}, all silent in "
             f"{measurement.num_silent_trials}\n"
-            f"NMSE simulated  {measurement.simulated_nmse_db:.2f} dB\n"
+            f"NMSE {_verb(measurement):9s}  {measurement.simulated_nmse_db:.2f} dB\n"
             f"NMSE predicted  {measurement.predicted_nmse_db:.2f} dB\n"
             f"difference      {measurement.deviation_std:+.1f} standard deviations of the "
             f"simulated error (limit {measurement.deviation_limit_std:.1f})\n"
@@ -100,14 +104,27 @@ def run(arguments: argparse.Namespace) -> int:
     if abs(measurement.deviation_std) <= measurement.deviation_limit_std:
         return 0
     print(
-        f"pairzero-radio: formula and simulation are {measurement.deviation_std:+.1f} standard "
-        f"deviations apart, limit {measurement.deviation_limit_std:.1f}. The formula leaves out "
-        "rounding to complex64 (above about 120 dB), second-order terms (below about -10 dB), and "
-        "every impairment but the energy waveform's carriers and path loss. Where none of these "
-        "is at work, please report it.",
+        f"pairzero-radio: formula and {_verb(measurement)} error are "
+        f"{measurement.deviation_std:+.1f} standard deviations apart, limit "
+        f"{measurement.deviation_limit_std:.1f}. The formula leaves out rounding to complex64 "
+        "(above about 120 dB), second-order terms (below about -10 dB), and "
+        "every impairment but the energy waveform's carriers and path loss; over radios, that "
+        "gains move between calibrations. Where none of these is at work, please report it.",
         file=sys.stderr,
     )
     return 1
+
+
+def _is_simulated(measurement: Measurement) -> bool:
+    return measurement.source.startswith("loopback")
+
+
+def _disclaimer(measurement: Measurement) -> str:
+    return " (software; not a radio measurement)" if _is_simulated(measurement) else ""
+
+
+def _verb(measurement: Measurement) -> str:
+    return "simulated" if _is_simulated(measurement) else "measured"
 
 
 def _measurement(arguments: argparse.Namespace) -> Measurement:
@@ -131,7 +148,14 @@ def _measurement(arguments: argparse.Namespace) -> Measurement:
         on_capture=keep,
     )
     sample_rate_hz = SAMPLE_RATE_HZ
-    if isinstance(waveform, CoherentWaveform):
+    if arguments.receiver or arguments.transmitters:
+        waveform = EnergyWaveform(
+            sample_rate_hz=arguments.sample_rate_hz, plateau_samples=arguments.plateau_samples
+        )
+        sample_rate_hz = waveform.sample_rate_hz
+        with open_radios(arguments) as (receiver, transmitters):
+            measurement = measure_over_the_air(waveform, setting, receiver, transmitters)
+    elif isinstance(waveform, CoherentWaveform):
         measurement = measure_coherent(waveform, setting, signs=name.carries_signs)
     elif isinstance(waveform, EnergyWaveform):
         sample_rate_hz = waveform.sample_rate_hz
@@ -149,7 +173,7 @@ def _measurement(arguments: argparse.Namespace) -> Measurement:
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr)
     if captures:
-        _draw(arguments.plot, waveform, captures, sample_rate_hz)
+        draw(arguments.plot, waveform, captures, sample_rate_hz)
     return measurement
 
 
@@ -187,12 +211,17 @@ def _show_progress(num_trials: int) -> Callable[[int], None]:
     return show
 
 
-def _draw(
+def draw(
     folder: Path,
     waveform: CoherentWaveform | EnergyWaveform | SlottedWaveform,
     captures: Sequence[Complex64Array],
     sample_rate_hz: float,
 ) -> None:
+    """Spectrum of the first capture, constellation of all, and where they are.
+
+    Raises:
+        RadioConfigurationError: pictures cannot be drawn here.
+    """
     try:
         from radio.pictures import draw_measurement
     except ImportError as error:

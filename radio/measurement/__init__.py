@@ -27,7 +27,17 @@ path loss.
 from radio.measurement.bench import Setting
 from radio.measurement.coherent import measure_coherent
 from radio.measurement.energy import measure_energy
+from radio.measurement.over_the_air import Survey, measure_over_the_air, survey
 from radio.measurement.result import Measurement
 from radio.measurement.slotted import measure_slotted
 
-__all__ = ["Measurement", "Setting", "measure_coherent", "measure_energy", "measure_slotted"]
+__all__ = [
+    "Measurement",
+    "Setting",
+    "Survey",
+    "measure_coherent",
+    "measure_energy",
+    "measure_over_the_air",
+    "measure_slotted",
+    "survey",
+]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from radio.errors import RadioConfigurationError
 from radio.impairments import Crystals, Impairments
 from radio.loopback import LoopbackTransceiver
 from radio.medium import SoftwareMedium
+from radio.transceiver import Transceiver
 from radio.units import power_ratio_from_db
 
 TIMEOUT_S = 1.0
@@ -96,6 +97,33 @@ class Trial:
     index: int
     gains: Complex128Array
     offsets_hz: Float64Array
+
+
+class HeldBench(Protocol):
+    """Radios that hold and capture, simulated or not, and the setting of their measurement."""
+
+    @property
+    def setting(self) -> Setting:
+        """What was asked for."""
+
+    @property
+    def num_devices(self) -> int:
+        """K."""
+
+    @property
+    def devices(self) -> Sequence[Transceiver]:
+        """That hold bursts."""
+
+    @property
+    def receiver(self) -> Transceiver:
+        """That captures."""
+
+    @property
+    def radio_rng(self) -> np.random.Generator:
+        """Draws the phases of bursts."""
+
+    def capture(self, num_samples: int) -> Complex64Array:
+        """What the receiver hears of what is held."""
 
 
 class Bench:

@@ -8,7 +8,7 @@ import numpy as np
 
 from radio.calibration import MAX_RELATIVE_ERROR, Moment, calibrate
 from radio.checks import Float64Array, check_integer, check_not_negative
-from radio.measurement.bench import Bench, Setting
+from radio.measurement.bench import Bench, HeldBench, Setting
 from radio.measurement.result import Log, Measurement
 from radio.waveforms import WaveformName
 from radio.waveforms.energy import BandEnergies, EnergyWaveform
@@ -54,7 +54,7 @@ def measure_energy(
     with bench:
         for trial in bench.trials():
             if calibration_error_db is None:
-                known, errors, shared = _gains_from_pilots(waveform, bench)
+                known, errors, shared = gains_from_pilots(waveform, bench)
             else:
                 told = np.abs(trial.gains)
                 known, errors = _gains_as_told(told, calibration_error_db, bench.radio_rng)
@@ -65,7 +65,7 @@ def measure_energy(
                 continue
             level = known[speaking].min()
             arrival_power = level**2 * full_power
-            silence = _listen(waveform, bench)
+            silence = listen(waveform, bench)
             estimates, variances = [], []
             numbers = bench.draw_numbers(num_scalars, signs=signs)
             for shares in numbers.T:
@@ -87,7 +87,8 @@ def measure_energy(
                     arrival_power=arrival_power,
                 )
                 variances.append(
-                    variance + _of_gains(shares[speaking], errors[speaking], shared[speaking])
+                    variance
+                    + variance_of_gains(shares[speaking], errors[speaking], shared[speaking])
                 )
             for k in speaking:
                 bench.devices[k].fall_silent()
@@ -108,11 +109,12 @@ def measure_energy(
     )
 
 
-def _listen(waveform: EnergyWaveform, bench: Bench) -> BandEnergies:
+def listen(waveform: EnergyWaveform, bench: HeldBench) -> BandEnergies:
+    """Energies of what is held now."""
     return waveform.energies(bench.capture(waveform.plateau_samples))
 
 
-def _of_gains(shares: Float64Array, errors: Float64Array, shared: Float64Array) -> float:
+def variance_of_gains(shares: Float64Array, errors: Float64Array, shared: Float64Array) -> float:
     """Variance of a sum whose terms weigh wrongly, in part together.
 
     sum_k s_k^2 (r_k^2 - q_k^2), and (sum of s_k q_k)^2 over those in band A and in band B.
@@ -128,17 +130,17 @@ def _of_gains(shares: Float64Array, errors: Float64Array, shared: Float64Array) 
     return float(total)
 
 
-def _gains_from_pilots(
-    waveform: EnergyWaveform, bench: Bench
+def gains_from_pilots(
+    waveform: EnergyWaveform, bench: HeldBench
 ) -> tuple[Float64Array, Float64Array, Float64Array]:
     """Amplitude gains [K, 2], relative errors of the power gains [K] and their shared part [K, 2].
 
     The errors are the worse band's.
     """
-    silence, pilots = _listen(waveform, bench), {}
+    silence, pilots = listen(waveform, bench), {}
     for index, device in enumerate(bench.devices):
         device.hold(waveform.pilot(1.0, bench.radio_rng))
-        pilots[index] = _listen(waveform, bench)
+        pilots[index] = listen(waveform, bench)
         device.fall_silent()
     calibration = calibrate(
         waveform,

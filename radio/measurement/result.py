@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from radio.errors import RadioConfigurationError
-from radio.measurement.bench import Bench
+from radio.measurement.bench import HeldBench
 from radio.metrics import nmse_db
 from radio.units import db_from_power_ratio
 from radio.waveforms import WaveformName
@@ -20,7 +20,7 @@ class Measurement:
     """Result of a measurement. Every dB is a power ratio.
 
     Attributes:
-        source: of the transceivers; says that this is a simulation.
+        source: of the transceivers; says whether this is a simulation.
         waveform: its name.
         num_devices: K.
         num_scalars: Q, numbers of one payload.
@@ -29,7 +29,7 @@ class Measurement:
         num_trials: trials asked for.
         num_silent_trials: trials in which every device was below min_gain; not part of the rest.
         mean_num_speaking: devices that spoke, averaged over the other trials.
-        simulated_nmse_db: of the sum estimate over all trials.
+        simulated_nmse_db: of the sum estimate over all trials; over radios, measured.
         predicted_nmse_db: from the formulas.
         relative_spread: standard deviation of the simulated squared error over its mean, predicted.
         deviation_std: simulated minus predicted squared error, in these standard deviations.
@@ -86,7 +86,7 @@ class Log:
 
     def measurement(
         self,
-        bench: Bench,
+        bench: HeldBench,
         *,
         waveform: WaveformName,
         num_scalars: int,

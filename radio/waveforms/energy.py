@@ -164,8 +164,19 @@ class EnergyWaveform:
     @property
     def window_constant(self) -> float:
         """N sum w^4 / (sum w^2)^2 >= 1: how much more energies scatter than without a window."""
-        squared = np.square(_window(self.plateau_samples, self.taper))
+        squared = np.square(self.window)
         return float(self.plateau_samples * np.sum(np.square(squared)) / np.sum(squared) ** 2)
+
+    @property
+    def window(self) -> Float64Array:
+        """What a capture is multiplied with [plateau_samples]; not to be written to."""
+        return _window(self.plateau_samples, self.taper)
+
+    @property
+    def bands_in_bins(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """First bin of each band, and the one after its last."""
+        a, b = (_bins(self, first, 0.0) for first in (self.first_band_hz, self.second_band_hz))
+        return (int(a[0]), int(a[-1]) + 1), (int(b[0]), int(b[-1]) + 1)
 
     @property
     def plateau_s(self) -> float:
@@ -192,6 +203,19 @@ class EnergyWaveform:
                 f"{self.max_offset_hz:g} Hz. Correct the crystals (xo_correction), or use a lower "
                 "carrier frequency."
             )
+
+    def check_capture(self, capture: npt.NDArray[np.complex64]) -> None:
+        """Return if it is one of a plateau.
+
+        Raises:
+            RadioConfigurationError: another length, or a sample that is not finite.
+        """
+        if capture.shape != (self.plateau_samples,):
+            raise RadioConfigurationError(
+                f"capture: got shape {capture.shape}, wanted ({self.plateau_samples},), one period "
+                "of the devices' buffers."
+            )
+        check_all_finite("capture", capture)
 
     def powers(self, share: float) -> tuple[float, float]:
         """(p_A, p_B) of a number, each 0 to 1.
@@ -275,15 +299,9 @@ class EnergyWaveform:
         Raises:
             RadioConfigurationError: another length than a plateau, or a sample that is not finite.
         """
-        if capture.shape != (self.plateau_samples,):
-            raise RadioConfigurationError(
-                f"capture: got shape {capture.shape}, wanted ({self.plateau_samples},), one period "
-                "of the devices' buffers."
-            )
-        check_all_finite("capture", capture)
-        window = _window(self.plateau_samples, self.taper)
-        spectrum = np.fft.fft(capture * window)
-        scale = self.plateau_samples * float(np.sum(np.square(window)))
+        self.check_capture(capture)
+        spectrum = np.fft.fft(capture * self.window)
+        scale = self.plateau_samples * float(np.sum(np.square(self.window)))
         a, b = (
             float(np.sum(np.square(np.abs(spectrum[_bins(self, first_hz, self.max_offset_hz)]))))
             for first_hz in (self.first_band_hz, self.second_band_hz)

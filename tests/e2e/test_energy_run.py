@@ -231,3 +231,17 @@ def test_the_command_line_runs_it(tmp_path, capsys):
     assert "slotted access" in captured.err
     assert summary["access"] == "slotted"
     assert summary["epsilon"] <= 8.0
+
+
+def test_a_carrier_beyond_the_guards_is_silent_and_told(tmp_path, caplog):
+    """A software air would be refused with such crystals; a real one is not known beforehand."""
+    loud = config(optimizer__rounds=4, radio__channel="awgn", radio__snr_db=30.0)
+    run = Experiment.start(loud, tmp_path / "run")
+    crystals = run.loop.air.simulation._crystals
+    own = crystals.offsets_hz
+    crystals.offsets_hz = lambda t: own(t) * 0.0 + [0.0, 40e3 if t < 3 else 0.0, 0.0]
+    assert carry_out(run)
+    speakers = [row.num_speakers for row in looked_at(tmp_path / "run")[0]]
+    assert speakers == [2, 2, 2, 3]  # a calibration serves three rounds
+    assert "the carrier of device 1 is" in caplog.text
+    assert "pairzero-radio calibrate" in caplog.text

@@ -1,0 +1,54 @@
+"""``pairzero-radio replay``: what is on a recording, capture by capture."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from radio.captures import load_recording
+from radio.commands.measure import draw
+from radio.units import db_from_power_ratio, mean_power_dbfs, peak_dbfs
+from radio.waveforms.energy import EnergyWaveform
+from radio.waveforms.energy_offset import estimate_offset_hz
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Say what can be asked for."""
+    parser = commands.add_parser(
+        "replay", help="go through a SigMF recording: levels, powers of both bands, pictures"
+    )
+    parser.add_argument("file", type=Path, help="NAME or NAME.sigmf-meta")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FOLDER", help="spectrum.png and constellation.png there"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Show each capture."""
+    recording = load_recording(arguments.file)
+    print(f"source       replay of {recording.source}")
+    print(
+        f"captures     {len(recording.captures)}, {recording.sample_rate_hz:g} samples a second at "
+        f"{recording.carrier_hz / 1e6:.3f} MHz"
+    )
+    print(
+        f"{'capture':32s}{'samples':>9s}{'level':>12s}{'peak':>12s}{'band A':>12s}{'band B':>12s}"
+        f"{'offset':>11s}"
+    )
+    for label, capture in zip(recording.labels, recording.captures, strict=True):
+        waveform = EnergyWaveform(
+            sample_rate_hz=recording.sample_rate_hz, plateau_samples=len(capture)
+        )
+        energies = waveform.energies(capture)
+        a, b = (db_from_power_ratio(energy) for energy in (energies.a, energies.b))
+        print(
+            f"{label[:31]:32s}{len(capture):9d}{mean_power_dbfs(capture):7.1f} dBFS"
+            f"{peak_dbfs(capture):7.1f} dBFS{a:7.1f} dBFS{b:7.1f} dBFS"
+            f"{estimate_offset_hz(waveform, capture):8.0f} Hz"
+        )
+    print("(the offset is that of a pilot; of other captures it says nothing)", file=sys.stderr)
+    if arguments.plot:
+        draw(arguments.plot, waveform, recording.captures, recording.sample_rate_hz)
+    return 0
