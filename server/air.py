@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from radio.checks import Complex64Array
 from radio.errors import RadioCalibrationError
 from radio.transceiver import Transceiver
 from radio.waveforms.coherent import ChannelEstimate
+from server.kept_captures import KeptCaptures
 from server.planning import ChannelKnowledge, RoundPower
 from server.receiver import Receiver
 from server.simulation import ChannelSimulation
@@ -187,11 +189,13 @@ class HeldAir(Air):
         transceiver: the server's.
         simulation: of the channel.
         num_devices: K.
+        kept: captures of chosen rounds.
     """
 
     transceiver: Transceiver
     simulation: ChannelSimulation
     num_devices: int
+    kept: KeptCaptures
 
     @property
     def source(self) -> str:
@@ -203,10 +207,21 @@ class HeldAir(Air):
         """What the transceiver says of itself."""
         return self.transceiver.repeats_bit_for_bit
 
-    def capture(self, num_samples: int) -> Complex64Array:
-        """What is on the air for that long."""
+    def capture(self, num_samples: int, label: str) -> Complex64Array:
+        """What is on the air for that long; the label is for whoever keeps it."""
         duration_s = num_samples / self.transceiver.sample_rate_hz
-        return self.transceiver.capture(num_samples, timeout_s=duration_s + _CAPTURE_TIMEOUT_S)
+        capture = self.transceiver.capture(num_samples, timeout_s=duration_s + _CAPTURE_TIMEOUT_S)
+        self.kept.note(label, capture)
+        return capture
+
+    def keeping(self, what: str, round_index: int) -> contextlib.AbstractContextManager[None]:
+        """Within it captures are kept, if those of this round are."""
+        return self.kept.of_round(
+            what,
+            round_index,
+            source=self.source,
+            sample_rate_hz=self.transceiver.sample_rate_hz,
+        )
 
     def close(self) -> None:
         """Close the transceiver."""

@@ -317,6 +317,12 @@ class RunConfig(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         check_positive("radio.calibration_max_age_s", self.radio.calibration_max_age_s)
         if self.radio.backend != "ideal":
             self._check_signals()
+        has_captures = self.radio.backend != "ideal" and not self.radio.waveform.needs_common_clock
+        if self.radio.keep_captures and not has_captures:
+            raise ConfigurationError(
+                f'radio.keep_captures: radio.waveform = "{self.radio.waveform}" at radio.backend = '
+                f'"{self.radio.backend}" has none; held bursts have, as with "energy".'
+            )
         check_count("task.max_tokens", self.task.max_tokens, 8)
         check_count("task.validation_examples", self.task.validation_examples, 0)
         check_count("run.evaluation_interval", self.run.evaluation_interval, 1)

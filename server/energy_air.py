@@ -26,6 +26,7 @@ from edge_runtime.protocol.rounds import (
     SilenceOrder,
 )
 from radio.calibration import Calibration, CalibrationLimits, Moment, calibrate
+from radio.checks import Complex64Array
 from radio.errors import RadioCalibrationError
 from radio.waveforms.energy import BandEnergies, EnergyWaveform
 from radio.waveforms.energy_error_model import measured_sum_variance
@@ -76,14 +77,20 @@ class EnergyAir(HeldAir):
         self, control: ControlChannel, run_id: str, round_index: int
     ) -> ChannelKnowledge:
         """One pilot after the other, as at the start of the round's block."""
+        with self.keeping("calibration", round_index):
+            return self._calibrate(control, run_id, round_index)
+
+    def _calibrate(
+        self, control: ControlChannel, run_id: str, round_index: int
+    ) -> ChannelKnowledge:
         block_start = round_index - round_index % self.limits.max_rounds
         self.simulation.begin_sounding(block_start)
         control.broadcast(SilenceOrder(run_id, block_start))
-        silence, pilots, offsets_hz = self._listen(), {}, {}
+        silence, pilots, offsets_hz = self._listen("silence"), {}, {}
         try:
             for device in range(self.num_devices):
                 control.broadcast(PilotHold(run_id, block_start, device, self.pilot_amplitude))
-                capture = self.capture(self.waveform.plateau_samples)
+                capture = self._capture(f"pilot of device {device}")
                 pilots[device] = self.waveform.energies(capture)
                 offsets_hz[device] = estimate_offset_hz(
                     self.waveform, capture, likely_hz=self.waveform.max_offset_hz
@@ -135,11 +142,21 @@ class EnergyAir(HeldAir):
         """The plan, and then a plateau for each number."""
         if not isinstance(power, EnergyPowerPlan):
             raise TypeError(f"power: got {type(power).__name__}, wanted an EnergyPowerPlan.")
+        with self.keeping("round", plan.round_index):
+            return self._carry(control, plan, power, on_spoken)
+
+    def _carry(
+        self,
+        control: ControlChannel,
+        plan: RoundPlan,
+        power: EnergyPowerPlan,
+        on_spoken: Callable[[Sequence[int]], None],
+    ) -> Heard:
         self.simulation.begin_payload(plan.round_index)
         control.broadcast(plan)
         if not those_who(Participation.READY, reports_of(control)):
             return Heard(())
-        silence = self._listen()
+        silence = self._listen("silence")
         arrival_power = (power.receive_scale * self.waveform.full_power_amplitude) ** 2
         spoke: set[int] = set()
         sums, counts, weights, variances = [], [], [], []
@@ -147,7 +164,7 @@ class EnergyAir(HeldAir):
             for number in range(plan.num_directions):
                 control.broadcast(NumberHold(plan.run_id, plan.round_index, number))
                 speakers = those_who(Participation.TRANSMITTED, reports_of(control))
-                plateau = self._listen()
+                plateau = self._listen(f"number {number}")
                 weight = math.fsum(power.weights[k] for k in speakers)
                 share = self.waveform.estimate_sum(plateau, silence, arrival_power, weight)
                 sums.append(power.full_range * share)
@@ -174,8 +191,11 @@ class EnergyAir(HeldAir):
             sum_noise_std=power.full_range * math.sqrt(max(variances)),
         )
 
-    def _listen(self) -> BandEnergies:
-        return self.waveform.energies(self.capture(self.waveform.plateau_samples))
+    def _capture(self, label: str) -> Complex64Array:
+        return self.capture(self.waveform.plateau_samples, label)
+
+    def _listen(self, label: str) -> BandEnergies:
+        return self.waveform.energies(self._capture(label))
 
     def _moment(self, round_index: int) -> Moment:
         return Moment(round_index, self.clock(), self.transceiver.temperature_c)

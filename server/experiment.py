@@ -141,6 +141,7 @@ class Experiment:
         num_shortened: int,
         terms: PrivacyTerms | None,
     ) -> Experiment:
+        components.link.keep_captures_in(folder)
         pricing = _build_pricing(config, terms, store, components.link.noise_symbols)
         loop = RoundLoop(
             run_id=str(store.meta("run_id")),

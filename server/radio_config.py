@@ -46,6 +46,8 @@ class RadioSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         calibration_max_age_s: energy waveform: new pilots are sent after this time at the latest.
         carrier_hz: what the crystals' errors are parts of.
         max_amplitude: peak of a transmitted sample, 1 = full scale.
+        keep_captures: rounds of which the receiver's captures, and those of the calibration before,
+            are kept as SigMF in the run folder; for waveforms without a common clock.
     """
 
     backend: Literal["loopback", "pluto", "virtual-pluto", "ideal"] = "loopback"
@@ -65,6 +67,7 @@ class RadioSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     carrier_hz: float = 915e6
     max_amplitude: float = 1.0
     sample_rate_hz: float = 1e6
+    keep_captures: tuple[int, ...] = ()
 
     @property
     def has_plutos(self) -> bool:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from edge_runtime.uplink import (
     CoherentUplink,
@@ -23,9 +24,10 @@ from radio.loopback import LoopbackTransceiver
 from radio.medium import SoftwareMedium
 from radio.transceiver import Transceiver
 from radio.virtual_pluto.process import VirtualPlutoProcess
-from server.air import Air, CoherentAir
+from server.air import Air, CoherentAir, HeldAir
 from server.config import RunConfig
 from server.energy_air import EnergyAir
+from server.kept_captures import KeptCaptures
 from server.receiver import IdealReceiver, RadioReceiver
 from server.simulation import (
     ChannelSimulation,
@@ -53,6 +55,11 @@ class RadioLink:
     air: Air
     noise_symbols: int
     served: VirtualPlutoProcess | None = None
+
+    def keep_captures_in(self, run_folder: Path) -> None:
+        """Where captures of chosen rounds go, if this kind of radio has any."""
+        if isinstance(self.air, HeldAir):
+            self.air.kept.put_into(run_folder)
 
     def close(self) -> None:
         """Silence every device, let the receiver go, end what served them. Idempotent.
@@ -110,6 +117,7 @@ def _link(config: RunConfig, ends: _Ends) -> RadioLink:
     """The waveform of a configuration on open radios."""
     radio, num_devices = config.radio, config.federation.num_devices
     transmitters, listener, simulation = ends.transmitters, ends.listener, ends.simulation
+    kept = KeptCaptures(radio.keep_captures, radio.carrier_hz)
     if radio.waveform.adds_powers:
         bands = radio.energy_waveform
         return RadioLink(
@@ -118,6 +126,7 @@ def _link(config: RunConfig, ends: _Ends) -> RadioLink:
                 listener,
                 simulation,
                 num_devices,
+                kept,
                 bands,
                 pilot_amplitude=radio.max_amplitude,
                 limits=CalibrationLimits(
@@ -132,7 +141,7 @@ def _link(config: RunConfig, ends: _Ends) -> RadioLink:
         packets = radio.slotted_waveform(num_scalars)
         return RadioLink(
             uplinks=tuple(SlottedUplink(transmitter, packets) for transmitter in transmitters),
-            air=SlottedAir(listener, simulation, num_devices, packets),
+            air=SlottedAir(listener, simulation, num_devices, kept, packets),
             noise_symbols=1,
             served=ends.served,
         )

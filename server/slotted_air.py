@@ -60,6 +60,16 @@ class SlottedAir(HeldAir):
         """The plan, and then a slot for each who is ready."""
         if not isinstance(power, PacketPowerPlan):
             raise TypeError(f"power: got {type(power).__name__}, wanted a PacketPowerPlan.")
+        with self.keeping("round", plan.round_index):
+            return self._carry(control, plan, power, on_spoken)
+
+    def _carry(
+        self,
+        control: ControlChannel,
+        plan: RoundPlan,
+        power: PacketPowerPlan,
+        on_spoken: Callable[[Sequence[int]], None],
+    ) -> Heard:
         self.simulation.begin_payload(plan.round_index)
         control.broadcast(plan)
         spoke, packets = [], []
@@ -69,7 +79,7 @@ class SlottedAir(HeldAir):
                 if not those_who(Participation.TRANSMITTED, reports_of(control)):
                     continue
                 spoke.append(device)
-                capture = self.capture(self.waveform.capture_samples)
+                capture = self.capture(self.waveform.capture_samples, f"packet of device {device}")
                 packets.append(
                     self.waveform.demodulate(capture, sender=device, round_index=plan.round_index)
                 )

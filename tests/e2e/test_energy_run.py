@@ -9,6 +9,7 @@ import pytest
 
 from edge_runtime.protocol.rounds import Access
 from edge_runtime.uplink import EnergyUplink
+from radio.captures import load_recording
 from radio.errors import RadioCalibrationError, RadioUnavailableError
 from radio.waveforms import WaveformName
 from server import cli
@@ -245,3 +246,39 @@ def test_a_carrier_beyond_the_guards_is_silent_and_told(tmp_path, caplog):
     assert speakers == [2, 2, 2, 3]  # a calibration serves three rounds
     assert "the carrier of device 1 is" in caplog.text
     assert "pairzero-radio calibrate" in caplog.text
+
+
+def test_captures_of_chosen_rounds_are_kept_and_say_what_the_run_heard(tmp_path, whole):
+    run = Experiment.start(config(radio__keep_captures=(0, 4, 99)), tmp_path / "run")
+    assert carry_out(run)
+    folder = tmp_path / "run" / "captures"
+    assert sorted(path.name for path in folder.glob("*.sigmf-meta")) == [
+        "calibration-000000.sigmf-meta", "round-000000.sigmf-meta", "round-000004.sigmf-meta",
+    ]  # fmt: skip
+    pilots = load_recording(folder / "calibration-000000")
+    assert pilots.labels == ("silence", *(f"pilot of device {k}" for k in range(3)))
+    rows, _, digest = looked_at(tmp_path / "run")
+    assert digest == looked_at(whole)[2]  # keeping changes nothing
+    recording = load_recording(folder / "round-000004")
+    assert recording.labels == ("silence", "number 0", "number 1", "number 2")
+    assert recording.source == "loopback+rayleigh+pluto-stock"
+    waveform = run.config.radio.energy_waveform
+    differences = [(e := waveform.energies(c)).a - e.b for c in recording.captures]
+    sums = [difference - differences[0] for difference in differences[1:]]
+    # One level and one weight for all numbers of a round; the clip was not in the way.
+    factors = [m / s for m, s in zip(rows[4].mean_estimates, sums, strict=True)]
+    assert max(abs(m) for m in rows[4].mean_estimates) < run.config.optimizer.clip
+    assert factors == pytest.approx([factors[0]] * 3, rel=1e-9)
+
+
+def test_captures_that_cannot_be_kept_cost_the_run_nothing(tmp_path, caplog):
+    run = Experiment.start(config(radio__keep_captures=(1,)), tmp_path / "run")
+    (tmp_path / "run" / "captures").write_text("in the way")
+    assert carry_out(run)
+    assert "the captures of round-000001 are not kept" in caplog.text
+
+
+def test_captures_are_for_radios_that_have_some():
+    for changes in ({"radio__waveform": "coherent"}, {"radio__backend": "ideal"}):
+        with pytest.raises(ConfigurationError, match=r"radio\.keep_captures"):
+            config(radio__keep_captures=(1,), privacy__enabled=False, **changes)
