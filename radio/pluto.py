@@ -36,11 +36,11 @@ from radio.errors import (
     RadioSaturationError,
     RadioUnavailableError,
 )
+from radio.health import RadioHealth
 from radio.libiio import findable_libiio
 from radio.pluto_settings import (
     MAX_ATTENUATION_DB,
     PlutoSettings,
-    RadioHealth,
     Role,
     SilenceReport,
     check_uri,

@@ -118,33 +118,6 @@ class PlutoSettings:
                 )
 
 
-@dataclass(slots=True)
-class RadioHealth:
-    """What a radio has gone through since it was asked last.
-
-    Attributes:
-        num_captures: made.
-        num_samples: captured.
-        num_overloaded: of those, at the end of the converter's range: the sum is too loud, and
-            amplitudes do not add up any more.
-        num_overflows: captures in which the radio reports lost samples.
-        num_underflows: times the transmitter ran out of samples.
-        temperature_c: of the chip, now.
-    """
-
-    num_captures: int = 0
-    num_samples: int = 0
-    num_overloaded: int = 0
-    num_overflows: int = 0
-    num_underflows: int = 0
-    temperature_c: float | None = None
-
-    @property
-    def overloaded_share(self) -> float:
-        """Of all samples."""
-        return self.num_overloaded / self.num_samples if self.num_samples else 0.0
-
-
 @dataclass(frozen=True, slots=True)
 class SilenceReport:
     """What was found when a radio was told to be silent.

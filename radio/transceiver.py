@@ -36,6 +36,7 @@ from radio.errors import (
     RadioTimeoutError,
     RadioUnavailableError,
 )
+from radio.health import RadioHealth
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +105,14 @@ class Transceiver(abc.ABC):
     @property
     def temperature_c(self) -> float | None:
         """Of the radio's chip in degrees Celsius; None where there is no thermometer."""
+        return None
+
+    def take_health(self) -> RadioHealth | None:
+        """What happened since this was asked last; None where nothing can happen.
+
+        Raises:
+            RadioUnavailableError: the radio does not answer.
+        """
         return None
 
     @property

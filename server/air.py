@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,13 @@ from server.planning import ChannelKnowledge, RoundPower
 from server.receiver import Receiver
 from server.simulation import ChannelSimulation
 
+_logger = logging.getLogger(__name__)
+
 _CAPTURE_TIMEOUT_S = 5.0
 """On top of a capture's own duration."""
+
+MAX_OVERLOADED_SHARE = 1e-4
+"""A converter that clips more often than this is told of; random phases rarely peak."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +219,26 @@ class HeldAir(Air):
         capture = self.transceiver.capture(num_samples, timeout_s=duration_s + _CAPTURE_TIMEOUT_S)
         self.kept.note(label, capture)
         return capture
+
+    def tell_health(self, round_index: int) -> None:
+        """Into the log, if something of the round was too loud or lost."""
+        health = self.transceiver.take_health()
+        if health is None:
+            return
+        if health.overloaded_share > MAX_OVERLOADED_SHARE:
+            _logger.warning(
+                "round %d: %.2f %% of the receiver's samples were at the end of its converter, "
+                "where powers do not add up: lower pluto.rx_gain_db",
+                round_index,
+                100.0 * health.overloaded_share,
+            )
+        if health.num_overflows:
+            _logger.warning(
+                "round %d: the receiver lost samples in %d of %d captures: the host is too slow",
+                round_index,
+                health.num_overflows,
+                health.num_captures,
+            )
 
     def keeping(self, what: str, round_index: int) -> contextlib.AbstractContextManager[None]:
         """Within it captures are kept, if those of this round are."""

@@ -143,7 +143,9 @@ class EnergyAir(HeldAir):
         if not isinstance(power, EnergyPowerPlan):
             raise TypeError(f"power: got {type(power).__name__}, wanted an EnergyPowerPlan.")
         with self.keeping("round", plan.round_index):
-            return self._carry(control, plan, power, on_spoken)
+            heard = self._carry(control, plan, power, on_spoken)
+        self.tell_health(plan.round_index)
+        return heard
 
     def _carry(
         self,

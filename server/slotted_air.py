@@ -61,7 +61,9 @@ class SlottedAir(HeldAir):
         if not isinstance(power, PacketPowerPlan):
             raise TypeError(f"power: got {type(power).__name__}, wanted a PacketPowerPlan.")
         with self.keeping("round", plan.round_index):
-            return self._carry(control, plan, power, on_spoken)
+            heard = self._carry(control, plan, power, on_spoken)
+        self.tell_health(plan.round_index)
+        return heard
 
     def _carry(
         self,

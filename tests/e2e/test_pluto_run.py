@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -286,3 +287,31 @@ def test_software_radios_need_none_of_a_plutos_libraries(monkeypatch):
     monkeypatch.setitem(sys.modules, "radio.pluto", None)
     link = radio_link.build_radio_link(load_config("snips", {}))
     link.close()
+
+
+def test_a_receiver_that_is_too_loud_is_told_every_round(tmp_path, bench, caplog):
+    _, server = bench
+    loud = {"pluto__rx_gain_db": 71.0, "pluto__tx_attenuation_db": 0.0, "optimizer__rounds": 2}
+    carry_out(Experiment.start(on_served(server.uris, **loud), tmp_path / "loud"))
+    told = [record for record in caplog.records if "at the end of its converter" in record.message]
+    assert len(told) == 2
+    assert "lower pluto.rx_gain_db" in caplog.text
+    caplog.clear()
+    carry_out(Experiment.start(on_served(server.uris, optimizer__rounds=2), tmp_path / "fine"))
+    assert "at the end of its converter" not in caplog.text
+
+
+def test_the_configuration_of_the_notes_runs(tmp_path, start_virtual_plutos):
+    """On virtual radios in place of the two; what it promises, it promises with real keys."""
+    receiver, device = start_virtual_plutos(2, "--clock", "stepped").uris
+    notes = Path(__file__).parents[2] / "firmware_notes" / "two-plutos.toml"
+    fast = {key: SETTINGS[key] for key in ("radio.plateau_samples", "task.validation_examples")}
+    changed = load_config(
+        str(notes),
+        {**fast, "optimizer.rounds": 3, "pluto.receiver": receiver, "pluto.devices": (device,)},
+    )
+    assert changed.privacy.has_system_keys
+    assert carry_out(Experiment.start(changed, tmp_path / "run"))
+    assert [row.num_speakers for row in rows_of(tmp_path / "run")] == [1, 1, 1]
+    assert (tmp_path / "run" / "captures" / "round-000000.sigmf-meta").exists()
+    assert not silence(device).was_radiating
