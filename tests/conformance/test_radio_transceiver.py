@@ -520,10 +520,10 @@ def test_a_pluto_conforms_among_the_impairments_of_a_desk():
 
 
 def test_real_plutos_conform(real_plutos):
-    """Only where --pluto-transmitter and --pluto-receiver name two of them; else not collected."""
+    """Where --pluto-transmitter and --pluto-receiver name two, 40 to 50 dB apart; else not there."""
 
     def make_pair():
-        return open_pluto_pair(*real_plutos, attenuation_db=30.0, gain_db=40.0)
+        return open_pluto_pair(*real_plutos, attenuation_db=10.0, gain_db=50.0)
 
     check_transceiver(make_pair, judge_over_the_air(make_pair))
 
