@@ -520,7 +520,7 @@ def test_a_pluto_conforms_among_the_impairments_of_a_desk():
 
 
 def test_real_plutos_conform(real_plutos):
-    """Where --pluto-transmitter and --pluto-receiver name two, 40 to 50 dB apart; else not there."""
+    """Where --pluto-transmitter and --pluto-receiver name two, 40 to 50 dB apart; else absent."""
 
     def make_pair():
         return open_pluto_pair(*real_plutos, attenuation_db=10.0, gain_db=50.0)
