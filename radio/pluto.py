@@ -19,6 +19,7 @@ Sources: the code of pyadi-iio 0.0.21 and pylibiio 0.25, and what libiio 0.24 do
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.metadata
 import logging
 import math
@@ -60,6 +61,7 @@ _CONTROL_TIMEOUT_S = 5.0
 _CARRIER_TOLERANCE_HZ = 10.0
 _STATUS_REGISTER = 0x80000088
 _UNDERFLOW, _OVERFLOW = 1, 4
+_NO_REGISTER = {errno.ENOENT, errno.ENOSYS, errno.EOPNOTSUPP, errno.EACCES}
 _MIN_VERSION, _FIRST_UNKNOWN_VERSION = (0, 24), (1, 0)
 _INSTALL = "Install them with: pip install 'pairzero[pluto]', and sudo apt-get install libiio0"
 
@@ -83,7 +85,10 @@ class _Libraries:
         self.adi: Any = adi
 
     def _check_versions(self, iio: Any) -> None:
-        binding = importlib.metadata.version("pylibiio")
+        try:
+            binding = importlib.metadata.version("pylibiio")
+        except importlib.metadata.PackageNotFoundError:
+            binding = "0"  # a distribution's package, whose library says the version below
         if int(binding.split(".", maxsplit=1)[0]) >= 1:
             raise RadioUnavailableError(
                 f"pluto: got pylibiio {binding}, wanted below 1: pyadi-iio sends a quarter of a "
@@ -193,10 +198,15 @@ class _Pluto:
         return float(self.phy.find_channel("temp0").attrs["input"].value) / 1e3
 
     def take_status(self, converter: Any, bit: int) -> bool:
-        """Whether the converter's status bit was set; it is cleared."""
-        is_set = bool(converter.reg_read(_STATUS_REGISTER) & bit)
-        if is_set:
-            converter.reg_write(_STATUS_REGISTER, bit)
+        """Whether the converter's status bit was set; it is cleared. No, where there is none."""
+        try:
+            is_set = bool(converter.reg_read(_STATUS_REGISTER) & bit)
+            if is_set:
+                converter.reg_write(_STATUS_REGISTER, bit)
+        except OSError as error:
+            if error.errno not in _NO_REGISTER:
+                raise
+            return False
         return is_set
 
     def may_radiate(self) -> list[str]:
@@ -326,13 +336,11 @@ class PlutoTransceiver(Transceiver):
                 level = logging.INFO if line.startswith(_POWER_UP) else logging.WARNING
                 _logger.log(level, "%s: was on the air and is silent now: %s", uri, line)
             self._set_up()
-        except OSError as error:
+        except BaseException as error:  # nobody will close what was never opened
             with contextlib.suppress(RadioError):
                 self._pluto.fall_silent()
-            raise RadioUnavailableError(f"{uri}: cannot be set up: {hint(error)}") from error
-        except RadioError:
-            with contextlib.suppress(RadioError):
-                self._pluto.fall_silent()
+            if isinstance(error, OSError):
+                raise RadioUnavailableError(f"{uri}: cannot be set up: {hint(error)}") from error
             raise
         return found
 

@@ -149,7 +149,8 @@ class Radio:
         sending: how the transmitter is set.
         hearing: how the receiver is set.
         bursts: on air, past ones as long as somebody may still hear them.
-        unread_since_s: the beginning of what its open receive buffer holds; infinite without one.
+        unread_s: from when until when its open receive buffer holds or will hold blocks; nothing
+            without one.
     """
 
     index: int
@@ -159,7 +160,7 @@ class Radio:
     sending: Timeline[TransmitState] = field(default_factory=lambda: Timeline(TransmitState()))
     hearing: Timeline[ReceiveState] = field(default_factory=lambda: Timeline(ReceiveState()))
     bursts: list[Burst] = field(default_factory=list)
-    unread_since_s: float = math.inf
+    unread_s: tuple[float, float] | None = None
 
     def mixed(self, samples: npt.NDArray[np.complexfloating]) -> Complex128Array:
         """Samples as they reach the attenuator."""
@@ -228,11 +229,18 @@ class VirtualAir:
     def forget_unheard(self) -> None:
         """Drop what no open receive buffer can hold any more."""
         with self.lock:
-            needed_s = min([self.clock.now_s(), *(r.unread_since_s for r in self._radios)])
+            now_s = self.clock.now_s()
+            unread = [r.unread_s for r in self._radios if r.unread_s is not None]
+            needed_s = min([now_s, *(since_s for since_s, _ in unread)])
+
+            def is_needed(burst: Burst) -> bool:
+                waits = any(burst.start_s < end and burst.end_s > since for since, end in unread)
+                return burst.end_s > now_s or waits
+
             for radio in self._radios:
                 radio.sending.forget_before(needed_s)
                 radio.hearing.forget_before(needed_s)
-                radio.bursts = [b for b in radio.bursts if b.end_s > needed_s]
+                radio.bursts = [burst for burst in radio.bursts if is_needed(burst)]
 
     def agc_gain_db(self, receiver: Radio, window_samples: int = 1024) -> float:
         """What the receiver's gain is now, if it sets itself."""

@@ -437,7 +437,7 @@ class ReceiveBuffer:
         self._duration_s = num_samples / pluto.radio.rate_hz
         now_s = pluto.air.clock.now_s()
         self._starts_s = deque(now_s + i * self._duration_s for i in range(num_blocks))
-        pluto.radio.unread_since_s = now_s
+        self._note_unread()
 
     def read_block(self) -> Iterator[np.ndarray]:
         """Wait for the oldest block; int16 [count, 2] pieces of it."""
@@ -456,11 +456,15 @@ class ReceiveBuffer:
         if now_s > filled_s:
             self._pluto.note_overflow()
         self._starts_s.append(max(now_s, filled_s))
-        self._pluto.radio.unread_since_s = self._starts_s[0]
+        self._note_unread()
 
     def close(self) -> None:
         """Fill no more."""
-        self._pluto.radio.unread_since_s = math.inf
+        self._pluto.radio.unread_s = None
+
+    def _note_unread(self) -> None:
+        until_s = self._starts_s[-1] + self._duration_s
+        self._pluto.radio.unread_s = self._starts_s[0], until_s
 
 
 class TransmitBuffer:

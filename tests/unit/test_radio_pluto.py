@@ -200,6 +200,41 @@ def test_hints_say_what_to_do(code, words):
     assert words in hint(OSError(code, os.strerror(code)))
 
 
+def test_an_interrupt_while_a_radio_is_set_up_leaves_it_silent(bench, monkeypatch):
+    def interrupt(self):
+        self._pluto.tx_oscillator["powerdown"].value = "0"
+        self._attenuate(0.0)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PlutoTransceiver, "_set_up", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        bench.transmitter()
+    assert not bench.plutos[1].radio.is_radiating()
+
+
+def test_a_firmware_without_status_bits_is_used_without_them(bench):
+    for pluto_ in bench.plutos:
+        for device in (pluto_.dac, pluto_.adc):
+            del device.debug["direct_reg_access"]
+    with bench.transmitter() as transmitter, bench.receiver() as receiver:
+        transmitter.hold(tone())
+        receiver.capture(4000, timeout_s=5.0)
+        assert receiver.take_health().num_overflows == 0
+
+
+def test_a_binding_of_the_distribution_has_no_version_of_its_own(monkeypatch, iio_module):
+    monkeypatch.setattr(pluto, "_libraries", None)
+    known = importlib.metadata.version
+
+    def version(name):
+        if name == "pylibiio":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return known(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert "libiio 0.2" in pluto.describe_libraries()
+
+
 # Settings that are read back
 
 

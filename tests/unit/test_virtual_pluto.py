@@ -388,6 +388,22 @@ def test_the_past_is_forgotten_once_nobody_can_hear_it():
     assert len(near.radio.sending._states) <= 5
 
 
+def test_a_client_that_opens_and_never_reads_costs_no_more_and_finds_its_old_blocks():
+    pluto, near, _ = make_plutos()
+    hold(near, tone(700))
+    buffer = pluto.open_receive(NUM_SAMPLES)  # four blocks of 2 ms, nobody reads
+    pluto.air.clock.wait_until(pluto.air.clock.now_s() + 0.1)
+    for _ in range(50):
+        hold(near, tone(1100))
+        pluto.air.clock.wait_until(pluto.air.clock.now_s() + 0.1)
+    assert len(near.radio.bursts) <= 3
+    for _ in range(4):
+        parts = np.concatenate(list(buffer.read_block()))
+        assert level_db((parts[:, 0] + 1j * parts[:, 1]) / 2048, 700) > -17
+    parts = np.concatenate(list(buffer.read_block()))
+    assert level_db((parts[:, 0] + 1j * parts[:, 1]) / 2048, 1100) > -17
+
+
 # Time
 
 
