@@ -9,11 +9,14 @@ Source: theory.md, section 5.1.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from server.power.optimal import largest_costs
+from server.power.policies import equal_split, sign
+from server.power.policies.optimal import everybody
+from server.power.round_costs import RoundCosts
 from server.power.schedule import (
     FloatArray,
     InfeasiblePlanError,
@@ -35,8 +38,8 @@ def plan_convex(problem: PlanningProblem) -> Schedule:
         InfeasiblePlanError: the solver did not find the optimum.
     """
     cp = library()
-    everybody = np.ones(problem.power_gains.shape, dtype=bool)
-    start = with_most_artificial_noise(problem, NAME, _even_costs(problem), everybody)
+    speakers = everybody(problem)
+    start = with_most_artificial_noise(problem, NAME, _even_costs(problem), speakers)
     level_unit, noise_unit = start.inverse_levels, problem.noise_of_costs(start.costs)
     trusted = problem.trusted_noise * level_unit / noise_unit
     heard = problem.noise_power * level_unit / noise_unit
@@ -66,7 +69,89 @@ def plan_convex(problem: PlanningProblem) -> Schedule:
     costs = np.square(problem.sensitivities) / (2.0 * noise_unit * np.asarray(counted.value))
     # The solver's prices may exceed the budget by its tolerance; a plan may not.
     costs *= min(1.0, problem.budget / float(costs.sum()))
-    return with_most_artificial_noise(problem, NAME, costs, everybody).check()
+    return with_most_artificial_noise(problem, NAME, costs, speakers).check()
+
+
+def equal_split_objective(problem: PlanningProblem, num_missing: int) -> float:
+    """Of the best schedule with equal noises that holds without q of them."""
+    cp = library()
+    devices = problem.num_devices
+    left = (devices - num_missing) / devices
+    weakest, need = problem.reaches.min(axis=0), problem.needs.max()
+    start = equal_split.plan_equal_split(problem, num_missing)
+    level_unit = start.inverse_levels
+    noise_unit = problem.noise_of_costs(_even_costs(problem))
+    levels = cp.Variable(problem.num_rounds, nonneg=True)
+    total = cp.Variable(problem.num_rounds, nonneg=True)
+    counted = left * total + cp.multiply(problem.trusted_noise * level_unit / noise_unit, levels)
+    shares = np.square(problem.sensitivities) / (2.0 * noise_unit) / problem.budget
+    scale = weakest * level_unit
+    limits = [
+        need / scale + cp.multiply(noise_unit / devices / scale, total) <= levels,
+        cp.sum(cp.multiply(shares, cp.inv_pos(counted))) <= 1.0,
+    ]
+    worth = problem.weights * noise_unit / devices**2
+    heard = problem.noise_power * level_unit / noise_unit
+    goal = cp.sum(cp.multiply(worth / worth.sum(), total + cp.multiply(heard, levels)))
+    statement = cp.Problem(cp.Minimize(goal), limits)
+    solve(statement)
+    return float(statement.value * worth.sum())
+
+
+def sign_objective(problem: PlanningProblem, wrong_sign_probability: float) -> float:
+    """sum omega e_t of the best schedule of votes."""
+    cp = library()
+    sign.check_votes(problem, wrong_sign_probability)
+    rounds = RoundCosts.of(problem, everybody(problem))
+    spread, margin = sign.vote_moments(problem.num_devices, wrong_sign_probability)
+    squared = np.square(problem.sensitivities)
+    untrusted = problem.noise_power - problem.trusted_noise
+    below = untrusted / (rounds.total_reach + problem.trusted_noise)
+    unit = 2.0 * problem.budget / problem.num_rounds / squared
+    u = cp.Variable(problem.num_rounds, nonneg=True)
+
+    def share(kappa: np.ndarray, shift: np.ndarray) -> Any:
+        """B2 / (B + x), with x = kappa / u + shift."""
+        base = spread + margin + shift
+        beyond = cp.multiply(base * unit / kappa, u)
+        return cp.multiply(margin / base, 1.0 - cp.inv_pos(1.0 + beyond))
+
+    gains = share(1.0 + below, below * rounds.total_need)
+    if untrusted > 0.0:  # else both are the same, and a solver stumbles over that
+        gains = cp.minimum(gains, share(np.ones_like(below), untrusted * rounds.least))
+    limits = [cp.sum(cp.multiply(squared * unit / 2.0 / problem.budget, u)) <= 1.0]
+    finite = np.isfinite(rounds.largest)
+    if finite.any():
+        most = 2.0 * rounds.largest[finite] / squared[finite] / unit[finite]
+        limits.append(u[np.flatnonzero(finite)] <= most)
+    weights = problem.weights / problem.weights.sum()
+    statement = cp.Problem(cp.Maximize(cp.sum(cp.multiply(weights, gains))), limits)
+    solve(statement)
+    return float(problem.weights.sum() * (1.0 - statement.value))
+
+
+def central_limit_objective(
+    problem: PlanningProblem, *, sampling_probability: float, mu: float
+) -> float:
+    """sum omega v of the best schedule under the central limit of subsampled rounds."""
+    cp = library()
+    rounds = RoundCosts.of(problem, everybody(problem))
+    limit = (mu / sampling_probability) ** 2
+    squared = np.square(problem.sensitivities)
+    doubled = cp.Variable(problem.num_rounds, nonneg=True)  # Delta^2 u, the exponent
+    unit = np.minimum(math.log1p(limit / problem.num_rounds), 2.0 * rounds.largest)
+    limits = [
+        cp.sum(cp.exp(cp.multiply(unit, doubled)) - 1.0) / limit <= 1.0,
+    ]
+    finite = np.isfinite(rounds.largest)
+    if finite.any():
+        most = 2.0 * rounds.largest[finite] / unit[finite]
+        limits.append(doubled[np.flatnonzero(finite)] <= most)
+    worth = problem.weights * squared / unit
+    goal = cp.sum(cp.multiply(worth / worth.sum(), cp.inv_pos(doubled)))
+    statement = cp.Problem(cp.Minimize(goal), limits)
+    solve(statement)
+    return float(statement.value * worth.sum())
 
 
 def solve(statement: Any) -> None:
@@ -104,5 +189,6 @@ def library() -> Any:
 
 def _even_costs(problem: PlanningProblem) -> FloatArray:
     """An equal price for every round, or what it costs without noise of its own."""
-    costs: FloatArray = np.minimum(problem.budget / problem.num_rounds, largest_costs(problem))
+    largest = RoundCosts.of(problem, everybody(problem)).largest
+    costs: FloatArray = np.minimum(problem.budget / problem.num_rounds, largest)
     return costs

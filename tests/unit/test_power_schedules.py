@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from server.errors import ConfigurationError
 from server.power import convex
 from server.power.convex import plan_convex
-from server.power.optimal import largest_costs, plan_optimal
+from server.power.policies.optimal import everybody, plan_optimal
+from server.power.round_costs import RoundCosts
 from server.power.schedule import (
     InfeasiblePlanError,
     PlanningProblem,
@@ -99,7 +100,8 @@ def test_where_the_receiver_is_noisy_enough_privacy_is_free():
     schedule = plan_optimal(problem)
     assert schedule.spent < 0.5 * problem.budget
     assert not schedule.artificial_noise.any()
-    np.testing.assert_allclose(schedule.costs, largest_costs(problem))
+    largest = RoundCosts.of(problem, everybody(problem)).largest
+    np.testing.assert_allclose(schedule.costs, largest)
 
 
 def test_without_trust_there_is_always_artificial_noise():

@@ -1,0 +1,48 @@
+r"""Power policy ``optimal``: least noise of the means, in closed form.
+
+Each round's price is constant or proportional to tau (`server.power.round_costs`), and grows with
+it, so the tau at which the budget is spent is the root of a monotone piecewise linear function. If
+all rounds at their largest price stay below the budget, they are that: the receiver's noise is
+enough, and privacy costs nothing.
+
+Source: theory.md, section 5.2; with rho = 1 the corrected form of the paper's theorem 3.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from server.power.round_costs import RoundCosts
+from server.power.schedule import (
+    BoolArray,
+    PlanningProblem,
+    Schedule,
+    with_most_artificial_noise,
+)
+from server.power.water_filling import fill
+
+NAME = "optimal"
+
+
+def plan_optimal(problem: PlanningProblem) -> Schedule:
+    """The best schedule in which everybody speaks in every round.
+
+    Guarantees: within the budget and the peak limits; no other schedule of full participation has a
+    smaller objective; of equally good ones it has the most artificial noise.
+
+    Raises:
+        ConfigurationError: see `PlanningProblem`.
+    """
+    return optimal_for(problem, everybody(problem), NAME)
+
+
+def optimal_for(problem: PlanningProblem, speakers: BoolArray, policy: str) -> Schedule:
+    """The best schedule for given speakers [K, T], under the name of a policy."""
+    rounds = RoundCosts.of(problem, speakers)
+    costs = fill(rounds.at, problem.budget, rounds.largest)
+    return with_most_artificial_noise(problem, policy, costs, speakers).check()
+
+
+def everybody(problem: PlanningProblem) -> BoolArray:
+    """All devices in all rounds [K, T]."""
+    return np.ones(problem.power_gains.shape, dtype=bool)

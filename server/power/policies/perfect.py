@@ -1,0 +1,31 @@
+"""Power policy ``perfect``: as loud as can be and no noise of its own. It promises nothing.
+
+The reference of the literature for what privacy costs; refused wherever somebody is promised
+something.
+
+Source: theory.md, section 7.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from server.power.policies.optimal import everybody
+from server.power.round_costs import RoundCosts
+from server.power.schedule import PlanningProblem, Schedule
+
+NAME = "perfect"
+
+
+def plan_perfect(problem: PlanningProblem) -> Schedule:
+    """a = a_min, s = 0; its prices are 0 because none is paid."""
+    speakers = everybody(problem)
+    rounds = RoundCosts.of(problem, speakers)
+    return Schedule(
+        problem=problem,
+        policy=NAME,
+        speakers=speakers,
+        inverse_levels=rounds.least,
+        noise_variances=np.zeros(speakers.shape),
+        costs=np.zeros(problem.num_rounds),
+    ).check(within_budget=False)

@@ -1,0 +1,101 @@
+r"""Power policy ``sign``: coherent votes, sums of signs with noise after them.
+
+Noise turns a majority with a probability that Cantelli's inequality bounds, e0 being that of one
+device's sign to be wrong and x the noise variance of the received sum, in votes:
+
+    e_t <= (V + x_t) / (V + x_t + B2),     V = 4 K e0 (1 - e0),   B2 = K^2 (1 - 2 e0)^2
+
+    minimise  sum_t omega_t e_t      subject to  sum_t Delta^2 / (2 v_t) <= R
+
+With u = 1/v, and x a linear function of v on either side of v_fit (`server.power.round_costs`),
+
+    x = kappa v + d,      u(tau) = ( sqrt(omega B2 kappa) tau - kappa ) / (V + B2 + d)
+
+between 0 and its largest value. Rounds with u = 0 are **silent**: a vote drowned in its noise moves
+the model as a coin would, and would cost privacy on top. (The paper's printed root is negative
+there, and its rule then sends at full power.)
+
+Source: theory.md, section 5.4, corrected there; the general rho is ours.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from server.errors import ConfigurationError
+from server.power.policies.optimal import everybody
+from server.power.round_costs import RoundCosts
+from server.power.schedule import (
+    FloatArray,
+    PlanningProblem,
+    Schedule,
+    with_most_artificial_noise,
+)
+from server.power.water_filling import fill
+
+NAME = "sign"
+
+
+def plan_sign(problem: PlanningProblem, wrong_sign_probability: float) -> Schedule:
+    """The schedule of the least bound on wrong majorities; bounds and sensitivities are votes'.
+
+    Args:
+        problem: to be solved; a vote has amplitude 1 and one record turns it by 2.
+        wrong_sign_probability: e0, below one half.
+
+    Raises:
+        ConfigurationError: a probability out of range, or bounds that are no votes'.
+    """
+    check_votes(problem, wrong_sign_probability)
+    speakers = everybody(problem)
+    rounds = RoundCosts.of(problem, speakers)
+    spread, margin = vote_moments(problem.num_devices, wrong_sign_probability)
+    squared = np.square(problem.sensitivities)
+    untrusted = problem.noise_power - problem.trusted_noise
+    below = untrusted / (rounds.total_reach + problem.trusted_noise)
+
+    def candidate(tau: float, kappa: FloatArray, shift: FloatArray) -> FloatArray:
+        """Price at which the derivative of the bound is 1 / tau^2 a unit of y."""
+        u = (np.sqrt(problem.weights * margin * kappa / squared * 2.0) * tau - kappa) / (
+            spread + margin + shift
+        )
+        return np.maximum(u, 0.0) * squared / 2.0
+
+    def at(tau: float) -> FloatArray:
+        loud = candidate(tau, np.ones_like(below), untrusted * rounds.least)
+        quiet = candidate(tau, 1.0 + below, below * rounds.total_need)
+        beyond = np.maximum(rounds.fitting, loud)
+        return np.minimum(rounds.largest, np.where(quiet <= rounds.fitting, quiet, beyond))
+
+    costs = fill(at, problem.budget, rounds.largest)
+    return with_most_artificial_noise(problem, NAME, costs, speakers).check()
+
+
+def vote_moments(num_devices: int, wrong_sign_probability: float) -> tuple[float, float]:
+    """V and B2."""
+    e0 = wrong_sign_probability
+    return 4.0 * num_devices * e0 * (1.0 - e0), (num_devices * (1.0 - 2.0 * e0)) ** 2
+
+
+def wrong_majority_bound(schedule: Schedule, wrong_sign_probability: float) -> FloatArray:
+    """e_t [T]; 1 in silent rounds, which decide nothing."""
+    spread, margin = vote_moments(schedule.problem.num_devices, wrong_sign_probability)
+    with np.errstate(invalid="ignore"):
+        share = margin / (spread + schedule.sum_noise + margin)
+    bound: FloatArray = 1.0 - share
+    return bound
+
+
+def check_votes(problem: PlanningProblem, wrong_sign_probability: float) -> None:
+    """Return if the problem is one of votes.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
+    if not 0.0 <= wrong_sign_probability < 0.5:
+        raise ConfigurationError(
+            f"wrong_sign_probability: got {wrong_sign_probability}, wanted 0 to below 0.5: signs "
+            "that are right no more often than a coin carry nothing."
+        )
+    if not np.all(problem.bounds == 1.0):
+        raise ConfigurationError("bounds: wanted 1 for every device, the amplitude of a vote.")
