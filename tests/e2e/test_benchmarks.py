@@ -40,3 +40,18 @@ def test_the_error_study_goes_on_where_it_was_and_its_formulas_hold(tmp_path):
 
 def strip(row):
     return row | {"result": {k: v for k, v in row["result"].items() if k != "seconds"}}
+
+
+def test_the_planning_study_finds_the_closed_forms_optimal(tmp_path):
+    results, document = tmp_path / "p.jsonl", tmp_path / "p.json"
+    command = ["benchmarks/power_planning.py", results, "--quick", "--json", document]
+    run(*command)
+    lines = results.read_text().splitlines()
+    assert len(lines) == 20
+    results.write_text("\n".join(lines[:-2]) + "\n")
+    assert run(*command).stderr.count("/2 ") == 2
+    written = json.loads(document.read_text())
+    for row in written["instances"]:
+        assert "failure" not in row
+        assert row["worse_by"] <= 1e-6, row
+        assert row["spent"] <= 1.0 + 1e-9, row
