@@ -55,3 +55,12 @@ def test_the_planning_study_finds_the_closed_forms_optimal(tmp_path):
         assert "failure" not in row
         assert row["worse_by"] <= 1e-6, row
         assert row["spent"] <= 1.0 + 1e-9, row
+
+
+def test_the_online_study_exceeds_no_budget(tmp_path):
+    results, document = tmp_path / "o.jsonl", tmp_path / "o.json"
+    run("benchmarks/online_planning.py", results, "--quick", "--json", document)
+    for row in json.loads(document.read_text())["paths"]:
+        for rule in ("even", "weighted", "one_step", "mpc"):
+            assert row[rule]["spent"] <= 1.0
+            assert 1.0 - 1e-9 <= row[rule]["over_hindsight"] < 1.2
