@@ -10,6 +10,7 @@ Source: theory.md, section 5.1.
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -154,7 +155,7 @@ def central_limit_objective(
     return float(statement.value * worth.sum())
 
 
-def solve(statement: Any) -> None:
+def solve(statement: Any, solver: str = "CLARABEL") -> None:
     """Solve a stated problem to its optimum.
 
     Raises:
@@ -162,7 +163,9 @@ def solve(statement: Any) -> None:
     """
     cp = library()
     try:
-        statement.solve(solver=cp.CLARABEL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the status says it, and is looked at
+            statement.solve(solver=solver)
     except cp.SolverError as error:
         raise InfeasiblePlanError(f"convex plan: the solver failed: {error}") from error
     if statement.status != cp.OPTIMAL:

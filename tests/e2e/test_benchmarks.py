@@ -47,13 +47,13 @@ def test_the_planning_study_finds_the_closed_forms_optimal(tmp_path):
     command = ["benchmarks/power_planning.py", results, "--quick", "--json", document]
     run(*command)
     lines = results.read_text().splitlines()
-    assert len(lines) == 20
+    assert len(lines) == 24
     results.write_text("\n".join(lines[:-2]) + "\n")
     assert run(*command).stderr.count("/2 ") == 2
     written = json.loads(document.read_text())
     for row in written["instances"]:
         assert "failure" not in row
-        assert row["worse_by"] <= 1e-6, row
+        assert row["worse_by"] <= (1e-3 if row["kind"] == "limited" else 1e-6), row
         assert row["spent"] <= 1.0 + 1e-9, row
 
 

@@ -1,0 +1,215 @@
+r"""Power policy ``limited``: batteries, duty cycles, caps and fairness, by a convex solver.
+
+No closed form is known. What is integer, who speaks, is chosen first
+(`PowerLimits.choose_speakers`, from what `selection` would like); for those speakers and fixed
+shares theta of each round's noise, sigma_kt = theta_kt sigma_t, the problem is convex in (a, sigma)
+as it stands::
+
+    minimise  sum_t omega_t (sigma_t^2 + N0 a_t) / n_t^2
+    subject to  sum_t Delta_t^2 / (2 sigma_t^2) <= R
+                G_k + phi theta_kt sigma_t <= sqrt(P_k H_kt a_t)                 peak, exactly
+                sum_t (G_k^2 / a_t + theta_kt^2 sigma_t^2 / a_t) / H_kt <= E_k    energy
+
+Receiver noise is not counted for the promise, whatever `trusted_noise_fraction` says: what is
+convex in sigma is not convex together with it, and this errs on the safe side. Solvers stop at a
+tolerance, so noise is then raised to the budget and levels lowered to the limits.
+
+Source: ours; 1/sigma^2, sigma^2/a and -sqrt(a) are convex.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from server.power.convex import library, solve
+from server.power.limits import PowerLimits, energies
+from server.power.policies.optimal import optimal_for
+from server.power.policies.selection import plan_selection
+from server.power.schedule import (
+    BoolArray,
+    FloatArray,
+    InfeasiblePlanError,
+    PlanningProblem,
+    Schedule,
+)
+
+NAME = "limited"
+_POLISHING_STEPS = 200
+_ATTEMPTS = 4
+
+
+def plan_limited(
+    problem: PlanningProblem, limits: PowerLimits, *, solver: str = "CLARABEL"
+) -> Schedule:
+    """The best schedule within the limits, for the speakers chosen.
+
+    Args:
+        problem: to be solved.
+        limits: beyond its own.
+        solver: of those that cvxpy has.
+
+    Guarantees: within budget, peaks, energies and duties; otherwise an error.
+
+    Raises:
+        ConfigurationError: limits that do not fit the problem.
+        InfeasiblePlanError: the solver did not find the optimum.
+    """
+    capped = _with_caps(problem, limits)
+    speakers = limits.choose_speakers(problem, plan_selection(capped).speakers)
+    start = optimal_for(capped, speakers, NAME)
+    levels, noises = _solved(capped, limits, start, solver)
+    return limits.check(_polished(capped, limits, start, levels, noises).check())
+
+
+def _with_caps(problem: PlanningProblem, limits: PowerLimits) -> PlanningProblem:
+    """Without trust, and with the smallest of the caps where all have one."""
+    return dataclasses.replace(
+        problem,
+        trusted_noise_fraction=0.0,
+        max_power=float(limits.powers_allowed(problem).max()),
+    )
+
+
+def _solved(
+    problem: PlanningProblem, limits: PowerLimits, start: Schedule, solver: str
+) -> tuple[FloatArray, FloatArray]:
+    """(a, sigma) of all rounds.
+
+    A solver that ends near the optimum is started again in units of where it was, in which the
+    optimum is all ones; what it ends with then has to be the optimum.
+    """
+    levels, noises = start.inverse_levels.copy(), np.sqrt(start.artificial_noise)
+    for attempt in range(_ATTEMPTS):
+        try:
+            return _solved_in_units(problem, limits, start, (levels, noises), solver)
+        except InaccurateSolutionError as near:
+            if attempt + 1 == _ATTEMPTS:
+                raise
+            spoken = ~start.is_silent
+            levels[spoken], noises[spoken] = near.values
+    raise AssertionError  # the loop returns or raises
+
+
+class InaccurateSolutionError(InfeasiblePlanError):
+    """The solver ended near the optimum, and where.
+
+    Examples: units of rounds that differ by many orders of magnitude.
+    """
+
+    def __init__(self, message: str, values: tuple[FloatArray, FloatArray]) -> None:
+        super().__init__(message)
+        self.values = values
+
+
+def _solved_in_units(
+    problem: PlanningProblem,
+    limits: PowerLimits,
+    start: Schedule,
+    units: tuple[FloatArray, FloatArray],
+    solver: str,
+) -> tuple[FloatArray, FloatArray]:
+    cp = library()
+    spoken = np.flatnonzero(~start.is_silent)
+    speaking = start.speakers[:, spoken]
+    shares = noise_shares(start)[:, spoken]
+    level_unit, noise_unit = units[0][spoken], units[1][spoken]
+    levels = cp.Variable(len(spoken), nonneg=True)
+    noises = cp.Variable(len(spoken), nonneg=True)
+    prices = np.square(problem.sensitivities[spoken] / noise_unit) / (2.0 * problem.budget)
+    limited = [cp.sum(cp.multiply(prices, cp.power(noises, -2))) <= 1.0]
+    powers = limits.powers_allowed(problem)
+    allowed = limits.energies_allowed(problem.num_devices)
+    squares = None
+    if np.isfinite(allowed).any():
+        squares = cp.Variable(len(spoken), nonneg=True)  # sigma^2 / a
+        cone = cp.vstack([2.0 * noises, levels - squares])
+        limited.append(cp.SOC(levels + squares, cone, axis=0))
+    for device in range(problem.num_devices):
+        rounds = np.flatnonzero(speaking[device])
+        if len(rounds) == 0:
+            continue
+        gains = problem.power_gains[device, spoken[rounds]] * level_unit[rounds]
+        own = shares[device, rounds] * noise_unit[rounds]
+        unit = np.sqrt(powers[device] * gains)
+        bound = problem.bounds[device]
+        limited.append(
+            bound / unit + cp.multiply(problem.peak_factor * own / unit, noises[rounds])
+            <= cp.sqrt(levels[rounds])
+        )
+        if squares is not None and np.isfinite(allowed[device]):
+            of_bound = bound**2 / gains / allowed[device]
+            of_noise = np.square(own) / gains / allowed[device]
+            each = cp.multiply(of_bound, cp.inv_pos(levels[rounds]))
+            limited.append(cp.sum(each + cp.multiply(of_noise, squares[rounds])) <= 1.0)
+    worth = problem.weights[spoken] / np.square(start.num_speakers[spoken])
+    of_noise = worth * np.square(noise_unit)
+    of_level = worth * problem.noise_power * level_unit
+    scale = float(np.sum(of_noise + of_level))
+    goal = cp.sum(cp.multiply(of_noise / scale, cp.square(noises)))
+    goal = goal + cp.sum(cp.multiply(of_level / scale, levels))
+    try:
+        solve(cp.Problem(cp.Minimize(goal), limited), solver)
+    except InfeasiblePlanError as error:
+        if levels.value is None or not np.all(levels.value > 0) or not np.all(noises.value > 0):
+            raise
+        found = level_unit * levels.value, noise_unit * noises.value
+        raise InaccurateSolutionError(str(error), found) from error
+    full_levels = np.full(problem.num_rounds, np.inf)
+    full_noises = np.zeros(problem.num_rounds)
+    full_levels[spoken] = level_unit * np.asarray(levels.value)
+    full_noises[spoken] = noise_unit * np.asarray(noises.value)
+    return full_levels, full_noises
+
+
+def noise_shares(schedule: Schedule) -> FloatArray:
+    """theta [K, T]: each device's share of a round's noise, as amplitudes."""
+    total = schedule.artificial_noise
+    shares: FloatArray = np.sqrt(
+        np.divide(
+            schedule.noise_variances,
+            total[None, :],
+            out=np.zeros_like(schedule.noise_variances),
+            where=total[None, :] > 0.0,
+        )
+    )
+    return shares
+
+
+def _polished(
+    problem: PlanningProblem,
+    limits: PowerLimits,
+    start: Schedule,
+    levels: FloatArray,
+    noises: FloatArray,
+) -> Schedule:
+    """The solver's answer, with what its tolerance broke made good."""
+    spoken: BoolArray = ~start.is_silent
+    variances = np.square(noises)
+    costs = np.zeros(problem.num_rounds)
+    costs[spoken] = np.square(problem.sensitivities[spoken]) / (2.0 * variances[spoken])
+    excess = max(1.0, float(costs.sum()) / problem.budget) * (1.0 + 1e-12)
+    variances, costs = variances * excess, costs / excess
+    each = np.square(noise_shares(start)) * variances
+    powers = limits.powers_allowed(problem)[:, None]
+    # The convex stand-in of the schedule's own check is stricter than the peak itself.
+    strict = (problem.needs[:, None] + each) / problem.reaches
+    peaks = np.square(problem.bounds[:, None] + problem.peak_factor * np.sqrt(each))
+    least = np.maximum(strict, peaks / (powers * problem.power_gains))
+    floor = np.where(start.speakers, least, 0.0).max(axis=0)
+    schedule = dataclasses.replace(
+        start,
+        problem=problem,
+        inverse_levels=np.where(spoken, np.maximum(levels, floor), np.inf),
+        noise_variances=each,
+        costs=costs,
+    )
+    allowed = limits.energies_allowed(problem.num_devices)
+    for _ in range(_POLISHING_STEPS):
+        excess = float(np.max(energies(schedule) / allowed))
+        if excess <= 1.0:
+            break
+        lower = schedule.inverse_levels * excess * (1.0 + 1e-12)
+        schedule = dataclasses.replace(schedule, inverse_levels=lower)
+    return schedule
