@@ -28,6 +28,7 @@ from radio.errors import RadioError
 from radio.impairments import Impairments, impairments_from_name
 from server.config_section import Section, check_count, check_positive, check_within
 from server.errors import ConfigurationError
+from server.power.catalogue import policy_named
 from server.privacy.units import NeighbouringRelation, PrivacyUnit
 from server.radio_config import PlutoSection, RadioSection, VirtualPlutoSection
 
@@ -35,6 +36,9 @@ PRESETS_FOLDER = Path(__file__).parent / "presets"
 DEFAULT_PRESET = "snips"
 BUNDLED_MODEL = "bundled"
 _MAX_LEARNING_RATE = 1e3
+MAX_WEIGHT_SPREAD = 1e3
+"""Of the last round over the first: measured forgetting is some tens (theory.md, section 4.3)."""
+
 _LOSS_ROUNDING = 2.0**-18  # float32 sums in another order move a loss by some 5e-6 (self_check)
 
 
@@ -142,6 +146,22 @@ ImpairmentsSection = msgspec.defstruct(
 )
 
 
+class PowerSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the budget is dealt out over the rounds; policies in `server.power.policies`.
+
+    Record-level rounds are planned by two of them: "static", the same noise in every round, and
+    "subsampled", the least noise at the end of a model that forgets.
+
+    Attributes:
+        policy: see above.
+        contraction: A, 0 to 1: the noise of round t weighs A^(T - t) at the end. 1 forgets nothing
+            and has the same noise in every round.
+    """
+
+    policy: str = "subsampled"
+    contraction: float = 1.0
+
+
 class PrivacySection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The promise.
 
@@ -215,6 +235,7 @@ class RunConfig(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     optimizer: OptimizerSection = OptimizerSection()
     radio: RadioSection = RadioSection()
     impairments: ImpairmentsSection = ImpairmentsSection()  # type: ignore[valid-type]
+    power: PowerSection = PowerSection()
     pluto: PlutoSection = PlutoSection()
     virtual_pluto: VirtualPlutoSection = VirtualPlutoSection()
     privacy: PrivacySection = PrivacySection()
@@ -392,6 +413,23 @@ class RunConfig(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         self.virtual_pluto.bench(num_devices, self.impaired_by, self.run.seed)
         self.pluto.settings(["ip:127.0.0.1"] * (1 + num_devices), radio)
 
+    def _check_power(self) -> None:
+        policy_named(self.power.policy, access=self.access, has_promise=True)
+        if self.power.policy not in ("static", "subsampled"):
+            raise ConfigurationError(
+                f'power.policy: "{self.power.policy}" plans rounds without subsampling; record-'
+                'level runs have "static" and "subsampled".'
+            )
+        check_within("power.contraction", self.power.contraction, 0.5, 1.0)
+        spread = -self.optimizer.rounds * math.log(self.power.contraction)
+        if spread > math.log(MAX_WEIGHT_SPREAD):
+            least = MAX_WEIGHT_SPREAD ** (-1.0 / self.optimizer.rounds)
+            raise ConfigurationError(
+                f"power.contraction: {self.power.contraction} over {self.optimizer.rounds} rounds "
+                f"would have the last weigh e^{spread:.1f} times the first; models do not forget "
+                f"like that. Wanted at least {least:.6f}."
+            )
+
     def _check_privacy(self) -> None:
         check_positive("privacy.epsilon", self.privacy.epsilon)
         if not math.isfinite(self.optimizer.clip):
@@ -400,6 +438,7 @@ class RunConfig(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise ConfigurationError(
                 f"privacy.delta: got {self.privacy.delta}, wanted between 0 and 1, and below 1/n."
             )
+        self._check_power()
         is_superposed = self.access is Access.SUPERPOSED
         if self.privacy.csi_failure_fraction == 0.0 and is_superposed:
             raise ConfigurationError(

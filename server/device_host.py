@@ -69,7 +69,7 @@ def device_limits(config: RunConfig, terms: PrivacyTerms | None) -> DeviceLimits
     """What every honest plan keeps to; a device speaks under no other."""
     least_noise = 0.0
     if terms is not None:
-        least_noise = terms.noise_multiplier * terms.sensitivity
+        least_noise = terms.least_noise_multiplier * terms.sensitivity
         if config.access is Access.SUPERPOSED:
             # At most all devices share the noise, equally.
             least_noise /= math.sqrt(config.federation.num_devices)

@@ -123,7 +123,9 @@ def _plan_superposed(
     eta = gain_error / weakest_gain
     required = 0.0
     if terms is not None:
-        required = terms.noise_multiplier * terms.sensitivity * (1.0 + eta) / (1.0 - eta)
+        required = (
+            terms.noise_multiplier(round_index) * terms.sensitivity * (1.0 + eta) / (1.0 - eta)
+        )
     power = plan_static(
         gain_estimates=channel.gains,
         max_amplitude=radio.max_amplitude,
@@ -145,11 +147,11 @@ def _loudest(config: RunConfig) -> float:
     return 1.0 if config.vote is not Vote.NONE else min(config.optimizer.clip, _LARGEST_SCALAR)
 
 
-def _own_noise_std(terms: PrivacyTerms | None) -> float:
+def _own_noise_std(terms: PrivacyTerms | None, round_index: int) -> float:
     """Of a device that nobody else's noise covers."""
     if terms is None:
         return 0.0
-    return terms.noise_multiplier * terms.sensitivity * (1.0 + CALIBRATION_SLACK)
+    return terms.noise_multiplier(round_index) * terms.sensitivity * (1.0 + CALIBRATION_SLACK)
 
 
 def _plan_uncovered(
@@ -167,7 +169,7 @@ def _plan_uncovered(
         min_gain=config.radio.min_gain,
         min_participants=config.federation.min_speakers,
     )
-    noise_std = dict.fromkeys(power.participants, _own_noise_std(terms))
+    noise_std = dict.fromkeys(power.participants, _own_noise_std(terms, round_index))
     gains = np.abs(channel.gains)[list(power.participants)]
     return PlannedRound(
         round_index=round_index,
@@ -180,7 +182,7 @@ def _plan_uncovered(
 def _plan_bands(
     config: RunConfig, terms: PrivacyTerms | None, round_index: int, calibration: Calibration
 ) -> PlannedRound:
-    noise_std = _own_noise_std(terms)
+    noise_std = _own_noise_std(terms, round_index)
     power = plan_energy(
         waveform=config.radio.energy_waveform,
         calibration=calibration,
@@ -206,7 +208,7 @@ def _plan_packets(
         num_devices=num_devices,
         max_amplitude=config.radio.max_amplitude,
         scalar_bound=_loudest(config),
-        noise_std=_own_noise_std(terms),
+        noise_std=_own_noise_std(terms, round_index),
     )
     return PlannedRound(round_index, power, amplitude_error_bound=0.0, weakest_gain=0.0)
 

@@ -1,7 +1,7 @@
 """What a run promises for its rounds: the noise that all of them can afford, found once.
 
 The noise multiplier is the ratio of a release's noise to its sensitivity; every round of a stretch
-has at least this one. `server.planning` says what that makes of the devices' noise.
+has at least its own. `server.planning` says what that makes of the devices' noise.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 from edge_runtime.protocol.rounds import Access, Vote
 from server.config import RunConfig
-from server.privacy.calibration import calibrate_noise_multiplier
+from server.power.policies.subsampled import subsampled_offsets
+from server.privacy.calibration import calibrate_noise_multiplier, calibrate_noise_schedule
 from server.privacy.composition import History
+from server.privacy.gaussian import gdp_mu_of
 from server.privacy.units import sum_sensitivity, vote_sensitivity
 
 
@@ -22,18 +24,30 @@ class PrivacyTerms:
     """What was agreed for the whole run.
 
     Attributes:
-        noise_multiplier: of every round.
+        noise_multipliers: of the rounds of the stretch, in their order.
+        first_round: of the stretch.
         sensitivity: of the sum of scalars to one record.
         sampling_probabilities: of the records of each device.
         commitments: public name of each device's private key.
         csi_failure_probability: allowed per statement about the channel.
     """
 
-    noise_multiplier: float
+    noise_multipliers: tuple[float, ...]
     sensitivity: float
     sampling_probabilities: tuple[float, ...]
     commitments: tuple[str, ...]
     csi_failure_probability: float
+    first_round: int = 0
+
+    @property
+    def least_noise_multiplier(self) -> float:
+        """Of the rounds with the least noise."""
+        return min(self.noise_multipliers)
+
+    def noise_multiplier(self, round_index: int) -> float:
+        """Of a round of the stretch; beyond its end, where nothing is left, of the last."""
+        position = min(round_index - self.first_round, len(self.noise_multipliers) - 1)
+        return self.noise_multipliers[position]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +103,8 @@ def plan_privacy_terms(
     # One statement per device and block about its gain, one per block about the noise power.
     num_statements = (len(num_records) + 1) * num_blocks
     return PrivacyTerms(
-        noise_multiplier=calibrate_noise_multiplier(
-            epsilon=privacy.epsilon,
-            delta=privacy.delta,
-            csi_delta=csi_delta(config, stretch.number),
-            sampling_probability=max(probabilities),
-            num_rounds=num_rounds,
-            num_records=sum(num_records),
-            spent=stretch.spent,
+        noise_multipliers=_noise_multipliers(
+            config, max(probabilities), num_rounds, sum(num_records), stretch
         ),
         # The clipped terms of the other records are the same bits with one record and without it:
         # edge_runtime.pass_shapes sees to that.
@@ -104,6 +112,43 @@ def plan_privacy_terms(
         sampling_probabilities=probabilities,
         commitments=tuple(commitments),
         csi_failure_probability=privacy.delta * privacy.csi_failure_fraction / num_statements,
+        first_round=stretch.first_round,
+    )
+
+
+def _noise_multipliers(
+    config: RunConfig,
+    sampling_probability: float,
+    num_rounds: int,
+    num_records: int,
+    stretch: Stretch,
+) -> tuple[float, ...]:
+    """Of every round of the stretch, by the policy of the configuration."""
+    privacy, power = config.privacy, config.power
+    if power.policy == "static" or power.contraction == 1.0:
+        multiplier = calibrate_noise_multiplier(
+            epsilon=privacy.epsilon,
+            delta=privacy.delta,
+            csi_delta=csi_delta(config, stretch.number),
+            sampling_probability=sampling_probability,
+            num_rounds=num_rounds,
+            num_records=num_records,
+            spent=stretch.spent,
+        )
+        return (multiplier,) * num_rounds
+    return calibrate_noise_schedule(
+        epsilon=privacy.epsilon,
+        delta=privacy.delta,
+        csi_delta=csi_delta(config, stretch.number),
+        sampling_probability=sampling_probability,
+        offsets=subsampled_offsets(
+            power.contraction,
+            num_rounds,
+            sampling_probability=sampling_probability,
+            mu=gdp_mu_of(privacy.epsilon, privacy.delta),
+        ),
+        num_records=num_records,
+        spent=stretch.spent,
     )
 
 

@@ -174,16 +174,16 @@ def _what_noise_leaves(config: RunConfig, terms: PrivacyTerms) -> str:
     """How much noise leaves to learn from, were every channel known and of unit gain."""
     num_devices, clip = config.federation.num_devices, config.optimizer.clip
     if config.vote is not Vote.NONE:
-        own = terms.noise_multiplier * terms.sensitivity
+        own = terms.least_noise_multiplier * terms.sensitivity
         before = f"{own / clip:.2%} of the clip, before it takes its signs"
         after = f"{own:.2f}, on signs of 1"
         return (
-            f"  noise multiplier {terms.noise_multiplier:.3f}: noise of "
+            f"  noise multiplier {_range_of(terms.noise_multipliers)}: noise of "
             + ("each device: " if config.access is Access.SLOTTED else "all devices together: ")
             + (before if config.vote is Vote.NOISE_BEFORE else after)
         )
     is_slotted = config.access is Access.SLOTTED
-    required = terms.noise_multiplier * terms.sensitivity
+    required = terms.least_noise_multiplier * terms.sensitivity
     sum_noise_std = required * math.sqrt(num_devices) if is_slotted else required
     of_radio = _coherent_sum_std
     if is_slotted:
@@ -202,9 +202,14 @@ def _what_noise_leaves(config: RunConfig, terms: PrivacyTerms) -> str:
         sum_noise_std=sum_noise_std,
     )
     return (
-        f"  noise multiplier {terms.noise_multiplier:.3f}: privacy noise on each mean is "
+        f"  noise multiplier {_range_of(terms.noise_multipliers)}: privacy noise on each mean is "
         f"{share:.2%} of the clip{with_radio}; information ceiling {ceiling:.0f} nats"
     )
+
+
+def _range_of(multipliers: Sequence[float]) -> str:
+    low, high = f"{min(multipliers):.3f}", f"{max(multipliers):.3f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _coherent_sum_std(config: RunConfig, noise_std: float) -> float:

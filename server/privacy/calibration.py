@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 
 from server.errors import ConfigurationError, PrivacyError
 from server.privacy.composition import (
@@ -65,7 +66,49 @@ def calibrate_noise_multiplier(
             mechanism that publishes a random example in the clear would be called private.
         PrivacyError: no amount of noise meets the budget with the arithmetic used here.
     """
+    multipliers = calibrate_noise_schedule(
+        epsilon=epsilon,
+        delta=delta,
+        sampling_probability=sampling_probability,
+        offsets=(0,) * num_rounds,
+        num_records=num_records,
+        csi_delta=csi_delta,
+        spent=spent,
+    )
+    return multipliers[0]
+
+
+def calibrate_noise_schedule(
+    *,
+    epsilon: float,
+    delta: float,
+    sampling_probability: float,
+    offsets: Sequence[int],
+    num_records: int,
+    csi_delta: float = 0.0,
+    spent: Sequence[History] = (),
+) -> tuple[float, ...]:
+    """The smallest noise multipliers of a given shape within (epsilon, delta), one a round.
+
+    As `calibrate_noise_multiplier`, for rounds that differ: round t has the multiplier
+    2^(offsets[t] / GRID_POINTS_PER_OCTAVE) times a common one, which is searched for. Few different
+    offsets make it fast.
+
+    Args:
+        epsilon: budget of one device.
+        delta: total failure probability of the promise.
+        sampling_probability: Poisson rate q of one example in one round.
+        offsets: steps of the multiplier grid above the round with the least noise.
+        num_records: n, how many units the promise protects.
+        csi_delta: part of delta set aside for channel estimation failures.
+        spent: what the devices' accounts hold already.
+
+    Raises:
+        ConfigurationError, PrivacyError: see `calibrate_noise_multiplier`.
+    """
+    num_rounds = len(offsets)
     _check_request(epsilon, delta, sampling_probability, num_rounds, num_records, csi_delta)
+    rounds_at = Counter(offsets)
     mechanism_delta = math.nextafter(delta - csi_delta, 0.0) if csi_delta else delta
     accounts = tuple(dict.fromkeys(spent)) or ((),)
     already = max(sum(count for _, count in account) for account in accounts)
@@ -86,9 +129,12 @@ def calibrate_noise_multiplier(
         dearest_first = sorted(accounts, key=composer.epsilon, reverse=True)
 
         def meets(grid_index: int) -> bool:
-            price = PriceClass(float(sampling_probability), grid_index)
+            prices = {
+                PriceClass(float(sampling_probability), grid_index + offset): count
+                for offset, count in rounds_at.items()
+            }
             return all(
-                composer.epsilon(_with_rounds(account, price, num_rounds)) <= epsilon
+                composer.epsilon(_with_rounds(account, prices)) <= epsilon
                 for account in dearest_first
             )
 
@@ -106,18 +152,25 @@ def calibrate_noise_multiplier(
             f"{num_rounds} rounds with sampling probability {sampling_probability}. Allow a larger "
             "epsilon, or plan fewer rounds."
         )
-    multiplier = grid_multiplier(index) * (1.0 + 2.0 * RECORD_SLACK)
-    if grid_index_below(multiplier * (1.0 - RECORD_SLACK)) < index or not meets(index):
+    multipliers = {
+        offset: grid_multiplier(index + offset) * (1.0 + 2.0 * RECORD_SLACK) for offset in rounds_at
+    }
+    is_covered = all(
+        grid_index_below(multiplier * (1.0 - RECORD_SLACK)) >= index + offset
+        for offset, multiplier in multipliers.items()
+    )
+    if not is_covered or not meets(index):
         raise PrivacyError(
-            f"calibration failed its own check at multiplier {multiplier}; nothing was started. "
-            "Please report the arguments."
+            f"calibration failed its own check at multipliers {sorted(multipliers.values())}; "
+            "nothing was started. Please report the arguments."
         )
-    return multiplier
+    return tuple(multipliers[offset] for offset in offsets)
 
 
-def _with_rounds(account: History, price: PriceClass, num_rounds: int) -> History:
+def _with_rounds(account: History, prices: Mapping[PriceClass, int]) -> History:
     counts = dict(account)
-    counts[price] = counts.get(price, 0) + num_rounds
+    for price, count in prices.items():
+        counts[price] = counts.get(price, 0) + count
     return make_history(counts)
 
 

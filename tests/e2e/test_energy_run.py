@@ -83,7 +83,7 @@ def test_every_release_is_accounted_by_the_devices_own_noise(whole):
 def test_a_device_speaks_with_no_less_than_the_noise_that_covers_it_alone(tmp_path):
     run = Experiment.start(config(), tmp_path / "run")
     try:
-        required = run.terms.noise_multiplier * run.terms.sensitivity
+        required = run.terms.noise_multiplier(0) * run.terms.sensitivity
         power = run.pricing.plan_round(0, run.loop.channel_for(0)).power
         stds = set(power.artificial_noise_std.values())
         assert stds == {required * (1 + CALIBRATION_SLACK)}

@@ -65,7 +65,7 @@ def test_each_is_accounted_as_what_it_is(tmp_path, waveform, placed, access):
     # One record moves a number by clip / batch, and turns every sign.
     sensitivity = CLIP / BATCH if vote is Vote.NOISE_BEFORE else vote_sensitivity(DIRECTIONS)
     assert {r.sensitivity for r in records} == {sensitivity}
-    own = run.terms.noise_multiplier * sensitivity * (1 + CALIBRATION_SLACK)
+    own = run.terms.noise_multiplier(0) * sensitivity * (1 + CALIBRATION_SLACK)
     for row, speakers in ((row, row.num_speakers) for row in rows):
         if access is Access.SLOTTED:
             assert row.artificial_noise_std == pytest.approx(own / math.sqrt(speakers))

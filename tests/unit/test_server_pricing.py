@@ -129,7 +129,7 @@ def test_statements_about_the_channel_share_their_part_of_delta(terms):
 
 def test_the_smallest_device_sets_the_price(terms):
     smaller = plan_privacy_terms(CONFIG, (120, 60, 110, 130), COMMITMENTS)
-    assert smaller.noise_multiplier > terms.noise_multiplier
+    assert smaller.least_noise_multiplier > terms.least_noise_multiplier
 
 
 def test_delta_at_one_over_n_is_refused():
@@ -159,7 +159,7 @@ def test_certified_noise_covers_the_multiplier_and_the_amplitude_errors(
 ):
     planned = pricing.plan_round(3, channel(gains, noise_power))
     eta = planned.amplitude_error_bound
-    needed = terms.noise_multiplier * terms.sensitivity * (1 + eta) / (1 - eta)
+    needed = terms.noise_multiplier(0) * terms.sensitivity * (1 + eta) / (1 - eta)
     assert 0 < eta <= MAX_AMPLITUDE_ERROR * (1 + RELATIVE_ROUNDING)
     records = price(pricing, planned)
     assert [r.device_index for r in records] == list(planned.power.participants)
@@ -169,7 +169,7 @@ def test_certified_noise_covers_the_multiplier_and_the_amplitude_errors(
         assert record.certified_noise_std >= needed
         assert record.certified_noise_std <= sent
         assert record.certified_noise_std <= needed * (1 + 1e-5)  # and no more than needed
-        assert record.noise_multiplier >= terms.noise_multiplier
+        assert record.noise_multiplier >= terms.least_noise_multiplier
         assert record.amplitude_error_bound == eta
         assert record.sensitivity == terms.sensitivity
         assert record.sampling_probability == terms.sampling_probabilities[record.device_index]

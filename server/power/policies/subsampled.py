@@ -37,6 +37,7 @@ from server.power.schedule import (
 )
 from server.power.water_filling import fill
 from server.privacy.composition import (
+    GRID_POINTS_PER_OCTAVE,
     Composer,
     PriceClass,
     grid_index_below,
@@ -103,6 +104,37 @@ def central_limit_costs(
     filled = fill(lambda tau: price(at(tau)), limit, dearest)
     costs: FloatArray = np.log1p(filled) / 2.0
     return costs
+
+
+def subsampled_offsets(
+    contraction: float, num_rounds: int, *, sampling_probability: float, mu: float
+) -> tuple[int, ...]:
+    """The shape of a run's noise multipliers where no receiver noise is trusted.
+
+    Then levels and channels do not enter: the shape follows from the weights omega_t = A^-t alone.
+
+    Args:
+        contraction: A, what a round leaves of the noise of the one before.
+        num_rounds: T.
+        sampling_probability: q.
+        mu: of the promise, as if it were Gaussian (`server.privacy.gaussian`).
+
+    Returns:
+        Steps of the multiplier grid above the round with the least noise, in few classes, rounded
+        towards less noise: what is calibrated is what is used.
+    """
+    weights = contraction ** np.arange(num_rounds - 1, -1, -1.0)
+    slopes = np.sqrt(weights / weights.max())
+    limit = (mu / sampling_probability) ** 2
+
+    def price(tau: float) -> FloatArray:
+        return np.expm1(np.minimum(2.0 * np.real(lambertw(slopes * tau)), 700.0))
+
+    filled = fill(price, limit, np.full(num_rounds, np.inf))
+    octaves = -0.5 * np.log2(np.log1p(filled))
+    steps = np.floor(_CLASSES_PER_OCTAVE * (octaves - octaves.min()) + 1e-9)
+    width = GRID_POINTS_PER_OCTAVE // _CLASSES_PER_OCTAVE
+    return tuple(int(step) * width for step in steps)
 
 
 def repaired(
