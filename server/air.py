@@ -12,7 +12,7 @@ from edge_runtime.control.channel import ControlChannel
 from edge_runtime.protocol.errors import NonFiniteScalarError
 from edge_runtime.protocol.rounds import Participation, RoundPlan, RoundReport, SoundingOrder
 from radio.checks import Complex64Array
-from radio.errors import RadioCalibrationError
+from radio.errors import RadioCalibrationError, RadioError
 from radio.transceiver import Transceiver
 from radio.waveforms.coherent import ChannelEstimate
 from server.kept_captures import KeptCaptures
@@ -213,6 +213,29 @@ class HeldAir(Air):
         """What the transceiver says of itself."""
         return self.transceiver.repeats_bit_for_bit
 
+    def carry(
+        self,
+        control: ControlChannel,
+        plan: RoundPlan,
+        power: RoundPower,
+        on_spoken: Callable[[Sequence[int]], None],
+    ) -> Heard:
+        """Carry the plan out, keep what was captured if it is asked for, look after the radio."""
+        with self.keeping("round", plan.round_index):
+            heard = self.carry_out(control, plan, power, on_spoken)
+        self.tell_health(plan.round_index)
+        return heard
+
+    @abstractmethod
+    def carry_out(
+        self,
+        control: ControlChannel,
+        plan: RoundPlan,
+        power: RoundPower,
+        on_spoken: Callable[[Sequence[int]], None],
+    ) -> Heard:
+        """What `carry` says, in the order of the waveform."""
+
     def capture(self, num_samples: int, label: str) -> Complex64Array:
         """What is on the air for that long; the label is for whoever keeps it."""
         duration_s = num_samples / self.transceiver.sample_rate_hz
@@ -222,7 +245,12 @@ class HeldAir(Air):
 
     def tell_health(self, round_index: int) -> None:
         """Into the log, if something of the round was too loud or lost."""
-        health = self.transceiver.take_health()
+        try:
+            health = self.transceiver.take_health()
+        except RadioError as error:
+            # What was heard is heard; the next capture will say more.
+            _logger.warning("round %d: %s", round_index, error)
+            return
         if health is None:
             return
         if health.overloaded_share > MAX_OVERLOADED_SHARE:

@@ -132,7 +132,7 @@ class EnergyAir(HeldAir):
                 )
         return calibration
 
-    def carry(
+    def carry_out(
         self,
         control: ControlChannel,
         plan: RoundPlan,
@@ -142,18 +142,6 @@ class EnergyAir(HeldAir):
         """The plan, and then a plateau for each number."""
         if not isinstance(power, EnergyPowerPlan):
             raise TypeError(f"power: got {type(power).__name__}, wanted an EnergyPowerPlan.")
-        with self.keeping("round", plan.round_index):
-            heard = self._carry(control, plan, power, on_spoken)
-        self.tell_health(plan.round_index)
-        return heard
-
-    def _carry(
-        self,
-        control: ControlChannel,
-        plan: RoundPlan,
-        power: EnergyPowerPlan,
-        on_spoken: Callable[[Sequence[int]], None],
-    ) -> Heard:
         self.simulation.begin_payload(plan.round_index)
         control.broadcast(plan)
         if not those_who(Participation.READY, reports_of(control)):

@@ -50,7 +50,7 @@ class SlottedAir(HeldAir):
         """Nothing is sent, and nothing learnt."""
         return NothingLearnt(self.num_devices)
 
-    def carry(
+    def carry_out(
         self,
         control: ControlChannel,
         plan: RoundPlan,
@@ -60,18 +60,6 @@ class SlottedAir(HeldAir):
         """The plan, and then a slot for each who is ready."""
         if not isinstance(power, PacketPowerPlan):
             raise TypeError(f"power: got {type(power).__name__}, wanted a PacketPowerPlan.")
-        with self.keeping("round", plan.round_index):
-            heard = self._carry(control, plan, power, on_spoken)
-        self.tell_health(plan.round_index)
-        return heard
-
-    def _carry(
-        self,
-        control: ControlChannel,
-        plan: RoundPlan,
-        power: PacketPowerPlan,
-        on_spoken: Callable[[Sequence[int]], None],
-    ) -> Heard:
         self.simulation.begin_payload(plan.round_index)
         control.broadcast(plan)
         spoke, packets = [], []
