@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from radio.errors import RadioConfigurationError
 from radio.impairments import Crystals, Impairments
 from radio.loopback import LoopbackTransceiver
 from radio.medium import SoftwareMedium
+from radio.self_closing import SelfClosing
 from radio.transceiver import Transceiver
 from radio.units import power_ratio_from_db
 
@@ -126,7 +126,7 @@ class HeldBench(Protocol):
         """What the receiver hears of what is held."""
 
 
-class Bench:
+class Bench(SelfClosing):
     """Devices and a receiver on a software medium. Closed as a context manager.
 
     Args:
@@ -185,14 +185,7 @@ class Bench:
         """What the receiver hears of what is held."""
         return self.receiver.capture(num_samples, timeout_s=TIMEOUT_S)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close all radios."""
         for transceiver in [*self.devices, self.receiver]:
             transceiver.close()

@@ -8,11 +8,10 @@ import logging
 import signal
 import subprocess
 import sys
-from types import TracebackType
-from typing import Self
 
 from radio.errors import RadioUnavailableError
 from radio.impairments import Impairments
+from radio.self_closing import SelfClosing
 from radio.virtual_pluto.server import Bench, VirtualPlutoServer
 
 _logger = logging.getLogger(__name__)
@@ -22,7 +21,7 @@ _STOP_S = 5.0
 _PROGRAM = [sys.executable, "-P", "-c", "from radio.virtual_pluto.process import serve; serve()"]
 
 
-class VirtualPlutoProcess:
+class VirtualPlutoProcess(SelfClosing):
     """Serves a bench at free ports of this machine.
 
     Args:
@@ -76,17 +75,6 @@ class VirtualPlutoProcess:
             self._process.kill()
             self._process.wait()
         self._process.stdout.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def serve() -> None:

@@ -10,14 +10,13 @@ import socketserver
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 
 from radio.checks import check_integer
 from radio.errors import RadioConfigurationError, RadioUnavailableError
 from radio.impairments import IMPAIRMENTS, Impairments
+from radio.self_closing import SelfClosing
 from radio.units import amplitude_ratio_from_db, power_ratio_from_db
 from radio.virtual_pluto.air import Crystal, VirtualAir
 from radio.virtual_pluto.clock import SteppedClock, WallClock
@@ -100,7 +99,7 @@ class Bench:
         return [VirtualPluto(air, radio, f"virtual-{radio.index:04d}") for radio in radios]
 
 
-class VirtualPlutoServer:
+class VirtualPlutoServer(SelfClosing):
     """Serves radios, each at a port of its own, from threads of this process.
 
     Args:
@@ -165,17 +164,6 @@ class VirtualPlutoServer:
             server.close_connections()
         for thread in self._threads:
             thread.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class _Server(socketserver.ThreadingTCPServer):
