@@ -21,6 +21,9 @@ noisy sum would break the promise of superposed access. It is replaced by the co
 With phi = 0 it is the mean-square limit of the literature, g = G^2 and r = P H. Everything else is
 linear in (a, S) but the budget, which is convex.
 
+In a round of Q numbers G bounds each of them, Delta is the sensitivity of the vector in the
+Euclidean norm, x the noise variance of each received sum; level and noise are the same for all.
+
 Source: theory.md, sections 5.1 and 12.
 """
 
