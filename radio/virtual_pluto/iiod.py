@@ -35,8 +35,9 @@ from io import BufferedIOBase
 import numpy as np
 
 from radio.virtual_pluto.attributes import Attribute, Attributes, Device, IioError
+from radio.virtual_pluto.buffers import ReceiveBuffer, TransmitBuffer
 from radio.virtual_pluto.description import describe
-from radio.virtual_pluto.pluto import ReceiveBuffer, TransmitBuffer, VirtualPluto
+from radio.virtual_pluto.pluto import VirtualPluto
 
 _logger = logging.getLogger(__name__)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import math
-from collections import deque
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -13,7 +11,6 @@ from radio.units import amplitude_ratio_from_db
 from radio.virtual_pluto.air import (
     GAIN_RANGE_DB,
     NOMINAL_CRYSTAL_HZ,
-    Burst,
     Radio,
     ReceiveState,
     Tone,
@@ -31,6 +28,7 @@ from radio.virtual_pluto.attributes import (
     one_of,
     within,
 )
+from radio.virtual_pluto.buffers import BYTES_PER_SAMPLE, ReceiveBuffer, TransmitBuffer
 
 MAX_RATE_HZ = 61_440_000
 MIN_RATE_HZ = 25_000_000 // 12
@@ -40,13 +38,7 @@ LO_STEP_HZ = NOMINAL_CRYSTAL_HZ / 8_388_593
 """Of the fractional synthesizer: a frequency reads back up to half of it off."""
 
 ATTENUATION_RANGE_DB = (0.0, 89.75)
-DAC_FULL_SCALE = 32768.0
-"""The converter takes the upper 12 of 16 bits."""
-
-BYTES_PER_SAMPLE = 4
 MAX_BUFFER_BYTES = 256 << 20
-CHUNK_SAMPLES = 1 << 16
-"""A long buffer is handed over in pieces, as the real daemon does."""
 
 _FDD = "fdd"
 _STATUS_REGISTER = 0x80000088
@@ -81,6 +73,8 @@ class VirtualPluto:
         self._register = {"iio:device2": 0, "iio:device3": 0}
         self._retuned = np.random.default_rng([radio.index, 0x10])
         self._phases = [0.0, 0.0]
+        self._manual_gain_db = float(GAIN_RANGE_DB[1])
+        self.devices: dict[str, Device] = {}
         self.phy = self._make_phy()
         self.dac = self._make_dac()
         self.adc = self._make_adc()
@@ -308,11 +302,9 @@ class VirtualPluto:
     def _receiver(self) -> Attributes:
         return self.phy.channel("voltage0", is_output=False).attributes
 
-    _manual_gain_db = 71.0
-
     def _apply(self) -> None:
         """Bring the radio into the state that the attributes describe."""
-        if not hasattr(self, "devices"):
+        if not self.devices:
             return  # still being built
         air, phy = self.air, self.phy
         attenuator = phy.channel("voltage0", is_output=True).attributes["hardwaregain"]
@@ -422,98 +414,6 @@ class VirtualPluto:
     def note_underflow(self) -> None:
         """The converter ran out of samples between two blocks."""
         self._status[self.dac.identifier] |= _UNDERFLOW
-
-
-class ReceiveBuffer:
-    """Blocks that are filled one after another from the moment of opening.
-
-    The kernel fills as many as it has and then waits: a client that comes late finds old samples
-    first, and then a gap.
-    """
-
-    def __init__(self, pluto: VirtualPluto, num_samples: int, num_blocks: int) -> None:
-        self._pluto = pluto
-        self.num_samples = num_samples
-        self._duration_s = num_samples / pluto.radio.rate_hz
-        now_s = pluto.air.clock.now_s()
-        self._starts_s = deque(now_s + i * self._duration_s for i in range(num_blocks))
-        self._note_unread()
-
-    def read_block(self) -> Iterator[np.ndarray]:
-        """Wait for the oldest block; int16 [count, 2] pieces of it."""
-        air, rate_hz = self._pluto.air, self._pluto.radio.rate_hz
-        start_s = self._starts_s[0]
-        done = 0
-        while done < self.num_samples:
-            count = min(CHUNK_SAMPLES, self.num_samples - done)
-            piece_s = start_s + done / rate_hz
-            air.clock.wait_until(piece_s + count / rate_hz)
-            yield air.converted(self._pluto.radio, piece_s, count)
-            done += count
-        filled_s = self._starts_s[-1] + self._duration_s
-        now_s = air.clock.now_s()
-        self._starts_s.popleft()
-        if now_s > filled_s:
-            self._pluto.note_overflow()
-        self._starts_s.append(max(now_s, filled_s))
-        self._note_unread()
-
-    def close(self) -> None:
-        """Fill no more."""
-        self._pluto.radio.unread_s = None
-
-    def _note_unread(self) -> None:
-        until_s = self._starts_s[-1] + self._duration_s
-        self._pluto.radio.unread_s = self._starts_s[0], until_s
-
-
-class TransmitBuffer:
-    """Blocks that go out one after another, or one that goes round."""
-
-    def __init__(
-        self, pluto: VirtualPluto, num_samples: int, num_blocks: int, is_cyclic: bool
-    ) -> None:
-        self._pluto = pluto
-        self._num_samples = num_samples
-        self._num_blocks = num_blocks
-        self._is_cyclic = is_cyclic
-        self._queued_until_s: deque[float] = deque()
-
-    @property
-    def is_cyclic(self) -> bool:
-        """Whether its one block goes round until it is closed."""
-        return self._is_cyclic
-
-    def fits(self, size: int) -> bool:
-        """Whether so many bytes are whole samples, and not more than a block has."""
-        whole = size % BYTES_PER_SAMPLE == 0
-        return whole and 0 < size <= self._num_samples * BYTES_PER_SAMPLE
-
-    def push(self, data: bytes) -> None:
-        """Send a block that fits; wait while all of the kernel's are queued.
-
-        Raises:
-            IioError: EBUSY, a second one of a cyclic buffer.
-        """
-        if self._is_cyclic and self._queued_until_s:
-            raise IioError(errno.EBUSY)
-        parts = np.frombuffer(data, "<i2").astype(np.float32) / np.float32(DAC_FULL_SCALE)
-        samples = parts.view(np.complex64)
-        air, radio = self._pluto.air, self._pluto.radio
-        analogue = radio.mixed(samples)
-        with air.lock:
-            air.forget_unheard()
-            now_s = air.clock.now_s()
-            start_s = now_s
-            if self._queued_until_s and not self._is_cyclic:
-                if self._queued_until_s[-1] < now_s:
-                    self._pluto.note_underflow()
-                start_s = max(now_s, self._queued_until_s[-1])
-            end_s = math.inf if self._is_cyclic else start_s + len(samples) / radio.rate_hz
-            radio.bursts.append(Burst(start_s, end_s, radio.rate_hz, samples, analogue))
-            self._queued_until_s.append(end_s)
-        if not self._is_cyclic and len(self._queued_until_s) > self._num_blocks:
-            air.clock.wait_until(self._queued_until_s.popleft())
 
 
 def _whole(number: float) -> str:

@@ -1,0 +1,116 @@
+"""Blocks of samples between a client and a radio, as the kernel keeps them."""
+
+from __future__ import annotations
+
+import errno
+import math
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from radio.virtual_pluto.air import Burst
+from radio.virtual_pluto.attributes import IioError
+
+if TYPE_CHECKING:
+    from radio.virtual_pluto.pluto import VirtualPluto
+
+BYTES_PER_SAMPLE = 4
+CHUNK_SAMPLES = 1 << 16
+"""A long buffer is handed over in pieces, as the real daemon does."""
+
+DAC_FULL_SCALE = 32768.0
+"""The converter takes the upper 12 of 16 bits."""
+
+
+class ReceiveBuffer:
+    """Blocks that are filled one after another from the moment of opening.
+
+    The kernel fills as many as it has and then waits: a client that comes late finds old samples
+    first, and then a gap.
+    """
+
+    def __init__(self, pluto: VirtualPluto, num_samples: int, num_blocks: int) -> None:
+        self._pluto = pluto
+        self.num_samples = num_samples
+        self._duration_s = num_samples / pluto.radio.rate_hz
+        now_s = pluto.air.clock.now_s()
+        self._starts_s = deque(now_s + i * self._duration_s for i in range(num_blocks))
+        self._note_unread()
+
+    def read_block(self) -> Iterator[np.ndarray]:
+        """Wait for the oldest block; int16 [count, 2] pieces of it."""
+        air, rate_hz = self._pluto.air, self._pluto.radio.rate_hz
+        start_s = self._starts_s[0]
+        done = 0
+        while done < self.num_samples:
+            count = min(CHUNK_SAMPLES, self.num_samples - done)
+            piece_s = start_s + done / rate_hz
+            air.clock.wait_until(piece_s + count / rate_hz)
+            yield air.converted(self._pluto.radio, piece_s, count)
+            done += count
+        filled_s = self._starts_s[-1] + self._duration_s
+        now_s = air.clock.now_s()
+        self._starts_s.popleft()
+        if now_s > filled_s:
+            self._pluto.note_overflow()
+        self._starts_s.append(max(now_s, filled_s))
+        self._note_unread()
+
+    def close(self) -> None:
+        """Fill no more."""
+        self._pluto.radio.unread_s = None
+
+    def _note_unread(self) -> None:
+        until_s = self._starts_s[-1] + self._duration_s
+        self._pluto.radio.unread_s = self._starts_s[0], until_s
+
+
+class TransmitBuffer:
+    """Blocks that go out one after another, or one that goes round."""
+
+    def __init__(
+        self, pluto: VirtualPluto, num_samples: int, num_blocks: int, is_cyclic: bool
+    ) -> None:
+        self._pluto = pluto
+        self._num_samples = num_samples
+        self._num_blocks = num_blocks
+        self._is_cyclic = is_cyclic
+        self._queued_until_s: deque[float] = deque()
+
+    @property
+    def is_cyclic(self) -> bool:
+        """Whether its one block goes round until it is closed."""
+        return self._is_cyclic
+
+    def fits(self, size: int) -> bool:
+        """Whether so many bytes are whole samples, and not more than a block has."""
+        whole = size % BYTES_PER_SAMPLE == 0
+        return whole and 0 < size <= self._num_samples * BYTES_PER_SAMPLE
+
+    def push(self, data: bytes) -> None:
+        """Send a block that fits; wait while all of the kernel's are queued.
+
+        Raises:
+            IioError: EBUSY, a second one of a cyclic buffer.
+        """
+        if self._is_cyclic and self._queued_until_s:
+            raise IioError(errno.EBUSY)
+        parts = np.frombuffer(data, "<i2").astype(np.float32) / np.float32(DAC_FULL_SCALE)
+        samples = parts.view(np.complex64)
+        air, radio = self._pluto.air, self._pluto.radio
+        analogue = radio.mixed(samples)
+        with air.lock:
+            air.forget_unheard()
+            now_s = air.clock.now_s()
+            start_s = now_s
+            if self._queued_until_s and not self._is_cyclic:
+                if self._queued_until_s[-1] < now_s:
+                    self._pluto.note_underflow()
+                start_s = max(now_s, self._queued_until_s[-1])
+            end_s = math.inf if self._is_cyclic else start_s + len(samples) / radio.rate_hz
+            radio.bursts.append(Burst(start_s, end_s, radio.rate_hz, samples, analogue))
+            self._queued_until_s.append(end_s)
+        if not self._is_cyclic and len(self._queued_until_s) > self._num_blocks:
+            air.clock.wait_until(self._queued_until_s.popleft())
