@@ -109,7 +109,7 @@ class RadioSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class PlutoSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The radios of ``radio.backend = "pluto"`` and how they are set; see `radio.pluto`.
+    """The radios of ``radio.backend = "pluto"``, and how they are set (`radio.pluto_transceiver`).
 
     URIs are ip:ADDRESS, ip:ADDRESS:PORT, usb:BUS.DEVICE.INTERFACE or serial:SERIAL. With
     ``"virtual-pluto"`` they are left out, and the levels are those of the virtual radios.

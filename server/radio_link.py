@@ -192,7 +192,7 @@ def _software_ends(config: RunConfig) -> _Ends:
 def _open_plutos(config: RunConfig) -> _Ends:
     """Plutos, the receiver first; of a process of their own if they are virtual."""
     # Here and not above: a run without Plutos needs none of their libraries.
-    from radio.pluto import PlutoTransceiver
+    from radio.pluto_transceiver import PlutoTransceiver
 
     radio, pluto, num_devices = config.radio, config.pluto, config.federation.num_devices
     with contextlib.ExitStack() as opened:

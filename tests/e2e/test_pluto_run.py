@@ -14,7 +14,7 @@ import pytest
 
 from radio.cli import main as radio_main
 from radio.errors import RadioUnavailableError
-from radio.pluto import _Pluto, silence
+from radio.pluto import OpenPluto, silence
 from radio.virtual_pluto.server import Bench, VirtualPlutoServer
 from server import cli, radio_link
 from server.config import load_config
@@ -176,7 +176,7 @@ def served_words(uris):
 
 def what_may_radiate(uris):
     """At the transmitters, in the words of `pairzero-radio silence`, without silencing them."""
-    return " ".join(line for uri in uris[1:] for line in _Pluto(uri).may_radiate())
+    return " ".join(line for uri in uris[1:] for line in OpenPluto(uri).may_radiate())
 
 
 def test_a_killed_run_leaves_its_radios_on_and_they_are_found(

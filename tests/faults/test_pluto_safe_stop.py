@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from radio.cli import main
-from radio.pluto import PlutoTransceiver
 from radio.pluto_settings import PlutoSettings, Role
+from radio.pluto_transceiver import PlutoTransceiver
 
 HOLD = """
 import os, signal, sys, time
 import numpy as np
-from radio.pluto import PlutoTransceiver
+from radio.pluto_transceiver import PlutoTransceiver
 from radio.pluto_settings import PlutoSettings, Role
 
 radio = PlutoTransceiver(PlutoSettings(sys.argv[1], Role.TRANSMITTER, tx_attenuation_db=10.0))

@@ -18,8 +18,9 @@ from radio.errors import (
     RadioSaturationError,
     RadioUnavailableError,
 )
-from radio.pluto import PlutoTransceiver, found_uris, silence
+from radio.pluto import found_uris, silence
 from radio.pluto_settings import MAX_ATTENUATION_DB, PlutoSettings, Role, check_uri, hint
+from radio.pluto_transceiver import PlutoTransceiver
 from radio.transceiver import Mode
 from radio.virtual_pluto.attributes import Attribute
 from radio.virtual_pluto.server import Bench, VirtualPlutoServer
