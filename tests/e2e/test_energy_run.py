@@ -6,6 +6,7 @@ import math
 import shutil
 
 import pytest
+from whole_runs import carry_out, looked_at
 
 from edge_runtime.protocol.rounds import Access
 from edge_runtime.uplink import EnergyUplink
@@ -19,7 +20,6 @@ from server.errors import ConfigurationError
 from server.experiment import Experiment
 from server.planning import CALIBRATION_SLACK
 from server.privacy.accountant import Accountant
-from server.privacy.ledger import PrivacyLedger
 from server.run_store import RunStore
 from server.stretches import plan_more_rounds
 
@@ -37,24 +37,6 @@ def config(**changes):
     return load_config("snips", {**SETTINGS, **changed})
 
 
-def carry_out(run, should_stop=lambda: False):
-    try:
-        return run.run(should_stop=should_stop)
-    finally:
-        run.close()
-
-
-def looked_at(folder):
-    """(rows without times, ledger records, digest)."""
-    store = RunStore.open(folder)
-    try:
-        rows = [dataclasses.replace(row, wall_s=0.0) for row in store.rounds()]
-        records = PrivacyLedger(store.connection).records()
-        return rows, records, store.meta("parameter_digest")
-    finally:
-        store.close()
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("energy") / "whole"
@@ -63,7 +45,7 @@ def whole(tmp_path_factory):
 
 
 def test_every_release_is_accounted_by_the_devices_own_noise(whole):
-    rows, records, _ = looked_at(whole)
+    rows, records, *_ = looked_at(whole)
     assert len(records) == sum(row.num_speakers for row in rows) > ROUNDS
     assert {(r.access, r.waveform) for r in records} == {(Access.SLOTTED, WaveformName.ENERGY)}
     assert {r.amplitude_error_bound for r in records} == {0.0}
@@ -96,7 +78,7 @@ def check_radio_error(folder):
 
     A gain that is off by its pilot's few percent comes on top.
     """
-    rows, _, _ = looked_at(folder)
+    rows, *_ = looked_at(folder)
     expected = sum(3 * row.receiver_noise_std**2 for row in rows)
     measured = sum(row.squared_error_of_radio for row in rows)
     assert 0.3 * expected < measured < 3.0 * expected
@@ -117,7 +99,8 @@ def test_an_interrupted_run_ends_with_the_same_bits(whole, tmp_path, stop_after)
     folder = tmp_path / "stopped"
     asked = []
     assert not carry_out(
-        Experiment.start(config(), folder), lambda: asked.append(0) or len(asked) > stop_after
+        Experiment.start(config(), folder),
+        should_stop=lambda: asked.append(0) or len(asked) > stop_after,
     )
     assert carry_out(Experiment.resume(folder))
     assert looked_at(folder) == looked_at(whole)
@@ -127,7 +110,7 @@ def test_a_run_that_has_ended_goes_on(whole, tmp_path):
     folder = shutil.copytree(whole, tmp_path / "more")
     plan_more_rounds(folder, {"optimizer.rounds": ROUNDS + 2, "privacy.epsilon": 9.0})
     assert carry_out(Experiment.resume(folder))
-    rows, records, _ = looked_at(folder)
+    rows, records, *_ = looked_at(folder)
     assert len(rows) == ROUNDS + 2
     accounts = Accountant(epsilon=9.0, delta=1e-5)
     accounts.compose_all(records)
@@ -169,7 +152,7 @@ def test_a_device_whose_pilot_fails_is_named_and_silent_and_the_others_go_on(
 
     monkeypatch.setattr(EnergyUplink, "hold_pilot", fail)
     assert carry_out(Experiment.start(config(radio__channel="awgn"), tmp_path / "run"))
-    rows, records, _ = looked_at(tmp_path / "run")
+    rows, records, *_ = looked_at(tmp_path / "run")
     assert {record.device_index for record in records} == {0, 2}
     assert all(row.num_speakers == 2 for row in rows)
     assert "the pilot of device 1 was not heard" in caplog.text
@@ -212,7 +195,7 @@ def test_without_privacy_the_coherent_waveform_may_be_seen_to_fail(tmp_path):
     assert carry_out(Experiment.start(working, tmp_path / "energy"))
     errors, speakers = [], []
     for name in ("coherent", "energy"):
-        rows, _, _ = looked_at(tmp_path / name)
+        rows, *_ = looked_at(tmp_path / name)
         power = sum(sum(mean**2 for mean in row.true_means) for row in rows)
         errors.append(sum(row.squared_error_of_radio for row in rows) / power)
         speakers.append(sum(row.num_speakers for row in rows))
@@ -257,7 +240,7 @@ def test_captures_of_chosen_rounds_are_kept_and_say_what_the_run_heard(tmp_path,
     ]  # fmt: skip
     pilots = load_recording(folder / "calibration-000000")
     assert pilots.labels == ("silence", *(f"pilot of device {k}" for k in range(3)))
-    rows, _, digest = looked_at(tmp_path / "run")
+    rows, _, digest, _ = looked_at(tmp_path / "run")
     assert digest == looked_at(whole)[2]  # keeping changes nothing
     recording = load_recording(folder / "round-000004")
     assert recording.labels == ("silence", "number 0", "number 1", "number 2")

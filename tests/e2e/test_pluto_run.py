@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from whole_runs import carry_out
 
 from radio.cli import main as radio_main
 from radio.errors import RadioUnavailableError
@@ -40,13 +41,6 @@ def on_served(uris, **changes):
     return config(
         radio__backend="pluto", pluto__receiver=uris[0], pluto__devices=tuple(uris[1:]), **changes
     )
-
-
-def carry_out(run, **options):
-    try:
-        return run.run(**options)
-    finally:
-        run.close()
 
 
 def rows_of(folder):

@@ -1,9 +1,8 @@
 """Whole runs whose rounds have different noise: the budget, the ledger, a resume, and requests."""
 
-import dataclasses
-
 import numpy as np
 import pytest
+from whole_runs import carry_out, looked_at
 
 from server.config import load_config
 from server.errors import ConfigurationError
@@ -11,8 +10,6 @@ from server.experiment import Experiment
 from server.power.policies.subsampled import subsampled_offsets
 from server.privacy.accountant import Accountant
 from server.privacy.calibration import calibrate_noise_multiplier, calibrate_noise_schedule
-from server.privacy.ledger import PrivacyLedger
-from server.run_store import RunStore
 
 ROUNDS = 20
 SETTINGS = {
@@ -27,22 +24,6 @@ def config(**changes):
     return load_config("snips", {**SETTINGS, **changed})
 
 
-def carry_out(run, should_stop=lambda: False):
-    try:
-        return run.run(should_stop=should_stop)
-    finally:
-        run.close()
-
-
-def looked_at(folder):
-    store = RunStore.open(folder)
-    try:
-        rows = [dataclasses.replace(row, wall_s=0.0) for row in store.rounds()]
-        return rows, PrivacyLedger(store.connection).records(), store.meta("epsilon_spent")
-    finally:
-        store.close()
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("power") / "run"
@@ -51,7 +32,7 @@ def whole(tmp_path_factory):
 
 
 def test_the_last_rounds_have_the_least_noise_and_the_budget_holds(whole):
-    rows, records, spent = looked_at(whole)
+    rows, records, _, spent = looked_at(whole)
     multipliers = np.array([row.noise_multiplier for row in rows if row.num_speakers])
     assert np.all(np.diff(multipliers) <= 1e-9 * multipliers[:-1])
     assert multipliers[0] > 1.1 * multipliers[-1]
@@ -66,7 +47,7 @@ def test_the_last_rounds_have_the_least_noise_and_the_budget_holds(whole):
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, whole):
     folder = tmp_path / "run"
     stops = iter([False] * 8 + [True])
-    assert not carry_out(Experiment.start(config(), folder), lambda: next(stops))
+    assert not carry_out(Experiment.start(config(), folder), should_stop=lambda: next(stops))
     assert carry_out(Experiment.resume(folder))
     assert looked_at(folder) == looked_at(whole)
 
@@ -75,7 +56,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, whole):
 def test_devices_that_are_covered_alone_follow_the_plan_too(tmp_path, waveform):
     changed = config(radio__waveform=waveform, radio__plateau_samples=4096, optimizer__rounds=20)
     assert carry_out(Experiment.start(changed, tmp_path / "run"))
-    _, records, spent = looked_at(tmp_path / "run")
+    _, records, _, spent = looked_at(tmp_path / "run")
     assert spent <= 1.0
     assert len({record.certified_noise_std for record in records}) >= 3
     stds = [max(r.certified_noise_std for r in records if r.round_index == t) for t in (0, 19)]

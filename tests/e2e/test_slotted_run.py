@@ -1,9 +1,8 @@
 """Runs by digital packets: what is read is exact, what is not is reported and in no mean."""
 
-import dataclasses
-
 import numpy as np
 import pytest
+from whole_runs import looked_at
 
 from edge_runtime.protocol.rounds import Access
 from radio.waveforms import WaveformName
@@ -11,7 +10,6 @@ from radio.waveforms.slotted import SlottedWaveform
 from server.config import load_config
 from server.errors import ConfigurationError
 from server.experiment import Experiment
-from server.privacy.ledger import PrivacyLedger
 from server.report import read_runs, write_runs
 from server.run_store import RunStore
 
@@ -31,16 +29,6 @@ def carry_out(folder, should_stop=lambda: False, **changes):
         run.run(should_stop=should_stop)
     finally:
         run.close()
-
-
-def looked_at(folder):
-    store = RunStore.open(folder)
-    try:
-        rows = [dataclasses.replace(row, wall_s=0.0) for row in store.rounds()]
-        records = PrivacyLedger(store.connection).records()
-        return rows, records, store.meta("parameter_digest"), store.meta("epsilon_spent")
-    finally:
-        store.close()
 
 
 @pytest.fixture(scope="module")

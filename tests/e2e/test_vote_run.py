@@ -1,9 +1,9 @@
 """Runs by majority: a sign for each direction, priced by where the noise came in."""
 
-import dataclasses
 import math
 
 import pytest
+from whole_runs import looked_at
 
 from edge_runtime.protocol.rounds import Access, Vote
 from server.config import load_config
@@ -11,9 +11,7 @@ from server.errors import ConfigurationError
 from server.experiment import Experiment
 from server.planning import CALIBRATION_SLACK
 from server.privacy.accountant import Accountant
-from server.privacy.ledger import PrivacyLedger
 from server.privacy.units import vote_sensitivity
-from server.run_store import RunStore
 
 ROUNDS, DIRECTIONS, DEVICES, BATCH, CLIP = 6, 4, 3, 4, 20.0
 SETTINGS = {
@@ -33,16 +31,6 @@ def carry_out(folder, should_stop=lambda: False, **changes):
         return run
     finally:
         run.close()
-
-
-def looked_at(folder):
-    store = RunStore.open(folder)
-    try:
-        rows = [dataclasses.replace(row, wall_s=0.0) for row in store.rounds()]
-        records = PrivacyLedger(store.connection).records()
-        return rows, records, store.meta("parameter_digest"), store.meta("epsilon_spent")
-    finally:
-        store.close()
 
 
 CASES = [
