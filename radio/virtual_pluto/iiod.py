@@ -25,6 +25,7 @@ Learnt from the exchanges of libiio 0.24 and 0.25 clients with their daemon.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import re
@@ -119,8 +120,9 @@ class Session:
                 self._writer.flush()
         except MalformedRequestError as error:
             _logger.warning("%s: connection closed: %s", self._pluto.serial, error)
-            self._say(-errno.EINVAL)
-            self._writer.flush()
+            with contextlib.suppress(OSError):  # it may be gone already
+                self._say(-errno.EINVAL)
+                self._writer.flush()
         except OSError as error:
             _logger.debug("%s: connection lost: %r", self._pluto.serial, error)
         finally:

@@ -117,6 +117,21 @@ def test_half_a_request_changes_nothing(plutos, cut):
     assert talk(plutos[0], b"READ iio:device0 OUTPUT TX_LO frequency\r\n") == before
 
 
+class Gone(io.BytesIO):
+    """A client that has left when it is answered."""
+
+    def write(self, data):
+        raise BrokenPipeError(errno.EPIPE, "gone")
+
+
+@pytest.mark.parametrize("request_", [b"VERSION\r\n", b"no request\r\n"])
+def test_a_client_that_is_gone_is_no_error_of_the_server(plutos, request_):
+    owners = BufferOwners()
+    opening = b"OPEN iio:device3 16 00000003\r\n"
+    Session(plutos[0], owners, io.BytesIO(opening + request_), Gone()).serve()
+    assert talk(plutos[0], opening, owners) == b"0\n"
+
+
 def test_a_capture_comes_with_its_mask_and_in_pieces(plutos):
     count = 70_000  # more than one piece
     request = f"OPEN {ADC} {count} 00000003\r\nREADBUF {ADC} {4 * count}\r\nCLOSE {ADC}\r\n"
