@@ -28,7 +28,7 @@ from radio.errors import RadioError
 from radio.impairments import Impairments, impairments_from_name
 from server.config_section import Section, check_count, check_positive, check_within
 from server.errors import ConfigurationError
-from server.power.catalogue import policy_named
+from server.power.catalogue import OWN_NOISE_POLICIES, policy_named
 from server.privacy.units import NeighbouringRelation, PrivacyUnit
 from server.radio_config import PlutoSection, RadioSection, VirtualPlutoSection
 
@@ -149,16 +149,17 @@ ImpairmentsSection = msgspec.defstruct(
 class PowerSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How the budget is dealt out over the rounds; policies in `server.power.policies`.
 
-    Record-level rounds are planned by two of them: "static", the same noise in every round, and
-    "subsampled", the least noise at the end of a model that forgets.
+    Rounds with Poisson batches (`RunConfig.is_subsampled`) are planned by two of them: "static",
+    the same noise in every round, and "subsampled", the least noise at the end of a model that
+    forgets. The others plan rounds without subsampling.
 
     Attributes:
-        policy: see above.
+        policy: see above. Left out: "subsampled", or "optimal" where nothing is subsampled.
         contraction: A, 0 to 1: the noise of round t weighs A^(T - t) at the end. 1 forgets nothing
             and has the same noise in every round.
     """
 
-    policy: str = "subsampled"
+    policy: str | None = None
     contraction: float = 1.0
 
 
@@ -167,8 +168,10 @@ class PrivacySection(Section, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     Attributes:
         enabled: false adds no noise and promises nothing; the run says so everywhere.
-        unit: "example" (record level) is what this version can plan.
-        relation: "zero_out_one".
+        unit: whom it protects. "example": one record of one device. "device": all that a device
+            holds; a mean of few devices then has more noise than signal, of many it learns.
+        relation: which change it survives, "zero_out_one" or "replace_one". Only examples that are
+            zeroed out gain from being drawn in batches; everything else pays every round in full.
         epsilon: budget of the whole run.
         delta: failure probability of the whole run, below 1/n.
         access: "superposed": the receiver meets only the sum, and all devices' noise covers each
@@ -272,6 +275,20 @@ class RunConfig(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
             name: int(value) if name.endswith("_bits") and float(value).is_integer() else value
             for name, value in changed.items()
         }
+
+    @property
+    def is_subsampled(self) -> bool:
+        """Whether the promise counts that a batch holds few of a device's examples."""
+        privacy = self.privacy
+        is_example = privacy.unit is PrivacyUnit.EXAMPLE
+        return is_example and privacy.relation is NeighbouringRelation.ZERO_OUT_ONE
+
+    @property
+    def power_policy(self) -> str:
+        """The name of the policy; see `PowerSection`."""
+        if self.power.policy is not None:
+            return self.power.policy
+        return "subsampled" if self.is_subsampled else "optimal"
 
     @property
     def access(self) -> Access:
@@ -414,11 +431,17 @@ class RunConfig(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         self.pluto.settings(["ip:127.0.0.1"] * (1 + num_devices), radio)
 
     def _check_power(self) -> None:
-        policy_named(self.power.policy, access=self.access, has_promise=True)
-        if self.power.policy not in ("static", "subsampled"):
+        policy_named(self.power_policy, access=self.access, has_promise=True)
+        if self.is_subsampled and self.power_policy not in ("static", "subsampled"):
             raise ConfigurationError(
-                f'power.policy: "{self.power.policy}" plans rounds without subsampling; record-'
-                'level runs have "static" and "subsampled".'
+                f'power.policy: "{self.power_policy}" plans rounds without subsampling, those of '
+                'privacy.unit = "device"; rounds with Poisson batches have "static" and '
+                '"subsampled".'
+            )
+        if not self.is_subsampled and self.power_policy not in OWN_NOISE_POLICIES:
+            raise ConfigurationError(
+                f'power.policy: "{self.power_policy}" does not plan rounds that are paid in full. '
+                f"Use one of: {', '.join(OWN_NOISE_POLICIES)}."
             )
         check_within("power.contraction", self.power.contraction, 0.5, 1.0)
         spread = -self.optimizer.rounds * math.log(self.power.contraction)
@@ -444,15 +467,6 @@ class RunConfig(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise ConfigurationError(
                 "privacy.csi_failure_fraction: got 0, wanted > 0: channel estimates have errors "
                 "without a certain bound, so part of delta must cover them."
-            )
-        if self.privacy.unit is not PrivacyUnit.EXAMPLE:
-            raise ConfigurationError(
-                f"privacy.unit: got {self.privacy.unit!r}; this version plans 'example' only."
-            )
-        if self.privacy.relation is not NeighbouringRelation.ZERO_OUT_ONE:
-            raise ConfigurationError(
-                f"privacy.relation: got {self.privacy.relation!r}; Poisson batches are accounted "
-                "under 'zero_out_one'."
             )
         if is_superposed and not self.radio.waveform.needs_common_clock:
             raise ConfigurationError(

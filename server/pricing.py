@@ -19,6 +19,7 @@ from server.planning import ChannelKnowledge, PlannedRound, RoundPower, plan_rou
 from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger
 from server.privacy.mechanism import (
+    GAUSSIAN,
     POISSON_SUBSAMPLED_GAUSSIAN,
     RECORD_VERSION,
     ArtificialNoise,
@@ -79,7 +80,7 @@ class Pricing:
         return tuple(
             MechanismRecord(
                 version=RECORD_VERSION,
-                kind=POISSON_SUBSAMPLED_GAUSSIAN,
+                kind=POISSON_SUBSAMPLED_GAUSSIAN if self._config.is_subsampled else GAUSSIAN,
                 round_index=planned.round_index,
                 device_index=k,
                 access=self._config.access,

@@ -10,13 +10,26 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from edge_runtime.protocol.rounds import Access, Vote
 from server.config import RunConfig
+from server.errors import PrivacyError
+from server.power.catalogue import own_noise_costs
 from server.power.policies.subsampled import subsampled_offsets
-from server.privacy.calibration import calibrate_noise_multiplier, calibrate_noise_schedule
-from server.privacy.composition import History
-from server.privacy.gaussian import gdp_mu_of
-from server.privacy.units import sum_sensitivity, vote_sensitivity
+from server.power.schedule import FloatArray
+from server.privacy.calibration import (
+    calibrate_noise_multiplier,
+    calibrate_noise_schedule,
+    check_delta,
+    multiplier_above,
+)
+from server.privacy.composition import History, gdp_mu_of_squares, sum_of_squares
+from server.privacy.gaussian import budget_of, gdp_mu_of
+from server.privacy.units import PrivacyUnit, sum_sensitivity, vote_sensitivity
+
+_ROUNDING = 1e-9
+"""Of a budget, kept back: the ledger's sums round the other way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +100,20 @@ def plan_privacy_terms(
 ) -> PrivacyTerms:
     """Find the least noise that keeps the whole run within its budget, for a stretch of it.
 
-    The device with the fewest records samples each of them most often, and sets the price for all.
-    How many records a device holds is public: the sampling rate b/n is fixed from it once, and
-    neighbouring data sets are drawn from at the same rate.
+    Without subsampling everybody is in every round, and pays the same. With it the device with the
+    fewest records samples each of them most often, and sets the price for all. How many records a
+    device holds is public: the sampling rate b/n is fixed from it once, and neighbouring data sets
+    are drawn from at the same rate.
 
     Raises:
         ConfigurationError: delta is not below 1/n.
         PrivacyError: no amount of noise meets the budget.
     """
     optimizer, privacy = config.optimizer, config.privacy
-    probabilities = tuple(min(1.0, optimizer.batch_size / n) for n in num_records)
+    probabilities = tuple(
+        min(1.0, optimizer.batch_size / n) if config.is_subsampled else 1.0 for n in num_records
+    )
+    num_units = len(num_records) if privacy.unit is PrivacyUnit.DEVICE else sum(num_records)
     coherence = config.radio.coherence_rounds
     num_rounds = optimizer.rounds - stretch.first_round
     num_blocks = math.ceil(optimizer.rounds / coherence) - stretch.first_round // coherence
@@ -104,7 +121,7 @@ def plan_privacy_terms(
     num_statements = (len(num_records) + 1) * num_blocks
     return PrivacyTerms(
         noise_multipliers=_noise_multipliers(
-            config, max(probabilities), num_rounds, sum(num_records), stretch
+            config, max(probabilities), num_rounds, num_units, stretch
         ),
         # The clipped terms of the other records are the same bits with one record and without it:
         # edge_runtime.pass_shapes sees to that.
@@ -120,19 +137,21 @@ def _noise_multipliers(
     config: RunConfig,
     sampling_probability: float,
     num_rounds: int,
-    num_records: int,
+    num_units: int,
     stretch: Stretch,
 ) -> tuple[float, ...]:
     """Of every round of the stretch, by the policy of the configuration."""
     privacy, power = config.privacy, config.power
-    if power.policy == "static" or power.contraction == 1.0:
+    if not config.is_subsampled:
+        return _gaussian_multipliers(config, num_rounds, num_units, stretch)
+    if config.power_policy == "static" or power.contraction == 1.0:
         multiplier = calibrate_noise_multiplier(
             epsilon=privacy.epsilon,
             delta=privacy.delta,
             csi_delta=csi_delta(config, stretch.number),
             sampling_probability=sampling_probability,
             num_rounds=num_rounds,
-            num_records=num_records,
+            num_records=num_units,
             spent=stretch.spent,
         )
         return (multiplier,) * num_rounds
@@ -147,9 +166,49 @@ def _noise_multipliers(
             sampling_probability=sampling_probability,
             mu=gdp_mu_of(privacy.epsilon, privacy.delta),
         ),
-        num_records=num_records,
+        num_records=num_units,
         spent=stretch.spent,
     )
+
+
+def _gaussian_multipliers(
+    config: RunConfig, num_rounds: int, num_units: int, stretch: Stretch
+) -> tuple[float, ...]:
+    """Of rounds without subsampling: what is left of the budget, dealt out by weights."""
+    costs = own_noise_costs(
+        config.power_policy,
+        weights=round_weights(config, num_rounds),
+        sensitivities=np.ones(num_rounds),
+        budget=budget_left(config, num_units, stretch),
+    )
+    return tuple(multiplier_above(1.0 / math.sqrt(2.0 * cost)) for cost in costs)
+
+
+def round_weights(config: RunConfig, num_rounds: int) -> FloatArray:
+    """omega of the last rounds of a run: what is left of each one's noise at the end."""
+    weights: FloatArray = config.power.contraction ** np.arange(num_rounds - 1, -1, -1.0)
+    return weights
+
+
+def budget_left(config: RunConfig, num_units: int, stretch: Stretch) -> float:
+    """R of a stretch without subsampling: the run's, less what the dearest account holds.
+
+    Raises:
+        ConfigurationError: delta is not below 1/n.
+        PrivacyError: nothing is left.
+    """
+    privacy = config.privacy
+    check_delta(privacy.delta, num_units)
+    delta = math.nextafter(privacy.delta - csi_delta(config, stretch.number), 0.0)
+    budget = budget_of(privacy.epsilon, delta) * (1.0 - _ROUNDING)
+    spent = max((sum_of_squares(account) or 0 for account in stretch.spent), default=0)
+    left = math.nextafter(budget - gdp_mu_of_squares(spent) ** 2 / 2.0, 0.0)
+    if left <= 0.0:
+        raise PrivacyError(
+            f"epsilon {privacy.epsilon:g} at delta {privacy.delta:g}: the accounts have spent it. "
+            "Allow a larger epsilon."
+        )
+    return left
 
 
 def _sensitivity(config: RunConfig) -> float:

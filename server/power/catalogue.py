@@ -38,6 +38,9 @@ class Policy:
     why_not_slotted: str = ""
 
 
+OWN_NOISE_POLICIES = ("optimal", "static", "reversed")
+"""Those that deal a budget out over rounds by their weights alone (`own_noise_costs`)."""
+
 _NO_LEVEL = "there is no common level to invert to"
 
 POLICIES: dict[str, Policy] = {
@@ -112,7 +115,7 @@ def policy_named(name: str, *, access: Access, has_promise: bool) -> Policy:
 def own_noise_costs(
     name: str, *, weights: FloatArray, sensitivities: FloatArray, budget: float
 ) -> FloatArray:
-    """Prices of slotted rounds without subsampling; each device's noise is Delta / sqrt(2 y).
+    """Prices of rounds without subsampling by their weights alone; noise is Delta / sqrt(2 y).
 
     ``optimal`` deals the budget out as b = Delta sqrt(omega), ``reversed`` as the weights of the
     opposite order would, ``static`` evenly; there is no largest price, because no receiver noise
@@ -127,7 +130,6 @@ def own_noise_costs(
     Raises:
         ConfigurationError: another policy, or a value out of range.
     """
-    policy_named(name, access=Access.SLOTTED, has_promise=True)
     values = np.asarray(weights, dtype=np.float64), np.asarray(sensitivities, dtype=np.float64)
     if not all(v.ndim == 1 and len(v) == len(values[0]) and np.all(v > 0) for v in values):
         raise ConfigurationError("weights and sensitivities: wanted numbers > 0, one a round.")
@@ -142,7 +144,8 @@ def own_noise_costs(
             shares = values[1] * np.sqrt(values[0][::-1])
         case _:
             raise ConfigurationError(
-                f"power policy {name!r} prices rounds with subsampling; see its file."
+                f"power policy {name!r} deals no budget out by weights alone; "
+                f"{', '.join(OWN_NOISE_POLICIES)} do."
             )
     costs = budget * shares / shares.sum()
     # The last bits of a sum of quotients may lie above the budget.

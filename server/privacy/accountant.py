@@ -31,12 +31,15 @@ logger = logging.getLogger(__name__)
 class Accountant:
     """(epsilon, delta) of each device by exact composition of its records.
 
+    A run without subsampling is priced in closed form, whatever its rounds have in common; sums of
+    squares are a privacy filter, so its noise may be chosen as the run goes.
+
     An example belongs to one device, so a device's account is the whole loss of its examples, and
     the promise of a run is that of its worst device. Rounds that differ in the last digits of
     their noise multiplier are priced alike, at the lower multiplier (`composition`).
 
-    Left out: noise parameters chosen from earlier *outputs* (they may depend on channel, clock and
-    configuration); the composition used here is for parameters that do not depend on the data.
+    Left out: noise of *subsampled* rounds chosen from earlier outputs (it may depend on channel,
+    clock and configuration); their composition is for parameters that do not depend on the data.
 
     Args:
         epsilon: the budget of one device.
@@ -73,6 +76,8 @@ class Accountant:
         self._composer = Composer(loss_interval=loss_interval_for(epsilon), delta=mechanism_delta)
         self._promise: tuple[PrivacyUnit, NeighbouringRelation] | None = None
         self._counts: dict[int, dict[PriceClass, int]] = {}
+        # Of devices without subsampled releases: the sum of their squares.
+        self._squares: dict[int, int] = {}
         self._spent_floor: dict[int, float] = {}
         # Releases with hardly any noise, per device: no finite epsilon covers them.
         self._unpriceable: dict[int, int] = {}
@@ -123,8 +128,11 @@ class Accountant:
         """
         if device_index in self._unpriceable:
             return math.inf
-        history = make_history(self._counts.get(device_index, {}))
-        value = max(self._composer.epsilon(history), self._spent_floor.get(device_index, 0.0))
+        if device_index in self._squares:
+            epsilon = self._composer.gaussian_epsilon(self._squares[device_index])
+        else:
+            epsilon = self._composer.epsilon(make_history(self._counts.get(device_index, {})))
+        value = max(epsilon, self._spent_floor.get(device_index, 0.0))
         self._spent_floor[device_index] = value
         return value
 
@@ -156,8 +164,14 @@ class Accountant:
             unpriceable = self._unpriceable.get(record.device_index, 0)
             self._unpriceable[record.device_index] = unpriceable + 1
             return
+        is_first = record.device_index not in self._counts
         counts = self._counts.setdefault(record.device_index, {})
         counts[price] = counts.get(price, 0) + 1
+        if price.is_gaussian and (is_first or record.device_index in self._squares):
+            squares = self._squares.get(record.device_index, 0) + price.square
+            self._squares[record.device_index] = squares
+        else:
+            self._squares.pop(record.device_index, None)
 
     def compose_all(self, records: Iterable[MechanismRecord]) -> None:
         """Charge many records, for instance those of a ledger that is read back."""
@@ -175,15 +189,9 @@ class Accountant:
         """
         self._check_promise(record)
         price = price_class_of(record.to_dp_event())
-        counts = self._counts.get(record.device_index, {})
-        wanted = counts.get(price, 0) + 1
-        others = make_history({p: n for p, n in counts.items() if p != price})
-        if record.device_index in self._unpriceable:
-            total = math.inf
-        elif self._affordability.is_affordable(others, price, wanted):
+        total = self._total_with(record.device_index, price)
+        if total is None:
             return
-        else:
-            total = self._composer.epsilon(make_history({**counts, price: wanted}))
         logger.info("round %d: device %d is out of budget", record.round_index, record.device_index)
         raise BudgetExhaustedError(
             f"device {record.device_index}, round {record.round_index}: after this round epsilon "
@@ -192,10 +200,29 @@ class Accountant:
             "model, or plan a new run with more noise per round."
         )
 
+    def _total_with(self, device_index: int, price: PriceClass) -> float | None:
+        """Epsilon of an account and one release more, if it is beyond the budget; else None."""
+        if device_index in self._unpriceable:
+            return math.inf
+        counts = self._counts.get(device_index, {})
+        if price.is_gaussian and (not counts or device_index in self._squares):
+            squares = self._squares.get(device_index, 0) + price.square
+            if self._composer.gaussian_fits(squares, self._epsilon):
+                return None
+            return self._composer.gaussian_epsilon(squares)
+        wanted = counts.get(price, 0) + 1
+        others = make_history({p: n for p, n in counts.items() if p != price})
+        if self._affordability.is_affordable(others, price, wanted):
+            return None
+        return self._composer.epsilon(make_history({**counts, price: wanted}))
+
     def _is_outspent(self, device_index: int) -> bool:
         """Whether another device made every release of this one; of equals the first is kept."""
         if device_index in self._unpriceable:
             return False
+        if device_index in self._squares:
+            own_rank = self._squares[device_index], -device_index
+            return any((total, -index) > own_rank for index, total in self._squares.items())
         own = self._counts[device_index]
         return any(
             all(others.get(price, 0) >= count for price, count in own.items())

@@ -167,6 +167,34 @@ def calibrate_noise_schedule(
     return tuple(multipliers[offset] for offset in offsets)
 
 
+def multiplier_above(noise_multiplier: float) -> float:
+    """The next noise multiplier that is priced at least as high as asked, `RECORD_SLACK` included.
+
+    For plans of rounds without subsampling: what is planned with it costs at most what it should.
+
+    Raises:
+        TooLittleNoiseError: below the floor of `composition`.
+    """
+    index = grid_index_below(noise_multiplier)
+    if grid_multiplier(index) < noise_multiplier:
+        index += 1
+    return grid_multiplier(index) * (1.0 + 2.0 * RECORD_SLACK)
+
+
+def check_delta(delta: float, num_units: int) -> None:
+    """Return if a delta says something of so many records or devices.
+
+    Raises:
+        ConfigurationError: it is not below one in so many.
+    """
+    if not 0 < delta < 1 / num_units:
+        raise ConfigurationError(
+            f"delta: got {delta}, wanted 0 < delta < 1 / {num_units} = {1 / num_units:.3g}. At "
+            "a larger delta a mechanism that publishes one random record in the clear would be "
+            "called private. 1e-5 is usual."
+        )
+
+
 def _with_rounds(account: History, prices: Mapping[PriceClass, int]) -> History:
     counts = dict(account)
     for price, count in prices.items():
@@ -189,12 +217,7 @@ def _check_request(
         raise ConfigurationError(f"num_rounds: got {num_rounds}, wanted >= 1.")
     if num_records < 1:
         raise ConfigurationError(f"num_records: got {num_records}, wanted >= 1.")
-    if not 0 < delta < 1 / num_records:
-        raise ConfigurationError(
-            f"delta: got {delta}, wanted 0 < delta < 1 / {num_records} = {1 / num_records:.3g}. At "
-            "a larger delta a mechanism that publishes one random example in the clear would be "
-            "called private. 1e-5 is usual."
-        )
+    check_delta(delta, num_records)
     if not 0 <= csi_delta < delta:
         raise ConfigurationError(
             f"csi_delta: got {csi_delta}, wanted 0 <= csi_delta < delta = {delta}. Lower the "

@@ -1,7 +1,11 @@
-"""Exact composition of Gaussian rounds by privacy loss distributions, rounded toward safety.
+"""Exact composition of Gaussian rounds, rounded toward safety.
 
-The privacy loss distributions are dp_accounting's, discretised pessimistically (connect the dots).
-Here lie the choices that make them fast and keep them safe:
+Rounds without subsampling add up in squares, in closed form (`server.privacy.gaussian`). What they
+cost is counted in whole units of 2^-80, rounded up, so that a sum depends on no order and is never
+below that of the reals.
+
+Subsampled rounds are composed by privacy loss distributions, dp_accounting's, discretised
+pessimistically (connect the dots). Here lie the choices that make them fast and keep them safe:
 
 * Noise multipliers are rounded DOWN to a grid of 1024 points per octave (0.07 %), so that rounds
   which differ in the last digits are priced alike and composed together.
@@ -20,12 +24,14 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import dp_accounting
 from dp_accounting.pld import privacy_loss_distribution
 
 from server.errors import PrivacyError, TooLittleNoiseError, UnknownMechanismError
+from server.privacy.gaussian import delta_of, epsilon_of
 
 GRID_POINTS_PER_OCTAVE = 1024
 FFT_DELTA_PER_ROUND = 1e-13
@@ -40,6 +46,12 @@ MIN_NOISE_MULTIPLIER = 0.1
 
 MAX_NOISE_MULTIPLIER = 2.0**20
 
+_SQUARES_LOG2 = 80
+"""Squares are counted in units of 2^-80; that of the largest multiplier is 2^40 of them."""
+
+_BISECTION_SLACK = 1e-12
+"""Relative: the formula in float64 is not monotone in its last bits."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class PriceClass:
@@ -52,6 +64,16 @@ class PriceClass:
     def noise_multiplier(self) -> float:
         """2 ** (grid_index / 1024)."""
         return grid_multiplier(self.grid_index)
+
+    @property
+    def is_gaussian(self) -> bool:
+        """Whether nothing is subsampled, so that it composes in closed form."""
+        return self.sampling_probability == 1.0
+
+    @property
+    def square(self) -> int:
+        """Of a Gaussian round: mu^2 = 1 / multiplier^2 in units of 2^-80, rounded up."""
+        return _square(self.grid_index)
 
 
 History = tuple[tuple[PriceClass, int], ...]
@@ -102,6 +124,29 @@ def price_class_of(event: Any) -> PriceClass:
     return PriceClass(float(sampling_probability), grid_index_below(gaussian.noise_multiplier))
 
 
+@functools.lru_cache(maxsize=65_536)
+def _square(grid_index: int) -> int:
+    square = Fraction(grid_multiplier(grid_index)) ** 2
+    return math.ceil(Fraction(2**_SQUARES_LOG2) / square)
+
+
+def gdp_mu_of_squares(total: int) -> float:
+    """mu of Gaussian rounds whose squares add up to so many units, rounded up."""
+    root = math.isqrt(total)
+    if root * root < total:
+        root += 1
+    exact = Fraction(root, 2 ** (_SQUARES_LOG2 // 2))
+    rounded = float(exact)
+    return rounded if Fraction(rounded) >= exact else math.nextafter(rounded, math.inf)
+
+
+def sum_of_squares(history: History) -> int | None:
+    """Of a history of Gaussian rounds, in units of 2^-80; None where some are subsampled."""
+    if not all(price.is_gaussian for price, _ in history):
+        return None
+    return sum(price.square * count for price, count in history)
+
+
 def make_history(counts: Mapping[PriceClass, int]) -> History:
     """Counts per class as a sorted, hashable tuple without zeros."""
     return tuple(sorted((price, count) for price, count in counts.items() if count > 0))
@@ -120,8 +165,9 @@ class Composer:
         loss_interval: width of the loss grid; see `loss_interval_for`.
         delta: what may be spent on the mechanism itself, CSI failures already taken off.
 
-    Guarantees: `epsilon` is never below the exact value, up to the FFT reserve of this module, and
-    delta at the returned epsilon is at most ``delta`` by the same distribution.
+    Guarantees: `epsilon` is never below the exact value, up to the FFT reserve of this module where
+    rounds are subsampled, and delta at the returned epsilon is at most ``delta`` by the same
+    distribution.
     """
 
     def __init__(self, *, loss_interval: float, delta: float) -> None:
@@ -134,7 +180,7 @@ class Composer:
     def epsilon(self, history: History) -> float:
         """The smallest epsilon this module can prove for a history; infinite if it can prove none.
 
-        Infinite also where the FFT reserve uses up delta (delta below 1e-13 per round).
+        Infinite also where the FFT reserve uses up delta (below 1e-13 per subsampled round).
         """
         if not history:
             return 0.0
@@ -146,7 +192,27 @@ class Composer:
                 self._epsilons.popitem(last=False)
         return known
 
+    def gaussian_epsilon(self, squares: int) -> float:
+        """Of Gaussian rounds alone, exactly; see `sum_of_squares`.
+
+        Infinite where it is beyond 1e6.
+        """
+        if squares == 0:
+            return 0.0
+        try:
+            return epsilon_of(gdp_mu_of_squares(squares), self._delta)
+        except PrivacyError:
+            return math.inf
+
+    def gaussian_fits(self, squares: int, epsilon: float) -> bool:
+        """Whether their `gaussian_epsilon` is at most ``epsilon``, without solving for it."""
+        least = epsilon * (1.0 - _BISECTION_SLACK)
+        return squares == 0 or delta_of(least, gdp_mu_of_squares(squares)) <= self._delta
+
     def _compute_epsilon(self, history: History) -> float:
+        squares = sum_of_squares(history)
+        if squares is not None:
+            return self.gaussian_epsilon(squares)
         num_rounds = sum(count for _, count in history)
         delta = self._delta - num_rounds * FFT_DELTA_PER_ROUND
         if delta <= 0:

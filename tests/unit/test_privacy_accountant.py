@@ -3,10 +3,9 @@ import math
 import dp_accounting
 import pytest
 from dp_accounting.pld import privacy_loss_distribution
+from privacy_records import make_record
 from scipy.stats import norm
 
-from edge_runtime.protocol.rounds import Access, Vote
-from radio.waveforms import WaveformName
 from server.errors import (
     BudgetExhaustedError,
     ConfigurationError,
@@ -23,31 +22,9 @@ from server.privacy.composition import (
     make_history,
     price_class_of,
 )
-from server.privacy.mechanism import MechanismRecord
-from server.privacy.units import NeighbouringRelation, PrivacyUnit
+from server.privacy.units import NeighbouringRelation
 
 DELTA = 1e-5
-
-
-def make_record(round_index=0, device_index=0, *, multiplier=1.0, rate=0.01, **changes):
-    fields = {
-        "version": 3,
-        "kind": "gaussian" if rate == 1.0 else "poisson_subsampled_gaussian",
-        "round_index": round_index,
-        "device_index": device_index,
-        "access": Access.SUPERPOSED,
-        "waveform": WaveformName.COHERENT,
-        "vote": Vote.NONE,
-        "unit": PrivacyUnit.EXAMPLE,
-        "relation": NeighbouringRelation.ZERO_OUT_ONE,
-        "sensitivity": 1.0,
-        "sampling_probability": rate,
-        # The record rounds its multiplier down by a hair; stay on the wanted grid point.
-        "certified_noise_std": multiplier * (1 + 1e-9),
-        "amplitude_error_bound": 0.0,
-        "noise_stream": f"{round_index:08x}{device_index:08x}",
-    }
-    return MechanismRecord(**{**fields, **changes})
 
 
 def gaussian_delta(epsilon, gdp_mu):
@@ -244,7 +221,7 @@ def test_hardly_any_noise_is_refused(noise_multiplier):
 
 def test_too_small_a_delta_proves_nothing():
     composer = Composer(loss_interval=1e-3, delta=1e-11)
-    price = PriceClass(1.0, grid_index_below(50.0))
+    price = PriceClass(0.5, grid_index_below(50.0))
     assert composer.epsilon(make_history({price: 1000})) == math.inf
     assert math.isfinite(composer.epsilon(make_history({price: 10})))
 

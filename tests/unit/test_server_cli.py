@@ -120,7 +120,7 @@ def test_trainable_that_matches_no_tensor(refuse):
         (["privacy.delta=0.01"], ("delta", "got 0.01", "wanted", "1e-5 is usual")),
         (["privacy.epsilon=1e-6", "privacy.delta=1e-12"], ("no noise meets", "Allow a larger")),
         (["optimizer.clip=inf"], ("optimizer.clip", "finite")),
-        (["privacy.unit=device"], ("privacy.unit", "device", "'example'")),
+        (["privacy.unit=device", "power.policy=subsampled"], ("power.policy", "optimal, static")),
         (["radio.backend=ideal"], ("radio.backend", "privacy.enabled = false")),
     ],
 )

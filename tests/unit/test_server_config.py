@@ -236,14 +236,40 @@ def test_privacy_on_the_ideal_link_is_refused():
     assert "privacy.enabled = false" in message
 
 
+def test_access_that_this_version_cannot_plan_is_refused():
+    message = refusal(privacy={"access": "slotted"})
+    assert message.startswith("privacy.access: ")
+    assert "slotted" in message
+
+
 @pytest.mark.parametrize(
-    ("key", "value"),
-    [("unit", "device"), ("relation", "replace_one"), ("access", "slotted")],
+    ("unit", "relation", "is_subsampled", "policy"),
+    [
+        ("example", "zero_out_one", True, "subsampled"),
+        ("example", "replace_one", False, "optimal"),
+        ("device", "zero_out_one", False, "optimal"),
+        ("device", "replace_one", False, "optimal"),
+    ],
 )
-def test_a_promise_this_version_cannot_plan_is_refused(key, value):
-    message = refusal(privacy={key: value})
-    assert message.startswith(f"privacy.{key}: ")
-    assert value in message
+def test_only_examples_that_are_zeroed_out_gain_from_batches(unit, relation, is_subsampled, policy):
+    config = parse(privacy={"unit": unit, "relation": relation})
+    assert config.is_subsampled is is_subsampled
+    assert config.power_policy == policy
+
+
+@pytest.mark.parametrize(
+    ("unit", "policy", "hint"),
+    [
+        ("example", "optimal", "subsampled"),
+        ("device", "subsampled", "optimal"),
+        ("device", "perfect", "keeps no promise"),
+        ("device", "paper", "keeps no promise"),
+    ],
+)
+def test_a_policy_that_does_not_plan_such_rounds_is_refused_with_those_that_do(unit, policy, hint):
+    message = refusal(privacy={"unit": unit}, power={"policy": policy})
+    assert policy in message
+    assert hint in message
 
 
 def test_what_privacy_needs_is_not_asked_of_a_run_without_it():
