@@ -28,7 +28,7 @@ from radio.errors import RadioError
 from radio.impairments import Impairments, impairments_from_name
 from server.config_section import Section, check_count, check_positive, check_within
 from server.errors import ConfigurationError
-from server.power.catalogue import OWN_NOISE_POLICIES, policy_named
+from server.power.catalogue import check_plans_full_rounds, policy_named
 from server.privacy.units import NeighbouringRelation, PrivacyUnit
 from server.radio_config import PlutoSection, RadioSection, VirtualPlutoSection
 
@@ -36,6 +36,9 @@ PRESETS_FOLDER = Path(__file__).parent / "presets"
 DEFAULT_PRESET = "snips"
 BUNDLED_MODEL = "bundled"
 _MAX_LEARNING_RATE = 1e3
+_LARGEST_SCALAR = 1e6
+"""Stands for an infinite clip on the ideal link, where loudness means nothing."""
+
 MAX_WEIGHT_SPREAD = 1e3
 """Of the last round over the first: measured forgetting is some tens (theory.md, section 4.3)."""
 
@@ -157,10 +160,15 @@ class PowerSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         policy: see above. Left out: "subsampled", or "optimal" where nothing is subsampled.
         contraction: A, 0 to 1: the noise of round t weighs A^(T - t) at the end. 1 forgets nothing
             and has the same noise in every round.
+        min_participation: with "selection", the share of the rounds that a device speaks in at
+            least, those in which its own channel is best.
+        wrong_sign_probability: with "sign", e0, how often a device's sign is not that of the mean.
     """
 
     policy: str | None = None
     contraction: float = 1.0
+    min_participation: float = 0.0
+    wrong_sign_probability: float = 0.3
 
 
 class PrivacySection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -306,6 +314,11 @@ class RunConfig(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return Vote.NOISE_BEFORE if is_before else Vote.NOISE_AFTER
 
     @property
+    def largest_number(self) -> float:
+        """G, the largest number that is said before its noise: a sign, or the clip."""
+        return 1.0 if self.vote is not Vote.NONE else min(self.optimizer.clip, _LARGEST_SCALAR)
+
+    @property
     def _may_superpose(self) -> bool:
         """Whether the noise of one device covers the others."""
         return self.radio.waveform.needs_common_clock and self.vote is not Vote.NOISE_BEFORE
@@ -438,11 +451,10 @@ class RunConfig(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 'privacy.unit = "device"; rounds with Poisson batches have "static" and '
                 '"subsampled".'
             )
-        if not self.is_subsampled and self.power_policy not in OWN_NOISE_POLICIES:
-            raise ConfigurationError(
-                f'power.policy: "{self.power_policy}" does not plan rounds that are paid in full. '
-                f"Use one of: {', '.join(OWN_NOISE_POLICIES)}."
-            )
+        if not self.is_subsampled:
+            check_plans_full_rounds(self.power_policy, self.access, self.vote)
+        check_within("power.min_participation", self.power.min_participation, 0.0, 1.0)
+        check_within("power.wrong_sign_probability", self.power.wrong_sign_probability, 0.0, 0.499)
         check_within("power.contraction", self.power.contraction, 0.5, 1.0)
         spread = -self.optimizer.rounds * math.log(self.power.contraction)
         if spread > math.log(MAX_WEIGHT_SPREAD):

@@ -15,6 +15,7 @@ from edge_runtime.uplink import Uplink
 from server.config import RunConfig
 from server.device_keys import DeviceKeys
 from server.privacy_terms import PrivacyTerms
+from server.run_planner import plans_as_it_goes
 
 
 def build_device_host(
@@ -70,7 +71,10 @@ def device_limits(config: RunConfig, terms: PrivacyTerms | None) -> DeviceLimits
     least_noise = 0.0
     if terms is not None:
         least_noise = terms.least_noise_multiplier * terms.sensitivity
-        if config.access is Access.SUPERPOSED:
+        if plans_as_it_goes(config):
+            # Noise is dealt out as power allows it; the weakest may be left with none.
+            least_noise = 0.0
+        elif config.access is Access.SUPERPOSED:
             # At most all devices share the noise, equally.
             least_noise /= math.sqrt(config.federation.num_devices)
     return DeviceLimits(

@@ -28,16 +28,13 @@ import numpy as np
 from edge_runtime.protocol.rounds import Access, Vote
 from radio.calibration import Calibration
 from radio.waveforms.coherent import ChannelEstimate
-from radio.waveforms.error_model import (
-    amplitude_error_bound,
-    gain_error_variance,
-    noise_power_upper_bound,
-)
 from server.config import RunConfig
+from server.gain_error import MAX_AMPLITUDE_ERROR, gain_error_bound, sensitivity_growth
 from server.power.energy import EnergyPowerPlan, plan_energy
 from server.power.packets import PacketPowerPlan, plan_packets
 from server.power.static import PowerPlan, plan_static
 from server.privacy_terms import PrivacyTerms
+from server.run_planner import RunPlanner
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +50,8 @@ ChannelKnowledge = ChannelEstimate | Calibration | NothingLearnt
 RoundPower = PowerPlan | EnergyPowerPlan | PacketPowerPlan
 """How loud and how noisy, by one waveform or another."""
 
-MAX_AMPLITUDE_ERROR = 0.5
-"""A device whose gain is known worse than this stays silent: its noise price would explode."""
-
 CALIBRATION_SLACK = 1e-6
 """Noise added on top, so that rounding on the way never makes a round dearer than planned."""
-
-_LARGEST_SCALAR = 1e6
-"""Stands for an infinite clip on the ideal link, where loudness means nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +78,8 @@ def plan_round(
     round_index: int,
     channel: ChannelKnowledge,
     noise_symbols: int,
+    planner: RunPlanner | None = None,
+    spent: float = 0.0,
 ) -> PlannedRound:
     """Who speaks, how loud, and with how much noise.
 
@@ -96,6 +89,8 @@ def plan_round(
         round_index: the round.
         channel: what is known.
         noise_symbols: silent samples from which a channel estimate's noise power was measured.
+        planner: of superposed rounds that are planned as the run goes; else None.
+        spent: sum of y on the dearest account before this round, for it.
     """
     if isinstance(channel, Calibration):
         return _plan_bands(config, terms, round_index, channel)
@@ -103,7 +98,7 @@ def plan_round(
         return _plan_packets(config, terms, round_index, channel.num_devices)
     if config.access is Access.SLOTTED:
         return _plan_uncovered(config, terms, round_index, channel)
-    return _plan_superposed(config, terms, round_index, channel, noise_symbols)
+    return _plan_superposed(config, terms, round_index, channel, noise_symbols, planner, spent)
 
 
 def _plan_superposed(
@@ -112,39 +107,40 @@ def _plan_superposed(
     round_index: int,
     channel: ChannelEstimate,
     noise_symbols: int,
+    planner: RunPlanner | None,
+    spent: float,
 ) -> PlannedRound:
     radio = config.radio
     min_gain, gain_error = radio.min_gain, 0.0
     if terms is not None:
-        gain_error = _gain_error(config, channel, noise_symbols, terms.csi_failure_probability)
-        min_gain = max(min_gain, gain_error / MAX_AMPLITUDE_ERROR)
-    loud_enough = np.abs(channel.gains)[np.abs(channel.gains) >= min_gain]
-    weakest_gain = float(np.min(loud_enough, initial=math.inf))
-    eta = gain_error / weakest_gain
-    required = 0.0
-    if terms is not None:
-        required = (
-            terms.noise_multiplier(round_index) * terms.sensitivity * (1.0 + eta) / (1.0 - eta)
+        gain_error = gain_error_bound(
+            config, channel.noise_power, noise_symbols, terms.csi_failure_probability
         )
-    power = plan_static(
-        gain_estimates=channel.gains,
-        max_amplitude=radio.max_amplitude,
-        scalar_bound=_loudest(config),
-        required_noise_std=required * (1.0 + CALIBRATION_SLACK),
-        min_gain=min_gain,
-        min_participants=config.federation.min_speakers,
-    )
+        min_gain = max(min_gain, gain_error / MAX_AMPLITUDE_ERROR)
+    is_loud_enough = np.abs(channel.gains) >= min_gain
+    weakest_gain = float(np.min(np.abs(channel.gains)[is_loud_enough], initial=math.inf))
+    eta = gain_error / weakest_gain
+    if planner is not None:
+        power = planner.plan(round_index, channel.gains, is_loud_enough, eta, spent)
+    else:
+        required = 0.0
+        if terms is not None:
+            multiplier = terms.noise_multiplier(round_index)
+            required = multiplier * terms.sensitivity * sensitivity_growth(eta)
+        power = plan_static(
+            gain_estimates=channel.gains,
+            max_amplitude=radio.max_amplitude,
+            scalar_bound=config.largest_number,
+            required_noise_std=required * (1.0 + CALIBRATION_SLACK),
+            min_gain=min_gain,
+            min_participants=config.federation.min_speakers,
+        )
     return PlannedRound(
         round_index=round_index,
         power=power,
         amplitude_error_bound=eta,
         weakest_gain=weakest_gain if power.participants else 0.0,
     )
-
-
-def _loudest(config: RunConfig) -> float:
-    """The largest number that is said before its noise."""
-    return 1.0 if config.vote is not Vote.NONE else min(config.optimizer.clip, _LARGEST_SCALAR)
 
 
 def _own_noise_std(terms: PrivacyTerms | None, round_index: int) -> float:
@@ -164,7 +160,7 @@ def _plan_uncovered(
     power = plan_static(
         gain_estimates=channel.gains,
         max_amplitude=config.radio.max_amplitude,
-        scalar_bound=_loudest(config),
+        scalar_bound=config.largest_number,
         required_noise_std=0.0,
         min_gain=config.radio.min_gain,
         min_participants=config.federation.min_speakers,
@@ -187,7 +183,7 @@ def _plan_bands(
         waveform=config.radio.energy_waveform,
         calibration=calibration,
         max_amplitude=config.radio.max_amplitude,
-        scalar_bound=_loudest(config),
+        scalar_bound=config.largest_number,
         noise_std=noise_std,
         air_noise_std=0.0 if config.vote is Vote.NOISE_BEFORE else noise_std,
         min_gain=config.radio.min_band_gain,
@@ -207,17 +203,7 @@ def _plan_packets(
     power = plan_packets(
         num_devices=num_devices,
         max_amplitude=config.radio.max_amplitude,
-        scalar_bound=_loudest(config),
+        scalar_bound=config.largest_number,
         noise_std=_own_noise_std(terms, round_index),
     )
     return PlannedRound(round_index, power, amplitude_error_bound=0.0, weakest_gain=0.0)
-
-
-def _gain_error(
-    config: RunConfig, channel: ChannelEstimate, noise_symbols: int, failure_probability: float
-) -> float:
-    """sqrt(v ln(1/p)), with v from an upper confidence limit of the noise power."""
-    radio = config.radio
-    noise_power = noise_power_upper_bound(channel.noise_power, noise_symbols, failure_probability)
-    variance = gain_error_variance(noise_power, radio.pilot_symbols, radio.max_amplitude)
-    return amplitude_error_bound(variance, 1.0, failure_probability)

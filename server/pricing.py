@@ -26,7 +26,9 @@ from server.privacy.mechanism import (
     MechanismRecord,
     certified_noise_stds,
 )
+from server.privacy.round_squares import RoundSquares
 from server.privacy_terms import PrivacyTerms
+from server.run_planner import RunPlanner, plans_as_it_goes
 
 
 class Pricing:
@@ -54,6 +56,11 @@ class Pricing:
         self._accountant = accountant
         self._ledger = ledger
         self._noise_symbols = noise_symbols
+        self._planner = None
+        self._squares = RoundSquares()
+        if terms is not None and ledger is not None and plans_as_it_goes(config):
+            self._planner = RunPlanner(config, terms, noise_symbols)
+            self._squares.add(ledger.records())
         # A resumed run finds the price of its unfinished round here.
         self._charged_before = frozenset(ledger.records()) if ledger is not None else frozenset()
         self._rounds_charged_before = frozenset(r.round_index for r in self._charged_before)
@@ -64,7 +71,15 @@ class Pricing:
 
     def plan_round(self, round_index: int, channel: ChannelKnowledge) -> PlannedRound:
         """Who speaks, how loud, and with how much noise."""
-        return plan_round(self._config, self._terms, round_index, channel, self._noise_symbols)
+        return plan_round(
+            self._config,
+            self._terms,
+            round_index,
+            channel,
+            self._noise_symbols,
+            self._planner,
+            self._squares.worst_before(round_index) if self._planner is not None else 0.0,
+        )
 
     def price(self, planned: PlannedRound, release: str) -> tuple[MechanismRecord, ...]:
         """What each speaker pays; nothing without privacy.
@@ -169,6 +184,8 @@ class Pricing:
     def _compose(self, records: Sequence[MechanismRecord]) -> None:
         if self._accountant is not None:
             self._accountant.compose_all(records)
+        if self._planner is not None:
+            self._squares.add(records)
 
     def _certified(self, power: RoundPower, speakers: Sequence[int]) -> dict[int, float]:
         """What covers each speaker, if exactly these speak."""

@@ -15,7 +15,7 @@ import numpy as np
 from edge_runtime.protocol.rounds import Access, Vote
 from server.config import RunConfig
 from server.errors import PrivacyError
-from server.power.catalogue import own_noise_costs
+from server.power.catalogue import OWN_NOISE_POLICIES, own_noise_costs
 from server.power.policies.subsampled import subsampled_offsets
 from server.power.schedule import FloatArray
 from server.privacy.calibration import (
@@ -43,6 +43,9 @@ class PrivacyTerms:
         sampling_probabilities: of the records of each device.
         commitments: public name of each device's private key.
         csi_failure_probability: allowed per statement about the channel.
+        budget: R, what a device's rounds without subsampling may cost in all (sum of y =
+            1 / (2 multiplier^2)); 0 where they are subsampled.
+        budget_left: of it, at the beginning of the stretch.
     """
 
     noise_multipliers: tuple[float, ...]
@@ -51,6 +54,8 @@ class PrivacyTerms:
     commitments: tuple[str, ...]
     csi_failure_probability: float
     first_round: int = 0
+    budget: float = 0.0
+    budget_left: float = 0.0
 
     @property
     def least_noise_multiplier(self) -> float:
@@ -114,6 +119,7 @@ def plan_privacy_terms(
         min(1.0, optimizer.batch_size / n) if config.is_subsampled else 1.0 for n in num_records
     )
     num_units = len(num_records) if privacy.unit is PrivacyUnit.DEVICE else sum(num_records)
+    budget, left = (0.0, 0.0) if config.is_subsampled else _budget(config, num_units, stretch)
     coherence = config.radio.coherence_rounds
     num_rounds = optimizer.rounds - stretch.first_round
     num_blocks = math.ceil(optimizer.rounds / coherence) - stretch.first_round // coherence
@@ -121,7 +127,7 @@ def plan_privacy_terms(
     num_statements = (len(num_records) + 1) * num_blocks
     return PrivacyTerms(
         noise_multipliers=_noise_multipliers(
-            config, max(probabilities), num_rounds, num_units, stretch
+            config, max(probabilities), num_rounds, num_units, stretch, left
         ),
         # The clipped terms of the other records are the same bits with one record and without it:
         # edge_runtime.pass_shapes sees to that.
@@ -130,6 +136,8 @@ def plan_privacy_terms(
         commitments=tuple(commitments),
         csi_failure_probability=privacy.delta * privacy.csi_failure_fraction / num_statements,
         first_round=stretch.first_round,
+        budget=budget,
+        budget_left=left,
     )
 
 
@@ -139,11 +147,12 @@ def _noise_multipliers(
     num_rounds: int,
     num_units: int,
     stretch: Stretch,
+    budget_left: float,
 ) -> tuple[float, ...]:
     """Of every round of the stretch, by the policy of the configuration."""
     privacy, power = config.privacy, config.power
     if not config.is_subsampled:
-        return _gaussian_multipliers(config, num_rounds, num_units, stretch)
+        return _gaussian_multipliers(config, num_rounds, budget_left)
     if config.power_policy == "static" or power.contraction == 1.0:
         multiplier = calibrate_noise_multiplier(
             epsilon=privacy.epsilon,
@@ -172,14 +181,18 @@ def _noise_multipliers(
 
 
 def _gaussian_multipliers(
-    config: RunConfig, num_rounds: int, num_units: int, stretch: Stretch
+    config: RunConfig, num_rounds: int, budget_left: float
 ) -> tuple[float, ...]:
-    """Of rounds without subsampling: what is left of the budget, dealt out by weights."""
+    """Of rounds without subsampling: what is left of the budget, dealt out by weights.
+
+    Where rounds are planned as the run goes, what they come to on channels that are all alike.
+    """
+    named = config.power_policy
     costs = own_noise_costs(
-        config.power_policy,
+        named if named in OWN_NOISE_POLICIES else "optimal",
         weights=round_weights(config, num_rounds),
         sensitivities=np.ones(num_rounds),
-        budget=budget_left(config, num_units, stretch),
+        budget=budget_left,
     )
     return tuple(multiplier_above(1.0 / math.sqrt(2.0 * cost)) for cost in costs)
 
@@ -190,8 +203,8 @@ def round_weights(config: RunConfig, num_rounds: int) -> FloatArray:
     return weights
 
 
-def budget_left(config: RunConfig, num_units: int, stretch: Stretch) -> float:
-    """R of a stretch without subsampling: the run's, less what the dearest account holds.
+def _budget(config: RunConfig, num_units: int, stretch: Stretch) -> tuple[float, float]:
+    """R of a run without subsampling, and what the dearest account has left of it.
 
     Raises:
         ConfigurationError: delta is not below 1/n.
@@ -208,7 +221,7 @@ def budget_left(config: RunConfig, num_units: int, stretch: Stretch) -> float:
             f"epsilon {privacy.epsilon:g} at delta {privacy.delta:g}: the accounts have spent it. "
             "Allow a larger epsilon."
         )
-    return left
+    return budget, left
 
 
 def _sensitivity(config: RunConfig) -> float:

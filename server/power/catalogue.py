@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge_runtime.protocol.rounds import Access
+from edge_runtime.protocol.rounds import Access, Vote
 from server.errors import ConfigurationError
 from server.power.schedule import FloatArray
 
@@ -110,6 +110,23 @@ def policy_named(name: str, *, access: Access, has_promise: bool) -> Policy:
             f"alone: {why}. Use one of: {able}."
         )
     return policy
+
+
+def check_plans_full_rounds(name: str, access: Access, vote: Vote) -> None:
+    """Return if a policy plans a run's rounds without subsampling.
+
+    Raises:
+        ConfigurationError: it does not; the message says which do.
+    """
+    able = [*OWN_NOISE_POLICIES]
+    if access is Access.SUPERPOSED:
+        able += ["equal_split", "selection", "constant_inversion", "truncated_inversion"]
+        able += ["sign"] if vote is Vote.NOISE_AFTER else []
+    if name not in able:
+        raise ConfigurationError(
+            f'power.policy: "{name}" does not plan such rounds, each of which is paid in full. '
+            f"Use one of: {', '.join(able)}."
+        )
 
 
 def own_noise_costs(

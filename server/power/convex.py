@@ -104,7 +104,9 @@ def sign_objective(problem: PlanningProblem, wrong_sign_probability: float) -> f
     cp = library()
     sign.check_votes(problem, wrong_sign_probability)
     rounds = RoundCosts.of(problem, everybody(problem))
-    spread, margin = sign.vote_moments(problem.num_devices, wrong_sign_probability)
+    spread, margin = sign.vote_moments(
+        np.array([float(problem.num_devices)]), wrong_sign_probability
+    )
     squared = np.square(problem.sensitivities)
     untrusted = problem.noise_power - problem.trusted_noise
     below = untrusted / (rounds.total_reach + problem.trusted_noise)

@@ -15,6 +15,8 @@ Rules, with b_t and y(tau) of `server.power.round_costs`:
     one_step   the optimum of the rest, were all its channels like the present one
     mpc        y_t(tau) with  y_t(tau) + sum_{s>t} E y_s(tau) = rem,  E over an assumed channel
 
+The last takes any policy that can answer a multiplier (`server.power.causal_policy`).
+
 Source: theory.md, section 5.7; one_step is the rule of Liu and Simeone (2021).
 """
 
@@ -23,23 +25,23 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from server.errors import ConfigurationError
+from server.power.causal_policy import CausalPolicy, Response
+from server.power.policies import optimal
 from server.power.policies.optimal import everybody
 from server.power.round_costs import RoundCosts
-from server.power.schedule import (
-    FloatArray,
-    PlanningProblem,
-    Schedule,
-    with_most_artificial_noise,
-)
+from server.power.schedule import BoolArray, FloatArray, PlanningProblem, Schedule
 from server.power.water_filling import fill
 
-_GRID_POINTS = 400
+_GRID_POINTS = 800
 _BISECTIONS = 60
 _LOG_RANGE = (math.log(1e-9), math.log(1e9))
+_LEAST_SHARE = 1e-6
+"""Of the budget a round that is on the table's low end, times their number."""
 
 
 class Rule(enum.StrEnum):
@@ -56,41 +58,60 @@ class OnlinePlanner:
 
     Args:
         assumed: the problem of the whole run, but for its gains: weights, bounds, sensitivities,
-            noise and budget. Its gains are draws of the channel that `Rule.MPC` reckons with,
-            [K, any number]; other rules do not look at them.
+            noise and budget. Its gains, with their sensitivities, are draws of the channel that
+            `Rule.MPC` reckons with, [K, any number]; other rules do not look at them.
         weights: omega of every round [T].
         rule: see the module.
+        policy: who speaks, and at what price; only `Rule.MPC` knows another than everybody.
+        assumed_speakers: who can be asked to, of the draws; everybody if left out.
 
     Raises:
-        ConfigurationError: sensitivities that differ, which no rule here can weigh.
+        ConfigurationError: sensitivities that differ, where the rule cannot weigh them, or a policy
+            that it cannot follow.
     """
 
-    def __init__(self, assumed: PlanningProblem, weights: FloatArray, rule: Rule) -> None:
-        if np.ptp(assumed.sensitivities) != 0.0:
+    def __init__(
+        self,
+        assumed: PlanningProblem,
+        weights: FloatArray,
+        rule: Rule,
+        policy: CausalPolicy = optimal.AS_IT_GOES,
+        assumed_speakers: BoolArray | None = None,
+    ) -> None:
+        if rule is not Rule.MPC and np.ptp(assumed.sensitivities) != 0.0:
             raise ConfigurationError(
                 "sensitivities: wanted the same in all rounds for planning as the run goes."
+            )
+        if rule is not Rule.MPC and policy is not optimal.AS_IT_GOES:
+            raise ConfigurationError(
+                f"rule {rule!r}: plans rounds in which everybody speaks; wanted 'mpc' for policy "
+                f"{policy.name!r}."
             )
         self._assumed = assumed
         self._weights = np.asarray(weights, dtype=np.float64)
         self._rule = rule
+        self._policy = policy
         self._spent: list[float] = []
         self._slopes = float(assumed.sensitivities[0]) * np.sqrt(self._weights / 2.0)
         self._slopes /= assumed.num_devices
-        self._expected = _ExpectedCost(assumed) if rule is Rule.MPC else None
+        self._expected = None
+        if rule is Rule.MPC:
+            speakers = everybody(assumed) if assumed_speakers is None else assumed_speakers
+            self._expected = _ExpectedCost(assumed, policy, len(self._weights), speakers)
 
     @property
     def remaining(self) -> float:
-        """What is left of the budget, rounded down."""
+        """What is left of the budget by `plan_round`, rounded down."""
         left = self._assumed.budget - math.fsum(self._spent)
         return max(0.0, math.nextafter(left, -math.inf))
 
     @property
     def rounds_left(self) -> int:
-        """Of the run."""
+        """Of the run, by `plan_round`."""
         return len(self._weights) - len(self._spent)
 
     def plan_round(self, power_gains: FloatArray) -> Schedule:
-        """The next round, on its channel.
+        """The next round, on its channel; what it pays is remembered.
 
         Args:
             power_gains: H of every device [K].
@@ -103,45 +124,78 @@ class OnlinePlanner:
         """
         if self.rounds_left == 0:
             raise ConfigurationError(f"round {len(self._spent)}: the run was planned for as many.")
-        present = dataclasses.replace(
-            self._assumed,
-            power_gains=np.asarray(power_gains, dtype=np.float64)[:, None],
-            sensitivities=self._assumed.sensitivities[:1],
-            weights=self._weights[len(self._spent) : len(self._spent) + 1],
-        )
-        speakers = everybody(present)
-        rounds = RoundCosts.of(present, speakers)
-        remaining = self.remaining
-        wanted = self._candidate(rounds, remaining) if remaining > 0.0 else 0.0
-        cost = min(wanted, float(rounds.largest[0]), remaining)
-        schedule = with_most_artificial_noise(
-            present, str(self._rule), np.array([cost]), speakers
-        ).check()
+        schedule = self.plan(len(self._spent), power_gains, self.remaining)
         self._spent.append(math.fsum(schedule.costs))
         return schedule
 
-    def _candidate(self, rounds: RoundCosts, remaining: float) -> float:
-        tail = self._slopes[len(self._spent) :]
+    def plan(
+        self,
+        position: int,
+        power_gains: FloatArray,
+        remaining: float,
+        *,
+        may_speak: BoolArray | None = None,
+        sensitivity: float | None = None,
+    ) -> Schedule:
+        """One round, whatever was planned before; the same arguments give the same schedule.
+
+        Args:
+            position: of the round, 0 to T - 1.
+            power_gains: H of every device [K].
+            remaining: of the budget.
+            may_speak: who can be asked to [K]; everybody if left out.
+            sensitivity: Delta of this round, if it is not that of the others.
+
+        Returns:
+            A schedule of one round; silent if nothing is left.
+
+        Raises:
+            ConfigurationError: gains out of range.
+        """
+        usual = self._assumed.sensitivities[:1]
+        present = dataclasses.replace(
+            self._assumed,
+            power_gains=np.asarray(power_gains, dtype=np.float64)[:, None],
+            sensitivities=usual if sensitivity is None else np.array([sensitivity]),
+            weights=self._weights[position : position + 1],
+        )
+        may = everybody(present) if may_speak is None else np.asarray(may_speak)[:, None]
+        cost, speakers = np.zeros(1), np.zeros_like(may)
+        if remaining > 0.0:
+            cost, speakers = self._decide(present, may, position, remaining)
+        return self._policy.schedule(present, np.minimum(cost, remaining), speakers)
+
+    def _decide(
+        self, present: PlanningProblem, may_speak: BoolArray, position: int, remaining: float
+    ) -> tuple[FloatArray, BoolArray]:
+        if self._rule is Rule.MPC:
+            respond = self._policy.respond(present.with_weights(np.ones(1)), may_speak)
+            return self._by_expectation(respond, position, remaining)
+        rounds = RoundCosts.of(present, may_speak)
+        tail = self._slopes[position:]
         match self._rule:
             case Rule.EVEN:
-                return remaining / len(tail)
+                wanted = remaining / len(tail)
             case Rule.WEIGHTED:
-                return remaining * float(tail[0] / math.fsum(tail))
+                wanted = remaining * float(tail[0] / math.fsum(tail))
             case Rule.ONE_STEP:
-                return _as_if_all_alike(rounds, tail, remaining)
-            case Rule.MPC:
-                return self._by_expectation(rounds, tail, remaining)
+                wanted = _as_if_all_alike(rounds, tail, remaining)
+        return np.minimum(wanted, rounds.largest), may_speak
 
-    def _by_expectation(self, rounds: RoundCosts, tail: FloatArray, remaining: float) -> float:
+    def _by_expectation(
+        self, respond: Response, position: int, remaining: float
+    ) -> tuple[FloatArray, BoolArray]:
         assert self._expected is not None
-        low, high = _LOG_RANGE
-        unit = remaining / math.fsum(tail)
+        roots = np.sqrt(self._weights[position:])
+        log_tail = np.log(roots[1:])
+        low, high = self._expected.log_range
+        low, high = low - math.log(roots.max()), high - math.log(roots.min())
         for _ in range(_BISECTIONS):
             middle = 0.5 * (low + high)
-            tau = unit * math.exp(middle)
-            planned = float(rounds.at(tau)[0]) + self._expected.total(tail[1:] * tau)
+            now = float(respond(roots[0] * math.exp(middle))[0][0])
+            planned = now + self._expected.total(log_tail + middle)
             low, high = (middle, high) if planned <= remaining else (low, middle)
-        return float(rounds.at(unit * math.exp(low))[0])
+        return respond(roots[0] * math.exp(low))
 
 
 def _as_if_all_alike(rounds: RoundCosts, tail: FloatArray, remaining: float) -> float:
@@ -158,32 +212,42 @@ def _as_if_all_alike(rounds: RoundCosts, tail: FloatArray, remaining: float) -> 
 
 
 class _ExpectedCost:
-    """E y over the assumed channel, as a function of b tau, from a table."""
+    """E y of a round of weight 1 over the assumed channel, as a function of x, from a table."""
 
-    def __init__(self, assumed: PlanningProblem) -> None:
-        draws = assumed.power_gains.shape[1]
-        problem = dataclasses.replace(
-            assumed,
-            sensitivities=np.full(draws, assumed.sensitivities[0]),
-            weights=np.ones(draws),
-        )
-        rounds = RoundCosts.of(problem, everybody(problem))
-        finite = np.concatenate(
-            [rounds.largest[np.isfinite(rounds.largest)], rounds.fitting, [assumed.budget]]
-        )
-        ends = math.log(float(finite.min()) * 1e-6), math.log(float(finite.max()) * 1e3)
-        self._arguments = np.linspace(*ends, _GRID_POINTS)
-        slopes = np.exp(self._arguments)[:, None]
-        inner = np.minimum(rounds.fitting, np.sqrt(rounds.steepness) * slopes)
-        costs = np.minimum(rounds.largest, np.maximum(slopes, inner))
-        self._log_costs = np.log(costs.mean(axis=1))
+    def __init__(
+        self,
+        assumed: PlanningProblem,
+        policy: CausalPolicy,
+        num_rounds: int,
+        speakers: BoolArray,
+    ) -> None:
+        problem = assumed.with_weights(np.ones(assumed.num_rounds))
+        respond = policy.respond(problem, speakers)
 
-    def total(self, slopes: FloatArray) -> float:
-        """Sum over rounds of b tau."""
-        if len(slopes) == 0:
-            return 0.0
-        logs = np.interp(np.log(slopes), self._arguments, self._log_costs)
-        # Below the table prices are proportional to their slope.
-        below = np.log(slopes) < self._arguments[0]
-        shift = np.where(below, np.log(slopes) - self._arguments[0], 0.0)
-        return float(np.exp(logs + shift).sum())
+        def mean_cost(log_x: float) -> float:
+            return float(respond(math.exp(log_x))[0].mean())
+
+        least = _LEAST_SHARE * assumed.budget / num_rounds
+        start = _first(lambda x: mean_cost(x) >= least)
+        # To where one round would take it all, or where nothing grows any more.
+        end = _first(
+            lambda x: mean_cost(x) >= assumed.budget or mean_cost(x) >= mean_cost(_LOG_RANGE[1]),
+        )
+        self.log_range = start, max(end, start + 1.0)
+        self._log_x = np.linspace(*self.log_range, _GRID_POINTS)
+        self._costs = np.array([mean_cost(x) for x in self._log_x])
+
+    def total(self, log_x: FloatArray) -> float:
+        """Sum over rounds; nothing below the table, its end above."""
+        return float(np.interp(log_x, self._log_x, self._costs, left=0.0).sum())
+
+
+def _first(holds: Callable[[float], bool]) -> float:
+    """Where a condition that stays true begins, among log x; the largest, if it never does."""
+    low, high = _LOG_RANGE
+    if holds(low):
+        return low
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (low + high)
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high

@@ -22,7 +22,7 @@ DEFAULT_PEAK_FACTOR = 8.0
 
 # Samples are complex64: building, scaling and storing one may raise its magnitude by a few units
 # of 2**-24, and a sample above full scale is an error, not a rounding.
-_FLOAT32_HEADROOM = 1.0 - 2.0**-20
+SAMPLE_HEADROOM = 1.0 - 2.0**-20
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ def plan_static(
     noise_std = _split_equally(required_noise_std, len(participants))
     peak_scalar = scalar_bound + peak_factor * noise_std
     weakest = min(magnitudes[k] for k in participants)
-    receive_scale = max_amplitude * weakest / peak_scalar * _FLOAT32_HEADROOM
+    receive_scale = max_amplitude * weakest / peak_scalar * SAMPLE_HEADROOM
     if not (math.isfinite(receive_scale) and receive_scale > 0):
         raise ConfigurationError(
             f"receive_scale: got {receive_scale} for gain {weakest} and peak scalar {peak_scalar}. "

@@ -17,7 +17,7 @@ from server.errors import (
     ConfigurationError,
     PrivacyError,
 )
-from server.planning import MAX_AMPLITUDE_ERROR
+from server.gain_error import MAX_AMPLITUDE_ERROR
 from server.pricing import Pricing
 from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger

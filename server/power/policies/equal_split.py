@@ -1,29 +1,33 @@
 r"""Power policy ``equal_split``: everybody has the same noise, and q of them may be missing.
 
-With sigma_k^2 = s / K for all, the level and what the promise may count are
+With sigma_k^2 = s / n for all n who speak, the level and what the promise may count are
 
-    a = (g + s / K) / r_min,      v = s (K - q) / K + rho N0 a,      g = max_k g_k
+    a = (g + s / n) / r_min,      v = s (n - q) / n + rho N0 a,      g = max_k g_k
 
-with r_min the weakest device's reach of the round: q devices that fall silent, or tell the server
+with r_min the weakest speaker's reach of the round: q devices that fall silent, or tell the server
 their noise, take theirs away, and the others are covered all the same. The optimum has one slope::
 
-    kappa' = [1 + N0 / (K r_min)] / [(K - q) / K + rho N0 / (K r_min)]
+    kappa' = [1 + N0 / (n r_min)] / [(n - q) / n + rho N0 / (n r_min)]
     y(tau) = min{ Y_max, sqrt(min{ kappa', 1 / rho }) b tau }
     Y_max  = Delta^2 r_min / (2 rho N0 g)
 
 Where 1/rho < kappa' receiver noise that is trusted costs less than artificial noise of which q
-shares do not count: the level is lowered instead, and there is none.
+shares do not count: the level is lowered instead, and there is none. Rounds with q speakers or
+fewer are silent.
 
 Source: theory.md, section 5.3, the bounds replaced by their largest; the case of 1/rho is ours.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from server.errors import ConfigurationError
+from server.power.causal_policy import CausalPolicy, Response
 from server.power.policies.optimal import everybody
-from server.power.schedule import PlanningProblem, Schedule
+from server.power.schedule import BoolArray, FloatArray, PlanningProblem, Schedule
 from server.power.water_filling import fill
 
 NAME = "equal_split"
@@ -39,37 +43,102 @@ def plan_equal_split(problem: PlanningProblem, num_missing: int = 0) -> Schedule
     Raises:
         ConfigurationError: nobody would be left.
     """
+    _check(problem, num_missing)
+    split = _Split.of(problem, everybody(problem), num_missing)
+    return split.schedule(fill(split.at, problem.budget, split.largest)).check()
+
+
+def as_it_goes(problem: PlanningProblem, num_missing: int = 0) -> CausalPolicy:
+    """The same, one round at a time."""
+    _check(problem, num_missing)
+
+    def respond(problem: PlanningProblem, may_speak: BoolArray) -> Response:
+        split = _Split.of(problem, may_speak, num_missing)
+        return lambda x: (split.at(x), split.speakers)
+
+    return CausalPolicy(
+        NAME,
+        respond,
+        lambda problem, costs, speakers: _Split.of(
+            problem, speakers & (costs > 0.0), num_missing
+        ).schedule(costs),
+    )
+
+
+def _check(problem: PlanningProblem, num_missing: int) -> None:
     devices = problem.num_devices
     if not 0 <= num_missing < devices:
         raise ConfigurationError(f"num_missing: got {num_missing}, wanted 0 to {devices - 1}.")
-    left = (devices - num_missing) / devices
-    need, weakest = problem.needs.max(), problem.reaches.min(axis=0)
-    noise, trusted = problem.noise_power, problem.trusted_noise
-    per_noise = devices * weakest
-    steepness = (1.0 + noise / per_noise) / (left + trusted / per_noise)
-    rho = problem.trusted_noise_fraction
-    by_level = steepness * rho > 1.0
-    steepness = np.where(by_level, 1.0 / max(rho, 1e-300), steepness)
-    slopes = problem.sensitivities * np.sqrt(problem.weights / 2.0) / devices
-    squared = np.square(problem.sensitivities)
-    with np.errstate(divide="ignore"):
-        largest = squared * weakest / (2.0 * trusted * need)
 
-    def at(tau: float) -> np.ndarray:
-        return np.minimum(largest, np.sqrt(steepness) * slopes * tau)
 
-    costs = fill(at, problem.budget, largest)
-    counted = problem.noise_of_costs(costs)
-    # v = s left + rho N0 (g + s / K) / r_min, solved for s.
-    artificial = (counted - trusted * need / weakest) / (left + trusted / per_noise)
-    artificial = np.where(by_level, 0.0, np.maximum(artificial, 0.0))
-    levels = (need + artificial / devices) / weakest
-    lowered = counted / max(trusted, 1e-300)
-    return Schedule(
-        problem=problem,
-        policy=NAME,
-        speakers=everybody(problem),
-        inverse_levels=np.where(by_level, np.maximum(lowered, levels), levels),
-        noise_variances=np.broadcast_to(artificial / devices, problem.power_gains.shape).copy(),
-        costs=costs,
-    ).check()
+@dataclass(frozen=True, slots=True)
+class _Split:
+    """Symbols of the module, each [T] but for the speakers [K, T]."""
+
+    problem: PlanningProblem
+    speakers: BoolArray
+    count: FloatArray
+    left: FloatArray
+    need: FloatArray
+    weakest: FloatArray
+    by_level: BoolArray
+    steepness: FloatArray
+    slopes: FloatArray
+    largest: FloatArray
+
+    @classmethod
+    def of(cls, problem: PlanningProblem, may_speak: BoolArray, num_missing: int) -> _Split:
+        speaking: BoolArray = may_speak & (may_speak.sum(axis=0) > num_missing)[None, :]
+        spoken = speaking.any(axis=0)
+        count = np.maximum(speaking.sum(axis=0).astype(np.float64), num_missing + 1.0)
+        left = (count - num_missing) / count
+        need = np.where(speaking, problem.needs[:, None], 0.0).max(axis=0)
+        weakest = np.where(speaking, problem.reaches, np.inf).min(axis=0)
+        weakest = np.where(spoken, weakest, 1.0)
+        rho, trusted = problem.trusted_noise_fraction, problem.trusted_noise
+        per_noise = count * weakest
+        steepness = (1.0 + problem.noise_power / per_noise) / (left + trusted / per_noise)
+        by_level = steepness * rho > 1.0
+        squared = np.square(problem.sensitivities)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            largest = np.where(spoken, squared * weakest / (2.0 * trusted * need), 0.0)
+        slopes = problem.sensitivities * np.sqrt(problem.weights / 2.0) / count
+        return cls(
+            problem=problem,
+            speakers=speaking,
+            count=count,
+            left=left,
+            need=need,
+            weakest=weakest,
+            by_level=by_level,
+            steepness=np.where(by_level, 1.0 / max(rho, 1e-300), steepness),
+            slopes=np.where(spoken, slopes, 0.0),
+            largest=largest,
+        )
+
+    def at(self, tau: float) -> FloatArray:
+        """y(tau)."""
+        costs: FloatArray = np.minimum(self.largest, np.sqrt(self.steepness) * self.slopes * tau)
+        return costs
+
+    def schedule(self, costs: FloatArray) -> Schedule:
+        """Of these prices."""
+        problem, trusted = self.problem, self.problem.trusted_noise
+        spoken = self.speakers.any(axis=0)
+        counted = problem.noise_of_costs(np.where(spoken, costs, 1.0))
+        # v = s left + rho N0 (g + s / n) / r_min, solved for s.
+        artificial = (counted - trusted * self.need / self.weakest) / (
+            self.left + trusted / (self.count * self.weakest)
+        )
+        artificial = np.where(self.by_level, 0.0, np.maximum(artificial, 0.0))
+        levels = (self.need + artificial / self.count) / self.weakest
+        lowered = counted / max(trusted, 1e-300)
+        levels = np.where(self.by_level, np.maximum(lowered, levels), levels)
+        return Schedule(
+            problem=problem,
+            policy=NAME,
+            speakers=self.speakers,
+            inverse_levels=np.where(spoken, levels, np.inf),
+            noise_variances=np.where(self.speakers, artificial / self.count, 0.0),
+            costs=np.where(spoken, costs, 0.0),
+        )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from server.power.causal_policy import CausalPolicy, Response
 from server.power.round_costs import RoundCosts
 from server.power.schedule import (
     BoolArray,
@@ -41,6 +42,15 @@ def optimal_for(problem: PlanningProblem, speakers: BoolArray, policy: str) -> S
     rounds = RoundCosts.of(problem, speakers)
     costs = fill(rounds.at, problem.budget, rounds.largest)
     return with_most_artificial_noise(problem, policy, costs, speakers).check()
+
+
+def _respond(problem: PlanningProblem, may_speak: BoolArray) -> Response:
+    rounds = RoundCosts.of(problem, may_speak)
+    return lambda x: (rounds.at(x), may_speak)
+
+
+AS_IT_GOES = CausalPolicy(NAME, _respond)
+"""Everybody who may speak does."""
 
 
 def everybody(problem: PlanningProblem) -> BoolArray:

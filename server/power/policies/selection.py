@@ -23,7 +23,8 @@ import math
 import numpy as np
 
 from server.errors import ConfigurationError
-from server.power.policies.optimal import optimal_for
+from server.power.causal_policy import CausalPolicy, Response
+from server.power.policies.optimal import everybody, optimal_for
 from server.power.round_costs import RoundCosts
 from server.power.schedule import BoolArray, FloatArray, PlanningProblem, Schedule
 
@@ -43,31 +44,58 @@ def plan_selection(problem: PlanningProblem, min_participation: float = 0.0) -> 
     """
     if not 0.0 <= min_participation <= 1.0:
         raise ConfigurationError(f"min_participation: got {min_participation}, wanted 0 to 1.")
-    order = np.argsort(problem.least_inverse_levels, axis=0, kind="stable")
+    choose = _best_at(problem, everybody(problem))
+    low, high = math.log(1e-60), math.log(1e60)
+    for _ in range(_BISECTIONS * 2):
+        middle = 0.5 * (low + high)
+        costs, _ = choose(math.exp(middle))
+        low, high = (middle, high) if math.fsum(costs) <= problem.budget else (low, middle)
+    _, speakers = choose(math.exp(low))
+    return optimal_for(problem, _with_floor(problem, speakers, min_participation), NAME)
+
+
+def _best_at(problem: PlanningProblem, may_speak: BoolArray) -> Response:
+    """The best n of those who may speak at a multiplier, and what they pay."""
+    levels = np.where(may_speak, problem.least_inverse_levels, np.inf)
+    order = np.argsort(levels, axis=0, kind="stable")
     ranks = np.argsort(order, axis=0, kind="stable")
-    counts = [RoundCosts.of(problem, ranks < n) for n in range(1, problem.num_devices + 1)]
-    chosen = _choose(problem, counts)
-    speakers = _with_floor(problem, ranks < chosen[None, :], min_participation)
-    return optimal_for(problem, speakers, NAME)
+    counts = [
+        RoundCosts.of(problem, may_speak & (ranks < n)) for n in range(1, problem.num_devices + 1)
+    ]
 
-
-def _choose(problem: PlanningProblem, counts: list[RoundCosts]) -> FloatArray:
-    """n [T] at the largest multiplier that keeps the budget."""
-
-    def at(tau: float) -> tuple[FloatArray, float]:
+    def at(tau: float) -> tuple[FloatArray, BoolArray]:
         costs = np.stack([rounds.at(tau) for rounds in counts])
         noise = np.stack([r.mean_noise(own) for r, own in zip(counts, costs, strict=True)])
         worth = problem.weights * noise + costs / tau**2
         best = np.argmin(worth, axis=0)
-        spent = math.fsum(np.take_along_axis(costs, best[None, :], axis=0)[0])
-        return best + 1, spent
+        chosen = np.take_along_axis(costs, best[None, :], axis=0)[0]
+        return chosen, may_speak & (ranks <= best[None, :])
 
-    low, high = math.log(1e-60), math.log(1e60)
-    for _ in range(_BISECTIONS * 2):
-        middle = 0.5 * (low + high)
-        _, spent = at(math.exp(middle))
-        low, high = (middle, high) if spent <= problem.budget else (low, middle)
-    return at(math.exp(low))[0]
+    return at
+
+
+def as_it_goes(assumed: PlanningProblem, min_participation: float = 0.0) -> CausalPolicy:
+    """Selection that knows no round to come.
+
+    Args:
+        assumed: draws of the channel, from which a device's best rounds are known.
+        min_participation: f; a device speaks whenever its channel is among the best f of those.
+    """
+    floor = np.quantile(assumed.power_gains, 1.0 - min_participation, axis=1, keepdims=True)
+
+    def respond(problem: PlanningProblem, may_speak: BoolArray) -> Response:
+        choose = _best_at(problem, may_speak)
+        if min_participation == 0.0:
+            return choose
+        owed = may_speak & (problem.power_gains >= floor)
+
+        def at(x: float) -> tuple[FloatArray, BoolArray]:
+            speakers = choose(x)[1] | owed
+            return RoundCosts.of(problem, speakers).at(x), speakers
+
+        return at
+
+    return CausalPolicy(NAME, respond)
 
 
 def _with_floor(

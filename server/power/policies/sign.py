@@ -20,12 +20,16 @@ Source: theory.md, section 5.4, corrected there; the general rho is ours.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from server.errors import ConfigurationError
+from server.power.causal_policy import CausalPolicy, Response
 from server.power.policies.optimal import everybody
 from server.power.round_costs import RoundCosts
 from server.power.schedule import (
+    BoolArray,
     FloatArray,
     PlanningProblem,
     Schedule,
@@ -49,7 +53,28 @@ def plan_sign(problem: PlanningProblem, wrong_sign_probability: float) -> Schedu
     check_votes(problem, wrong_sign_probability)
     speakers = everybody(problem)
     rounds = RoundCosts.of(problem, speakers)
-    spread, margin = vote_moments(problem.num_devices, wrong_sign_probability)
+    costs_at = _prices(problem, rounds, wrong_sign_probability)
+    costs = fill(costs_at, problem.budget, rounds.largest)
+    return with_most_artificial_noise(problem, NAME, costs, speakers).check()
+
+
+def as_it_goes(wrong_sign_probability: float) -> CausalPolicy:
+    """The same, one round at a time."""
+
+    def respond(problem: PlanningProblem, may_speak: BoolArray) -> Response:
+        check_votes(problem, wrong_sign_probability)
+        rounds = RoundCosts.of(problem, may_speak)
+        costs_at = _prices(problem, rounds, wrong_sign_probability)
+        return lambda x: (costs_at(x), may_speak)
+
+    return CausalPolicy(NAME, respond)
+
+
+def _prices(
+    problem: PlanningProblem, rounds: RoundCosts, wrong_sign_probability: float
+) -> Callable[[float], FloatArray]:
+    """y(tau) of votes."""
+    spread, margin = vote_moments(rounds.num_speakers, wrong_sign_probability)
     squared = np.square(problem.sensitivities)
     untrusted = problem.noise_power - problem.trusted_noise
     below = untrusted / (rounds.total_reach + problem.trusted_noise)
@@ -57,7 +82,7 @@ def plan_sign(problem: PlanningProblem, wrong_sign_probability: float) -> Schedu
     def candidate(tau: float, kappa: FloatArray, shift: FloatArray) -> FloatArray:
         """Price at which the derivative of the bound is 1 / tau^2 a unit of y."""
         u = (np.sqrt(problem.weights * margin * kappa / squared * 2.0) * tau - kappa) / (
-            spread + margin + shift
+            np.maximum(spread + margin + shift, 1e-300)
         )
         return np.maximum(u, 0.0) * squared / 2.0
 
@@ -65,21 +90,25 @@ def plan_sign(problem: PlanningProblem, wrong_sign_probability: float) -> Schedu
         loud = candidate(tau, np.ones_like(below), untrusted * rounds.least)
         quiet = candidate(tau, 1.0 + below, below * rounds.total_need)
         beyond = np.maximum(rounds.fitting, loud)
-        return np.minimum(rounds.largest, np.where(quiet <= rounds.fitting, quiet, beyond))
+        costs: FloatArray = np.minimum(
+            rounds.largest, np.where(quiet <= rounds.fitting, quiet, beyond)
+        )
+        return costs
 
-    costs = fill(at, problem.budget, rounds.largest)
-    return with_most_artificial_noise(problem, NAME, costs, speakers).check()
+    return at
 
 
-def vote_moments(num_devices: int, wrong_sign_probability: float) -> tuple[float, float]:
-    """V and B2."""
+def vote_moments(
+    num_voters: FloatArray, wrong_sign_probability: float
+) -> tuple[FloatArray, FloatArray]:
+    """V and B2 of so many voters."""
     e0 = wrong_sign_probability
-    return 4.0 * num_devices * e0 * (1.0 - e0), (num_devices * (1.0 - 2.0 * e0)) ** 2
+    return 4.0 * num_voters * e0 * (1.0 - e0), (num_voters * (1.0 - 2.0 * e0)) ** 2
 
 
 def wrong_majority_bound(schedule: Schedule, wrong_sign_probability: float) -> FloatArray:
     """e_t [T]; 1 in silent rounds, which decide nothing."""
-    spread, margin = vote_moments(schedule.problem.num_devices, wrong_sign_probability)
+    spread, margin = vote_moments(schedule.num_speakers, wrong_sign_probability)
     with np.errstate(invalid="ignore"):
         share = margin / (spread + schedule.sum_noise + margin)
     bound: FloatArray = 1.0 - share

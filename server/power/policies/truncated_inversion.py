@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from server.errors import ConfigurationError
+from server.power.causal_policy import CausalPolicy, Response
 from server.power.round_costs import RoundCosts
 from server.power.schedule import (
     BoolArray,
@@ -46,6 +47,34 @@ def plan_truncated_inversion(
     return at_one_level(problem, speakers, np.ones(problem.num_rounds), NAME)
 
 
+def as_it_goes(planned: Schedule) -> CausalPolicy:
+    """The level of a schedule over assumed channels, kept up by those who reach it.
+
+    Who does not is silent; with too few to carry the noise the round is, at no price.
+
+    Args:
+        planned: over draws of the channel; its level and its share of silent rounds are used.
+    """
+    level = float(planned.inverse_levels[~planned.is_silent].min())
+    share = planned.problem.budget / max(1, int(np.sum(~planned.is_silent)))
+
+    def respond(problem: PlanningProblem, may_speak: BoolArray) -> Response:
+        room = problem.reaches * level - problem.needs[:, None]
+        speakers: BoolArray = may_speak & (room >= 0.0)
+        costs = np.minimum(share, RoundCosts.of(problem, speakers).largest)
+        wanted = problem.noise_of_costs(np.maximum(costs, 1e-300)) - problem.trusted_noise * level
+        is_carried = np.where(speakers, room, 0.0).sum(axis=0) >= wanted
+        speakers = speakers & is_carried[None, :]
+        costs = np.where(speakers.any(axis=0), costs, 0.0)
+        return lambda x: (costs, speakers)
+
+    def carry_out(problem: PlanningProblem, costs: FloatArray, speakers: BoolArray) -> Schedule:
+        speakers = speakers & (costs > 0.0)[None, :]
+        return _levelled(problem, speakers, costs, level, planned.policy)
+
+    return CausalPolicy(planned.policy, respond, carry_out)
+
+
 def at_one_level(
     problem: PlanningProblem, speakers: BoolArray, shares: FloatArray, policy: str
 ) -> Schedule:
@@ -64,6 +93,18 @@ def at_one_level(
     )
     own_levels = with_most_artificial_noise(problem, policy, costs, speakers)
     level = float(np.max(np.where(spoken, own_levels.inverse_levels, 0.0)))
+    return _levelled(problem, speakers, costs, level, policy).check()
+
+
+def _levelled(
+    problem: PlanningProblem,
+    speakers: BoolArray,
+    costs: FloatArray,
+    level: float,
+    policy: str,
+) -> Schedule:
+    """These prices at one level, the noise dealt out by room."""
+    spoken: BoolArray = np.any(speakers, axis=0)
     counted = problem.noise_of_costs(np.where(spoken, costs, 1.0))
     artificial = np.where(spoken, np.maximum(counted - problem.trusted_noise * level, 0.0), 0.0)
     room = np.where(speakers, problem.reaches * level - problem.needs[:, None], 0.0)
@@ -77,4 +118,4 @@ def at_one_level(
         inverse_levels=np.where(spoken, level, np.inf),
         noise_variances=dealt * artificial,
         costs=np.where(spoken, costs, 0.0),
-    ).check()
+    )

@@ -1,0 +1,57 @@
+"""What the rounds before one have cost the dearest account, in the closed form's own units.
+
+A plan that follows the budget must not see the price of the round that it plans: a resumed run
+plans a round again that it has paid for, and has to come to the same plan.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from server.errors import TooLittleNoiseError
+from server.privacy.composition import gdp_mu_of_squares, price_class_of
+from server.privacy.mechanism import MechanismRecord
+
+
+class RoundSquares:
+    """Sums of mu^2 of every device, by round."""
+
+    def __init__(self) -> None:
+        self._rounds: dict[int, dict[int, int]] = {}
+        # Of all rounds before the one that was asked for last.
+        self._before: dict[int, int] = {}
+        self._asked = 0
+        self._has_unpriceable = False
+
+    def add(self, records: Iterable[MechanismRecord]) -> None:
+        """Count releases without subsampling."""
+        for record in records:
+            try:
+                square = price_class_of(record.to_dp_event()).square
+            except TooLittleNoiseError:
+                self._has_unpriceable = True
+                continue
+            _count(self._rounds.setdefault(record.round_index, {}), record.device_index, square)
+            if record.round_index < self._asked:
+                _count(self._before, record.device_index, square)
+
+    def worst_before(self, round_index: int) -> float:
+        """Sum of y = mu^2 / 2 over the rounds before this one, rounded up; of the worst device.
+
+        Infinite after a release with hardly any noise.
+        """
+        if self._has_unpriceable:
+            return math.inf
+        if round_index < self._asked:
+            self._before, self._asked = {}, 0
+        for index in range(self._asked, round_index):
+            for device, square in self._rounds.get(index, {}).items():
+                _count(self._before, device, square)
+        self._asked = round_index
+        squared = gdp_mu_of_squares(max(self._before.values(), default=0)) ** 2
+        return math.nextafter(squared / 2.0, math.inf)
+
+
+def _count(totals: dict[int, int], device_index: int, square: int) -> None:
+    totals[device_index] = totals.get(device_index, 0) + square

@@ -1,0 +1,178 @@
+"""A run's rounds, planned as it goes: a policy on the channels that pilots tell, within its budget.
+
+Superposed rounds without subsampling. The policy sees one channel at a time and a law of those to
+come, the configuration's own; what a round may pay is what the ledger says is left, so the budget
+holds whatever the channel does, and however many devices fall silent after they were paid for.
+
+Everything is planned in units of the largest number that is said (the clip, or a vote's 1), which
+keeps the numbers of the problem near one whatever the clip is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime.protocol.rounds import Access
+from radio.channel_models import channel_from_name
+from server.config import RunConfig
+from server.gain_error import MAX_AMPLITUDE_ERROR, gain_error_bound, sensitivity_growth
+from server.power.causal_policy import CausalPolicy
+from server.power.online import OnlinePlanner, Rule
+from server.power.policies import equal_split, optimal, selection, sign, truncated_inversion
+from server.power.policies.constant_inversion import plan_constant_inversion
+from server.power.policies.truncated_inversion import plan_truncated_inversion
+from server.power.schedule import BoolArray, FloatArray, PlanningProblem, Schedule
+from server.power.static import SAMPLE_HEADROOM, PowerPlan
+from server.privacy.calibration import multiplier_above
+from server.privacy.composition import MIN_NOISE_MULTIPLIER
+from server.privacy_terms import PrivacyTerms, round_weights
+from server.simulation import simulation_rng
+
+_DRAWS = 400
+"""Of the channel, that a policy reckons with."""
+
+_MOST_OF_ONE_ROUND = 0.4 / MIN_NOISE_MULTIPLIER**2
+"""y beyond which the ledger takes no round, with some room: 1/2 m^-2 for multiplier m."""
+
+_LEAST_SHARE = 1e-9
+"""Of the budget: what is smaller is the rounding of what was paid."""
+
+
+class RunPlanner:
+    """Levels, noises and speakers of superposed rounds; the same for the same ledger and channel.
+
+    Args:
+        config: of the run.
+        terms: its privacy, with a budget.
+        noise_symbols: silent samples from which a channel estimate's noise power is measured.
+
+    Raises:
+        ConfigurationError: the policy cannot plan the run.
+    """
+
+    def __init__(self, config: RunConfig, terms: PrivacyTerms, noise_symbols: int) -> None:
+        num_rounds = len(terms.noise_multipliers)
+        weights = round_weights(config, num_rounds)
+        if config.power_policy == "reversed":
+            weights = weights[::-1].copy()
+        self._largest = config.largest_number
+        self._terms = terms
+        self._min_speakers = config.federation.min_speakers
+        gains = _assumed_power_gains(config)
+        # As loud as they have to be, and each draw with the error of the weakest that is.
+        error = gain_error_bound(
+            config, config.radio.noise_power, noise_symbols, terms.csi_failure_probability
+        )
+        least_gain = max(config.radio.min_gain, error / MAX_AMPLITUDE_ERROR)
+        is_loud_enough = gains >= least_gain**2
+        weakest = np.sqrt(np.where(is_loud_enough, gains, np.inf).min(axis=0))
+        growth = sensitivity_growth(error / weakest)
+        assumed = PlanningProblem(
+            power_gains=gains,
+            bounds=np.ones(config.federation.num_devices),
+            sensitivities=terms.sensitivity / self._largest * growth,
+            weights=np.ones(_DRAWS),
+            noise_power=config.radio.noise_power / (2.0 * config.radio.payload_symbols),
+            budget=terms.budget_left,
+            max_power=config.radio.max_amplitude**2,
+        )
+        self._planner = OnlinePlanner(
+            assumed,
+            weights,
+            Rule.MPC,
+            _policy(config, assumed, num_rounds),
+            assumed_speakers=is_loud_enough,
+        )
+
+    def plan(
+        self,
+        round_index: int,
+        gains: npt.NDArray[np.complex128],
+        may_speak: BoolArray,
+        amplitude_error: float,
+        spent: float,
+    ) -> PowerPlan:
+        """One round.
+
+        Args:
+            round_index: of it.
+            gains: as estimated [K].
+            may_speak: whose are known well enough [K].
+            amplitude_error: eta, of those.
+            spent: sum of y on the dearest account before this round.
+
+        Returns:
+            A plan without speakers where nothing is left, or nobody is worth it.
+        """
+        left = max(0.0, self._terms.budget - spent)
+        if left < _LEAST_SHARE * self._terms.budget:
+            left = 0.0
+        magnitudes = np.abs(gains)
+        schedule = self._planner.plan(
+            round_index - self._terms.first_round,
+            np.square(np.where(may_speak, magnitudes, 1.0)),
+            min(left, _MOST_OF_ONE_ROUND),
+            may_speak=may_speak,
+            sensitivity=(
+                self._terms.sensitivity / self._largest * sensitivity_growth(amplitude_error)
+            ),
+        )
+        if schedule.speakers.sum() < max(1, self._min_speakers):
+            return PowerPlan((), tuple(range(len(gains))), 0.0, {}, {})
+        return self._carried_out(schedule, gains)
+
+    def _carried_out(self, schedule: Schedule, gains: npt.NDArray[np.complex128]) -> PowerPlan:
+        """The schedule on real gains, its noise raised to what the ledger prices it at."""
+        cost = float(schedule.costs[0])
+        planned = 1.0 / np.sqrt(2.0 * cost)
+        raised = multiplier_above(float(planned)) / planned
+        level = self._largest * np.sqrt(float(schedule.inverse_levels[0])) * raised
+        scale = float(SAMPLE_HEADROOM / level)
+        speakers = tuple(int(k) for k in np.flatnonzero(schedule.speakers[:, 0]))
+        stds = self._largest * np.sqrt(schedule.noise_variances[:, 0]) * raised
+        return PowerPlan(
+            participants=speakers,
+            silent=tuple(k for k in range(len(gains)) if k not in speakers),
+            receive_scale=scale,
+            tx_gains={k: scale / complex(gains[k]) for k in speakers},
+            artificial_noise_std={k: float(stds[k]) for k in speakers},
+        )
+
+
+def plans_as_it_goes(config: RunConfig) -> bool:
+    """Whether the policy follows the channel: superposed rounds that are paid in full."""
+    is_paid_in_full = config.privacy.enabled and not config.is_subsampled
+    is_superposed = config.access is Access.SUPERPOSED
+    return is_paid_in_full and is_superposed and config.power_policy != "static"
+
+
+def _assumed_power_gains(config: RunConfig) -> FloatArray:
+    """H of draws of the configuration's channel [K, draws]."""
+    radio, num_devices = config.radio, config.federation.num_devices
+    channel = channel_from_name(radio.channel, rician_k_db=radio.rician_k_db)
+    rng = simulation_rng(config.run.seed, "assumed gains", 0)
+    draws = np.stack([channel.gains(rng, num_devices) for _ in range(_DRAWS)], axis=1)
+    paths = config.impaired_by.path_gains(num_devices)[:, None]
+    gains: FloatArray = np.square(np.maximum(np.abs(draws) * paths, 1e-9))
+    return gains
+
+
+def _policy(config: RunConfig, assumed: PlanningProblem, num_rounds: int) -> CausalPolicy:
+    power = config.power
+    match config.power_policy:
+        case "selection":
+            return selection.as_it_goes(assumed, power.min_participation)
+        case "equal_split":
+            return equal_split.as_it_goes(assumed)
+        case "sign":
+            return sign.as_it_goes(power.wrong_sign_probability)
+        case "constant_inversion" | "truncated_inversion":
+            share = dataclasses.replace(assumed, budget=assumed.budget * _DRAWS / num_rounds)
+            is_constant = config.power_policy == "constant_inversion"
+            plan = plan_constant_inversion if is_constant else plan_truncated_inversion
+            return truncated_inversion.as_it_goes(plan(share))
+        case _:
+            return optimal.AS_IT_GOES
