@@ -70,16 +70,7 @@ def _build_parser() -> argparse.ArgumentParser:
         description="Presets: "
         + "; ".join(f"{name}: {text}" for name, text in available_presets().items()),
     )
-    run.add_argument(
-        "config", nargs="?", metavar="PRESET|FILE.toml",
-        help=f"preset name or configuration file (default: {DEFAULT_PRESET})",
-    )  # fmt: skip
-    run.add_argument("--rounds", type=int, help="rounds of the run; privacy is planned for them")
-    run.add_argument("--seed", type=int, help="seed of everything that is simulated")
-    run.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
-        help="change one setting, in TOML notation: --set radio.snr_db=0",
-    )  # fmt: skip
+    _add_configuration(run)
     run.add_argument("--out", metavar="FOLDER", help="run folder (default: runs/NAME-N)")
     run.add_argument(
         "--resume", type=Path, metavar="RUN",
@@ -92,7 +83,20 @@ def _build_parser() -> argparse.ArgumentParser:
         "refused where real people are promised privacy",
     )  # fmt: skip
     run.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
+    run.add_argument(
+        "--force", action="store_true",
+        help="run even where noise leaves nothing to learn (pairzero plan says how much it leaves)",
+    )  # fmt: skip
     run.set_defaults(command=("run", "run"))
+
+    plan = commands.add_parser(
+        "plan",
+        help="every power policy side by side: noise, power, epsilon, and whether a run can learn",
+    )
+    _add_configuration(plan)
+    plan.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
+    plan.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the rounds of each")
+    plan.set_defaults(command=("plan", "plan"))
 
     report = commands.add_parser("report", help="write the report of a run again")
     report.add_argument("run", type=Path, metavar="RUN", help="run folder")
@@ -141,6 +145,20 @@ def _build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     export.set_defaults(command=("model", "export"))
     return parser
+
+
+def _add_configuration(parser: argparse.ArgumentParser) -> None:
+    """Which run, and what of it is changed."""
+    parser.add_argument(
+        "config", nargs="?", metavar="PRESET|FILE.toml",
+        help=f"preset name or configuration file (default: {DEFAULT_PRESET})",
+    )  # fmt: skip
+    parser.add_argument("--rounds", type=int, help="rounds of the run; privacy is planned for them")
+    parser.add_argument("--seed", type=int, help="seed of everything that is simulated")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
+        help="change one setting, in TOML notation: --set radio.snr_db=0",
+    )  # fmt: skip
 
 
 def _add_choice_of_rounds(parser: argparse.ArgumentParser) -> None:

@@ -109,6 +109,9 @@ class OptimizerSection(Section, frozen=True, forbid_unknown_fields=True, kw_only
         learning_rate: at the first round.
         final_learning_rate_fraction: the rate falls along a half cosine to this fraction.
         clip: gamma, the bound on the norm of one example's Q projected gradients.
+        typical_number: root mean square of a mean number before noise, if it is known; else it is
+            looked at on public validation data (`server.typical_number`). A run that noise would
+            drown is refused by it.
         vote_value: waveforms that carry signs: what all votes one way count as, in place of a mean
             scalar.
         vote_decision: "majority": plus or minus the value, whichever more devices say. "soft": the
@@ -123,6 +126,7 @@ class OptimizerSection(Section, frozen=True, forbid_unknown_fields=True, kw_only
     learning_rate: float = 1e-4
     final_learning_rate_fraction: float = 0.05
     clip: float = 50.0
+    typical_number: float | None = None
     vote_value: float = 1.0
     vote_decision: Literal["majority", "soft"] = "majority"
 
@@ -354,6 +358,8 @@ class RunConfig(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 f"2^{self.optimizer.perturbation_scale_log2}: nothing else would be sent. Raise "
                 "perturbation_scale_log2 or the clip."
             )
+        if self.optimizer.typical_number is not None:
+            check_positive("optimizer.typical_number", self.optimizer.typical_number)
         check_positive("optimizer.vote_value", self.optimizer.vote_value)
         check_within("radio.snr_db", self.radio.snr_db, -60.0, 120.0)
         check_count("radio.coherence_rounds", self.radio.coherence_rounds, 1)

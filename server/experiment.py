@@ -6,6 +6,7 @@ loop, evaluations and comparisons of the replicas.
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from server.errors import (
     RunStoreError,
 )
 from server.evaluation import Evaluation, evaluate
+from server.learnability import Outlook, check_can_learn
 from server.planning import ChannelKnowledge
 from server.pricing import Pricing
 from server.privacy.ledger import PrivacyLedger
@@ -33,6 +35,7 @@ from server.round_loop import RoundLoop
 from server.run_data import RunData, load_run_data
 from server.run_records import EvaluationRow, Outcome, RoundRow
 from server.run_store import RunStore
+from server.typical_number import typical_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +61,22 @@ class Experiment:
     terms: PrivacyTerms | None
     components: RunComponents
     num_shortened: int
+    outlook: Outlook | None = None
 
     @classmethod
-    def start(cls, config: RunConfig, folder: Path) -> Experiment:
+    def start(cls, config: RunConfig, folder: Path, *, has_to_learn: bool = False) -> Experiment:
         """Begin a new run in an empty or missing folder.
 
         Everything that can be wrong with the request, up to a first look at the loss, is found
         before anything is written.
 
+        Args:
+            config: of the run.
+            folder: of it.
+            has_to_learn: refuse a run whose noise leaves nothing to learn.
+
         Raises:
+            CannotLearnError: it would, and was not to.
             ServerError, EdgeError, RadioError: what is wrong with the request.
         """
         run_id = f"{Path(config.task.name).stem}-{secrets.token_hex(4)}"
@@ -75,6 +85,7 @@ class Experiment:
         terms = plan_privacy(config, data, keys)
         components = connect(config, data, keys, terms, run_id)
         try:
+            found = _look_ahead(config, data, terms, components) if has_to_learn else None
             untrained = evaluate(components.forward, components.validation)
             probed = probe(components.forward, data.bundle)
             source = components.link.air.source
@@ -84,6 +95,7 @@ class Experiment:
             raise
         try:
             experiment = cls._join(config, folder, store, components, data.num_shortened, terms)
+            experiment = dataclasses.replace(experiment, outlook=found)
             experiment.record_evaluation(0, untrained)
         except BaseException:
             components.close()
@@ -290,6 +302,15 @@ class Experiment:
             self.components.close()
         finally:
             self.store.close()
+
+
+def _look_ahead(
+    config: RunConfig, data: RunData, terms: PrivacyTerms | None, components: RunComponents
+) -> Outlook | None:
+    """What noise leaves to learn; an error if it is nothing."""
+    typical = typical_number(config, components.forward, components.replica, data.validation)
+    num_records = [len(prompts) for prompts in data.device_prompts]
+    return check_can_learn(config, num_records, typical, terms)
 
 
 def _create_store(

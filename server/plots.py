@@ -5,13 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from radio.drawing import Axes, Figure, FigureCanvasAgg
 from server.config import RunConfig
+from server.plan_preview import PolicyPreview
 from server.run_records import EvaluationRow, RoundRow, heard_and_true
 
 # Okabe and Ito's palette: distinct for colour-blind readers and in grey print.
 _BLUE, _ORANGE, _GREEN, _BLACK = "#0072B2", "#D55E00", "#009E73", "#000000"
+_PALETTE = (_BLUE, _ORANGE, _GREEN, _BLACK, "#CC79A7", "#56B4E9", "#E69F00")
+_STYLES = ("-", "--", ":")
 _SIZE_INCHES = (7.5, 3.6)
 
 
@@ -35,6 +41,34 @@ def draw_plots(
     if any(row.epsilon is not None for row in evaluations):
         plots.append(_draw_epsilon(folder, config, evaluations))
     return plots
+
+
+def draw_plan(path: Path, config: RunConfig, previews: Sequence[PolicyPreview]) -> None:
+    """Noise, spending and speakers of every policy over the rounds, in one picture."""
+    figure = Figure(figsize=(11.0, 7.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    own, total, epsilon, speakers = (figure.add_subplot(2, 2, i + 1) for i in range(4))
+    for index, preview in enumerate(previews):
+        colour, style = _PALETTE[index % len(_PALETTE)], _STYLES[index // len(_PALETTE)]
+        rounds = range(len(preview.num_speakers))
+        heard = np.where(preview.num_speakers > 0, preview.mean_noise_std, np.nan)
+        drawn: dict[str, Any] = {"color": colour, "linestyle": style, "label": preview.name}
+        if np.any(preview.own_noise_std):
+            own.plot(rounds, np.where(np.isnan(heard), np.nan, preview.own_noise_std), **drawn)
+        total.plot(rounds, heard, **drawn)
+        epsilon.plot([0, *preview.checkpoints], [0.0, *preview.epsilon], **drawn)
+        speakers.plot(rounds, preview.num_speakers, **drawn)
+    _label(own, "round", "privacy noise on a mean (std)")
+    _label(total, "round", "all noise on a mean (std)")
+    _label(epsilon, "round", f"epsilon spent (delta {config.privacy.delta:g})")
+    _label(speakers, "round", "devices that speak")
+    own.set_ylim(bottom=0)
+    total.set_yscale("log")
+    if config.privacy.enabled:
+        epsilon.axhline(config.privacy.epsilon, color=_BLACK, linestyle="--", linewidth=0.8)
+    total.legend(fontsize="small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
 
 
 def _draw_learning(

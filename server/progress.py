@@ -7,17 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-import numpy as np
-
 from edge_runtime.kernel import KERNEL_NAME, KERNEL_REASON
 from edge_runtime.protocol.rounds import Access, Vote
-from radio.waveforms.energy_error_model import sum_variance
-from radio.waveforms.error_model import receiver_noise_std
 from server.config import RunConfig
 from server.experiment import Experiment, Progress
-from server.power.energy import range_for
 from server.power.feasibility import information_ceiling_nats, noise_to_clip_ratio
-from server.power.static import plan_static
+from server.predicted_noise import radio_sum_std
 from server.privacy_terms import PrivacyTerms
 from server.run_records import RoundRow
 
@@ -52,6 +47,12 @@ class ProgressPrinter:
         )
         if experiment.terms is not None:
             self._line(_what_noise_leaves(config, experiment.terms))
+        if experiment.outlook is not None:
+            found = experiment.outlook
+            self._line(
+                f"  all noise on a mean is {found.noise_to_typical:.3g} times a typical number: "
+                f"the rounds are worth {found.effective_rounds:.3g} without it"
+            )
         if KERNEL_NAME != "c":
             self._line(
                 f"  the passes over the weights run in numpy, several times slower: {KERNEL_REASON}"
@@ -185,13 +186,10 @@ def _what_noise_leaves(config: RunConfig, terms: PrivacyTerms) -> str:
     is_slotted = config.access is Access.SLOTTED
     required = terms.least_noise_multiplier * terms.sensitivity
     sum_noise_std = required * math.sqrt(num_devices) if is_slotted else required
-    of_radio = _coherent_sum_std
-    if is_slotted:
-        of_radio = _energy_sum_std if config.radio.waveform.adds_powers else _packet_sum_std
     share = noise_to_clip_ratio(mean_noise_std=sum_noise_std / num_devices, clip=clip)
     with_radio = ""
     if not config.radio.has_plutos:  # what theirs is, pilots will tell
-        total_std = math.hypot(sum_noise_std, of_radio(config, required))
+        total_std = math.hypot(sum_noise_std, radio_sum_std(config, required))
         total_share = noise_to_clip_ratio(mean_noise_std=total_std / num_devices, clip=clip)
         with_radio = f"\n  ({total_share:.2%} with the radio's at unit gain)"
     ceiling = information_ceiling_nats(
@@ -210,39 +208,3 @@ def _what_noise_leaves(config: RunConfig, terms: PrivacyTerms) -> str:
 def _range_of(multipliers: Sequence[float]) -> str:
     low, high = f"{min(multipliers):.3f}", f"{max(multipliers):.3f}"
     return low if low == high else f"{low} to {high}"
-
-
-def _coherent_sum_std(config: RunConfig, noise_std: float) -> float:
-    """Of receiver noise on a sum."""
-    num_devices = config.federation.num_devices
-    power = plan_static(
-        gain_estimates=np.ones(num_devices, dtype=np.complex128),
-        max_amplitude=config.radio.max_amplitude,
-        scalar_bound=config.optimizer.clip,
-        required_noise_std=noise_std,
-        min_gain=1.0,
-    )
-    return receiver_noise_std(
-        config.radio.noise_power, config.radio.payload_symbols, power.receive_scale
-    )
-
-
-def _energy_sum_std(config: RunConfig, noise_std: float) -> float:
-    """Of receiver noise, and of what the devices' privacy noises do to one another, on a sum."""
-    waveform, num_devices = config.radio.energy_waveform, config.federation.num_devices
-    full_range = range_for(config.optimizer.clip, noise_std)
-    variance = sum_variance(
-        waveform,
-        np.full(num_devices, noise_std / full_range),
-        np.zeros(num_devices),
-        noise_power=config.radio.noise_power,
-        arrival_power=(config.radio.max_amplitude * waveform.full_power_amplitude) ** 2,
-    )
-    return full_range * math.sqrt(variance)
-
-
-def _packet_sum_std(config: RunConfig, noise_std: float) -> float:
-    """Of the rounding of numbers to bits, on a sum."""
-    full_range = range_for(config.optimizer.clip, noise_std)
-    step = full_range / config.radio.slotted_waveform(config.optimizer.directions).largest_integer
-    return step * math.sqrt(config.federation.num_devices / 12.0)

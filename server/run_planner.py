@@ -24,7 +24,7 @@ from server.power.online import OnlinePlanner, Rule
 from server.power.policies import equal_split, optimal, selection, sign, truncated_inversion
 from server.power.policies.constant_inversion import plan_constant_inversion
 from server.power.policies.truncated_inversion import plan_truncated_inversion
-from server.power.schedule import BoolArray, FloatArray, PlanningProblem, Schedule
+from server.power.schedule import BoolArray, PlanningProblem, Schedule
 from server.power.static import SAMPLE_HEADROOM, PowerPlan
 from server.privacy.calibration import multiplier_above
 from server.privacy.composition import MIN_NOISE_MULTIPLIER
@@ -61,30 +61,13 @@ class RunPlanner:
         self._largest = config.largest_number
         self._terms = terms
         self._min_speakers = config.federation.min_speakers
-        gains = _assumed_power_gains(config)
-        # As loud as they have to be, and each draw with the error of the weakest that is.
-        error = gain_error_bound(
-            config, config.radio.noise_power, noise_symbols, terms.csi_failure_probability
-        )
-        least_gain = max(config.radio.min_gain, error / MAX_AMPLITUDE_ERROR)
-        is_loud_enough = gains >= least_gain**2
-        weakest = np.sqrt(np.where(is_loud_enough, gains, np.inf).min(axis=0))
-        growth = sensitivity_growth(error / weakest)
-        assumed = PlanningProblem(
-            power_gains=gains,
-            bounds=np.ones(config.federation.num_devices),
-            sensitivities=terms.sensitivity / self._largest * growth,
-            weights=np.ones(_DRAWS),
-            noise_power=config.radio.noise_power / (2.0 * config.radio.payload_symbols),
-            budget=terms.budget_left,
-            max_power=config.radio.max_amplitude**2,
-        )
+        assumed, may_speak = assumed_problem(config, terms, noise_symbols, num_draws=_DRAWS)
         self._planner = OnlinePlanner(
             assumed,
             weights,
             Rule.MPC,
-            _policy(config, assumed, num_rounds),
-            assumed_speakers=is_loud_enough,
+            causal_policy(config, assumed, num_rounds),
+            assumed_speakers=may_speak,
         )
 
     def plan(
@@ -149,18 +132,60 @@ def plans_as_it_goes(config: RunConfig) -> bool:
     return is_paid_in_full and is_superposed and config.power_policy != "static"
 
 
-def _assumed_power_gains(config: RunConfig) -> FloatArray:
-    """H of draws of the configuration's channel [K, draws]."""
+def assumed_problem(
+    config: RunConfig,
+    terms: PrivacyTerms,
+    noise_symbols: int,
+    *,
+    num_draws: int,
+    purpose: str = "assumed gains",
+) -> tuple[PlanningProblem, BoolArray]:
+    """Draws of the configuration's channel, as a problem of so many rounds of weight 1.
+
+    Args:
+        config: of the run.
+        terms: its privacy.
+        noise_symbols: silent samples from which a channel estimate's noise power is measured.
+        num_draws: rounds of the problem.
+        purpose: of the draws; others are independent.
+
+    Returns:
+        The problem, in units of the largest number that is said, each round with the sensitivity
+        that its weakest device's error leaves; and who is loud enough to speak [K, draws].
+    """
     radio, num_devices = config.radio, config.federation.num_devices
     channel = channel_from_name(radio.channel, rician_k_db=radio.rician_k_db)
-    rng = simulation_rng(config.run.seed, "assumed gains", 0)
-    draws = np.stack([channel.gains(rng, num_devices) for _ in range(_DRAWS)], axis=1)
+    rng = simulation_rng(config.run.seed, purpose, 0)
+    draws = np.stack([channel.gains(rng, num_devices) for _ in range(num_draws)], axis=1)
     paths = config.impaired_by.path_gains(num_devices)[:, None]
-    gains: FloatArray = np.square(np.maximum(np.abs(draws) * paths, 1e-9))
-    return gains
+    magnitudes = np.maximum(np.abs(draws) * paths, 1e-9)
+    error = gain_error_bound(
+        config, radio.noise_power, noise_symbols, terms.csi_failure_probability
+    )
+    may_speak = magnitudes >= max(radio.min_gain, error / MAX_AMPLITUDE_ERROR)
+    weakest = np.where(may_speak, magnitudes, np.inf).min(axis=0)
+    problem = PlanningProblem(
+        power_gains=np.square(magnitudes),
+        bounds=np.ones(num_devices),
+        sensitivities=(
+            terms.sensitivity / config.largest_number * sensitivity_growth(error / weakest)
+        ),
+        weights=np.ones(num_draws),
+        noise_power=radio.noise_power / (2.0 * radio.payload_symbols),
+        budget=terms.budget_left or 1.0,  # subsampled rounds have none of this kind
+        max_power=radio.max_amplitude**2,
+    )
+    return problem, may_speak
 
 
-def _policy(config: RunConfig, assumed: PlanningProblem, num_rounds: int) -> CausalPolicy:
+def causal_policy(config: RunConfig, assumed: PlanningProblem, num_rounds: int) -> CausalPolicy:
+    """The configuration's policy.
+
+    Args:
+        config: of the run.
+        assumed: draws of its channel, whose budget is that of all rounds.
+        num_rounds: of the run.
+    """
     power = config.power
     match config.power_policy:
         case "selection":
@@ -170,7 +195,8 @@ def _policy(config: RunConfig, assumed: PlanningProblem, num_rounds: int) -> Cau
         case "sign":
             return sign.as_it_goes(power.wrong_sign_probability)
         case "constant_inversion" | "truncated_inversion":
-            share = dataclasses.replace(assumed, budget=assumed.budget * _DRAWS / num_rounds)
+            budget = assumed.budget * assumed.num_rounds / num_rounds
+            share = dataclasses.replace(assumed, budget=budget)
             is_constant = config.power_policy == "constant_inversion"
             plan = plan_constant_inversion if is_constant else plan_truncated_inversion
             return truncated_inversion.as_it_goes(plan(share))

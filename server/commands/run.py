@@ -90,7 +90,7 @@ def _start(args: argparse.Namespace) -> tuple[Path, RunConfig, Experiment]:
         _check_comparable(config)
     folder = _next_folder(config) if args.out is None else Path(args.out)
     _check_folder(args.out, folder)
-    return folder, config, Experiment.start(config, folder)
+    return folder, config, Experiment.start(config, folder, has_to_learn=not args.force)
 
 
 def _resume(args: argparse.Namespace) -> tuple[Path, RunConfig, Experiment | None]:

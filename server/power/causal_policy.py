@@ -30,11 +30,13 @@ class CausalPolicy:
         name: of it.
         respond: from a problem of rounds of weight 1, and who may speak in them [K, T].
         carry_out: a schedule of prices for speakers; left out, that of the most artificial noise.
+        is_fixed: whether prices do not depend on the multiplier.
     """
 
     name: str
     respond: Callable[[PlanningProblem, BoolArray], Response]
     carry_out: Callable[[PlanningProblem, FloatArray, BoolArray], Schedule] | None = None
+    is_fixed: bool = False
 
     def schedule(
         self, problem: PlanningProblem, costs: FloatArray, speakers: BoolArray

@@ -1,11 +1,14 @@
-"""Can a plan learn anything? Two numbers to read before a run is started."""
+"""Can a plan learn anything? Three numbers to read before a run is started."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from server.errors import ConfigurationError
 from server.power.checks import check_not_negative, check_positive
+from server.power.schedule import FloatArray
 
 
 def noise_to_clip_ratio(*, mean_noise_std: float, clip: float) -> float:
@@ -44,6 +47,27 @@ def information_ceiling_nats(
     amplitude_ratio = num_devices * clip / sum_noise_std
     per_number = math.log1p(amplitude_ratio * amplitude_ratio / num_scalars)
     return 0.5 * num_rounds * num_scalars * per_number
+
+
+def effective_rounds(mean_noise_std: FloatArray, typical_number: float) -> float:
+    """How many rounds without noise a run is worth: sum_t S / (S + nu_t).
+
+    The best step on a number of power S under noise of variance nu is shorter by that factor
+    (Wiener), and with it the progress of the round.
+
+    Args:
+        mean_noise_std: sqrt(nu_t), of each round's means; infinite where nobody speaks.
+        typical_number: sqrt(S), root mean square of a mean number before noise.
+
+    Raises:
+        ConfigurationError: a value out of range.
+
+    Source: theory.md, section 4.4.
+    """
+    check_positive(typical_number=typical_number)
+    if np.any(np.isnan(mean_noise_std)) or np.any(mean_noise_std < 0.0):
+        raise ConfigurationError("mean_noise_std: wanted numbers >= 0.")
+    return float(np.sum(1.0 / (1.0 + np.square(mean_noise_std / typical_number))))
 
 
 def _check_count(**values: int) -> None:

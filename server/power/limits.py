@@ -127,12 +127,17 @@ class PowerLimits:
 
 def energies(schedule: Schedule) -> FloatArray:
     """Sum of e_kt of every device [K]."""
+    return np.array([math.fsum(row) for row in mean_squares(schedule)])
+
+
+def mean_squares(schedule: Schedule) -> FloatArray:
+    """e_kt [K, T], 0 for who is silent."""
     problem = schedule.problem
     with np.errstate(invalid="ignore"):
         each = (np.square(problem.bounds)[:, None] + schedule.noise_variances) / (
             problem.power_gains * schedule.inverse_levels
         )
-    return np.array([math.fsum(row) for row in np.where(schedule.speakers, each, 0.0)])
+    return np.where(schedule.speakers, each, 0.0)
 
 
 def _each(name: str, value: FloatArray | float, num_devices: int) -> FloatArray:

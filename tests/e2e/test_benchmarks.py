@@ -64,3 +64,14 @@ def test_the_online_study_exceeds_no_budget(tmp_path):
         for rule in ("even", "weighted", "one_step", "mpc"):
             assert row[rule]["spent"] <= 1.0
             assert 1.0 - 1e-9 <= row[rule]["over_hindsight"] < 1.2
+
+
+def test_the_feasibility_study_says_what_rounds_were_worth(tmp_path):
+    results, document = tmp_path / "f.jsonl", tmp_path / "f.json"
+    command = ["benchmarks/feasibility.py", results, "--quick", "--json", document]
+    first = run(*command)
+    (row,) = json.loads(document.read_text())["runs"]
+    assert 0.0 < row["effective_rounds"] < row["rounds"] == 5
+    assert "epsilon   worth rounds" in first.stdout
+    again = run(*command)
+    assert again.stderr == ""

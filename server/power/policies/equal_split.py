@@ -65,6 +65,13 @@ def as_it_goes(problem: PlanningProblem, num_missing: int = 0) -> CausalPolicy:
     )
 
 
+def with_equal_noises(
+    problem: PlanningProblem, costs: FloatArray, may_speak: BoolArray
+) -> Schedule:
+    """The schedule of given prices [T] in which all who may speak [K, T] do, with equal noises."""
+    return _Split.of(problem, may_speak, 0).schedule(costs)
+
+
 def _check(problem: PlanningProblem, num_missing: int) -> None:
     devices = problem.num_devices
     if not 0 <= num_missing < devices:

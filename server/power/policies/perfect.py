@@ -12,20 +12,24 @@ import numpy as np
 
 from server.power.policies.optimal import everybody
 from server.power.round_costs import RoundCosts
-from server.power.schedule import PlanningProblem, Schedule
+from server.power.schedule import BoolArray, PlanningProblem, Schedule
 
 NAME = "perfect"
 
 
 def plan_perfect(problem: PlanningProblem) -> Schedule:
     """a = a_min, s = 0; its prices are 0 because none is paid."""
-    speakers = everybody(problem)
+    return perfect_for(problem, everybody(problem))
+
+
+def perfect_for(problem: PlanningProblem, speakers: BoolArray) -> Schedule:
+    """The same for given speakers [K, T]."""
     rounds = RoundCosts.of(problem, speakers)
     return Schedule(
         problem=problem,
         policy=NAME,
         speakers=speakers,
-        inverse_levels=rounds.least,
+        inverse_levels=np.where(speakers.any(axis=0), rounds.least, np.inf),
         noise_variances=np.zeros(speakers.shape),
         costs=np.zeros(problem.num_rounds),
     ).check(within_budget=False)

@@ -72,7 +72,7 @@ def as_it_goes(planned: Schedule) -> CausalPolicy:
         speakers = speakers & (costs > 0.0)[None, :]
         return _levelled(problem, speakers, costs, level, planned.policy)
 
-    return CausalPolicy(planned.policy, respond, carry_out)
+    return CausalPolicy(planned.policy, respond, carry_out, is_fixed=True)
 
 
 def at_one_level(

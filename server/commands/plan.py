@@ -1,0 +1,185 @@
+"""``pairzero plan``: every power policy side by side, and what noise leaves to learn."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import Any
+
+import numpy as np
+
+from edge_runtime.forward import OnnxForward
+from edge_runtime.parameters import ParameterStore
+from server.commands.run import overrides
+from server.config import DEFAULT_PRESET, RunConfig, load_config
+from server.errors import ConfigurationError
+from server.learnability import LEAST_ROUNDS, outlook, what_would_help
+from server.plain_json import to_json
+from server.plan_preview import PolicyPreview, preview_policies
+from server.plots import draw_plan
+from server.power.catalogue import POLICIES
+from server.run_data import RunData, load_run_data
+from server.typical_number import TypicalNumber, typical_number
+
+_COLUMNS = (
+    ("power_db", 9, ".1f"),
+    ("own_noise_std", 11, ".3g"),
+    ("radio_noise_std", 9, ".3g"),
+    ("noise_to_clip", 9, ".3g"),
+    ("noise_to_typical", 11, ".3g"),
+    ("effective_rounds", 14, ".3g"),
+    ("silent_share_of_devices", 8, ".1%"),
+)
+
+
+def plan(args: argparse.Namespace) -> int:
+    """Print the table or one JSON object; draw a picture where one is asked for."""
+    config = load_config(DEFAULT_PRESET if args.config is None else args.config, overrides(args))
+    if args.plot is not None and args.plot.suffix != ".png":
+        raise ConfigurationError(f"--plot: got {args.plot}, wanted a name that ends in .png.")
+    data = load_run_data(config)
+    typical = _look_for(config, data)
+    num_records = [len(prompts) for prompts in data.device_prompts]
+    previews = preview_policies(config, num_records)
+    document = _document(config, previews, typical, num_records)
+    if args.plot is not None:
+        draw_plan(args.plot, config, [preview for preview in previews if not preview.refusal])
+        document["plot"] = str(args.plot)
+    print(to_json(document) if args.json else "\n".join(_lines(document)))
+    return 0
+
+
+def _look_for(config: RunConfig, data: RunData) -> TypicalNumber:
+    weights = ParameterStore.from_bundle(data.bundle, config.model.trainable, 1)
+    forward = OnnxForward(data.bundle, weights, label_token_ids=data.label_token_ids, num_workers=1)
+    try:
+        return typical_number(config, forward, weights, data.validation)
+    finally:
+        forward.close()
+        weights.close()
+
+
+def _document(
+    config: RunConfig,
+    previews: list[PolicyPreview],
+    typical: TypicalNumber,
+    num_records: list[int],
+) -> dict[str, Any]:
+    """Everything that is shown."""
+    policies = [_figures(config, preview, typical) for preview in previews]
+    chosen = config.power_policy if config.privacy.enabled else "perfect"
+    own = next(entry for entry in policies if entry["policy"] == chosen)
+    verdict: dict[str, Any] = {"can_learn": None, "what_would_help": []}
+    if "refusal" not in own:
+        verdict["can_learn"] = own["can_learn"]
+        if not own["can_learn"] and config.privacy.enabled:
+            verdict["what_would_help"] = what_would_help(config, num_records, typical)
+    privacy = config.privacy
+    return {
+        "devices": config.federation.num_devices,
+        "rounds": config.optimizer.rounds,
+        "directions": config.optimizer.directions,
+        "waveform": str(config.radio.waveform),
+        "access": str(config.access),
+        "snr_db": config.radio.snr_db,
+        "epsilon": privacy.epsilon if privacy.enabled else None,
+        "delta": privacy.delta if privacy.enabled else None,
+        "unit": str(privacy.unit) if privacy.enabled else None,
+        "relation": str(privacy.relation) if privacy.enabled else None,
+        "trusted_receiver_noise": 0.0,
+        "clip": config.optimizer.clip,
+        "typical_number": typical.value,
+        "typical_number_origin": typical.origin,
+        "policy": chosen,
+        **verdict,
+        "policies": policies,
+    }
+
+
+def _figures(config: RunConfig, preview: PolicyPreview, typical: TypicalNumber) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "policy": preview.name,
+        "summary": POLICIES[preview.name].summary,
+        "keeps_a_promise": POLICIES[preview.name].promises,
+    }
+    if preview.refusal:
+        return {**entry, "refusal": preview.refusal}
+    spoken = preview.num_speakers > 0
+    found = outlook(config, preview, typical)
+    return {
+        **entry,
+        "power_db": _number(preview.power_db),
+        "own_noise_std": _root_mean_square(preview.own_noise_std[spoken]),
+        "radio_noise_std": _root_mean_square(preview.radio_noise_std[spoken]),
+        "noise_std": _number(found.noise_std),
+        "noise_to_clip": _number(found.noise_to_clip),
+        "noise_to_typical": _number(found.noise_to_typical),
+        "effective_rounds": found.effective_rounds,
+        "ceiling_nats": _number(found.ceiling_nats),
+        "can_learn": found.can_learn,
+        "silent_rounds": int(np.sum(~spoken)),
+        "silent_share_of_devices": float(
+            1.0 - preview.num_speakers.mean() / config.federation.num_devices
+        ),
+        "epsilon": preview.epsilon[-1] if preview.epsilon else None,
+        "epsilon_over_rounds": [
+            list(p) for p in zip(preview.checkpoints, preview.epsilon, strict=True)
+        ],
+        "own_noise_std_of_rounds": preview.own_noise_std.tolist(),
+        "radio_noise_std_of_rounds": preview.radio_noise_std.tolist(),
+        "speakers_of_rounds": preview.num_speakers.astype(int).tolist(),
+    }
+
+
+def _root_mean_square(values: np.ndarray) -> float | None:
+    return _number(float(np.sqrt(np.mean(np.square(values))))) if values.size else None
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _lines(document: dict[str, Any]) -> list[str]:
+    d = document
+    promise = "no promise"
+    if d["epsilon"] is not None:
+        promise = (
+            f"epsilon {d['epsilon']:g} at delta {d['delta']:g}, "
+            f"{d['relation'].replace('_', ' ')} {d['unit']}, {d['access']} access"
+        )
+    lines = [
+        f"{d['devices']} devices, {d['rounds']} rounds of {d['directions']}, {d['waveform']} at "
+        f"{d['snr_db']:g} dB; {promise}; no receiver noise counted",
+        f"a typical mean number is {d['typical_number']:.3g} ({d['typical_number_origin']}), the "
+        f"clip {d['clip']:g}",
+        "",
+        f"{'policy':22s}{'power dB':>9s}{'own noise':>11s}{'radio':>9s}{'/ clip':>9s}"
+        f"{'/ typical':>11s}{'rounds worth':>14s}{'silent':>8s}{'epsilon':>9s}",
+    ]
+    refused = []
+    for entry in d["policies"]:
+        if "refusal" in entry:
+            refused.append(entry["policy"])
+            continue
+        mark = "*" if entry["policy"] == d["policy"] else " "
+        cells = (_cell(entry[name], width, form) for name, width, form in _COLUMNS)
+        spent = "none" if entry["epsilon"] is None else f"{entry['epsilon']:.3f}"
+        lines.append(f"{mark}{entry['policy']:21s}{''.join(cells)}{spent:>9s}")
+    lines += [
+        "",
+        "* the policy of the configuration; noise: root mean squares on the mean of a round;",
+        "  rounds worth: of so many without noise; silent: share of devices; power: over full",
+        "  scale, with numbers at their bound.",
+    ]
+    if refused:
+        lines.append(f"Not for this run: {', '.join(refused)} (--json says why).")
+    if d["can_learn"] is False:
+        lines.append(
+            f"This run cannot learn: it is worth fewer than {LEAST_ROUNDS:g} rounds without noise. "
+            f"What would do, one at a time: {'; '.join(d['what_would_help']) or 'nothing found'}."
+        )
+    return lines
+
+
+def _cell(value: float | None, width: int, form: str) -> str:
+    return f"{'-' if value is None else format(value, form):>{width}s}"

@@ -1,0 +1,322 @@
+r"""What every power policy would make of a run, side by side, before anything is sent.
+
+Channels are draws of the configuration's law, one for each fading block, and known in hindsight: a
+run, which sees one at a time, comes within a percent of that (`benchmarks/online_planning.py`).
+Devices below ``radio.min_gain`` are silent, and gains are as badly known as pilots will leave them,
+so that prices are those that the ledger will see. Where every device is covered by its own noise,
+there is no level to plan, and the radio's part is that of unit gains.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from edge_runtime.protocol.rounds import Access, Vote
+from server.config import RunConfig
+from server.errors import ConfigurationError, ServerError
+from server.power.catalogue import (
+    POLICIES,
+    check_plans_full_rounds,
+    policy_named,
+)
+from server.power.causal_policy import CausalPolicy
+from server.power.limits import mean_squares
+from server.power.policies import equal_split
+from server.power.policies.paper import plan_paper
+from server.power.policies.perfect import perfect_for
+from server.power.schedule import BoolArray, FloatArray, PlanningProblem, Schedule
+from server.power.water_filling import fill
+from server.predicted_noise import radio_sum_std
+from server.privacy.composition import (
+    Composer,
+    PriceClass,
+    grid_index_below,
+    loss_interval_for,
+    make_history,
+)
+from server.privacy.gaussian import epsilon_of
+from server.privacy_terms import PrivacyTerms, csi_delta, plan_privacy_terms, round_weights
+from server.run_planner import assumed_problem, causal_policy
+
+_CHECKPOINTS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyPreview:
+    """One policy over the rounds of a run.
+
+    Attributes:
+        name: of it.
+        refusal: why it does not plan this run; empty if it does. Then what follows is empty.
+        own_noise_std: of privacy noise on each round's means, in units of the scalar [T].
+        radio_noise_std: of channel and receiver on them [T].
+        num_speakers: n [T].
+        power_db: mean square of what a device sends while it speaks, its numbers at their bound,
+            over full scale; NaN where no level is planned.
+        checkpoints: numbers of rounds.
+        epsilon: spent after so many, by a device that speaks in all of them; empty where nothing is
+            promised.
+    """
+
+    name: str
+    refusal: str = ""
+    own_noise_std: FloatArray = dataclasses.field(default_factory=lambda: np.empty(0))
+    radio_noise_std: FloatArray = dataclasses.field(default_factory=lambda: np.empty(0))
+    num_speakers: FloatArray = dataclasses.field(default_factory=lambda: np.empty(0))
+    power_db: float = math.nan
+    checkpoints: tuple[int, ...] = ()
+    epsilon: tuple[float, ...] = ()
+
+    @property
+    def mean_noise_std(self) -> FloatArray:
+        """Of everything on a round's means [T]; infinite where nobody speaks."""
+        total: FloatArray = np.hypot(self.own_noise_std, self.radio_noise_std)
+        return np.where(self.num_speakers > 0, total, math.inf)
+
+
+def preview_policies(config: RunConfig, num_records: Sequence[int]) -> list[PolicyPreview]:
+    """Every policy of the catalogue, in its order.
+
+    Args:
+        config: of the run.
+        num_records: of each device.
+
+    Raises:
+        ConfigurationError, PrivacyError: the run itself cannot be planned at all.
+    """
+    if config.radio.backend == "ideal":
+        raise ConfigurationError('radio.backend = "ideal": there is no power to plan.')
+    previews = []
+    for name in POLICIES:
+        try:
+            previews.append(preview_policy(config, name, num_records))
+        except ServerError as error:
+            previews.append(PolicyPreview(name, refusal=str(error)))
+    return previews
+
+
+def preview_policy(
+    config: RunConfig,
+    name: str,
+    num_records: Sequence[int],
+    terms: PrivacyTerms | None = None,
+    *,
+    spending: bool = True,
+) -> PolicyPreview:
+    """One policy.
+
+    Args:
+        config: of the run.
+        name: of the policy.
+        num_records: of each device.
+        terms: of the run under this policy, if they are known.
+        spending: whether epsilon over the rounds is wanted too.
+
+    Raises:
+        ConfigurationError, PrivacyError: it cannot plan the run.
+        InfeasiblePlanError: it could not keep a limit.
+    """
+    if not POLICIES[name].promises:
+        return _without_a_promise(config, name, num_records)
+    if not config.privacy.enabled:
+        raise ConfigurationError("privacy.enabled = false: there is no promise to plan for.")
+    _check(config, name)
+    own = msgspec.structs.replace(config, power=msgspec.structs.replace(config.power, policy=name))
+    if terms is None:
+        terms = plan_privacy_terms(own, num_records, _nameless(config))
+    if config.access is Access.SLOTTED:
+        return _covered_alone(own, terms, spending)
+    return _superposed(own, terms, spending)
+
+
+def _nameless(config: RunConfig) -> list[str]:
+    """Commitments of devices whose keys nobody has drawn."""
+    return [f"{k:08x}" for k in range(config.federation.num_devices)]
+
+
+def _check(config: RunConfig, name: str) -> None:
+    """What the configuration's own check would say of the policy."""
+    policy_named(name, access=config.access, has_promise=True)
+    if not config.is_subsampled:
+        check_plans_full_rounds(name, config.access, config.vote)
+    elif name not in ("static", "subsampled"):
+        raise ConfigurationError("plans rounds that are paid in full; these have Poisson batches.")
+
+
+def _superposed(config: RunConfig, terms: PrivacyTerms, spending: bool) -> PolicyPreview:
+    problem, may_speak = _whole_run(config, terms)
+    costs = 1.0 / (2.0 * np.square(np.array(terms.noise_multipliers)))
+    if config.is_subsampled or config.power_policy == "static":
+        rich = dataclasses.replace(problem, budget=math.fsum(costs) * (1.0 + 1e-9))
+        schedule = equal_split.with_equal_noises(rich, costs, may_speak).check()
+    else:
+        policy = causal_policy(config, problem, problem.num_rounds)
+        schedule = planned_in_hindsight(policy, problem, may_speak)
+        costs = schedule.costs
+    return _of_schedule(config, terms, schedule, costs if spending else np.zeros_like(costs))
+
+
+def _whole_run(config: RunConfig, terms: PrivacyTerms) -> tuple[PlanningProblem, BoolArray]:
+    """Every round's channel, and who is loud enough on it."""
+    num_rounds, coherence = config.optimizer.rounds, config.radio.coherence_rounds
+    frames = config.radio.coherent_waveform(
+        config.federation.num_devices, config.optimizer.directions
+    )
+    drawn, loud = assumed_problem(
+        config,
+        terms,
+        frames.noise_symbols,
+        num_draws=math.ceil(num_rounds / coherence),
+        purpose="preview gains",
+    )
+    blocks = np.arange(num_rounds) // coherence
+    weights = round_weights(config, num_rounds)
+    if config.power_policy == "reversed":
+        weights = weights[::-1].copy()
+    whole = dataclasses.replace(
+        drawn,
+        power_gains=drawn.power_gains[:, blocks],
+        sensitivities=drawn.sensitivities[blocks],
+        weights=weights,
+    )
+    return whole, loud[:, blocks]
+
+
+def planned_in_hindsight(
+    policy: CausalPolicy, problem: PlanningProblem, may_speak: BoolArray
+) -> Schedule:
+    """The best that a policy can do with all channels known."""
+    respond = policy.respond(problem, may_speak)
+    dearest, speakers = respond(1e12)
+    if policy.is_fixed:
+        return policy.schedule(problem, dearest, speakers)
+    never = np.full(problem.num_rounds, math.inf)
+    multiplier = 1.0
+
+    def costs_at(tau: float) -> FloatArray:
+        nonlocal multiplier
+        multiplier = tau
+        return respond(tau)[0]
+
+    costs = fill(costs_at, problem.budget, never)
+    return policy.schedule(problem, costs, respond(multiplier)[1])
+
+
+def _of_schedule(
+    config: RunConfig, terms: PrivacyTerms, schedule: Schedule, costs: FloatArray
+) -> PolicyPreview:
+    largest = config.largest_number
+    spoken = ~schedule.is_silent
+    inverse = np.where(spoken, schedule.inverse_levels, 0.0)
+    count = np.maximum(schedule.num_speakers, 1.0)
+    checkpoints, epsilon = _epsilon_over_rounds(config, terms, np.where(spoken, costs, 0.0))
+    return PolicyPreview(
+        name=config.power_policy,
+        own_noise_std=largest * np.sqrt(schedule.artificial_noise) / count,
+        radio_noise_std=largest * np.sqrt(schedule.problem.noise_power * inverse) / count,
+        num_speakers=schedule.num_speakers,
+        power_db=_mean_power_db(schedule),
+        checkpoints=checkpoints,
+        epsilon=epsilon,
+    )
+
+
+def _mean_power_db(schedule: Schedule) -> float:
+    squares = mean_squares(schedule)[schedule.speakers]
+    if squares.size == 0:
+        return -math.inf
+    return 10.0 * math.log10(float(squares.mean()) / schedule.problem.max_power)
+
+
+def _covered_alone(config: RunConfig, terms: PrivacyTerms, spending: bool) -> PolicyPreview:
+    """Slotted access: nobody's noise covers another."""
+    num_devices, num_rounds = config.federation.num_devices, config.optimizer.rounds
+    own = np.array(terms.noise_multipliers) * terms.sensitivity
+    radio = {std: radio_sum_std(config, std) for std in set(own.tolist())}
+    costs = 1.0 / (2.0 * np.square(np.array(terms.noise_multipliers)))
+    checkpoints, epsilon = _epsilon_over_rounds(config, terms, costs if spending else 0.0 * costs)
+    return PolicyPreview(
+        name=config.power_policy,
+        own_noise_std=own / math.sqrt(num_devices),
+        radio_noise_std=np.array([radio[std] for std in own.tolist()]) / num_devices,
+        num_speakers=np.full(num_rounds, float(num_devices)),
+        checkpoints=checkpoints,
+        epsilon=epsilon,
+    )
+
+
+def _without_a_promise(config: RunConfig, name: str, num_records: Sequence[int]) -> PolicyPreview:
+    """``perfect`` and ``paper``: for comparison, where levels mean something."""
+    if config.access is Access.SLOTTED and config.privacy.enabled:
+        policy_named(name, access=config.access, has_promise=False)
+    if not config.radio.waveform.needs_common_clock or config.vote is Vote.NOISE_BEFORE:
+        raise ConfigurationError("it plans a level that is common to all, and there is none here.")
+    terms = None
+    if config.privacy.enabled:
+        terms = plan_privacy_terms(
+            msgspec.structs.replace(
+                config, power=msgspec.structs.replace(config.power, policy="static")
+            ),
+            num_records,
+            _nameless(config),
+        )
+    if name == "paper" and (terms is None or config.is_subsampled):
+        raise ConfigurationError("it plans a promise to whole devices, in rounds paid in full.")
+    problem, may_speak = _whole_run(config, terms or _no_terms(config))
+    if name == "perfect":
+        schedule = perfect_for(problem, may_speak)
+    else:
+        schedule = plan_paper(problem, epsilon=config.privacy.epsilon, delta=config.privacy.delta)
+    unpaid = np.zeros(problem.num_rounds)
+    preview = _of_schedule(config, terms or _no_terms(config), schedule, unpaid)
+    return dataclasses.replace(preview, name=name, checkpoints=(), epsilon=())
+
+
+def _no_terms(config: RunConfig) -> PrivacyTerms:
+    """Of a run that promises nothing: a sensitivity and a budget that nobody uses."""
+    return PrivacyTerms(
+        noise_multipliers=(1.0,) * config.optimizer.rounds,
+        sensitivity=config.largest_number,
+        sampling_probabilities=(1.0,) * config.federation.num_devices,
+        commitments=(),
+        csi_failure_probability=1e-9,
+        budget=1.0,
+        budget_left=1.0,
+    )
+
+
+def _epsilon_over_rounds(
+    config: RunConfig, terms: PrivacyTerms, costs: FloatArray
+) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Spent at some rounds, with prices y of all of them."""
+    delta = config.privacy.delta - csi_delta(config, 1) if config.privacy.enabled else 0.0
+    rounds = len(costs)
+    checkpoints = sorted({math.ceil(rounds * i / _CHECKPOINTS) for i in range(1, _CHECKPOINTS + 1)})
+    if delta <= 0.0 or not np.any(costs):
+        return (), ()
+    if not config.is_subsampled:
+        sums = np.sqrt(2.0 * np.cumsum(costs))
+        spent = [epsilon_of(float(sums[n - 1]), delta) if sums[n - 1] else 0.0 for n in checkpoints]
+        return tuple(checkpoints), tuple(spent)
+    composer = Composer(loss_interval=loss_interval_for(config.privacy.epsilon), delta=delta)
+    rate = max(terms.sampling_probabilities)
+    prices = [
+        PriceClass(rate, grid_index_below(1.0 / math.sqrt(2.0 * cost) * (1.0 - 1e-6)))
+        if cost > 0.0
+        else None
+        for cost in costs
+    ]
+    spent = []
+    for n in checkpoints:
+        counts: dict[PriceClass, int] = {}
+        for price in prices[:n]:
+            if price is not None:
+                counts[price] = counts.get(price, 0) + 1
+        spent.append(composer.epsilon(make_history(counts)))
+    return tuple(checkpoints), tuple(spent)
