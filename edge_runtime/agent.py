@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge_runtime.forward import Float32Array, OnnxForward
+from edge_runtime.number_grid import NumberGrid
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.pass_shapes import MAX_ROWS
 from edge_runtime.private_random import PrivateRandom
@@ -44,7 +45,7 @@ from edge_runtime.spsa import (
 )
 from edge_runtime.tasks import Batch, PromptSet
 from edge_runtime.uplink import Uplink
-from edge_runtime.vote import spoken
+from edge_runtime.vote import said_on_grid, said_plainly
 from radio.errors import RadioError
 
 _logger = logging.getLogger(__name__)
@@ -65,6 +66,8 @@ class DeviceLimits:
         min_noise_std: least artificial noise it speaks with, in units of the scalar.
         access: the only access mode it speaks in; slotted shows its scalar by itself.
         vote: the only thing it says: its numbers, or their signs with noise before or after.
+        is_private: whether anybody is promised anything. Then what it says lies on the declared
+            grid, noise or none, and not even its silence tells of a record.
     """
 
     max_clip: float
@@ -72,6 +75,7 @@ class DeviceLimits:
     min_noise_std: float = 0.0
     access: Access = Access.SUPERPOSED
     vote: Vote = Vote.NONE
+    is_private: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,12 +382,9 @@ class DeviceAgent:
                 clip=plan.clip,
                 batch_size=plan.batch_size,
                 # Under a privacy promise not even silence may tell of one odd record.
-                non_finite_counts_as_zero=order.artificial_noise_std > 0.0,
+                non_finite_counts_as_zero=device.limits.is_private,
             )
-            noise = device.private_random.circular_gaussians(
-                release, order.artificial_noise_std, plan.num_directions
-            )
-            said = spoken(estimate.clipped_scalars, noise, plan.vote)
+            said, noise = _say(plan, release, device, order, estimate.clipped_scalars)
             done = device.uplink.send_scalars(said, order, plan)
         except (NonFiniteScalarError, RadioError) as error:
             _logger.warning("round %d device %d: %s", plan.round_index, device.device_index, error)
@@ -406,6 +407,26 @@ class DeviceAgent:
         )
 
 
+def _say(
+    plan: RoundPlan,
+    release: str,
+    device: VirtualDevice,
+    order: TransmitOrder,
+    scalars: Sequence[float],
+) -> tuple[tuple[complex, ...], tuple[complex, ...]]:
+    """What the device says, and the noise in it [Q]."""
+    if not device.limits.is_private:
+        return said_plainly(scalars, plan.vote), (0j,) * len(scalars)
+    if plan.vote is Vote.NOISE_AFTER:
+        grid = NumberGrid.of_votes()
+    else:
+        grid = NumberGrid.of_numbers(plan.clip, plan.batch_size)
+    sigma = grid.steps_above(order.artificial_noise_std)
+    draws = device.private_random.circular_draws(release, sigma, len(scalars))
+    noise = tuple(complex(grid.number(n), grid.number(m)) for n, m in draws)
+    return said_on_grid(scalars, draws, plan.vote, grid), noise
+
+
 def _check_limits(plan: RoundPlan, order: TransmitOrder, device: VirtualDevice) -> None:
     limits, name = device.limits, f"device {device.device_index}"
     if plan.clip > limits.max_clip:
@@ -418,6 +439,11 @@ def _check_limits(plan: RoundPlan, order: TransmitOrder, device: VirtualDevice) 
         raise PlanRefusedError(f"{name}: access {plan.access}, it speaks {limits.access} only.")
     if plan.vote is not limits.vote:
         raise PlanRefusedError(f"{name}: vote {plan.vote}, its own is {limits.vote}.")
+    if order.artificial_noise_std > 0.0 and not limits.is_private:
+        raise PlanRefusedError(
+            f"{name}: noise {order.artificial_noise_std} is ordered, it was told of no promise. "
+            "Its configuration and the server's are not the same."
+        )
     if order.artificial_noise_std < limits.min_noise_std:
         raise PlanRefusedError(
             f"{name}: noise {order.artificial_noise_std} is below its own {limits.min_noise_std}; "

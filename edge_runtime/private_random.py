@@ -19,11 +19,15 @@ from __future__ import annotations
 import hashlib
 import math
 import secrets
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime.discrete_gaussian import RandomBits, discrete_gaussian
+
 KEY_BYTES = 32
+_BLOCK = 1024
 
 
 def noise_stream(commitment: str, release: str) -> str:
@@ -76,23 +80,21 @@ class PrivateRandom:
         message = self._key + f"/{purpose}/{release}".encode()
         return hashlib.shake_256(message).digest(num_bytes)
 
-    def circular_gaussians(self, release: str, std: float, num: int) -> tuple[complex, ...]:
-        """``num`` independent draws of n + j m per release, n and m independent N(0, std^2).
+    def circular_draws(self, release: str, sigma: int, num: int) -> tuple[tuple[int, int], ...]:
+        """``num`` independent pairs of independent discrete Gaussians of parameter sigma.
 
         Two quadratures, because the receiver could look at both: noise along the scalar's own axis
         alone would leave the other one silent, and there the devices' small phase errors tell them
         apart (`server.privacy.mechanism.certified_noise_stds`).
 
-        Box-Muller on two 53-bit uniforms, float64.
-
-        Guarantees: std 0 gives 0; abs(draw) <= 8.6 std.
-        Leaves out: exactness below the resolution of float64 (server/privacy/README.md).
+        Guarantees: the law is exact, as far as SHAKE-256 is random
+            (`edge_runtime.discrete_gaussian`); sigma 0 gives 0; the first pairs of a release are
+            the same, however many are drawn.
         """
-        if std == 0.0:
-            return (0j,) * num
-        stream = self._stream("noise", release, 16 * num)
-        words = np.frombuffer(stream, dtype="<u8").reshape(num, 2) >> np.uint64(11)
-        return tuple(_box_muller(int(first), int(second), std) for first, second in words)
+        bits = RandomBits(_Reader(lambda block: self._stream(f"noise-{block}", release, _BLOCK)))
+        return tuple(
+            (discrete_gaussian(sigma, bits), discrete_gaussian(sigma, bits)) for _ in range(num)
+        )
 
     def poisson_batch(
         self, release: str, num_records: int, sampling_probability: float
@@ -110,9 +112,21 @@ class PrivateRandom:
         return np.flatnonzero(draws < threshold).astype(np.int64)
 
 
-def _box_muller(first: int, second: int, std: float) -> complex:
-    """Two 53-bit integers to one circular Gaussian number."""
-    radius_uniform = (first + 1) * 2.0**-53  # in (0, 1]: the logarithm stays finite
-    angle = 2.0 * math.pi * second * 2.0**-53
-    radius = std * math.sqrt(-2.0 * math.log(radius_uniform))
-    return complex(radius * math.cos(angle), radius * math.sin(angle))
+class _Reader:
+    """Bytes, one block after the other, made when they are asked for."""
+
+    def __init__(self, block: Callable[[int], bytes]) -> None:
+        self._block = block
+        self._num_blocks = 0
+        self._held = b""
+        self._position = 0
+
+    def __call__(self, num_bytes: int) -> bytes:
+        end = self._position + num_bytes
+        while end > len(self._held):
+            self._held = self._held[self._position :] + self._block(self._num_blocks)
+            self._num_blocks += 1
+            self._position, end = 0, num_bytes
+        found = self._held[self._position : end]
+        self._position = end
+        return found

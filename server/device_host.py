@@ -83,4 +83,5 @@ def device_limits(config: RunConfig, terms: PrivacyTerms | None) -> DeviceLimits
         min_noise_std=least_noise,
         access=config.access,
         vote=config.vote,
+        is_private=terms is not None,
     )

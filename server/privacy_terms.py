@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edge_runtime.number_grid import SHIFT_GROWTH
 from edge_runtime.protocol.rounds import Access, Vote
 from server.config import RunConfig
 from server.errors import PrivacyError
@@ -225,11 +226,11 @@ def _budget(config: RunConfig, num_units: int, stretch: Stretch) -> tuple[float,
 
 
 def _sensitivity(config: RunConfig) -> float:
-    """Of what the noise is added to: a device's numbers, or its signs."""
+    """Of what the noise is added to: a device's numbers on their grid, or its signs."""
     optimizer, privacy = config.optimizer, config.privacy
-    if config.vote is Vote.NOISE_AFTER:
+    if config.vote is Vote.NOISE_AFTER:  # signs lie on any grid
         return vote_sensitivity(optimizer.directions)
-    return sum_sensitivity(
+    return SHIFT_GROWTH * sum_sensitivity(
         clip=optimizer.clip,
         batch_size=optimizer.batch_size,
         unit=privacy.unit,

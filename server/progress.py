@@ -9,6 +9,7 @@ from typing import Any, TextIO
 
 from edge_runtime.kernel import KERNEL_NAME, KERNEL_REASON
 from edge_runtime.protocol.rounds import Access, Vote
+from server import privacy_statement
 from server.config import RunConfig
 from server.experiment import Experiment, Progress
 from server.power.feasibility import information_ceiling_nats, noise_to_clip_ratio
@@ -32,10 +33,7 @@ class ProgressPrinter:
         self._keeps_time_secret = privacy.has_system_keys
         promise = "none: this run adds no noise and protects nobody"
         if privacy.enabled:
-            promise = (
-                f"epsilon {privacy.epsilon:g} at delta {privacy.delta:g}, "
-                f"{privacy.relation.replace('_', ' ')} {privacy.unit}, {config.access} access"
-            )
+            promise = privacy_statement.promise(config)
         self._line(
             f"{experiment.folder}: {Path(config.task.name).stem}, "
             f"{config.federation.num_devices} devices, {config.optimizer.rounds} rounds of "
@@ -45,6 +43,8 @@ class ProgressPrinter:
             f"  {replica.num_trainable:,} of {replica.num_parameters:,} weights move; "
             f"privacy: {promise}"
         )
+        if (assumed := privacy_statement.assumption(config)) is not None:
+            self._line(f"  epsilon {assumed}")
         if experiment.terms is not None:
             self._line(_what_noise_leaves(config, experiment.terms))
         if experiment.outlook is not None:
@@ -120,6 +120,10 @@ class ProgressPrinter:
             "(noise and radio: errors of the mean, over its power, in dB; airtime: of a round)"
         )
         first = summaries[0]
+        if (noise := first["assumed_receiver_noise"]) is not None:
+            self._line(
+                f"(epsilon: superposed, with a receiver noise of at least {noise:.1e} assumed)"
+            )
         if first["erasures"]:
             self._line(f"{first['erasures']} packets could not be read: they are in no mean.")
         if first["rounds_without_speakers"]:

@@ -20,6 +20,7 @@ from server.config import RadioSection, RunConfig
 from server.errors import ReportError
 from server.plain_json import to_json
 from server.plots import draw_plots
+from server.privacy_statement import assumed_receiver_noise, assumption
 from server.run_records import (
     EvaluationRow,
     Outcome,
@@ -150,6 +151,7 @@ def summarise(
         if privacy.enabled
         else None,
         "access": config.access,
+        "assumed_receiver_noise": assumed_receiver_noise(config),
         "payload_symbols_per_device_per_round": use.payload_symbols,
         "pilot_symbols_per_device_per_round": use.pilot_symbols,
         "uplink_symbols_per_device_per_round": use.payload_symbols + use.pilot_symbols,
@@ -321,6 +323,8 @@ def _notes(config: RunConfig, summary: dict[str, Any]) -> str:
             f"{summary['delta']:g}, per {config.privacy.unit}, {config.privacy.relation}, "
             f"{config.access} access. Receiver noise is not counted."
         )
+        if (assumed := assumption(config)) is not None:
+            notes.append(f"The figure {assumed}.")
         if config.privacy.has_simulated_keys:
             notes.append(
                 "Noise keys derive from the seed, so the run can be repeated; whoever knows the "

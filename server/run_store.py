@@ -30,7 +30,7 @@ from server.run_records import EvaluationRow, Outcome, RoundRow
 
 STORE_FILE = "run.sqlite3"
 _APPLICATION_ID = 0x70415A30  # "pAZ0"
-_SCHEMA_VERSION = 4
+_SCHEMA_VERSION = 5
 _GENESIS = hashlib.sha256(b"pairzero rounds 1").hexdigest()
 
 

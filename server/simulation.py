@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from edge_runtime.protocol.rounds import Vote
 from edge_runtime.spsa import ScalarEstimate
-from edge_runtime.vote import sign, spoken
+from edge_runtime.vote import sign
 from radio.channel_models import ChannelModel
 from radio.impairments import Crystals
 from radio.medium import SoftwareMedium
@@ -133,9 +133,14 @@ class ScalarTruth:
     def _noise(self, estimate: ScalarEstimate, noise: tuple[complex, ...]) -> Sequence[float]:
         if self._vote is Vote.NONE:
             return [n.real for n in noise]
-        said = spoken(estimate.clipped_scalars, noise, self._vote)
-        pairs = zip(said, self._meant(estimate), strict=True)
-        return [self._vote_value * s.real - meant for s, meant in pairs]
+        if self._vote is Vote.NOISE_AFTER:
+            return [self._vote_value * n.real for n in noise]
+        pairs = zip(estimate.clipped_scalars, noise, strict=True)
+        said = [sign(p + n.real) for p, n in pairs]
+        return [
+            self._vote_value * s - meant
+            for s, meant in zip(said, self._meant(estimate), strict=True)
+        ]
 
     def share_clipped(self, round_index: int) -> float | None:
         """Share of the examples whose projected gradient was cut."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from edge_runtime.forward import OnnxForward
 from edge_runtime.parameters import ParameterStore
+from server import privacy_statement
 from server.commands.run import overrides
 from server.config import DEFAULT_PRESET, RunConfig, load_config
 from server.errors import ConfigurationError
@@ -86,6 +87,9 @@ def _document(
         "delta": privacy.delta if privacy.enabled else None,
         "unit": str(privacy.unit) if privacy.enabled else None,
         "relation": str(privacy.relation) if privacy.enabled else None,
+        "promise": privacy_statement.promise(config) if privacy.enabled else None,
+        "assumption": privacy_statement.assumption(config),
+        "assumed_receiver_noise": privacy_statement.assumed_receiver_noise(config),
         "trusted_receiver_noise": 0.0,
         "clip": config.optimizer.clip,
         "typical_number": typical.value,
@@ -143,13 +147,11 @@ def _lines(document: dict[str, Any]) -> list[str]:
     d = document
     promise = "no promise"
     if d["epsilon"] is not None:
-        promise = (
-            f"epsilon {d['epsilon']:g} at delta {d['delta']:g}, "
-            f"{d['relation'].replace('_', ' ')} {d['unit']}, {d['access']} access"
-        )
+        promise = d["promise"]
     lines = [
         f"{d['devices']} devices, {d['rounds']} rounds of {d['directions']}, {d['waveform']} at "
         f"{d['snr_db']:g} dB; {promise}; no receiver noise counted",
+        *([f"epsilon {d['assumption']}"] if d["assumption"] else []),
         f"a typical mean number is {d['typical_number']:.3g} ({d['typical_number_origin']}), the "
         f"clip {d['clip']:g}",
         "",

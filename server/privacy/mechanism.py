@@ -20,7 +20,7 @@ from radio.waveforms import WaveformName
 from server.errors import PrivacyError, UnknownMechanismError
 from server.privacy.units import NeighbouringRelation, PrivacyUnit
 
-RECORD_VERSION = 3
+RECORD_VERSION = 4
 """Rises when a field is added or the meaning of one changes."""
 
 POISSON_SUBSAMPLED_GAUSSIAN = "poisson_subsampled_gaussian"
@@ -102,6 +102,9 @@ def certified_noise_stds(
 
 class MechanismRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One device's release in one round: sensitivity, subsampling and the noise that counts.
+
+    Its noise is discrete, on the grid that clip and batch declare, and its sensitivity that of
+    numbers on that grid (`edge_runtime.number_grid`).
 
     Attributes:
         version: RECORD_VERSION of the writer.

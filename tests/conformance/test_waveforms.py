@@ -20,7 +20,7 @@ from edge_runtime.protocol.rounds import (
     SilenceOrder,
     SoundingOrder,
 )
-from edge_runtime.vote import spoken
+from edge_runtime.vote import said_plainly
 from radio.errors import RadioCalibrationError, RadioError
 from radio.medium import SoftwareMedium
 from radio.waveforms import WaveformName
@@ -80,7 +80,7 @@ class DirectControl:
             case RoundPlan():
                 for order in message.orders:
                     k = order.device_index
-                    said = spoken(self.vectors[k], (0j,) * Q, self.vote)
+                    said = said_plainly(self.vectors[k], self.vote)
                     self.report(k, self.uplinks[k].send_scalars(said, order, message))
                 self.ready = [r.device_index for r in self.reports]
             case NumberHold():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from whole_runs import carry_out, looked_at
 
+from edge_runtime.number_grid import SHIFT_GROWTH
 from server.config import load_config
 from server.errors import ConfigurationError, PrivacyError
 from server.experiment import Experiment
@@ -42,7 +43,7 @@ def test_every_round_is_a_gaussian_release_of_the_whole_clip(whole):
     for record in records:
         assert record.kind == GAUSSIAN
         assert record.unit is PrivacyUnit.DEVICE
-        assert record.sensitivity == CLIP
+        assert record.sensitivity == SHIFT_GROWTH * CLIP
         assert record.sampling_probability == 1.0
 
 

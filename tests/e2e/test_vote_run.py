@@ -5,6 +5,7 @@ import math
 import pytest
 from whole_runs import looked_at
 
+from edge_runtime.number_grid import SHIFT_GROWTH
 from edge_runtime.protocol.rounds import Access, Vote
 from server.config import load_config
 from server.errors import ConfigurationError
@@ -51,7 +52,8 @@ def test_each_is_accounted_as_what_it_is(tmp_path, waveform, placed, access):
     vote = Vote.NOISE_BEFORE if placed == "before_sign" else Vote.NOISE_AFTER
     assert {(r.waveform, r.vote, r.access) for r in records} == {(waveform, vote, access)}
     # One record moves a number by clip / batch, and turns every sign.
-    sensitivity = CLIP / BATCH if vote is Vote.NOISE_BEFORE else vote_sensitivity(DIRECTIONS)
+    of_number = SHIFT_GROWTH * CLIP / BATCH
+    sensitivity = of_number if vote is Vote.NOISE_BEFORE else vote_sensitivity(DIRECTIONS)
     assert {r.sensitivity for r in records} == {sensitivity}
     own = run.terms.noise_multiplier(0) * sensitivity * (1 + CALIBRATION_SLACK)
     for row, speakers in ((row, row.num_speakers) for row in rows):

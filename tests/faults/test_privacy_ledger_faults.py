@@ -9,7 +9,7 @@ from radio.waveforms import WaveformName
 from server.errors import LedgerCorruptError, PrivacyError
 from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger
-from server.privacy.mechanism import MechanismRecord
+from server.privacy.mechanism import RECORD_VERSION, MechanismRecord
 from server.privacy.units import NeighbouringRelation, PrivacyUnit
 
 NUM_ROUNDS = 5
@@ -17,7 +17,7 @@ NUM_ROUNDS = 5
 
 def make_record(round_index, device_index):
     return MechanismRecord(
-        version=3,
+        version=RECORD_VERSION,
         kind="gaussian",
         round_index=round_index,
         device_index=device_index,
@@ -130,7 +130,8 @@ def test_a_truncated_file_is_found(path):
 def test_a_record_of_a_later_version_stops_the_run_although_the_chain_is_right(path, monkeypatch):
     connection = connect(path)
     ledger = PrivacyLedger(connection)
-    later = make_record(NUM_ROUNDS, 0).encode().replace(b'"version":3', b'"version":4')
+    ours, theirs = (b'"version":%d' % (RECORD_VERSION + i) for i in (0, 1))
+    later = make_record(NUM_ROUNDS, 0).encode().replace(ours, theirs)
     monkeypatch.setattr(MechanismRecord, "encode", lambda self: later)
     ledger.append([make_record(NUM_ROUNDS, 0)])
     monkeypatch.undo()

@@ -11,7 +11,12 @@ from radio.waveforms import WaveformName
 from server.errors import BudgetExhaustedError, UnknownMechanismError
 from server.privacy.accountant import Accountant
 from server.privacy.composition import Composer, PriceClass, make_history
-from server.privacy.mechanism import ArtificialNoise, MechanismRecord, certified_noise_stds
+from server.privacy.mechanism import (
+    RECORD_VERSION,
+    ArtificialNoise,
+    MechanismRecord,
+    certified_noise_stds,
+)
 from server.privacy.units import NeighbouringRelation, PrivacyUnit, sum_sensitivity
 
 BUDGET = 3.0
@@ -22,7 +27,7 @@ stds = st.floats(min_value=1e-3, max_value=1e3)
 
 def make_record(multiplier, *, rate=1.0, device_index=0, round_index=0, **changes):
     fields = {
-        "version": 3,
+        "version": RECORD_VERSION,
         "kind": "gaussian" if rate == 1.0 else "poisson_subsampled_gaussian",
         "round_index": round_index,
         "device_index": device_index,

@@ -16,13 +16,20 @@ from edge_runtime.private_random import PrivateRandom
 ALPHA = 1e-6
 NUM_ROUNDS = 50_000
 STD = 0.37
+SIGMA = 3**22  # no power of two
 PRIVATE = PrivateRandom(PrivateRandom.simulated_key(2024, 1))
+
+
+def draws_of(private, rounds=range(NUM_ROUNDS)):
+    """One pair a round, as a complex number of standard deviation STD."""
+    pairs = [private.circular_draws(t, SIGMA, 1)[0] for t in rounds]
+    return np.array([complex(n, m) for n, m in pairs]) * (STD / SIGMA)
 
 
 @pytest.fixture(scope="module")
 def noise():
     """One complex draw per round [NUM_ROUNDS]."""
-    return np.array([PRIVATE.circular_gaussians(t, STD, 1)[0] for t in range(NUM_ROUNDS)])
+    return draws_of(PRIVATE)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +111,7 @@ def test_noise_is_circular(noise):
 
 def test_noise_of_rounds_and_devices_is_independent(noise):
     other = PrivateRandom(PrivateRandom.simulated_key(2024, 2))
-    neighbour = np.array([other.circular_gaussians(t, STD, 1)[0] for t in range(NUM_ROUNDS)])
+    neighbour = draws_of(other)
     for lag in (1, 2, 10):
         assert are_signs_fair(noise.real[:-lag] * noise.real[lag:])
         assert are_signs_fair(noise.real[:-lag] * noise.imag[lag:])
@@ -173,7 +180,7 @@ def test_noise_and_batch_of_one_round_are_independent():
     # H0: whether record 0 joins says nothing about the sign of the noise: a fair product.
     rounds = range(20_000)
     joined = np.array([PRIVATE.poisson_batch(t, 1, 0.5).size for t in rounds]) * 2 - 1
-    drawn = np.array([PRIVATE.circular_gaussians(t, 1.0, 1)[0] for t in rounds])
+    drawn = draws_of(PRIVATE, rounds) / STD
     assert are_signs_fair(joined * drawn.real)
     assert are_signs_fair(joined * drawn.imag)
     # Control: the membership leaks into the noise a little.

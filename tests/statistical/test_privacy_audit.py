@@ -13,7 +13,7 @@ from radio.waveforms import WaveformName
 from server.power.static import plan_static
 from server.privacy.accountant import Accountant
 from server.privacy.calibration import calibrate_noise_multiplier
-from server.privacy.mechanism import MechanismRecord
+from server.privacy.mechanism import RECORD_VERSION, MechanismRecord
 from server.privacy.units import NeighbouringRelation, PrivacyUnit, sum_sensitivity
 
 ALPHA = 1e-6
@@ -25,7 +25,7 @@ RATE = 0.5
 
 def claimed_epsilon(multiplier):
     record = MechanismRecord(
-        version=3,
+        version=RECORD_VERSION,
         kind="poisson_subsampled_gaussian",
         round_index=0,
         device_index=0,

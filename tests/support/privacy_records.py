@@ -6,7 +6,7 @@ from typing import Any
 
 from edge_runtime.protocol.rounds import Access, Vote
 from radio.waveforms import WaveformName
-from server.privacy.mechanism import MechanismRecord
+from server.privacy.mechanism import RECORD_VERSION, MechanismRecord
 from server.privacy.units import NeighbouringRelation, PrivacyUnit
 
 
@@ -20,7 +20,7 @@ def make_record(
 ) -> MechanismRecord:
     """A release of a superposed round; fields by name."""
     fields: dict[str, Any] = {
-        "version": 3,
+        "version": RECORD_VERSION,
         "kind": "gaussian" if rate == 1.0 else "poisson_subsampled_gaussian",
         "round_index": round_index,
         "device_index": device_index,

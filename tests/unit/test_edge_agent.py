@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from edge_runtime.forward import OnnxForward
+from edge_runtime.number_grid import NumberGrid
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.pass_shapes import MAX_ROWS
 from edge_runtime.private_random import PrivateRandom
@@ -143,29 +144,59 @@ def test_a_round_of_four_numbers_sweeps_its_batch_so_many_times(
     assert (counting[0].num_begun, counting[0].num_sweeps) == (1, sweeps)
 
 
+def said_by(host, k, plan, numbers):
+    """What device k must say of its numbers: both on the declared grid, added there."""
+    grid = NumberGrid.of_numbers(plan.clip, plan.batch_size)
+    std = plan.orders_by_device()[k].artificial_noise_std
+    draws = host.devices[k].private_random.circular_draws(
+        plan.release, grid.steps_above(std), len(numbers)
+    )
+    return tuple(
+        complex(grid.number(grid.nearest(p.real) + n), grid.number(m))
+        for p, (n, m) in zip(numbers, draws, strict=True)
+    )
+
+
 def test_every_number_of_a_round_has_a_noise_of_its_own(make_host, make_plan):
-    quiet, noisy = make_host(), make_host()
+    quiet, noisy = make_host(), make_host(is_private=True)
     quiet.agent.run_round(make_plan(num_directions=3))
     plan = make_plan(num_directions=3, noise_std=0.75)
     noisy.agent.run_round(plan)
-    noise = noisy.devices[0].private_random.circular_gaussians(plan.release, 0.75, 3)
     (still,), (sent,) = quiet.uplinks[0].vectors, noisy.uplinks[0].vectors
-    assert sent == tuple(p + n for p, n in zip(still, noise, strict=True))
-    assert len(set(noise)) == 3
+    assert sent == said_by(noisy, 0, plan, still)
+    assert len({s - p for s, p in zip(sent, still, strict=True)}) == 3
+
+
+def test_under_a_promise_numbers_lie_on_the_declared_grid_also_without_noise(make_host, make_plan):
+    plain, private = make_host(), make_host(is_private=True)
+    plan = make_plan(num_directions=4)
+    for host in (plain, private):
+        host.agent.run_round(plan)
+    grid = NumberGrid.of_numbers(plan.clip, plan.batch_size)
+    (exact,), (rounded,) = plain.uplinks[0].vectors, private.uplinks[0].vectors
+    assert rounded == tuple(complex(grid.number(grid.nearest(p.real))) for p in exact)
+    assert rounded != exact
+    assert max(abs(r - p) for r, p in zip(rounded, exact, strict=True)) <= grid.number(1) / 2
 
 
 def test_noise_is_the_devices_own_and_added_once(make_host, make_plan):
-    quiet, noisy = make_host(2), make_host(2)
+    quiet, noisy = make_host(2), make_host(2, is_private=True)
     quiet.agent.run_round(make_plan(devices=(0, 1)))
     plan = make_plan(devices=(0, 1), noise_std=0.75)
     noisy.agent.run_round(plan)
     for k in range(2):
-        noise = noisy.devices[k].private_random.circular_gaussians(plan.release, 0.75, 1)[0]
-        assert noisy.uplinks[k].scalars == [quiet.uplinks[k].scalars[0] + noise]
+        assert noisy.uplinks[k].vectors == [said_by(noisy, k, plan, quiet.uplinks[k].vectors[0])]
     noises = [
         n.scalars[0] - q.scalars[0] for n, q in zip(noisy.uplinks, quiet.uplinks, strict=True)
     ]
     assert noises[0] != noises[1]
+
+
+def test_noise_for_a_device_that_was_told_of_no_promise_is_refused(make_host, make_plan):
+    host = make_host()
+    with pytest.raises(PlanRefusedError, match="told of no promise"):
+        host.agent.run_round(make_plan(noise_std=0.5))
+    assert not host.uplinks[0].vectors
 
 
 def test_an_empty_batch_sends_zero_and_noise(make_host, make_plan):
@@ -173,13 +204,13 @@ def test_an_empty_batch_sends_zero_and_noise(make_host, make_plan):
     keys = (PrivateRandom.simulated_key(seed, 0) for seed in range(1000))
     plan = make_plan(noise_std=0.5, batch_size=1)
     key = next(k for k in keys if not PrivateRandom(k).poisson_batch(plan.release, 6, 1 / 6).size)
-    host = make_host(keys=(key,))
+    host = make_host(keys=(key,), is_private=True)
     before = host.store.digest()
     (report,) = host.agent.run_round(plan)
     assert report.participation is TRANSMITTED
     assert report.reason == ""
-    noise = PrivateRandom(key).circular_gaussians(plan.release, 0.5, 1)
-    assert host.uplinks[0].vectors == [noise]
+    assert host.uplinks[0].vectors == [said_by(host, 0, plan, (0j,))]
+    assert host.uplinks[0].vectors[0] != (0j,)
     assert host.seen[0][2].num_examples == 0
     assert host.store.digest() == before
 
@@ -287,7 +318,7 @@ def test_a_batch_cut_into_pieces_is_the_same_batch(make_host, make_plan, max_row
 def test_a_plan_that_a_device_must_not_carry_out_is_refused(
     make_host, make_plan, changes, limits, words
 ):
-    host = make_host(2, **limits)
+    host = make_host(2, is_private=True, **limits)
     before = host.store.digest()
     noise_std = changes.pop("noise_std", 1.0)
     with pytest.raises(PlanRefusedError, match=words):
@@ -305,7 +336,7 @@ def test_limits_bind_only_those_who_are_to_speak(make_host, make_plan):
 
 
 def test_limits_are_inclusive(make_host, make_plan):
-    host = make_host(1, max_clip=4.0, min_batch_size=6, min_noise_std=0.5)
+    host = make_host(1, max_clip=4.0, min_batch_size=6, min_noise_std=0.5, is_private=True)
     (report,) = host.agent.run_round(make_plan(clip=4.0, batch_size=6, noise_std=0.5))
     assert report.participation is TRANSMITTED
 

@@ -126,7 +126,7 @@ def test_orders_of_another_waveform_are_refused(medium, uplinks, make_plan):
 @pytest.fixture
 def host(make_host, uplinks):
     """Three devices of one host on energy uplinks."""
-    host = make_host(3, access=Access.SLOTTED)
+    host = make_host(3, access=Access.SLOTTED, is_private=True)
     for device, uplink in zip(host.devices, uplinks, strict=True):
         object.__setattr__(device, "uplink", uplink)
     return host
@@ -234,7 +234,7 @@ def test_packets_are_held_by_one_device_at_a_time_and_only_by_those_that_are_rea
     make_host, medium, make_plan
 ):
     waveform = SlottedWaveform(num_scalars=2)
-    host = make_host(3, access=Access.SLOTTED)
+    host = make_host(3, access=Access.SLOTTED, is_private=True)
     for k, device in enumerate(host.devices):
         uplink = SlottedUplink(LoopbackTransceiver(medium, k), waveform)
         object.__setattr__(device, "uplink", uplink)

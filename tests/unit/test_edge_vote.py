@@ -6,27 +6,38 @@ import math
 import numpy as np
 import pytest
 
+from edge_runtime.number_grid import NumberGrid
 from edge_runtime.protocol.rounds import Vote
-from edge_runtime.vote import sign, spoken
+from edge_runtime.vote import said_on_grid, said_plainly, sign
 from server.errors import ConfigurationError
 from server.optimizer import votes_decided
 from server.privacy.units import vote_sensitivity
 
 SCALARS = (0.5, -2.0, 0.0)
-NOISE = (-0.7 + 1j, 0.1 - 2j, 0.3 + 0j)
+DRAWS = ((-7, 10), (1, -20), (3, 0))
+EIGHTHS = NumberGrid(-3)
+"""Multiples of an eighth: 0.5 is 4 steps, -2 is -16."""
+
+
+def test_without_a_promise_numbers_or_signs_are_said_as_they_are():
+    assert said_plainly(SCALARS, Vote.NONE) == (0.5, -2.0, 0.0)
+    for vote in (Vote.NOISE_BEFORE, Vote.NOISE_AFTER):
+        assert said_plainly(SCALARS, vote) == (1, -1, 0)
 
 
 def test_without_a_vote_numbers_are_said_with_their_noise():
-    assert spoken(SCALARS, NOISE, Vote.NONE) == (0.5 - 0.7 + 1j, -2.0 + 0.1 - 2j, 0.3 + 0j)
+    wanted = ((4 - 7 + 10j) / 8, (-16 + 1 - 20j) / 8, (3 + 0j) / 8)
+    assert said_on_grid(SCALARS, DRAWS, Vote.NONE, EIGHTHS) == wanted
 
 
 def test_noise_before_the_sign_can_turn_it_and_is_gone_afterwards():
-    assert spoken(SCALARS, NOISE, Vote.NOISE_BEFORE) == (-1, -1, 1)
-    assert spoken((0.0,), (0j,), Vote.NOISE_BEFORE) == (0,)
+    assert said_on_grid(SCALARS, DRAWS, Vote.NOISE_BEFORE, EIGHTHS) == (-1, -1, 1)
+    assert said_on_grid((0.0,), ((0, 5),), Vote.NOISE_BEFORE, EIGHTHS) == (0,)
 
 
 def test_noise_after_the_sign_lies_on_it():
-    assert spoken(SCALARS, NOISE, Vote.NOISE_AFTER) == (1 - 0.7 + 1j, -1 + 0.1 - 2j, 0.3 + 0j)
+    wanted = ((8 - 7 + 10j) / 8, (-8 + 1 - 20j) / 8, (3 + 0j) / 8)
+    assert said_on_grid(SCALARS, DRAWS, Vote.NOISE_AFTER, EIGHTHS) == wanted
 
 
 def test_zero_abstains():

@@ -6,13 +6,13 @@ from edge_runtime.protocol.rounds import Access, Vote
 from radio.waveforms import WaveformName
 from server.errors import LedgerCorruptError, PrivacyError
 from server.privacy.ledger import GENESIS, PrivacyLedger
-from server.privacy.mechanism import MechanismRecord
+from server.privacy.mechanism import RECORD_VERSION, MechanismRecord
 from server.privacy.units import NeighbouringRelation, PrivacyUnit
 
 
 def make_record(round_index=0, device_index=0, *, stream=None, **changes):
     fields = {
-        "version": 3,
+        "version": RECORD_VERSION,
         "kind": "poisson_subsampled_gaussian",
         "round_index": round_index,
         "device_index": device_index,

@@ -8,13 +8,18 @@ import pytest
 from edge_runtime.protocol.rounds import Access, Vote
 from radio.waveforms import WaveformName
 from server.errors import PrivacyError, UnknownMechanismError
-from server.privacy.mechanism import ArtificialNoise, MechanismRecord, certified_noise_stds
+from server.privacy.mechanism import (
+    RECORD_VERSION,
+    ArtificialNoise,
+    MechanismRecord,
+    certified_noise_stds,
+)
 from server.privacy.units import NeighbouringRelation, PrivacyUnit
 
 
 def make_record(**changes):
     fields = {
-        "version": 3,
+        "version": RECORD_VERSION,
         "kind": "poisson_subsampled_gaussian",
         "round_index": 3,
         "device_index": 1,

@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from edge_runtime.number_grid import SHIFT_GROWTH
 from edge_runtime.private_random import noise_stream
 from radio.waveforms.coherent import ChannelEstimate
 from server import pricing as pricing_module
@@ -108,7 +109,7 @@ def pricing(store, terms):
 
 
 def test_sensitivity_of_the_sum_is_one_clipped_example(terms):
-    assert terms.sensitivity == 5.0 / 8
+    assert terms.sensitivity == SHIFT_GROWTH * 5.0 / 8
 
 
 def test_every_record_is_sampled_at_its_device_s_rate(terms):

@@ -1,0 +1,45 @@
+"""What is said with every epsilon: of what, to whom, and what is taken for granted."""
+
+from __future__ import annotations
+
+import math
+
+from edge_runtime.number_grid import ASSUMED_RECEIVER_NOISE
+from edge_runtime.protocol.rounds import Access, Vote
+from server.config import RunConfig
+
+
+def promise(config: RunConfig) -> str:
+    """The promise of a configuration that makes one."""
+    privacy = config.privacy
+    return (
+        f"epsilon {privacy.epsilon:g} at delta {privacy.delta:g}, "
+        f"{privacy.relation.replace('_', ' ')} {privacy.unit}, {config.access} access"
+    )
+
+
+def assumed_receiver_noise(config: RunConfig) -> float | None:
+    """Standard deviation, in units of the scalar, that a receiver is assumed to have at least.
+
+    So little that no receiver is without, but without any the grids of devices with unequal gains
+    would tell them apart (`edge_runtime.number_grid`). None where devices are covered by their own
+    noise alone, or nothing is promised: then nothing is assumed.
+    """
+    if not config.privacy.enabled or config.access is Access.SLOTTED:
+        return None
+    if config.vote is Vote.NOISE_AFTER:
+        return ASSUMED_RECEIVER_NOISE
+    return ASSUMED_RECEIVER_NOISE * config.optimizer.clip / config.optimizer.batch_size
+
+
+def assumption(config: RunConfig) -> str | None:
+    """The same for a person; None where nothing is assumed."""
+    noise = assumed_receiver_noise(config)
+    if noise is None:
+        return None
+    below_db = 20.0 * math.log10(config.largest_number / noise)
+    return (
+        f"assumes a receiver noise of at least {noise:.1e} on each number, {below_db:.0f} dB below "
+        "the largest: devices are on grids of their own, and a noiseless receiver could tell them "
+        "apart"
+    )
