@@ -75,3 +75,29 @@ def test_the_feasibility_study_says_what_rounds_were_worth(tmp_path):
     assert "epsilon   worth rounds" in first.stdout
     again = run(*command)
     assert again.stderr == ""
+
+
+def test_the_audit_stays_below_the_claim_and_sees_a_key_that_is_used_twice(tmp_path):
+    """Few releases prove little; the study of 200,000 a cell is in benchmarks/results."""
+    results, document = tmp_path / "a.jsonl", tmp_path / "a.json"
+    command = ["benchmarks/privacy_audit.py", results, "--quick", "--json", document]
+    run(*command)
+    cells = {row["cell"]: row for row in json.loads(document.read_text())["cells"]}
+    assert len(cells) == 7
+    for row in cells.values():
+        assert row["releases"] == 1000
+        assert not row["is_sound"] or row["proved"] <= row["claimed"]
+    assert cells["noise key reused"]["proved"] > 3.0
+    assert run(*command).stderr == ""
+
+
+def test_the_one_run_audit_sees_what_a_run_without_noise_gives_away(tmp_path):
+    results, document = tmp_path / "o.jsonl", tmp_path / "o.json"
+    command = ["benchmarks/one_run_audit.py", results, "--quick", "--json", document]
+    run(*command)
+    private, noiseless = json.loads(document.read_text())["runs"]
+    assert private["proved"] <= private["claimed"] <= 1.0
+    # Coins would be right 75 times of 150, give or take 6.
+    assert noiseless["guesses"][-1]["guesses"] == 150
+    assert noiseless["guesses"][-1]["right"] > 90
+    assert run(*command).stderr == ""

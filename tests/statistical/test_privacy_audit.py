@@ -5,13 +5,14 @@ import math
 import dp_accounting
 import numpy as np
 from dp_accounting.pld import pld_privacy_accountant
-from scipy.stats import beta, binom, chi2
+from scipy.stats import binom, chi2
 
 from edge_runtime.protocol.rounds import Access, Vote
 from edge_runtime.spsa import clip_to_ball, estimate_scalars
 from radio.waveforms import WaveformName
 from server.power.static import plan_static
 from server.privacy.accountant import Accountant
+from server.privacy.audit import epsilon_from_rates
 from server.privacy.calibration import calibrate_noise_multiplier
 from server.privacy.mechanism import RECORD_VERSION, MechanismRecord
 from server.privacy.units import NeighbouringRelation, PrivacyUnit, sum_sensitivity
@@ -48,8 +49,7 @@ def claimed_epsilon(multiplier):
 def audited_epsilon(true_multiplier, threshold, seed):
     """A lower bound on epsilon by guessing, from transcripts, whether a canary took part.
 
-    The guess is the optimal one (likelihood ratio above a fixed threshold). Clopper-Pearson bounds
-    on both rates, each at ALPHA / 2: the bound is above the true epsilon with probability <= ALPHA.
+    The guess is the optimal one (likelihood ratio above a fixed threshold).
     """
     rng = np.random.default_rng(seed)
     shape = (NUM_TRIALS, NUM_ROUNDS)
@@ -61,10 +61,7 @@ def audited_epsilon(true_multiplier, threshold, seed):
         ratio = np.exp((2 * sums - 1) / (2 * true_multiplier**2))
         return int(np.sum(np.log1p(RATE * (ratio - 1)).sum(axis=1) > threshold))
 
-    hits, false_alarms = guesses(True), guesses(False)
-    hit_rate = beta.ppf(ALPHA / 2, hits, NUM_TRIALS - hits + 1)
-    alarm_rate = beta.ppf(1 - ALPHA / 2, false_alarms + 1, NUM_TRIALS - false_alarms)
-    return math.log((hit_rate - DELTA) / alarm_rate)
+    return epsilon_from_rates(guesses(True), guesses(False), NUM_TRIALS, delta=DELTA, alpha=ALPHA)
 
 
 def test_no_audit_refutes_the_claim_and_half_the_noise_is_caught():
@@ -99,10 +96,7 @@ def audited_epsilon_of_vectors(true_multiplier, canary, threshold, seed):
             score += np.log1p(RATE * (np.exp(exponent) - 1))
         return int(np.sum(score > threshold))
 
-    hits, false_alarms = guesses(True), guesses(False)
-    hit_rate = beta.ppf(ALPHA / 2, hits, num_trials - hits + 1)
-    alarm_rate = beta.ppf(1 - ALPHA / 2, false_alarms + 1, num_trials - false_alarms)
-    return math.log((hit_rate - DELTA) / alarm_rate)
+    return epsilon_from_rates(guesses(True), guesses(False), num_trials, delta=DELTA, alpha=ALPHA)
 
 
 def test_a_vector_of_numbers_costs_what_one_costs_and_a_box_clip_is_caught():
