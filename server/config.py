@@ -28,7 +28,11 @@ from radio.errors import RadioError
 from radio.impairments import Impairments, impairments_from_name
 from server.config_section import Section, check_count, check_positive, check_within
 from server.errors import ConfigurationError
-from server.power.catalogue import check_plans_full_rounds, policy_named
+from server.power.catalogue import (
+    EQUAL_NOISE_POLICIES,
+    check_plans_full_rounds,
+    policy_named,
+)
 from server.privacy.units import NeighbouringRelation, PrivacyUnit
 from server.radio_config import PlutoSection, RadioSection, VirtualPlutoSection
 
@@ -192,6 +196,11 @@ class PrivacySection(Section, frozen=True, forbid_unknown_fields=True, kw_only=T
             a sign), slotted for others.
         vote_noise: waveforms that carry signs: "before_sign", the sign of a noisy number, or
             "after_sign", a sign with noise on it, which one record can turn whatever the batch.
+        trusted_noise_fraction: rho, the part of the receiver's noise power that may be counted
+            besides the devices' own; 0 unless somebody vouches for the receiver. Superposed only.
+        missing_devices: q; the promise to a device holds without the noise of any q others, who may
+            fall silent after they were paid for or tell the server theirs. Superposed access is
+            planned for it by the policies with equal noises; slotted access holds for any q.
         csi_failure_fraction: share of delta set aside for channel estimates worse than the bound
             that the noise was planned with; nothing is where access is slotted, because a device's
             noise arrives as loud as its number.
@@ -207,6 +216,8 @@ class PrivacySection(Section, frozen=True, forbid_unknown_fields=True, kw_only=T
     delta: float = 1e-5
     access: Access | None = None
     vote_noise: Literal["before_sign", "after_sign"] = "before_sign"
+    trusted_noise_fraction: float = 0.0
+    missing_devices: int = 0
     csi_failure_fraction: float = 0.1
     noise_source: Literal["system", "simulation"] = "system"
 
@@ -471,6 +482,25 @@ class RunConfig(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 f"like that. Wanted at least {least:.6f}."
             )
 
+    def _check_what_covers(self) -> None:
+        """Whose noise counts."""
+        privacy, num_devices = self.privacy, self.federation.num_devices
+        check_within("privacy.trusted_noise_fraction", privacy.trusted_noise_fraction, 0.0, 1.0)
+        check_within("privacy.missing_devices", privacy.missing_devices, 0, num_devices - 1)
+        if self.access is Access.SLOTTED and privacy.trusted_noise_fraction > 0.0:
+            raise ConfigurationError(
+                f"privacy.trusted_noise_fraction: got {privacy.trusted_noise_fraction}, and each "
+                "device is covered by its own noise alone here. Leave it out."
+            )
+        has_equal_noises = self.power_policy in EQUAL_NOISE_POLICIES
+        is_superposed = self.access is Access.SUPERPOSED
+        if privacy.missing_devices > 0 and is_superposed and not has_equal_noises:
+            raise ConfigurationError(
+                f"privacy.missing_devices: got {privacy.missing_devices}, and power.policy = "
+                f'"{self.power_policy}" deals noise out as power allows it, some of it to few. '
+                f"Use one of: {', '.join(EQUAL_NOISE_POLICIES)}."
+            )
+
     def _check_privacy(self) -> None:
         check_positive("privacy.epsilon", self.privacy.epsilon)
         if not math.isfinite(self.optimizer.clip):
@@ -480,6 +510,7 @@ class RunConfig(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 f"privacy.delta: got {self.privacy.delta}, wanted between 0 and 1, and below 1/n."
             )
         self._check_power()
+        self._check_what_covers()
         is_superposed = self.access is Access.SUPERPOSED
         if self.privacy.csi_failure_fraction == 0.0 and is_superposed:
             raise ConfigurationError(

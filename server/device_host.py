@@ -71,8 +71,9 @@ def device_limits(config: RunConfig, terms: PrivacyTerms | None) -> DeviceLimits
     least_noise = 0.0
     if terms is not None:
         least_noise = terms.least_noise_multiplier * terms.sensitivity
-        if plans_as_it_goes(config):
-            # Noise is dealt out as power allows it; the weakest may be left with none.
+        if plans_as_it_goes(config) or config.privacy.trusted_noise_fraction > 0.0:
+            # Noise is dealt out as power allows it, the weakest may be left with none; and how much
+            # the receiver's own spares no device can tell.
             least_noise = 0.0
         elif config.access is Access.SUPERPOSED:
             # At most all devices share the noise, equally.

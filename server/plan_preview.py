@@ -154,7 +154,9 @@ def _superposed(config: RunConfig, terms: PrivacyTerms, spending: bool) -> Polic
     costs = 1.0 / (2.0 * np.square(np.array(terms.noise_multipliers)))
     if config.is_subsampled or config.power_policy == "static":
         rich = dataclasses.replace(problem, budget=math.fsum(costs) * (1.0 + 1e-9))
-        schedule = equal_split.with_equal_noises(rich, costs, may_speak).check()
+        schedule = equal_split.with_equal_noises(
+            rich, costs, may_speak, config.privacy.missing_devices
+        ).check()
     else:
         policy = causal_policy(config, problem, problem.num_rounds)
         schedule = planned_in_hindsight(policy, problem, may_speak)
@@ -268,9 +270,10 @@ def _without_a_promise(config: RunConfig, name: str, num_records: Sequence[int])
         )
     if name == "paper" and (terms is None or config.is_subsampled):
         raise ConfigurationError("it plans a promise to whole devices, in rounds paid in full.")
-    problem, may_speak = _whole_run(config, terms or _no_terms(config))
+    problem, _ = _whole_run(config, terms or _no_terms(config))
     if name == "perfect":
-        schedule = perfect_for(problem, may_speak)
+        # What a gain is known to matters to a promise alone.
+        schedule = perfect_for(problem, np.sqrt(problem.power_gains) >= config.radio.min_gain)
     else:
         schedule = plan_paper(problem, epsilon=config.privacy.epsilon, delta=config.privacy.delta)
     unpaid = np.zeros(problem.num_rounds)

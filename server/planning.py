@@ -1,6 +1,7 @@
 """A round's plan, from what is known of the channel: who speaks, how loud, with how much noise.
 
-Superposed access (coherent waveform): the artificial noise of those who speak adds up to
+Superposed access (coherent waveform): the artificial noise of those who speak, and what is counted
+of the receiver's, adds up to
 
     certified_noise_std = noise_multiplier * sensitivity * (1 + eta) / (1 - eta),
 
@@ -14,7 +15,7 @@ eta = 0, because its noise is part of the number it sends and arrives as loud as
 Signs (waveforms that vote) need room for 1 and for the noise that is added after them; noise before
 a sign is spent when the sign is taken, on either kind of air, and never on the air itself.
 
-Receiver noise comes on top and is promised to nobody.
+What is not counted of the receiver's noise comes on top and is promised to nobody.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ import numpy as np
 from edge_runtime.protocol.rounds import Access, Vote
 from radio.calibration import Calibration
 from radio.waveforms.coherent import ChannelEstimate
+from radio.waveforms.error_model import receiver_noise_std
 from server.config import RunConfig
 from server.gain_error import MAX_AMPLITUDE_ERROR, gain_error_bound, sensitivity_growth
 from server.power.energy import EnergyPowerPlan, plan_energy
 from server.power.packets import PacketPowerPlan, plan_packets
 from server.power.static import PowerPlan, plan_static
+from server.privacy_statement import check_assumption
 from server.privacy_terms import PrivacyTerms
 from server.run_planner import RunPlanner
 
@@ -134,6 +137,13 @@ def _plan_superposed(
             required_noise_std=required * (1.0 + CALIBRATION_SLACK),
             min_gain=min_gain,
             min_participants=config.federation.min_speakers,
+            num_missing=config.privacy.missing_devices if terms is not None else 0,
+            trusted_noise_power=counted_noise_power(config) if terms is not None else 0.0,
+        )
+    if terms is not None and power.participants:
+        check_assumption(
+            config,
+            receiver_noise_std(channel.noise_power, radio.payload_symbols, power.receive_scale),
         )
     return PlannedRound(
         round_index=round_index,
@@ -141,6 +151,13 @@ def _plan_superposed(
         amplitude_error_bound=eta,
         weakest_gain=weakest_gain if power.participants else 0.0,
     )
+
+
+def counted_noise_power(config: RunConfig) -> float:
+    """rho N0 of an arriving sum: what the promise counts of the receiver's noise."""
+    radio = config.radio
+    floor = radio.noise_power / (2.0 * radio.payload_symbols)
+    return config.privacy.trusted_noise_fraction * floor
 
 
 def _own_noise_std(terms: PrivacyTerms | None, round_index: int) -> float:

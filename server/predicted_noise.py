@@ -6,19 +6,33 @@ import math
 
 import numpy as np
 
+from edge_runtime.protocol.rounds import Access
 from radio.waveforms.energy_error_model import sum_variance
 from radio.waveforms.error_model import receiver_noise_std
 from server.config import RunConfig
+from server.planning import counted_noise_power
 from server.power.energy import range_for
-from server.power.static import plan_static
+from server.power.static import PowerPlan, plan_static
+
+
+def own_sum_std(config: RunConfig, noise_std: float) -> float:
+    """Standard deviation of all artificial noise on a sum, in units of the scalar.
+
+    Args:
+        config: of the run, with a promise.
+        noise_std: that has to count: on the sum in superposed access, on each number in slotted.
+    """
+    if config.access is Access.SLOTTED:
+        return noise_std * math.sqrt(config.federation.num_devices)
+    return _at_unit_gains(config, noise_std).sum_noise_std
 
 
 def radio_sum_std(config: RunConfig, noise_std: float) -> float:
     """Standard deviation of what channel and receiver add to a sum, in units of the scalar.
 
     Args:
-        config: of the run.
-        noise_std: artificial noise: of the sum over the coherent waveform, of each device over
+        config: of the run, with a promise.
+        noise_std: that has to count: on the sum over the coherent waveform, on each number over
             others.
     """
     if config.radio.waveform.needs_common_clock:
@@ -30,16 +44,21 @@ def radio_sum_std(config: RunConfig, noise_std: float) -> float:
 
 def _coherent_sum_std(config: RunConfig, noise_std: float) -> float:
     """Of receiver noise on a sum."""
-    num_devices = config.federation.num_devices
-    power = plan_static(
-        gain_estimates=np.ones(num_devices, dtype=np.complex128),
+    power = _at_unit_gains(config, noise_std)
+    return receiver_noise_std(
+        config.radio.noise_power, config.radio.payload_symbols, power.receive_scale
+    )
+
+
+def _at_unit_gains(config: RunConfig, noise_std: float) -> PowerPlan:
+    return plan_static(
+        gain_estimates=np.ones(config.federation.num_devices, dtype=np.complex128),
         max_amplitude=config.radio.max_amplitude,
         scalar_bound=config.optimizer.clip,
         required_noise_std=noise_std,
         min_gain=1.0,
-    )
-    return receiver_noise_std(
-        config.radio.noise_power, config.radio.payload_symbols, power.receive_scale
+        num_missing=config.privacy.missing_devices,
+        trusted_noise_power=counted_noise_power(config),
     )
 
 

@@ -7,15 +7,24 @@ disk, before anybody is asked to speak.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import msgspec
 
 from edge_runtime.private_random import noise_stream
 from edge_runtime.protocol.rounds import Access
+from radio.waveforms.error_model import noise_power_limits
 from server.config import RunConfig
 from server.errors import BudgetExceededError
-from server.planning import ChannelKnowledge, PlannedRound, RoundPower, plan_round
+from server.planning import (
+    ChannelKnowledge,
+    PlannedRound,
+    RoundPower,
+    counted_noise_power,
+    plan_round,
+)
+from server.power.static import PowerPlan
 from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger
 from server.privacy.mechanism import (
@@ -29,6 +38,9 @@ from server.privacy.mechanism import (
 from server.privacy.round_squares import RoundSquares
 from server.privacy_terms import PrivacyTerms
 from server.run_planner import RunPlanner, plans_as_it_goes
+
+_ROUNDING = 2.0**-49
+"""What float64 may do to the receiver's noise in units of the scalar."""
 
 
 class Pricing:
@@ -91,7 +103,10 @@ class Pricing:
         terms, privacy, power = self._terms, self._config.privacy, planned.power
         if terms is None:
             return ()
-        certified = self._certified(power, power.participants)
+        num_missing, counted = privacy.missing_devices, self._counted_noise_std(power)
+        if self._config.access is Access.SLOTTED:
+            num_missing = 0  # whatever the others do
+        certified = self._certified(power, power.participants, num_missing, counted)
         return tuple(
             MechanismRecord(
                 version=RECORD_VERSION,
@@ -106,6 +121,8 @@ class Pricing:
                 sensitivity=terms.sensitivity,
                 sampling_probability=terms.sampling_probabilities[k],
                 certified_noise_std=certified[k],
+                receiver_noise_std=counted,
+                num_missing=num_missing,
                 amplitude_error_bound=planned.amplitude_error_bound,
                 noise_stream=noise_stream(terms.commitments[k], release),
             )
@@ -137,8 +154,9 @@ class Pricing:
     ) -> None:
         """A device that was to speak and did not has taken its noise away: the others pay more.
 
-        Not in slotted access, where nobody is covered by another's noise. The corrected records are
-        charged on top of the paid ones. Never downward.
+        Not as long as the promise holds without the noise of so many, and not in slotted access,
+        where nobody is covered by another's noise. The corrected records are charged on top of the
+        paid ones. Never downward.
 
         Raises:
             BudgetExceededError: with the correction, more than the budget is spent.
@@ -146,14 +164,80 @@ class Pricing:
         is_slotted = self._config.access is Access.SLOTTED
         if self._ledger is None or is_slotted or set(speakers) == set(power.participants):
             return
-        certified = self._certified(power, speakers)
+        num_silent = len(power.participants) - len(speakers)
+        self._correct(
+            price,
+            power,
+            speakers,
+            num_missing=max(0, self._config.privacy.missing_devices - num_silent),
+            receiver_noise_std=self._counted_noise_std(power),
+        )
+
+    def charge_quiet_receiver(
+        self,
+        price: Sequence[MechanismRecord],
+        power: RoundPower,
+        speakers: Sequence[int],
+        measured_std: float,
+    ) -> None:
+        """A receiver that is quieter than was counted on has covered less: everybody pays more.
+
+        Only where it shows: where not even the upper confidence limit of what was measured comes up
+        to what was counted. Then what was measured, at its lower limit, is what counts. The measure
+        is no part of the proof, which rests on the floor that somebody vouched for; it finds a
+        floor that was wrong. Never downward.
+
+        Args:
+            price: of the round, paid.
+            power: of the round.
+            speakers: who spoke.
+            measured_std: of the receiver's noise on a sum.
+
+        Raises:
+            BudgetExceededError: with the correction, more than the budget is spent.
+        """
+        terms, counted = self._terms, self._counted_noise_std(power)
+        if self._ledger is None or terms is None or counted == 0.0 or not speakers:
+            return
+        limits = noise_power_limits(
+            measured_std**2, self._noise_symbols, terms.csi_failure_probability
+        )
+        if limits[1] >= counted**2:
+            return
+        num_silent = len(power.participants) - len(speakers)
+        self._correct(
+            price,
+            power,
+            speakers,
+            num_missing=max(0, self._config.privacy.missing_devices - num_silent),
+            receiver_noise_std=math.sqrt(limits[0]),
+        )
+
+    def _correct(
+        self,
+        price: Sequence[MechanismRecord],
+        power: RoundPower,
+        speakers: Sequence[int],
+        *,
+        num_missing: int,
+        receiver_noise_std: float,
+    ) -> None:
+        """Charge what the round really cost, for whom that is more than was paid."""
+        assert self._ledger is not None
+        certified = self._certified(power, speakers, num_missing, receiver_noise_std)
         corrections = [
-            msgspec.structs.replace(record, certified_noise_std=certified[record.device_index])
+            msgspec.structs.replace(
+                record,
+                certified_noise_std=certified[record.device_index],
+                num_missing=num_missing,
+                receiver_noise_std=receiver_noise_std,
+            )
             for record in price
-            if record.device_index in certified
+            if certified.get(record.device_index, math.inf) < record.certified_noise_std
         ]
-        self._compose(self._ledger.append_correction(corrections))
-        self.check_not_exceeded()
+        if corrections:
+            self._compose(self._ledger.append_correction(corrections))
+            self.check_not_exceeded()
 
     def check_not_exceeded(self) -> None:
         """Raise if more than the budget is spent; a run that was resumed asks before it speaks.
@@ -187,10 +271,25 @@ class Pricing:
         if self._planner is not None:
             self._squares.add(records)
 
-    def _certified(self, power: RoundPower, speakers: Sequence[int]) -> dict[int, float]:
+    def _counted_noise_std(self, power: RoundPower) -> float:
+        """What a sum's price counts of the receiver's noise, in units of the scalar."""
+        counted = counted_noise_power(self._config)
+        if counted == 0.0 or not isinstance(power, PowerPlan) or power.receive_scale == 0.0:
+            return 0.0
+        return math.sqrt(counted) / power.receive_scale * (1.0 - _ROUNDING)
+
+    def _certified(
+        self,
+        power: RoundPower,
+        speakers: Sequence[int],
+        num_missing: int,
+        receiver_noise_std: float,
+    ) -> dict[int, float]:
         """What covers each speaker, if exactly these speak."""
         return certified_noise_stds(
             access=self._config.access,
             artificial_noise=ArtificialNoise.CIRCULAR,
             noise_stds={k: power.artificial_noise_std[k] for k in speakers},
+            num_missing=num_missing,
+            receiver_noise_std=receiver_noise_std,
         )

@@ -7,15 +7,28 @@ import math
 from edge_runtime.number_grid import ASSUMED_RECEIVER_NOISE
 from edge_runtime.protocol.rounds import Access, Vote
 from server.config import RunConfig
+from server.errors import PrivacyError
 
 
 def promise(config: RunConfig) -> str:
     """The promise of a configuration that makes one."""
     privacy = config.privacy
+    besides = ""
+    if config.access is Access.SUPERPOSED and privacy.missing_devices > 0:
+        besides += f", without the noise of any {privacy.missing_devices} others"
+    if privacy.trusted_noise_fraction > 0.0:
+        besides += f", {receiver_noise_counted(config)}"
     return (
         f"epsilon {privacy.epsilon:g} at delta {privacy.delta:g}, "
-        f"{privacy.relation.replace('_', ' ')} {privacy.unit}, {config.access} access"
+        f"{privacy.relation.replace('_', ' ')} {privacy.unit}, {config.access} access{besides}"
     )
+
+
+def receiver_noise_counted(config: RunConfig) -> str:
+    """How much of it is."""
+    fraction = config.privacy.trusted_noise_fraction
+    part = f"{fraction:.0%} of the" if fraction else "no"
+    return f"{part} receiver noise counted"
 
 
 def assumed_receiver_noise(config: RunConfig) -> float | None:
@@ -30,6 +43,26 @@ def assumed_receiver_noise(config: RunConfig) -> float | None:
     if config.vote is Vote.NOISE_AFTER:
         return ASSUMED_RECEIVER_NOISE
     return ASSUMED_RECEIVER_NOISE * config.optimizer.clip / config.optimizer.batch_size
+
+
+def check_assumption(config: RunConfig, receiver_noise_std: float) -> None:
+    """Return if a receiver is as noisy as the promise takes it to be.
+
+    Args:
+        config: of the run.
+        receiver_noise_std: on each sum, measured, in units of the scalar.
+
+    Raises:
+        PrivacyError: it is not; nothing may be transmitted.
+    """
+    assumed = assumed_receiver_noise(config)
+    if assumed is not None and not receiver_noise_std >= assumed:
+        raise PrivacyError(
+            f"receiver noise: measured {receiver_noise_std:.3g} on each number, and the promise of "
+            f"superposed access assumes at least {assumed:.3g}: without it devices could be told "
+            "apart by their grids. Nothing was transmitted. A receiver that measures none is "
+            "faulty, or no receiver."
+        )
 
 
 def assumption(config: RunConfig) -> str | None:

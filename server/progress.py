@@ -13,7 +13,7 @@ from server import privacy_statement
 from server.config import RunConfig
 from server.experiment import Experiment, Progress
 from server.power.feasibility import information_ceiling_nats, noise_to_clip_ratio
-from server.predicted_noise import radio_sum_std
+from server.predicted_noise import own_sum_std, radio_sum_std
 from server.privacy_terms import PrivacyTerms
 from server.run_records import RoundRow
 
@@ -121,8 +121,10 @@ class ProgressPrinter:
         )
         first = summaries[0]
         if (noise := first["assumed_receiver_noise"]) is not None:
+            counted = first["trusted_noise_fraction"]
             self._line(
-                f"(epsilon: superposed, with a receiver noise of at least {noise:.1e} assumed)"
+                f"(epsilon: superposed, with a receiver noise of at least {noise:.1e} assumed"
+                + (f" and {counted:.0%} of it counted)" if counted else ")")
             )
         if first["erasures"]:
             self._line(f"{first['erasures']} packets could not be read: they are in no mean.")
@@ -187,9 +189,8 @@ def _what_noise_leaves(config: RunConfig, terms: PrivacyTerms) -> str:
             + ("each device: " if config.access is Access.SLOTTED else "all devices together: ")
             + (before if config.vote is Vote.NOISE_BEFORE else after)
         )
-    is_slotted = config.access is Access.SLOTTED
     required = terms.least_noise_multiplier * terms.sensitivity
-    sum_noise_std = required * math.sqrt(num_devices) if is_slotted else required
+    sum_noise_std = own_sum_std(config, required)
     share = noise_to_clip_ratio(mean_noise_std=sum_noise_std / num_devices, clip=clip)
     with_radio = ""
     if not config.radio.has_plutos:  # what theirs is, pilots will tell

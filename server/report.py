@@ -20,7 +20,11 @@ from server.config import RadioSection, RunConfig
 from server.errors import ReportError
 from server.plain_json import to_json
 from server.plots import draw_plots
-from server.privacy_statement import assumed_receiver_noise, assumption
+from server.privacy_statement import (
+    assumed_receiver_noise,
+    assumption,
+    receiver_noise_counted,
+)
 from server.run_records import (
     EvaluationRow,
     Outcome,
@@ -152,6 +156,8 @@ def summarise(
         else None,
         "access": config.access,
         "assumed_receiver_noise": assumed_receiver_noise(config),
+        "trusted_noise_fraction": privacy.trusted_noise_fraction if privacy.enabled else None,
+        "missing_devices": privacy.missing_devices if privacy.enabled else None,
         "payload_symbols_per_device_per_round": use.payload_symbols,
         "pilot_symbols_per_device_per_round": use.pilot_symbols,
         "uplink_symbols_per_device_per_round": use.payload_symbols + use.pilot_symbols,
@@ -321,7 +327,7 @@ def _notes(config: RunConfig, summary: dict[str, Any]) -> str:
         notes.append(
             f"Spent epsilon {summary['epsilon']:.3f} of {summary['epsilon_budget']:g} at delta "
             f"{summary['delta']:g}, per {config.privacy.unit}, {config.privacy.relation}, "
-            f"{config.access} access. Receiver noise is not counted."
+            f"{config.access} access. {receiver_noise_counted(config).capitalize()}."
         )
         if (assumed := assumption(config)) is not None:
             notes.append(f"The figure {assumed}.")

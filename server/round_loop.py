@@ -99,6 +99,9 @@ class RoundLoop:
             planned.power,
             lambda speakers: self.pricing.charge_correction(price, planned.power, speakers),
         )
+        self.pricing.charge_quiet_receiver(
+            price, planned.power, heard.speakers, heard.sum_noise_std
+        )
         means = self.means_of(heard)
         is_enough = min(heard.num_speakers, default=0) >= self.config.federation.min_speakers
         result = self.decide_step(round_index, means.estimates if is_enough else self._nothing)

@@ -173,6 +173,7 @@ def assumed_problem(
         weights=np.ones(num_draws),
         noise_power=radio.noise_power / (2.0 * radio.payload_symbols),
         budget=terms.budget_left or 1.0,  # subsampled rounds have none of this kind
+        trusted_noise_fraction=config.privacy.trusted_noise_fraction,
         max_power=radio.max_amplitude**2,
     )
     return problem, may_speak
@@ -191,7 +192,7 @@ def causal_policy(config: RunConfig, assumed: PlanningProblem, num_rounds: int) 
         case "selection":
             return selection.as_it_goes(assumed, power.min_participation)
         case "equal_split":
-            return equal_split.as_it_goes(assumed)
+            return equal_split.as_it_goes(assumed, config.privacy.missing_devices)
         case "sign":
             return sign.as_it_goes(power.wrong_sign_probability)
         case "constant_inversion" | "truncated_inversion":

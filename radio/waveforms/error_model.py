@@ -172,6 +172,27 @@ def noise_power_upper_bound(
     return noise_power / low
 
 
+def noise_power_limits(
+    noise_power: float, num_samples: int, failure_probability: float
+) -> tuple[float, float]:
+    """Lower and upper confidence limit for N0, each missed with probability p at most.
+
+    The upper one is `noise_power_upper_bound`. For the lower, P(measured > r N0) obeys the same
+    inequality for r > 1. Arguments as there.
+    """
+    upper = noise_power_upper_bound(noise_power, num_samples, failure_probability)
+    exponent = -math.log(failure_probability) / num_samples * (1.0 + 1e-12) + 1e-15
+    # f(r) = r - 1 - ln r grows on r > 1, and f(2 + 2 exponent) > exponent.
+    low, high = 1.0, 2.0 + 2.0 * exponent
+    for _ in range(100):
+        middle = (low + high) / 2.0
+        if middle - 1.0 - math.log(middle) >= exponent:
+            high = middle
+        else:
+            low = middle
+    return noise_power / high, upper
+
+
 def rounding_error_bound(scalars: npt.ArrayLike) -> float:
     """Largest error of the sum from rounding samples to complex64, without noise and CSI error.
 

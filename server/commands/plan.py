@@ -6,17 +6,19 @@ import argparse
 import math
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from edge_runtime.forward import OnnxForward
 from edge_runtime.parameters import ParameterStore
+from edge_runtime.protocol.rounds import Access
 from server import privacy_statement
 from server.commands.run import overrides
 from server.config import DEFAULT_PRESET, RunConfig, load_config
 from server.errors import ConfigurationError
 from server.learnability import LEAST_ROUNDS, outlook, what_would_help
 from server.plain_json import to_json
-from server.plan_preview import PolicyPreview, preview_policies
+from server.plan_preview import PolicyPreview, preview_policies, preview_policy
 from server.plots import draw_plan
 from server.power.catalogue import POLICIES
 from server.run_data import RunData, load_run_data
@@ -90,7 +92,10 @@ def _document(
         "promise": privacy_statement.promise(config) if privacy.enabled else None,
         "assumption": privacy_statement.assumption(config),
         "assumed_receiver_noise": privacy_statement.assumed_receiver_noise(config),
-        "trusted_receiver_noise": 0.0,
+        "trusted_noise_fraction": privacy.trusted_noise_fraction,
+        "receiver_noise_counted": privacy_statement.receiver_noise_counted(config),
+        "missing_devices": privacy.missing_devices,
+        "by_trusted_noise_fraction": _price_of_trust(config, num_records, typical),
         "clip": config.optimizer.clip,
         "typical_number": typical.value,
         "typical_number_origin": typical.origin,
@@ -98,6 +103,28 @@ def _document(
         **verdict,
         "policies": policies,
     }
+
+
+def _price_of_trust(
+    config: RunConfig, num_records: list[int], typical: TypicalNumber
+) -> list[dict[str, float]]:
+    """The configuration's policy with no receiver noise counted, and with all of it."""
+    if not config.privacy.enabled or config.access is not Access.SUPERPOSED:
+        return []
+    found = []
+    for fraction in (0.0, 1.0):
+        privacy = msgspec.structs.replace(config.privacy, trusted_noise_fraction=fraction)
+        changed = msgspec.structs.replace(config, privacy=privacy)
+        preview = preview_policy(changed, config.power_policy, num_records, spending=False)
+        seen = outlook(changed, preview, typical)
+        found.append(
+            {
+                "trusted_noise_fraction": fraction,
+                "noise_std": seen.noise_std,
+                "effective_rounds": seen.effective_rounds,
+            }
+        )
+    return found
 
 
 def _figures(config: RunConfig, preview: PolicyPreview, typical: TypicalNumber) -> dict[str, Any]:
@@ -150,7 +177,7 @@ def _lines(document: dict[str, Any]) -> list[str]:
         promise = d["promise"]
     lines = [
         f"{d['devices']} devices, {d['rounds']} rounds of {d['directions']}, {d['waveform']} at "
-        f"{d['snr_db']:g} dB; {promise}; no receiver noise counted",
+        f"{d['snr_db']:g} dB; {promise}; {d['receiver_noise_counted']}",
         *([f"epsilon {d['assumption']}"] if d["assumption"] else []),
         f"a typical mean number is {d['typical_number']:.3g} ({d['typical_number_origin']}), the "
         f"clip {d['clip']:g}",
@@ -173,6 +200,13 @@ def _lines(document: dict[str, Any]) -> list[str]:
         "  rounds worth: of so many without noise; silent: share of devices; power: over full",
         "  scale, with numbers at their bound.",
     ]
+    if d["by_trusted_noise_fraction"]:
+        none, everything = d["by_trusted_noise_fraction"]
+        lines.append(
+            "privacy.trusted_noise_fraction = 0 or 1, receiver noise counted or not: noise "
+            f"{none['noise_std']:.4g} or {everything['noise_std']:.4g}, worth "
+            f"{none['effective_rounds']:.4g} or {everything['effective_rounds']:.4g} rounds."
+        )
     if refused:
         lines.append(f"Not for this run: {', '.join(refused)} (--json says why).")
     if d["can_learn"] is False:

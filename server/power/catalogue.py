@@ -41,6 +41,9 @@ class Policy:
 OWN_NOISE_POLICIES = ("optimal", "static", "reversed")
 """Those that deal a budget out over rounds by their weights alone (`own_noise_costs`)."""
 
+EQUAL_NOISE_POLICIES = ("static", "subsampled", "equal_split")
+"""Those in which all who speak have the same noise, so that it can be planned without some."""
+
 _NO_LEVEL = "there is no common level to invert to"
 
 POLICIES: dict[str, Policy] = {

@@ -24,6 +24,8 @@ DEFAULT_PEAK_FACTOR = 8.0
 # of 2**-24, and a sample above full scale is an error, not a rounding.
 SAMPLE_HEADROOM = 1.0 - 2.0**-20
 
+_BISECTIONS = 60
+
 
 @dataclass(frozen=True, slots=True)
 class PowerPlan:
@@ -86,17 +88,20 @@ def plan_static(
     min_gain: float,
     min_participants: int = 1,
     peak_factor: float = DEFAULT_PEAK_FACTOR,
+    num_missing: int = 0,
+    trusted_noise_power: float = 0.0,
 ) -> PowerPlan:
     r"""Truncated inversion: tx_gain_k = c / h_k if abs(h_k) >= min_gain, else silent.
 
-    With n participants and an equal split of the noise::
+    With n participants and an equal split of the noise, of which q shares do not count::
 
-        sigma_k = required_noise_std / sqrt(n)
-        c       = min_k max_amplitude abs(h_k) / (G + peak_factor sigma_k)
+        (n - q) sigma_k^2 + rho N0 / c^2 = required_noise_std^2
+        c = min_k max_amplitude abs(h_k) / (G + peak_factor sigma_k)
 
-    so that every sample stays below max_amplitude unless the noise exceeds peak_factor standard
-    deviations. For the default 8 that happens with probability erfc(8 / sqrt 2) = 1.3e-15 a device
-    and round if the noise is real, and exp(-32) = 1.3e-14 if it has two quadratures of sigma_k.
+    (sigma_k = 0 where receiver noise is more than that already), so that every sample stays below
+    max_amplitude unless the noise exceeds peak_factor standard deviations. For the default 8 that
+    happens with probability erfc(8 / sqrt 2) = 1.3e-15 a device and round if the noise is real, and
+    exp(-32) = 1.3e-14 if it has two quadratures of sigma_k.
 
     Assumes block fading over sounding and payload, and takes the estimates at their word: the
     estimation error belongs to the privacy record (amplitude_error_bound), not here.
@@ -105,16 +110,19 @@ def plan_static(
         gain_estimates: complex [num_devices], transmitted to received amplitude.
         max_amplitude: largest magnitude of a transmitted sample (1.0 = full scale).
         scalar_bound: G, the bound on abs(p_k).
-        required_noise_std: standard deviation of the sum of all artificial noises, in units of the
-            scalar; 0 in ideal mode.
+        required_noise_std: standard deviation of what counts of the noise of the sum, in units of
+            the scalar; 0 in ideal mode.
         min_gain: truncation threshold on abs(h_k).
         min_participants: with fewer devices that can reach the level nobody speaks at all: a sum
             that would not be used is not worth its price.
         peak_factor: how many noise standard deviations must fit below max_amplitude.
+        num_missing: q, whose noise does not count; with as many participants or fewer nobody
+            speaks.
+        trusted_noise_power: rho N0, what counts of the receiver noise on an arriving sum.
 
     Guarantees:
         * abs(tx_gain_k) (G + peak_factor sigma_k) <= max_amplitude, with room for float32;
-        * the sum of sigma_k^2 is at least required_noise_std^2 (rounded up);
+        * what counts is at least required_noise_std^2 (rounded up);
         * silent devices are exactly those below min_gain, or all of them;
         * more required noise never raises c; permuting the devices permutes the plan;
         * if everybody is silent the plan has no participants: skip the round, charge nothing.
@@ -131,16 +139,26 @@ def plan_static(
         min_gain=min_gain,
         peak_factor=peak_factor,
     )
-    check_not_negative(required_noise_std=required_noise_std)
+    check_not_negative(
+        required_noise_std=required_noise_std,
+        num_missing=num_missing,
+        trusted_noise_power=trusted_noise_power,
+    )
     magnitudes = {k: abs(gain) for k, gain in enumerate(gains)}
     participants = tuple(k for k, magnitude in magnitudes.items() if magnitude >= min_gain)
     silent = tuple(k for k, magnitude in magnitudes.items() if magnitude < min_gain)
-    if len(participants) < max(1, min_participants):
+    num_counted = len(participants) - num_missing
+    if len(participants) < max(1, min_participants) or num_counted < 1:
         return PowerPlan((), tuple(magnitudes), 0.0, {}, {})
 
-    noise_std = _split_equally(required_noise_std, len(participants))
-    peak_scalar = scalar_bound + peak_factor * noise_std
     weakest = min(magnitudes[k] for k in participants)
+    noise_std = _split_equally(required_noise_std, num_counted)
+    if trusted_noise_power > 0.0:
+        noise_per_scalar = math.sqrt(trusted_noise_power) / (max_amplitude * weakest)
+        noise_std = _less_by_receiver(
+            noise_std, num_counted, required_noise_std, scalar_bound, peak_factor, noise_per_scalar
+        )
+    peak_scalar = scalar_bound + peak_factor * noise_std
     receive_scale = max_amplitude * weakest / peak_scalar * SAMPLE_HEADROOM
     if not (math.isfinite(receive_scale) and receive_scale > 0):
         raise ConfigurationError(
@@ -178,3 +196,30 @@ def _split_equally(required_noise_std: float, num_participants: int) -> float:
     while math.hypot(*[noise_std] * num_participants) < required_noise_std:
         noise_std = math.nextafter(noise_std, math.inf)
     return noise_std
+
+
+def _less_by_receiver(
+    most: float,
+    num_counted: int,
+    required_noise_std: float,
+    scalar_bound: float,
+    peak_factor: float,
+    noise_per_scalar: float,
+) -> float:
+    """The least sigma that is enough beside the receiver's noise at the level it leaves.
+
+    The level falls as sigma grows, so what counts grows with it on both sides; the upper end of the
+    bisection always is enough.
+    """
+
+    def is_enough(noise_std: float) -> bool:
+        receiver = noise_per_scalar * (scalar_bound + peak_factor * noise_std)
+        return math.hypot(receiver, math.sqrt(num_counted) * noise_std) >= required_noise_std
+
+    if is_enough(0.0):
+        return 0.0
+    low, high = 0.0, most
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (low + high)
+        low, high = (low, middle) if is_enough(middle) else (middle, high)
+    return high

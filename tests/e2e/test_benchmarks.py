@@ -101,3 +101,20 @@ def test_the_one_run_audit_sees_what_a_run_without_noise_gives_away(tmp_path):
     assert noiseless["guesses"][-1]["guesses"] == 150
     assert noiseless["guesses"][-1]["right"] > 90
     assert run(*command).stderr == ""
+
+
+def test_the_policy_study_pairs_seeds_and_says_what_is_real(tmp_path):
+    results, document = tmp_path / "p.jsonl", tmp_path / "p.json"
+    command = ["benchmarks/power_policies.py", results, "--quick", "--json", document]
+    run(*command)
+    written = json.loads(document.read_text())
+    cells = {line["policy"]: line for line in written["cells"]}
+    assert set(cells) == {"static", "sign", "perfect"}
+    by_seed = {(row["policy"], row["seed"]): row["accuracy"] for row in written["runs"]}
+    pairs = [by_seed["perfect", seed] - by_seed["static", seed] for seed in (0, 1)]
+    assert abs(cells["perfect"]["accuracy_over_static"] - sum(pairs) / 2) < 1e-12
+    assert "accuracy_over_static" not in cells["static"]
+    for row in written["runs"]:
+        assert row["outcome"] == "complete"
+        assert row["epsilon"] is None or row["epsilon"] <= 60.0
+    assert run(*command).stderr == ""

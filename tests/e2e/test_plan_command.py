@@ -30,6 +30,20 @@ def test_the_table_has_a_line_for_every_policy_that_plans_and_a_verdict(capsys):
     assert "no receiver noise counted" in out
 
 
+def test_the_price_of_trusting_the_receiver_is_shown(capsys):
+    arguments = ["plan", *SMALL, "--rounds", "30", "--set", "radio.snr_db=0", "--json"]
+    assert main(arguments) == 0
+    none, everything = json.loads(capsys.readouterr().out)["by_trusted_noise_fraction"]
+    assert everything["noise_std"] < none["noise_std"]
+    assert everything["effective_rounds"] > none["effective_rounds"]
+    trusting = [*arguments, "--set", "privacy.trusted_noise_fraction=1"]
+    assert main(trusting) == 0
+    document = json.loads(capsys.readouterr().out)
+    own = next(e for e in document["policies"] if e["policy"] == document["policy"])
+    assert own["noise_std"] == everything["noise_std"]
+    assert document["promise"].endswith("100% of the receiver noise counted")
+
+
 def test_one_json_object_and_a_picture(capsys, tmp_path):
     picture = tmp_path / "new" / "plan.png"
     assert main(["plan", *SMALL, "--rounds", "30", "--json", "--plot", str(picture)]) == 0

@@ -120,6 +120,8 @@ RECORD = {
     "sensitivity": CHOSEN,
     "sampling_probability": PUBLIC_N,
     "certified_noise_std": "from the plan",
+    "receiver_noise_std": "from the plan; in a correction, measured where no device sends",
+    "num_missing": CHOSEN,
     "amplitude_error_bound": CHANNEL,
     "noise_stream": "a one-way name of noise that is drawn whatever the data are",
 }

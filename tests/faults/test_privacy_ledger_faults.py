@@ -29,6 +29,8 @@ def make_record(round_index, device_index):
         sensitivity=1.0,
         sampling_probability=1.0,
         certified_noise_std=20.0,
+        receiver_noise_std=0.0,
+        num_missing=0,
         amplitude_error_bound=0.0,
         noise_stream=f"{round_index:08x}{device_index:08x}",
     )

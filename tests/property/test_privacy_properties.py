@@ -39,6 +39,8 @@ def make_record(multiplier, *, rate=1.0, device_index=0, round_index=0, **change
         "sensitivity": 1.0,
         "sampling_probability": rate,
         "certified_noise_std": multiplier,
+        "receiver_noise_std": 0.0,
+        "num_missing": 0,
         "amplitude_error_bound": 0.0,
         "noise_stream": "0123456789abcdef",
     }

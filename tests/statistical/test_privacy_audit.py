@@ -38,6 +38,8 @@ def claimed_epsilon(multiplier):
         sensitivity=1.0,
         sampling_probability=RATE,
         certified_noise_std=multiplier,
+        receiver_noise_std=0.0,
+        num_missing=0,
         amplitude_error_bound=0.0,
         noise_stream="00000000",
     )

@@ -22,6 +22,7 @@ from radio.waveforms.error_model import (
     csi_covariance,
     csi_variance,
     gain_error_variance,
+    noise_power_limits,
     noise_power_upper_bound,
     receiver_noise_std,
 )
@@ -313,6 +314,19 @@ def test_noise_power_upper_bound_covers():
     allowed = stats.binom.ppf(1 - ALPHA, n, probability)
     assert np.sum(measured * factor < 1.0) <= allowed
     assert np.sum(measured < 1.0) > allowed
+
+
+def test_noise_power_limits_cover_on_both_sides():
+    """As above, for either limit; control: the lower limit at a hundred times the probability."""
+    n, num_samples, probability = 100_000, 16, 1e-3
+    measured = np.random.default_rng(12).gamma(num_samples, 1 / num_samples, n)
+    lower, upper = noise_power_limits(1.0, num_samples, probability)
+    assert upper == noise_power_upper_bound(1.0, num_samples, probability)
+    allowed = stats.binom.ppf(1 - ALPHA, n, probability)
+    assert np.sum(measured * lower > 1.0) <= allowed
+    assert np.sum(measured * upper < 1.0) <= allowed
+    too_high, _ = noise_power_limits(1.0, num_samples, 100 * probability)
+    assert np.sum(measured * too_high > 1.0) > allowed
 
 
 @pytest.mark.parametrize(

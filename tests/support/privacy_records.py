@@ -33,6 +33,8 @@ def make_record(
         "sampling_probability": rate,
         # The record rounds its multiplier down by a hair; stay on the wanted grid point.
         "certified_noise_std": multiplier * (1 + 1e-9),
+        "receiver_noise_std": 0.0,
+        "num_missing": 0,
         "amplitude_error_bound": 0.0,
         "noise_stream": f"{round_index:08x}{device_index:08x}",
     }

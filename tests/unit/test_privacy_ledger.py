@@ -24,6 +24,8 @@ def make_record(round_index=0, device_index=0, *, stream=None, **changes):
         "sensitivity": 1.0,
         "sampling_probability": 0.01,
         "certified_noise_std": 1.0,
+        "receiver_noise_std": 0.0,
+        "num_missing": 0,
         "amplitude_error_bound": 0.0,
         "noise_stream": stream or f"{round_index:08x}{device_index:08x}",
     }

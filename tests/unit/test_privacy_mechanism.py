@@ -31,6 +31,8 @@ def make_record(**changes):
         "sensitivity": 0.5,
         "sampling_probability": 0.01,
         "certified_noise_std": 0.4,
+        "receiver_noise_std": 0.0,
+        "num_missing": 0,
         "amplitude_error_bound": 0.0,
         "noise_stream": "00ff00ff00ff00ff",
     }

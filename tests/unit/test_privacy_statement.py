@@ -38,6 +38,19 @@ def test_a_receiver_noise_is_assumed_where_devices_cover_one_another(changes, no
     assert (assumption(config) is None) is (noise is None)
 
 
+def test_what_is_counted_of_the_receiver_stands_there_too(tmp_path, capsys):
+    settings = {**SHORT, "privacy.trusted_noise_fraction": 0.5, "privacy.missing_devices": 1}
+    changes = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    folder = tmp_path / "run"
+    assert main(["run", "snips", *changes, "--out", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "without the noise of any 1 others, 50% of the receiver noise counted" in out
+    assert "assumed and 50% of it counted)" in out
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["trusted_noise_fraction"], summary["missing_devices"]) == (0.5, 1)
+    assert "50% of the receiver noise counted." in (folder / "report.html").read_text()
+
+
 def test_it_stands_wherever_epsilon_does(tmp_path, capsys):
     folder = tmp_path / "run"
     assert carry_out(Experiment.start(load_config("snips", SHORT), folder))

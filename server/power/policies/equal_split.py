@@ -20,6 +20,7 @@ Source: theory.md, section 5.3, the bounds replaced by their largest; the case o
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,10 +67,15 @@ def as_it_goes(problem: PlanningProblem, num_missing: int = 0) -> CausalPolicy:
 
 
 def with_equal_noises(
-    problem: PlanningProblem, costs: FloatArray, may_speak: BoolArray
+    problem: PlanningProblem, costs: FloatArray, may_speak: BoolArray, num_missing: int = 0
 ) -> Schedule:
-    """The schedule of given prices [T] in which all who may speak [K, T] do, with equal noises."""
-    return _Split.of(problem, may_speak, 0).schedule(costs)
+    """The schedule of given prices [T] in which all who may speak [K, T] do, with equal noises.
+
+    As loud as that leaves them, also where more receiver noise would be cheaper.
+    """
+    split = _Split.of(problem, may_speak, num_missing)
+    loud = dataclasses.replace(split, by_level=np.zeros_like(split.by_level))
+    return loud.schedule(costs)
 
 
 def _check(problem: PlanningProblem, num_missing: int) -> None:
