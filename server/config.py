@@ -33,6 +33,7 @@ from server.power.catalogue import (
     check_plans_full_rounds,
     policy_named,
 )
+from server.power_limits_config import PowerLimitsSection
 from server.privacy.units import NeighbouringRelation, PrivacyUnit
 from server.radio_config import PlutoSection, RadioSection, VirtualPlutoSection
 
@@ -171,12 +172,15 @@ class PowerSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         min_participation: with "selection", the share of the rounds that a device speaks in at
             least, those in which its own channel is best.
         wrong_sign_probability: with "sign", e0, how often a device's sign is not that of the mean.
+        limits: batteries, duty cycles, caps and fairness, by the policy "limited", which needs a
+            solver (pip install 'pairzero[plan]').
     """
 
     policy: str | None = None
     contraction: float = 1.0
     min_participation: float = 0.0
     wrong_sign_probability: float = 0.3
+    limits: PowerLimitsSection = PowerLimitsSection()
 
 
 class PrivacySection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -311,6 +315,8 @@ class RunConfig(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         """The name of the policy; see `PowerSection`."""
         if self.power.policy is not None:
             return self.power.policy
+        if self.power.limits.limits_anything:
+            return "limited"
         return "subsampled" if self.is_subsampled else "optimal"
 
     @property
@@ -400,6 +406,11 @@ class RunConfig(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         check_within("privacy.csi_failure_fraction", self.privacy.csi_failure_fraction, 0.0, 0.5)
         if self.privacy.enabled:
             self._check_privacy()
+        elif self.power.limits.limits_anything:
+            raise ConfigurationError(
+                "[power.limits]: privacy.enabled = false, and such runs plan no power. Leave them "
+                "out."
+            )
         elif not math.isfinite(self.optimizer.clip) and self.radio.backend != "ideal":
             raise ConfigurationError(
                 "optimizer.clip: infinite; a transmitter needs a bound. Set a finite clip, or "
@@ -470,6 +481,7 @@ class RunConfig(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
             )
         if not self.is_subsampled:
             check_plans_full_rounds(self.power_policy, self.access, self.vote)
+        self._check_limits()
         check_within("power.min_participation", self.power.min_participation, 0.0, 1.0)
         check_within("power.wrong_sign_probability", self.power.wrong_sign_probability, 0.0, 0.499)
         check_within("power.contraction", self.power.contraction, 0.5, 1.0)
@@ -499,6 +511,23 @@ class RunConfig(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 f"privacy.missing_devices: got {privacy.missing_devices}, and power.policy = "
                 f'"{self.power_policy}" deals noise out as power allows it, some of it to few. '
                 f"Use one of: {', '.join(EQUAL_NOISE_POLICIES)}."
+            )
+
+    def _check_limits(self) -> None:
+        """Whether the policy keeps the limits that are set, and they can be kept at all."""
+        limits = self.power.limits
+        limits.over(self.federation.num_devices, self.optimizer.rounds, 1.0)
+        is_limited = self.power_policy == "limited"
+        if limits.limits_anything and not is_limited:
+            raise ConfigurationError(
+                f'[power.limits]: power.policy = "{self.power_policy}" does not keep them; '
+                'wanted "limited", for superposed rounds that are paid in full '
+                '(privacy.unit = "device").'
+            )
+        if is_limited and not limits.limits_anything:
+            raise ConfigurationError(
+                'power.policy: "limited" without limits. Set some in [power.limits], or use '
+                '"selection".'
             )
 
     def _check_privacy(self) -> None:
@@ -578,13 +607,15 @@ def load_config(preset_or_path: str, overrides: dict[str, Any] | None = None) ->
         raise ConfigurationError(f"{path}: not TOML: {error}") from error
     _resolve_paths(document, path.parent)
     for dotted, value in (overrides or {}).items():
-        section, _, key = dotted.partition(".")
-        keys = document.setdefault(section, {})
-        if not isinstance(keys, dict):
-            raise ConfigurationError(
-                f"{dotted}: {section!r} is a plain value, it has no keys. Write {section} = ... in "
-                "a configuration file."
-            )
+        *sections, key = dotted.split(".")
+        keys = document
+        for section in sections:
+            keys = keys.setdefault(section, {})
+            if not isinstance(keys, dict):
+                raise ConfigurationError(
+                    f"{dotted}: {section!r} is a plain value, it has no keys. Write {section} = "
+                    "... in a configuration file."
+                )
         keys[key] = value
     # What came from the command line is relative to where it was typed.
     _resolve_paths(document, Path.cwd())

@@ -367,7 +367,7 @@ def _build_pricing(
             f"{store.path}: {spoken} transmissions were recorded and only {len(ledger.records())} "
             "of them are in the privacy ledger. What was spent is unknown: start a new run."
         )
-    return Pricing(config, terms, accountant, ledger, noise_symbols)
+    return Pricing(config, terms, accountant, ledger, noise_symbols, store.rounds())
 
 
 def _check_same(store: RunStore, key: str, now: Any) -> None:

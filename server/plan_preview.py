@@ -28,8 +28,10 @@ from server.power.catalogue import (
 from server.power.causal_policy import CausalPolicy
 from server.power.limits import mean_squares
 from server.power.policies import equal_split
+from server.power.policies.limited import plan_limited
 from server.power.policies.paper import plan_paper
 from server.power.policies.perfect import perfect_for
+from server.power.policies.selection import plan_selection
 from server.power.schedule import BoolArray, FloatArray, PlanningProblem, Schedule
 from server.power.water_filling import fill
 from server.predicted_noise import radio_sum_std
@@ -45,6 +47,7 @@ from server.privacy_terms import PrivacyTerms, csi_delta, plan_privacy_terms, ro
 from server.run_planner import assumed_problem, causal_policy
 
 _CHECKPOINTS = 20
+_MOST_PARTS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +148,12 @@ def _check(config: RunConfig, name: str) -> None:
     policy_named(name, access=config.access, has_promise=True)
     if not config.is_subsampled:
         check_plans_full_rounds(name, config.access, config.vote)
+        if config.power.limits.limits_anything is not (name == "limited"):
+            raise ConfigurationError(
+                "there are no [power.limits] to keep."
+                if name == "limited"
+                else "it does not keep [power.limits]."
+            )
     elif name not in ("static", "subsampled"):
         raise ConfigurationError("plans rounds that are paid in full; these have Poisson batches.")
 
@@ -157,11 +166,42 @@ def _superposed(config: RunConfig, terms: PrivacyTerms, spending: bool) -> Polic
         schedule = equal_split.with_equal_noises(
             rich, costs, may_speak, config.privacy.missing_devices
         ).check()
+    elif config.power_policy == "limited":
+        schedule = _within_limits(config, problem, may_speak)
+        costs = schedule.costs
     else:
         policy = causal_policy(config, problem, problem.num_rounds)
         schedule = planned_in_hindsight(policy, problem, may_speak)
         costs = schedule.costs
     return _of_schedule(config, terms, schedule, costs if spending else np.zeros_like(costs))
+
+
+def _within_limits(config: RunConfig, problem: PlanningProblem, may_speak: BoolArray) -> Schedule:
+    """By a solver, on so many parts of the run as it takes a second for, each of one channel."""
+    num_rounds = problem.num_rounds
+    parts = np.array_split(np.arange(num_rounds), min(_MOST_PARTS, num_rounds))
+    first = np.array([part[0] for part in parts])
+    repeats = np.array([float(len(part)) for part in parts])
+    whole = dataclasses.replace(
+        problem,
+        power_gains=problem.power_gains[:, first],
+        sensitivities=problem.sensitivities[first] * np.sqrt(repeats),
+        weights=np.array([problem.weights[part].sum() for part in parts]),
+    )
+    limits = config.power.limits.over(problem.num_devices, num_rounds, problem.max_power)
+    preferred = plan_selection(whole).speakers & may_speak[:, first]
+    speakers = limits.choose_speakers(whole, preferred) & may_speak[:, first]
+    chosen = dataclasses.replace(limits, min_duty=0.0, max_duty=1.0)
+    planned = plan_limited(whole, chosen, speakers=speakers, repeats=repeats)
+    of_part = np.repeat(np.arange(len(parts)), repeats.astype(int))
+    return dataclasses.replace(
+        planned,
+        problem=dataclasses.replace(problem, power_gains=whole.power_gains[:, of_part]),
+        speakers=planned.speakers[:, of_part],
+        inverse_levels=planned.inverse_levels[of_part],
+        noise_variances=planned.noise_variances[:, of_part],
+        costs=(planned.costs / repeats)[of_part],
+    )
 
 
 def _whole_run(config: RunConfig, terms: PrivacyTerms) -> tuple[PlanningProblem, BoolArray]:

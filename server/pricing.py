@@ -38,6 +38,7 @@ from server.privacy.mechanism import (
 from server.privacy.round_squares import RoundSquares
 from server.privacy_terms import PrivacyTerms
 from server.run_planner import RunPlanner, plans_as_it_goes
+from server.run_records import RoundRow
 
 _ROUNDING = 2.0**-49
 """What float64 may do to the receiver's noise in units of the scalar."""
@@ -53,6 +54,7 @@ class Pricing:
         accountant: Accountant | None,
         ledger: PrivacyLedger | None,
         noise_symbols: int,
+        rounds: Sequence[RoundRow] = (),
     ) -> None:
         """Price a run.
 
@@ -62,6 +64,7 @@ class Pricing:
             accountant: every device's account, None without privacy.
             ledger: where prices are written down, None without privacy.
             noise_symbols: silent samples from which a channel estimate's noise power is measured.
+            rounds: that the run has had.
         """
         self._config = config
         self._terms = terms
@@ -73,6 +76,8 @@ class Pricing:
         if terms is not None and ledger is not None and plans_as_it_goes(config):
             self._planner = RunPlanner(config, terms, noise_symbols)
             self._squares.add(ledger.records())
+            for row in rounds:
+                self.note(row)
         # A resumed run finds the price of its unfinished round here.
         self._charged_before = frozenset(ledger.records()) if ledger is not None else frozenset()
         self._rounds_charged_before = frozenset(r.round_index for r in self._charged_before)
@@ -92,6 +97,12 @@ class Pricing:
             self._planner,
             self._squares.worst_before(round_index) if self._planner is not None else 0.0,
         )
+
+    def note(self, row: RoundRow) -> None:
+        """A round is over."""
+        if self._planner is not None and self._terms is not None:
+            if row.round_index >= self._terms.first_round:
+                self._planner.note(row.energies)
 
     def price(self, planned: PlannedRound, release: str) -> tuple[MechanismRecord, ...]:
         """What each speaker pays; nothing without privacy.

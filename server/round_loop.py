@@ -12,6 +12,7 @@ from edge_runtime.control.channel import ControlChannel
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.protocol.direction import GENERATOR, derive_direction_seed
 from edge_runtime.protocol.rounds import (
+    Access,
     DigestReport,
     DigestRequest,
     RoundPlan,
@@ -23,6 +24,7 @@ from server.config import RunConfig
 from server.errors import ReplicaMismatchError
 from server.optimizer import hold_within, learning_rate, step_integers, votes_decided
 from server.planning import ChannelKnowledge, PlannedRound, RoundPower
+from server.power.static import PowerPlan
 from server.pricing import Pricing
 from server.privacy.mechanism import MechanismRecord
 from server.run_records import RoundRow
@@ -108,6 +110,7 @@ class RoundLoop:
         row = self.describe(planned, price, heard, means, result, started)
         self.take_step(result)
         self.store.append_round(row)
+        self.pricing.note(row)
         return row
 
     def skip_round(self, round_index: int) -> RoundRow:
@@ -134,12 +137,14 @@ class RoundLoop:
             amplitude_error_bound=0.0,
             noise_multiplier=0.0,
             receive_scale=0.0,
+            energies=(),
             weakest_gain=0.0,
             learning_rate=learning_rate(self.config.optimizer, round_index),
             wall_s=None,
         )
         self.take_step(result)
         self.store.append_round(row)
+        self.pricing.note(row)
         return row
 
     def channel_for(
@@ -172,6 +177,14 @@ class RoundLoop:
     def _nothing(self) -> tuple[float, ...]:
         """What is learnt where nobody is heard."""
         return (0.0,) * self.config.optimizer.directions
+
+    def _energies(self, power: RoundPower) -> tuple[float, ...]:
+        """Of every device, where a common level was planned and noise is on the air."""
+        is_ideal = self.config.radio.backend == "ideal"
+        is_slotted = self.config.access is Access.SLOTTED
+        if is_ideal or is_slotted or not isinstance(power, PowerPlan):
+            return ()
+        return power.energies(self.config.largest_number, self.config.federation.num_devices)
 
     def means_of(self, heard: Heard) -> HeardMeans:
         """The mean estimates and their measured receiver noise; zero when nobody spoke."""
@@ -247,6 +260,7 @@ class RoundLoop:
             amplitude_error_bound=planned.amplitude_error_bound,
             noise_multiplier=min((r.noise_multiplier for r in price), default=0.0),
             receive_scale=power.receive_scale,
+            energies=self._energies(power),
             weakest_gain=planned.weakest_gain,
             learning_rate=learning_rate(self.config.optimizer, result.round_index),
             # Real keys, real batches: how long they took to compute is nobody's business.

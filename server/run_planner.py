@@ -11,6 +11,7 @@ keeps the numbers of the problem near one whatever the clip is.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,8 @@ from server.power.online import OnlinePlanner, Rule
 from server.power.policies import equal_split, optimal, selection, sign, truncated_inversion
 from server.power.policies.constant_inversion import plan_constant_inversion
 from server.power.policies.truncated_inversion import plan_truncated_inversion
-from server.power.schedule import BoolArray, PlanningProblem, Schedule
+from server.power.receding_horizon import PowerUsed, RecedingHorizonPlanner
+from server.power.schedule import BoolArray, FloatArray, PlanningProblem, Schedule
 from server.power.static import SAMPLE_HEADROOM, PowerPlan
 from server.privacy.calibration import multiplier_above
 from server.privacy.composition import MIN_NOISE_MULTIPLIER
@@ -59,15 +61,36 @@ class RunPlanner:
         if config.power_policy == "reversed":
             weights = weights[::-1].copy()
         self._largest = config.largest_number
+        self._peak = config.radio.max_amplitude**2
         self._terms = terms
         self._min_speakers = config.federation.min_speakers
         assumed, may_speak = assumed_problem(config, terms, noise_symbols, num_draws=_DRAWS)
+        self._used = PowerUsed.nothing(config.federation.num_devices)
+        self._planner: OnlinePlanner | None = None
+        self._within_limits: RecedingHorizonPlanner | None = None
+        if config.power_policy == "limited":
+            limits = config.power.limits.over(
+                config.federation.num_devices, num_rounds, config.radio.max_amplitude**2
+            )
+            self._within_limits = RecedingHorizonPlanner(assumed, weights, limits, may_speak)
+            return
         self._planner = OnlinePlanner(
             assumed,
             weights,
             Rule.MPC,
             causal_policy(config, assumed, num_rounds),
             assumed_speakers=may_speak,
+        )
+
+    def note(self, energies: Sequence[float]) -> None:
+        """A round of the stretch is over.
+
+        Args:
+            energies: what each device was to send in it [K]; nothing where that is not known, and
+                as much as a peak allows is taken for it.
+        """
+        self._used = self._used.and_round(
+            np.array(energies) if energies else np.full_like(self._used.energy, self._peak)
         )
 
     def plan(
@@ -78,7 +101,7 @@ class RunPlanner:
         amplitude_error: float,
         spent: float,
     ) -> PowerPlan:
-        """One round.
+        """One round, after those that were noted.
 
         Args:
             round_index: of it.
@@ -93,19 +116,38 @@ class RunPlanner:
         left = max(0.0, self._terms.budget - spent)
         if left < _LEAST_SHARE * self._terms.budget:
             left = 0.0
-        magnitudes = np.abs(gains)
-        schedule = self._planner.plan(
+        schedule = self._schedule(
             round_index - self._terms.first_round,
-            np.square(np.where(may_speak, magnitudes, 1.0)),
+            np.square(np.where(may_speak, np.abs(gains), 1.0)),
             min(left, _MOST_OF_ONE_ROUND),
-            may_speak=may_speak,
-            sensitivity=(
-                self._terms.sensitivity / self._largest * sensitivity_growth(amplitude_error)
-            ),
+            may_speak,
+            self._terms.sensitivity / self._largest * sensitivity_growth(amplitude_error),
         )
         if schedule.speakers.sum() < max(1, self._min_speakers):
             return PowerPlan((), tuple(range(len(gains))), 0.0, {}, {})
         return self._carried_out(schedule, gains)
+
+    def _schedule(
+        self,
+        position: int,
+        power_gains: FloatArray,
+        remaining: float,
+        may_speak: BoolArray,
+        sensitivity: float,
+    ) -> Schedule:
+        if self._planner is not None:
+            return self._planner.plan(
+                position, power_gains, remaining, may_speak=may_speak, sensitivity=sensitivity
+            )
+        assert self._within_limits is not None
+        return self._within_limits.plan(
+            position,
+            power_gains,
+            remaining,
+            self._used,
+            may_speak=may_speak,
+            sensitivity=sensitivity,
+        )
 
     def _carried_out(self, schedule: Schedule, gains: npt.NDArray[np.complex128]) -> PowerPlan:
         """The schedule on real gains, its noise raised to what the ledger prices it at."""

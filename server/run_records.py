@@ -49,6 +49,8 @@ class RoundRow:
         amplitude_error_bound: eta that the noise was planned with.
         noise_multiplier: of the charged mechanism; 0 without privacy.
         receive_scale: common receive level.
+        energies: mean square of what each device was to send, its number at its bound, over full
+            scale, 0 for who was silent [K]; empty where no common level was planned.
         weakest_gain: smallest estimated gain among the speakers.
         learning_rate: of this round.
         wall_s: duration of the round; None where devices hold real keys, because it follows the
@@ -71,6 +73,7 @@ class RoundRow:
     amplitude_error_bound: float
     noise_multiplier: float
     receive_scale: float
+    energies: tuple[float, ...]
     weakest_gain: float
     learning_rate: float
     wall_s: float | None

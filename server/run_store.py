@@ -30,11 +30,11 @@ from server.run_records import EvaluationRow, Outcome, RoundRow
 
 STORE_FILE = "run.sqlite3"
 _APPLICATION_ID = 0x70415A30  # "pAZ0"
-_SCHEMA_VERSION = 5
+_SCHEMA_VERSION = 6
 _GENESIS = hashlib.sha256(b"pairzero rounds 1").hexdigest()
 
 
-_LISTS = ("step_integers", "mean_estimates", "true_means")
+_LISTS = ("step_integers", "mean_estimates", "true_means", "energies")
 _ROUND_COLUMNS = [field.name for field in fields(RoundRow)]
 
 _SCHEMA = """
@@ -56,6 +56,7 @@ CREATE TABLE rounds (
     amplitude_error_bound REAL NOT NULL,
     noise_multiplier REAL NOT NULL,
     receive_scale REAL NOT NULL,
+    energies TEXT NOT NULL,
     weakest_gain REAL NOT NULL,
     learning_rate REAL NOT NULL,
     wall_s REAL,

@@ -124,6 +124,7 @@ def check_plans_full_rounds(name: str, access: Access, vote: Vote) -> None:
     able = [*OWN_NOISE_POLICIES]
     if access is Access.SUPERPOSED:
         able += ["equal_split", "selection", "constant_inversion", "truncated_inversion"]
+        able += ["limited"]
         able += ["sign"] if vote is Vote.NOISE_AFTER else []
     if name not in able:
         raise ConfigurationError(

@@ -64,6 +64,11 @@ class PowerLimits:
         """Of every device [K]."""
         return _each("max_energy", self.max_energy, num_devices)
 
+    def duties(self, num_devices: int) -> tuple[FloatArray, FloatArray]:
+        """Smallest and largest share of the rounds of every device [K]."""
+        least = _each("min_duty", self.min_duty, num_devices)
+        return least, _each("max_duty", self.max_duty, num_devices)
+
     def powers_allowed(self, problem: PlanningProblem) -> FloatArray:
         """Squared peak amplitude of every device [K]."""
         caps = _each("peak_caps", self.peak_caps, problem.num_devices)
@@ -89,14 +94,18 @@ class PowerLimits:
             chosen[device, order[:count]] = True
         return chosen
 
-    def check(self, schedule: Schedule) -> Schedule:
+    def check(self, schedule: Schedule, repeats: FloatArray | None = None) -> Schedule:
         """A schedule itself, if it keeps these limits.
+
+        Args:
+            schedule: to be looked at.
+            repeats: how many rounds each of its rounds stands for [T]; one if left out.
 
         Raises:
             InfeasiblePlanError: it does not.
         """
         problem, slack = schedule.problem, 1.0 + FEASIBILITY_SLACK
-        spent = energies(schedule)
+        spent = energies(schedule, repeats)
         allowed = self.energies_allowed(problem.num_devices)
         if np.any(spent > allowed * slack):
             worst = int(np.argmax(spent / allowed))
@@ -104,7 +113,7 @@ class PowerLimits:
                 f"power policy {schedule.policy!r}: device {worst} needs an energy of "
                 f"{spent[worst]:.6g}, {allowed[worst]:.6g} is allowed. Nothing was transmitted."
             )
-        duty = schedule.speakers.mean(axis=1)
+        duty = np.average(schedule.speakers, axis=1, weights=repeats)
         most = _each("max_duty", self.max_duty, problem.num_devices)
         if np.any(duty > most + FEASIBILITY_SLACK):
             raise InfeasiblePlanError(
@@ -125,9 +134,12 @@ class PowerLimits:
         return schedule
 
 
-def energies(schedule: Schedule) -> FloatArray:
-    """Sum of e_kt of every device [K]."""
-    return np.array([math.fsum(row) for row in mean_squares(schedule)])
+def energies(schedule: Schedule, repeats: FloatArray | None = None) -> FloatArray:
+    """Sum of e_kt of every device [K], each round as often as it repeats."""
+    each = mean_squares(schedule)
+    if repeats is not None:
+        each = each * repeats
+    return np.array([math.fsum(row) for row in each])
 
 
 def mean_squares(schedule: Schedule) -> FloatArray:

@@ -73,6 +73,15 @@ class PowerPlan:
             for k in self.participants
         )
 
+    def energies(self, scalar_bound: float, num_devices: int) -> tuple[float, ...]:
+        """Mean square of what each device sends, its number at its bound, over full scale [K]."""
+        return tuple(
+            abs(self.tx_gains[k]) ** 2 * (scalar_bound**2 + self.artificial_noise_std[k] ** 2)
+            if k in self.tx_gains
+            else 0.0
+            for k in range(num_devices)
+        )
+
     @property
     def sum_noise_std(self) -> float:
         """Standard deviation of the sum of all artificial noises, in units of the scalar."""

@@ -59,7 +59,7 @@ def row_of(result):
         mean_estimates=nothing, true_means=None, squared_error_of_noise=None,
         squared_error_of_radio=None, share_clipped=None, artificial_noise_std=0.0,
         receiver_noise_std=0.0, amplitude_error_bound=0.0, noise_multiplier=0.0, receive_scale=0.0,
-        weakest_gain=0.0, learning_rate=0.0, wall_s=None,
+        energies=(), weakest_gain=0.0, learning_rate=0.0, wall_s=None,
     )  # fmt: skip
 
 

@@ -77,6 +77,7 @@ STORED = {
         "amplitude_error_bound": CHANNEL,
         "noise_multiplier": "from the plan",
         "receive_scale": CHANNEL,
+        "energies": "from the plan, whatever the numbers are",
         "weakest_gain": CHANNEL,
         "learning_rate": CHOSEN,
         "wall_s": NOT_STORED,

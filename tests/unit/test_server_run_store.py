@@ -36,6 +36,7 @@ def row(round_index, **changes):
         "amplitude_error_bound": 0.01,
         "noise_multiplier": 0.5,
         "receive_scale": 5e-324,
+        "energies": (0.0, 1e-9),
         "weakest_gain": 0.3,
         "learning_rate": 1e-4,
         "wall_s": 0.05,

@@ -41,13 +41,21 @@ _ATTEMPTS = 4
 
 
 def plan_limited(
-    problem: PlanningProblem, limits: PowerLimits, *, solver: str = "CLARABEL"
+    problem: PlanningProblem,
+    limits: PowerLimits,
+    *,
+    speakers: BoolArray | None = None,
+    repeats: FloatArray | None = None,
+    solver: str = "CLARABEL",
 ) -> Schedule:
     """The best schedule within the limits, for the speakers chosen.
 
     Args:
         problem: to be solved.
         limits: beyond its own.
+        speakers: who speaks [K, T]; left out, chosen as the module says.
+        repeats: rounds of the run that each round stands for, in its energies [T]; one if left out.
+            Weights and sensitivities that stand for r rounds are r and sqrt(r) times as large.
         solver: of those that cvxpy has.
 
     Guarantees: within budget, peaks, energies and duties; otherwise an error.
@@ -57,10 +65,14 @@ def plan_limited(
         InfeasiblePlanError: the solver did not find the optimum.
     """
     capped = _with_caps(problem, limits)
-    speakers = limits.choose_speakers(problem, plan_selection(capped).speakers)
+    if speakers is None:
+        speakers = limits.choose_speakers(problem, plan_selection(capped).speakers)
+    if repeats is None:
+        repeats = np.ones(problem.num_rounds)
     start = optimal_for(capped, speakers, NAME)
-    levels, noises = _solved(capped, limits, start, solver)
-    return limits.check(_polished(capped, limits, start, levels, noises).check())
+    levels, noises = _solved(capped, limits, start, repeats, solver)
+    polished = _polished(capped, limits, start, levels, noises, repeats)
+    return limits.check(polished.check(), repeats)
 
 
 def _with_caps(problem: PlanningProblem, limits: PowerLimits) -> PlanningProblem:
@@ -73,7 +85,11 @@ def _with_caps(problem: PlanningProblem, limits: PowerLimits) -> PlanningProblem
 
 
 def _solved(
-    problem: PlanningProblem, limits: PowerLimits, start: Schedule, solver: str
+    problem: PlanningProblem,
+    limits: PowerLimits,
+    start: Schedule,
+    repeats: FloatArray,
+    solver: str,
 ) -> tuple[FloatArray, FloatArray]:
     """(a, sigma) of all rounds.
 
@@ -83,7 +99,7 @@ def _solved(
     levels, noises = start.inverse_levels.copy(), np.sqrt(start.artificial_noise)
     for attempt in range(_ATTEMPTS):
         try:
-            return _solved_in_units(problem, limits, start, (levels, noises), solver)
+            return _solved_in_units(problem, limits, start, (levels, noises), repeats, solver)
         except InaccurateSolutionError as near:
             if attempt + 1 == _ATTEMPTS:
                 raise
@@ -108,6 +124,7 @@ def _solved_in_units(
     limits: PowerLimits,
     start: Schedule,
     units: tuple[FloatArray, FloatArray],
+    repeats: FloatArray,
     solver: str,
 ) -> tuple[FloatArray, FloatArray]:
     cp = library()
@@ -139,8 +156,9 @@ def _solved_in_units(
             <= cp.sqrt(levels[rounds])
         )
         if squares is not None and np.isfinite(allowed[device]):
-            of_bound = bound**2 / gains / allowed[device]
-            of_noise = np.square(own) / gains / allowed[device]
+            often = repeats[spoken[rounds]] / allowed[device]
+            of_bound = often * bound**2 / gains
+            of_noise = often * np.square(own) / gains
             each = cp.multiply(of_bound, cp.inv_pos(levels[rounds]))
             limited.append(cp.sum(each + cp.multiply(of_noise, squares[rounds])) <= 1.0)
     worth = problem.weights[spoken] / np.square(start.num_speakers[spoken])
@@ -183,6 +201,7 @@ def _polished(
     start: Schedule,
     levels: FloatArray,
     noises: FloatArray,
+    repeats: FloatArray,
 ) -> Schedule:
     """The solver's answer, with what its tolerance broke made good."""
     spoken: BoolArray = ~start.is_silent
@@ -207,7 +226,7 @@ def _polished(
     )
     allowed = limits.energies_allowed(problem.num_devices)
     for _ in range(_POLISHING_STEPS):
-        excess = float(np.max(energies(schedule) / allowed))
+        excess = float(np.max(energies(schedule, repeats) / allowed))
         if excess <= 1.0:
             break
         lower = schedule.inverse_levels * excess * (1.0 + 1e-12)
