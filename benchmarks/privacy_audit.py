@@ -45,7 +45,7 @@ from server.privacy.audit import epsilon_from_rates
 from server.privacy_terms import PrivacyTerms, plan_privacy_terms
 from server.radio_link import build_radio_link
 
-EPSILON, DELTA, ALPHA = 1.0, 1e-5, 1e-6
+EPSILON, DELTA, ALPHA = 2.0, 1e-5, 1e-6
 NUM_RELEASES, CHUNK = 100_000, 10_000
 THRESHOLDS = tuple(part * EPSILON for part in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0))
 """Of the log likelihood ratio, under what is claimed."""

@@ -95,10 +95,15 @@ class FederationSection(Section, frozen=True, forbid_unknown_fields=True, kw_onl
         min_speakers: a round in which fewer speak moves nothing, and if so few are loud enough
             from the start, nobody speaks. It guards learning and not privacy: a sum that is not
             used was heard all the same, and is charged in full.
+        dropout_probability: of each device in each round, after the round was paid for, as far as
+            is expected. What the missing noise will cost is kept back, so that a run with such
+            dropouts ends with its last round. Superposed access only; nobody else's noise covers a
+            device elsewhere.
     """
 
     num_devices: int = 5
     min_speakers: int = 1
+    dropout_probability: float = 0.0
 
 
 class OptimizerSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -351,6 +356,9 @@ class RunConfig(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
             "federation.min_speakers",
             self.federation.min_speakers, 1, self.federation.num_devices,
         )  # fmt: skip
+        check_within(
+            "federation.dropout_probability", self.federation.dropout_probability, 0.0, 0.9
+        )
         check_count("optimizer.rounds", self.optimizer.rounds, 1)
         check_within("optimizer.directions", self.optimizer.directions, 1, MAX_DIRECTIONS)
         check_count("optimizer.batch_size", self.optimizer.batch_size, 1)

@@ -32,6 +32,7 @@ from server.power.policies.limited import plan_limited
 from server.power.policies.paper import plan_paper
 from server.power.policies.perfect import perfect_for
 from server.power.policies.selection import plan_selection
+from server.power.reserve import budget_to_plan_with
 from server.power.schedule import BoolArray, FloatArray, PlanningProblem, Schedule
 from server.power.water_filling import fill
 from server.predicted_noise import radio_sum_std
@@ -43,7 +44,13 @@ from server.privacy.composition import (
     make_history,
 )
 from server.privacy.gaussian import epsilon_of
-from server.privacy_terms import PrivacyTerms, csi_delta, plan_privacy_terms, round_weights
+from server.privacy_terms import (
+    PrivacyTerms,
+    csi_delta,
+    expected_dropouts,
+    plan_privacy_terms,
+    round_weights,
+)
 from server.run_planner import assumed_problem, causal_policy
 
 _CHECKPOINTS = 20
@@ -227,6 +234,9 @@ def _whole_run(config: RunConfig, terms: PrivacyTerms) -> tuple[PlanningProblem,
         sensitivities=drawn.sensitivities[blocks],
         weights=weights,
     )
+    if not config.is_subsampled:
+        kept_back = budget_to_plan_with(1.0, np.sqrt(weights), expected_dropouts(config))
+        whole = dataclasses.replace(whole, budget=whole.budget * kept_back)
     return whole, loud[:, blocks]
 
 

@@ -166,8 +166,8 @@ class Pricing:
         """A device that was to speak and did not has taken its noise away: the others pay more.
 
         Not as long as the promise holds without the noise of so many, and not in slotted access,
-        where nobody is covered by another's noise. The corrected records are charged on top of the
-        paid ones. Never downward.
+        where nobody is covered by another's noise. The corrected records are charged in place of
+        the paid ones. Never downward.
 
         Raises:
             BudgetExceededError: with the correction, more than the budget is spent.
@@ -233,7 +233,7 @@ class Pricing:
         num_missing: int,
         receiver_noise_std: float,
     ) -> None:
-        """Charge what the round really cost, for whom that is more than was paid."""
+        """Charge what the round really cost those for whom that is more than was paid."""
         assert self._ledger is not None
         certified = self._certified(power, speakers, num_missing, receiver_noise_std)
         corrections = [

@@ -18,6 +18,7 @@ from server.config import RunConfig
 from server.errors import PrivacyError
 from server.power.catalogue import OWN_NOISE_POLICIES, own_noise_costs
 from server.power.policies.subsampled import subsampled_offsets
+from server.power.reserve import Dropouts, budget_to_plan_with, multiplier_to_plan_with
 from server.power.schedule import FloatArray
 from server.privacy.calibration import (
     calibrate_noise_multiplier,
@@ -164,8 +165,9 @@ def _noise_multipliers(
             num_records=num_units,
             spent=stretch.spent,
         )
-        return (multiplier,) * num_rounds
-    return calibrate_noise_schedule(
+        dropouts = expected_dropouts(config)
+        return (multiplier_to_plan_with(multiplier, num_rounds, dropouts),) * num_rounds
+    multipliers = calibrate_noise_schedule(
         epsilon=privacy.epsilon,
         delta=privacy.delta,
         csi_delta=csi_delta(config, stretch.number),
@@ -178,6 +180,18 @@ def _noise_multipliers(
         ),
         num_records=num_units,
         spent=stretch.spent,
+    )
+    dropouts = expected_dropouts(config)
+    return tuple(multiplier_to_plan_with(m, num_rounds, dropouts) for m in multipliers)
+
+
+def expected_dropouts(config: RunConfig) -> Dropouts:
+    """Of devices whose noise covers others; none where nobody's does."""
+    is_superposed = config.access is Access.SUPERPOSED
+    return Dropouts(
+        config.federation.num_devices,
+        config.federation.dropout_probability if is_superposed else 0.0,
+        config.privacy.missing_devices if is_superposed else 0,
     )
 
 
@@ -195,6 +209,7 @@ def _gaussian_multipliers(
         sensitivities=np.ones(num_rounds),
         budget=budget_left,
     )
+    costs *= budget_to_plan_with(1.0, costs, expected_dropouts(config))
     return tuple(multiplier_above(1.0 / math.sqrt(2.0 * cost)) for cost in costs)
 
 

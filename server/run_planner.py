@@ -26,11 +26,12 @@ from server.power.policies import equal_split, optimal, selection, sign, truncat
 from server.power.policies.constant_inversion import plan_constant_inversion
 from server.power.policies.truncated_inversion import plan_truncated_inversion
 from server.power.receding_horizon import PowerUsed, RecedingHorizonPlanner
+from server.power.reserve import budget_to_plan_with
 from server.power.schedule import BoolArray, FloatArray, PlanningProblem, Schedule
 from server.power.static import SAMPLE_HEADROOM, PowerPlan
 from server.privacy.calibration import multiplier_above
 from server.privacy.composition import MIN_NOISE_MULTIPLIER
-from server.privacy_terms import PrivacyTerms, round_weights
+from server.privacy_terms import PrivacyTerms, expected_dropouts, round_weights
 from server.simulation import simulation_rng
 
 _DRAWS = 400
@@ -61,6 +62,8 @@ class RunPlanner:
         if config.power_policy == "reversed":
             weights = weights[::-1].copy()
         self._largest = config.largest_number
+        self._dropouts = expected_dropouts(config)
+        self._shares = np.sqrt(weights)  # of the budget, roughly, on channels that are all alike
         self._peak = config.radio.max_amplitude**2
         self._terms = terms
         self._min_speakers = config.federation.min_speakers
@@ -114,10 +117,13 @@ class RunPlanner:
             A plan without speakers where nothing is left, or nobody is worth it.
         """
         left = max(0.0, self._terms.budget - spent)
+        position = round_index - self._terms.first_round
         if left < _LEAST_SHARE * self._terms.budget:
             left = 0.0
+        else:
+            left = budget_to_plan_with(left, self._shares[position:], self._dropouts)
         schedule = self._schedule(
-            round_index - self._terms.first_round,
+            position,
             np.square(np.where(may_speak, np.abs(gains), 1.0)),
             min(left, _MOST_OF_ONE_ROUND),
             may_speak,

@@ -34,8 +34,8 @@ from server.power.schedule import BoolArray, FloatArray, PlanningProblem, Schedu
 HORIZON = 24
 """Draws that stand for the rounds to come; fewer where fewer come."""
 
-_LEAST_ENERGY = 1e-12
-"""Of a round at full scale: a battery with less is empty."""
+_EMPTY = 1e-6
+"""Of what a battery held at first: with less it is empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +114,10 @@ class RecedingHorizonPlanner:
         """
         problem, loud, repeats = self._horizon(position, power_gains, may_speak, sensitivity)
         wished = self._within_duties(problem, loud, position, used)
-        left = np.maximum(self._limits.energies_allowed(len(power_gains)) - used.energy, 0.0)
-        wished = wished & (left > _LEAST_ENERGY)[:, None]
+        held = self._limits.energies_allowed(len(power_gains))
+        left = held - used.energy
+        is_empty = ~np.isinf(held) & (left <= _EMPTY * held)
+        wished = wished & ~is_empty[:, None]
         present = dataclasses.replace(
             problem,
             power_gains=problem.power_gains[:, :1],
@@ -125,7 +127,7 @@ class RecedingHorizonPlanner:
         if remaining <= 0.0 or not wished[:, 0].any():
             return _silent(present)
         problem = dataclasses.replace(problem, budget=remaining)
-        limits = PowerLimits(max_energy=np.maximum(left, _LEAST_ENERGY), peak_caps=self._caps)
+        limits = PowerLimits(max_energy=np.where(is_empty, math.inf, left), peak_caps=self._caps)
         speakers = self._within_batteries(problem, wished, limits, repeats)
         if not speakers[:, 0].any():
             return _silent(present)

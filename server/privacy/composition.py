@@ -76,6 +76,11 @@ class PriceClass:
         """Whether nothing is subsampled, so that it composes in closed form."""
         return self.sampling_probability == 1.0
 
+    def is_dearer_than(self, other: PriceClass) -> bool:
+        """Whether it is the same but for less noise."""
+        is_alike = self.sampling_probability == other.sampling_probability
+        return is_alike and self.grid_index < other.grid_index
+
     @property
     def square(self) -> int:
         """Of a Gaussian round: mu^2 = 1 / multiplier^2 in units of 2^-80, rounded up."""

@@ -144,7 +144,8 @@ class PrivacyLedger:
         """Charge more for a round that turned out to hold less noise than was certified.
 
         Example: a device dropped out after the ledger was written, so its noise is missing from
-        the sum. The correction is charged on top of the first record: never downward.
+        the sum. It is the same release: accounts charge it in place of the first record, and never
+        less.
 
         Raises:
             PrivacyError: no earlier record of that device and noise stream in that round, one that

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable
 
 from server.errors import TooLittleNoiseError
-from server.privacy.composition import gdp_mu_of_squares, price_class_of
+from server.privacy.composition import PriceClass, gdp_mu_of_squares, price_class_of
 from server.privacy.mechanism import MechanismRecord
 
 
@@ -23,15 +23,22 @@ class RoundSquares:
         self._before: dict[int, int] = {}
         self._asked = 0
         self._has_unpriceable = False
+        # Of each device's last release: what names it, and its price.
+        self._last: dict[int, tuple[tuple[int, str], PriceClass]] = {}
 
     def add(self, records: Iterable[MechanismRecord]) -> None:
-        """Count releases without subsampling."""
+        """Count releases without subsampling; a correction in place of the release it corrects."""
         for record in records:
             try:
-                square = price_class_of(record.to_dp_event()).square
+                price = price_class_of(record.to_dp_event())
             except TooLittleNoiseError:
                 self._has_unpriceable = True
                 continue
+            name, square = (record.round_index, record.noise_stream), price.square
+            last = self._last.get(record.device_index)
+            if last is not None and last[0] == name and price.is_dearer_than(last[1]):
+                square -= last[1].square
+            self._last[record.device_index] = (name, price)
             _count(self._rounds.setdefault(record.round_index, {}), record.device_index, square)
             if record.round_index < self._asked:
                 _count(self._before, record.device_index, square)

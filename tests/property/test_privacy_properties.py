@@ -175,8 +175,10 @@ class AccountOfADevice(RuleBasedStateMachine):
         count=st.integers(1, 5),
     )
     def spend(self, multiplier, device_index, count):
-        record = make_record(multiplier, device_index=device_index)
         for _ in range(count):
+            record = make_record(
+                multiplier, device_index=device_index, round_index=len(self.ledger)
+            )
             try:
                 self.accountant.check_affordable(record)
             except BudgetExhaustedError:

@@ -11,7 +11,7 @@ from edge_runtime.protocol.rounds import Access
 from server.errors import ConfigurationError
 from server.power import policies
 from server.power.catalogue import POLICIES, own_noise_costs, policy_named
-from server.power.reserve import budget_to_plan_with, dropout_factor
+from server.power.reserve import Dropouts, budget_to_plan_with, multiplier_to_plan_with
 
 
 def test_every_policy_has_a_file_and_every_file_a_policy():
@@ -95,9 +95,7 @@ def simulated_spending(costs, num_devices, probability, rng, num_runs):
 @pytest.mark.parametrize("num_devices", [2, 5, 20])
 def test_a_run_with_the_dropouts_it_was_told_of_ends_with_its_last_round(probability, num_devices):
     costs = np.linspace(0.5, 1.5, 300)
-    planned = budget_to_plan_with(
-        10.0, costs, num_devices=num_devices, dropout_probability=probability
-    )
+    planned = budget_to_plan_with(10.0, costs, Dropouts(num_devices, probability))
     rng = np.random.default_rng(num_devices)
     spent = simulated_spending(
         planned * costs / costs.sum(), num_devices, probability, rng, num_runs=2000
@@ -115,8 +113,35 @@ def test_negative_control_without_a_reserve_the_budget_is_exceeded():
 
 
 def test_without_dropouts_nothing_is_reserved():
-    assert dropout_factor(5, 0.0) == (1.0, 0.0)
-    assert budget_to_plan_with(3.0, np.ones(4), num_devices=5, dropout_probability=0.0) == 3.0
+    nobody = Dropouts(5, 0.0)
+    assert nobody.factor == (1.0, 0.0)
+    assert budget_to_plan_with(3.0, np.ones(4), nobody) == 3.0
+    assert multiplier_to_plan_with(0.9, 450, nobody) == 0.9
+
+
+def test_those_who_are_not_counted_anyway_cost_nothing_more():
+    factors, chances = Dropouts(6, 0.1, num_missing=2).factors
+    assert factors == pytest.approx([1, 1, 1, 4 / 3, 4 / 2, 4 / 1])
+    assert chances.sum() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("multiplier", "beyond"), [(0.9, 0.02), (4.0, 0.0)])
+def test_subsampled_rounds_are_planned_for_the_expected_price(multiplier, beyond):
+    """Against a simulation of central-limit prices: within the budget, and not far below.
+
+    With little noise a round without most of it may cost a run by itself: some in a hundred such
+    runs end early.
+    """
+    rounds, dropouts = 400, Dropouts(5, 0.05)
+    planned = multiplier_to_plan_with(multiplier, rounds, dropouts)
+    assert planned > multiplier
+    rng = np.random.default_rng(3)
+    missing = rng.binomial(5, 0.05, (2000, rounds))
+    factors = np.where(missing < 5, 5 / np.maximum(5 - missing, 1), 0.0)
+    spent = np.expm1(factors / planned**2).sum(axis=1)
+    budget = rounds * math.expm1(1 / multiplier**2)
+    assert np.mean(spent > budget) <= beyond
+    assert np.median(spent) > 0.75 * budget
 
 
 @pytest.mark.parametrize(
@@ -125,6 +150,6 @@ def test_without_dropouts_nothing_is_reserved():
 )
 def test_dropouts_that_cannot_be_are_refused(devices, probability, message):
     with pytest.raises(ConfigurationError, match=message):
-        dropout_factor(devices, probability)
+        Dropouts(devices, probability)
     with pytest.raises(ConfigurationError, match="wanted numbers"):
-        budget_to_plan_with(0.0, np.ones(3), num_devices=5, dropout_probability=0.1)
+        budget_to_plan_with(0.0, np.ones(3), Dropouts(5, 0.1))

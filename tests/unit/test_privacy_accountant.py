@@ -22,6 +22,7 @@ from server.privacy.composition import (
     make_history,
     price_class_of,
 )
+from server.privacy.round_squares import RoundSquares
 from server.privacy.units import NeighbouringRelation
 
 DELTA = 1e-5
@@ -252,3 +253,38 @@ def test_the_grid_never_rounds_a_multiplier_up():
 def test_a_budget_nobody_can_mean_is_refused(epsilon, delta, csi_delta):
     with pytest.raises(ConfigurationError):
         Accountant(epsilon=epsilon, delta=delta, csi_delta=csi_delta)
+
+
+@pytest.mark.parametrize("rate", [0.05, 1.0])
+def test_a_correction_takes_the_place_of_the_release_it_corrects(rate):
+    """Beside it, an account that was told the truth at once; the others' records lie between."""
+
+    def account(*multipliers_of_round_one):
+        accountant = Accountant(epsilon=20.0, delta=DELTA)
+        accountant.compose(make_record(0, multiplier=2.0, rate=rate))
+        for multiplier in multipliers_of_round_one:
+            accountant.compose(make_record(1, multiplier=multiplier, rate=rate))
+            accountant.compose(make_record(1, 1, multiplier=4.0, rate=rate))
+        accountant.compose(make_record(2, multiplier=2.0, rate=rate))
+        return accountant
+
+    corrected, truth = account(2.0, 1.5, 0.9), account(0.9)
+    assert corrected.spent(0) == truth.spent(0)
+    assert corrected.num_records(0) == truth.num_records(0) == 3
+    # The same noise again, or more of it, corrects nothing: it is charged once more.
+    for again in (0.9, 1.5):
+        assert account(0.9, again).num_records(0) == 4
+        assert account(0.9, again).spent(0) > truth.spent(0)
+
+
+def test_squares_of_rounds_know_corrections_too():
+    squares, truth = RoundSquares(), RoundSquares()
+    squares.add([make_record(t, multiplier=m, rate=1.0) for t, m in ((0, 2.0), (1, 3.0), (1, 1.0))])
+    truth.add([make_record(t, multiplier=m, rate=1.0) for t, m in ((0, 2.0), (1, 1.0))])
+    assert squares.worst_before(1) == truth.worst_before(1)
+    assert squares.worst_before(2) == truth.worst_before(2)
+    squares.add([make_record(1, multiplier=0.5, rate=1.0)])
+    truth.add(
+        [make_record(1, 1, multiplier=0.5, rate=1.0), make_record(0, 1, multiplier=2.0, rate=1.0)]
+    )
+    assert squares.worst_before(2) == truth.worst_before(2)

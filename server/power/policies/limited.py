@@ -96,7 +96,9 @@ def _solved(
     A solver that ends near the optimum is started again in units of where it was, in which the
     optimum is all ones; what it ends with then has to be the optimum.
     """
-    levels, noises = start.inverse_levels.copy(), np.sqrt(start.artificial_noise)
+    short = np.maximum(energies(start, repeats) / limits.energies_allowed(problem.num_devices), 1.0)
+    lower = np.where(start.speakers, short[:, None], 1.0).max(axis=0)
+    levels, noises = start.inverse_levels * lower, np.sqrt(start.artificial_noise)
     for attempt in range(_ATTEMPTS):
         try:
             return _solved_in_units(problem, limits, start, (levels, noises), repeats, solver)

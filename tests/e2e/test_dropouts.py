@@ -1,0 +1,98 @@
+"""Runs whose devices fall silent now and then: what was kept back for them is enough."""
+
+import numpy as np
+import pytest
+from whole_runs import carry_out, looked_at
+
+from edge_runtime.uplink import CoherentUplink
+from radio.errors import RadioUnavailableError
+from server.config import load_config, parse_config
+from server.errors import ConfigurationError
+from server.experiment import Experiment
+from server.privacy_terms import plan_privacy_terms
+
+DEVICES, ROUNDS, PROBABILITY = 5, 40, 0.05
+SETTINGS = {
+    "federation.num_devices": DEVICES, "optimizer.rounds": ROUNDS, "optimizer.directions": 1,
+    "optimizer.batch_size": 2, "task.validation_examples": 10, "task.max_tokens": 16,
+    "run.evaluation_interval": ROUNDS, "radio.channel": "awgn", "radio.snr_db": 30.0,
+    "privacy.unit": "device", "privacy.epsilon": 8.0, "privacy.delta": 1e-3,
+    "optimizer.learning_rate": 1e-4,
+}  # fmt: skip
+
+
+@pytest.fixture
+def dropping(monkeypatch):
+    """Every device's radio refuses to send in a random round of twenty."""
+    rng = np.random.default_rng(11)
+    is_missing = rng.random((ROUNDS, DEVICES)) < PROBABILITY
+    assert 5 < is_missing.sum() < 20
+    assert not is_missing.all(axis=1).any()
+    send = CoherentUplink.send_scalars
+
+    def send_or_fail(self, noisy_scalars, order, plan):
+        if is_missing[plan.round_index, order.device_index]:
+            raise RadioUnavailableError("unplugged")
+        return send(self, noisy_scalars, order, plan)
+
+    monkeypatch.setattr(CoherentUplink, "send_scalars", send_or_fail)
+    return is_missing
+
+
+@pytest.mark.parametrize("policy", ["static", "optimal", "equal_split"])
+def test_a_run_with_the_dropouts_it_was_told_of_ends_with_its_last_round(
+    tmp_path, dropping, policy
+):
+    told = {"federation.dropout_probability": PROBABILITY, "power.policy": policy}
+    folder = tmp_path / "told"
+    assert carry_out(Experiment.start(load_config("snips", {**SETTINGS, **told}), folder))
+    rows, records, _, spent = looked_at(folder)
+    assert len(rows) == ROUNDS
+    assert len(records) > ROUNDS * DEVICES  # some were corrected
+    assert 4.0 < spent <= 8.0
+
+
+def test_one_that_was_not_told_ends_before_its_last_round(tmp_path, dropping):
+    """Negative control: the same dropouts, and nothing kept back."""
+    folder = tmp_path / "untold"
+    one = load_config("snips", {**SETTINGS, "power.policy": "static"})
+    assert not carry_out(Experiment.start(one, folder))
+    rows, _, _, _ = looked_at(folder)
+    assert ROUNDS / 2 < len(rows) < ROUNDS
+
+
+def test_one_that_holds_without_a_device_needs_no_reserve_for_it(tmp_path, monkeypatch):
+    """At most one device is missing at a time, and the plan counts on one fewer."""
+    send = CoherentUplink.send_scalars
+
+    def send_or_fail(self, noisy_scalars, order, plan):
+        if order.device_index == plan.round_index % DEVICES:
+            raise RadioUnavailableError("unplugged")
+        return send(self, noisy_scalars, order, plan)
+
+    monkeypatch.setattr(CoherentUplink, "send_scalars", send_or_fail)
+    holding = {**SETTINGS, "power.policy": "static", "privacy.missing_devices": 1}
+    folder = tmp_path / "run"
+    assert carry_out(Experiment.start(load_config("snips", holding), folder))
+    rows, records, _, spent = looked_at(folder)
+    assert len(rows) == ROUNDS
+    assert {row.num_speakers for row in rows} == {DEVICES - 1}
+    assert len(records) == ROUNDS * DEVICES
+    assert 7.9 < spent <= 8.0
+
+
+def test_the_reserve_is_more_noise_in_superposed_access_and_none_in_slotted():
+    def multiplier(**changes):
+        config = load_config("snips", changes)
+        terms = plan_privacy_terms(config, [2617] * 5, [f"{k:08x}" for k in range(5)])
+        return terms.least_noise_multiplier
+
+    told = {"federation.dropout_probability": 0.02}
+    assert 1.01 < multiplier(**told) / multiplier() < 1.3
+    slotted = {"radio.waveform": "energy"}
+    assert multiplier(**slotted, **told) == multiplier(**slotted)
+
+
+def test_a_probability_that_cannot_be_is_refused():
+    with pytest.raises(ConfigurationError, match=r"federation\.dropout_probability"):
+        parse_config({"federation": {"dropout_probability": 1.0}}, source="test")
