@@ -12,6 +12,7 @@ import numpy as np
 from radio.drawing import Axes, Figure, FigureCanvasAgg
 from server.config import RunConfig
 from server.plan_preview import PolicyPreview
+from server.privacy_statement import assumption
 from server.run_records import EvaluationRow, RoundRow, heard_and_true
 
 # Okabe and Ito's palette: distinct for colour-blind readers and in grey print.
@@ -152,10 +153,10 @@ def _draw_epsilon(
     axes.axhline(config.privacy.epsilon, color=_BLACK, linestyle="--", linewidth=0.8)
     axes.set_ylim(bottom=0)
     _label(axes, "round", f"epsilon spent (delta {config.privacy.delta:g})")
-    return _save(
-        figure, folder / "epsilon.png",
-        "Privacy spent by the device that spent most; the dashed line is the budget.",
-    )  # fmt: skip
+    caption = "Privacy spent by the device that spent most; the dashed line is the budget."
+    if (assumed := assumption(config)) is not None:
+        caption += f" Epsilon {assumed}."
+    return _save(figure, folder / "epsilon.png", caption)
 
 
 def _figure(num_axes: int) -> tuple[Figure, list[Axes]]:

@@ -153,6 +153,8 @@ def list_line(folder: Path, summary: dict[str, Any]) -> str:
     s = summary
     rounds = f"{s['rounds']}/{s['rounds_planned']}"
     epsilon = "none" if s["epsilon"] is None else f"{s['epsilon']:.3f} ({s['epsilon_budget']:g})"
+    if s["assumed_receiver_noise"] is not None:
+        epsilon += "*"
     return (
         f"{folder.name:25s}{s['outcome']:18s}{rounds:>10s}{_cell(s['accuracy_after'], 11, '.1%')}"
         f"   {epsilon:18s}{s['waveform'] or '-':14s}"
@@ -160,6 +162,17 @@ def list_line(folder: Path, summary: dict[str, Any]) -> str:
         f"{_cell(s['airtime_s_per_round'], 11, '.4f')}{_cell(s['radio_nmse_db'], 10, '.1f')}"
         f"  {s['source'] or '-'}"
     )
+
+
+def list_notes(summaries: Sequence[dict[str, Any]]) -> list[str]:
+    """What goes without saying in no line of a listing."""
+    assumed = [s["assumed_receiver_noise"] for s in summaries if s["assumed_receiver_noise"]]
+    if not assumed:
+        return []
+    figures = f"{min(assumed):.1e}"
+    if max(assumed) > min(assumed):
+        figures += f" to {max(assumed):.1e}, by clip and batch size,"
+    return [f"* superposed, with a receiver noise of at least {figures} assumed on each number"]
 
 
 def _cell(value: float | None, width: int, form: str) -> str:

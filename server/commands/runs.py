@@ -10,7 +10,7 @@ from server import report
 from server.device_keys import DeviceKeys
 from server.errors import RunStoreError
 from server.plain_json import to_json
-from server.progress import ProgressPrinter, list_line, list_title
+from server.progress import ProgressPrinter, list_line, list_notes, list_title
 from server.run_records import Outcome
 from server.run_store import STORE_FILE, RunStore
 
@@ -34,11 +34,16 @@ def list_runs(args: argparse.Namespace) -> int:
         print(f"{args.folder}: no runs there.")
         return 0
     print(list_title())
+    summaries = []
     for folder in folders:
         try:
-            print(list_line(folder, report.read_runs(folder)[0].summary))
+            summary = report.read_runs(folder)[0].summary
+            print(list_line(folder, summary))
+            summaries.append(summary)
         except RunStoreError as error:
             print(f"{folder.name}: {error}", file=sys.stderr)
+    for note in list_notes(summaries):
+        print(note)
     return 0
 
 

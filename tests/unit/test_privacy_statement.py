@@ -61,8 +61,13 @@ def test_it_stands_wherever_epsilon_does(tmp_path, capsys):
     assert json.loads((folder / "summary.json").read_text())["assumed_receiver_noise"] == wanted
     figure = f"at least {wanted:.1e}"
     assert figure in (folder / "report.html").read_text()
+    assert (folder / "report.html").read_text().count(figure) >= 2  # notes, and below the plot
     assert main(["report", str(folder)]) == 0
     assert figure in capsys.readouterr().out
+    assert main(["list", str(tmp_path)]) == 0
+    listed = capsys.readouterr().out
+    assert figure in listed
+    assert "(1)*" in listed
     settings = [part for name, value in SHORT.items() for part in ("--set", f"{name}={value}")]
     assert main(["plan", "snips", *settings]) == 0
     assert figure in capsys.readouterr().out
