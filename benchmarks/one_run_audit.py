@@ -48,7 +48,7 @@ from server.run_data import RunData, load_run_data
 from server.run_records import RoundRow
 
 EPSILONS = (1.0, 4.0, 16.0, None)
-SEEDS = (0, 1)
+SEEDS = (0,)
 RECORDS_PER_DEVICE, NUM_DEVICES = 100, 5
 ALPHA = 1e-3
 PARTS_GUESSED = (0.05, 0.1, 0.25, 0.5, 1.0)

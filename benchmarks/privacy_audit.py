@@ -8,7 +8,7 @@ the whole clip. With and without it 100,000 releases each; the likelihood ratio 
 nine thresholds that were fixed beforehand, and what the counts prove is a lower bound on epsilon
 (`server.privacy.audit`, all thresholds together wrong once in a million). Sound cells must stay
 below the claim, and four defects must be caught: noise halved, clip doubled, a sampling rate that
-is not the declared one, noise keys used twice. Resumes; 15 minutes::
+is not the declared one, noise keys used twice. Resumes; 20 minutes::
 
     python benchmarks/privacy_audit.py audit.jsonl
     python benchmarks/privacy_audit.py audit.jsonl --show --json privacy_audit.json
