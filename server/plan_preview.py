@@ -175,7 +175,7 @@ def _superposed(config: RunConfig, terms: PrivacyTerms, spending: bool) -> Polic
         ).check()
     elif config.power_policy == "limited":
         schedule = _within_limits(config, problem, may_speak)
-        costs = schedule.costs
+        costs = schedule.costs * _dearest(schedule)
     else:
         policy = causal_policy(config, problem, problem.num_rounds)
         schedule = planned_in_hindsight(policy, problem, may_speak)
@@ -199,7 +199,8 @@ def _within_limits(config: RunConfig, problem: PlanningProblem, may_speak: BoolA
     preferred = plan_selection(whole).speakers & may_speak[:, first]
     speakers = limits.choose_speakers(whole, preferred) & may_speak[:, first]
     chosen = dataclasses.replace(limits, min_duty=0.0, max_duty=1.0)
-    planned = plan_limited(whole, chosen, speakers=speakers, repeats=repeats)
+    accounts = np.full(problem.num_devices, problem.budget)
+    planned = plan_limited(whole, chosen, speakers=speakers, repeats=repeats, accounts=accounts)
     of_part = np.repeat(np.arange(len(parts)), repeats.astype(int))
     return dataclasses.replace(
         planned,
@@ -209,6 +210,12 @@ def _within_limits(config: RunConfig, problem: PlanningProblem, may_speak: BoolA
         noise_variances=planned.noise_variances[:, of_part],
         costs=(planned.costs / repeats)[of_part],
     )
+
+
+def _dearest(schedule: Schedule) -> BoolArray:
+    """The rounds of the device that pays most [T]."""
+    dearest: BoolArray = schedule.speakers[int(np.argmax(schedule.speakers @ schedule.costs))]
+    return dearest
 
 
 def _whole_run(config: RunConfig, terms: PrivacyTerms) -> tuple[PlanningProblem, BoolArray]:

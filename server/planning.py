@@ -34,6 +34,7 @@ from server.config import RunConfig
 from server.gain_error import MAX_AMPLITUDE_ERROR, gain_error_bound, sensitivity_growth
 from server.power.energy import EnergyPowerPlan, plan_energy
 from server.power.packets import PacketPowerPlan, plan_packets
+from server.power.schedule import FloatArray
 from server.power.static import PowerPlan, plan_static
 from server.privacy_statement import check_assumption
 from server.privacy_terms import PrivacyTerms
@@ -82,7 +83,7 @@ def plan_round(
     channel: ChannelKnowledge,
     noise_symbols: int,
     planner: RunPlanner | None = None,
-    spent: float = 0.0,
+    spent: FloatArray | None = None,
 ) -> PlannedRound:
     """Who speaks, how loud, and with how much noise.
 
@@ -93,7 +94,7 @@ def plan_round(
         channel: what is known.
         noise_symbols: silent samples from which a channel estimate's noise power was measured.
         planner: of superposed rounds that are planned as the run goes; else None.
-        spent: sum of y on the dearest account before this round, for it.
+        spent: sum of y on every account before this round, for it [K].
     """
     if isinstance(channel, Calibration):
         return _plan_bands(config, terms, round_index, channel)
@@ -111,7 +112,7 @@ def _plan_superposed(
     channel: ChannelEstimate,
     noise_symbols: int,
     planner: RunPlanner | None,
-    spent: float,
+    spent: FloatArray | None,
 ) -> PlannedRound:
     radio = config.radio
     min_gain, gain_error = radio.min_gain, 0.0
@@ -124,6 +125,7 @@ def _plan_superposed(
     weakest_gain = float(np.min(np.abs(channel.gains)[is_loud_enough], initial=math.inf))
     eta = gain_error / weakest_gain
     if planner is not None:
+        assert spent is not None
         power = planner.plan(round_index, channel.gains, is_loud_enough, eta, spent)
     else:
         required = 0.0

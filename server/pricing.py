@@ -24,6 +24,7 @@ from server.planning import (
     counted_noise_power,
     plan_round,
 )
+from server.power.schedule import FloatArray
 from server.power.static import PowerPlan
 from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger
@@ -95,8 +96,11 @@ class Pricing:
             channel,
             self._noise_symbols,
             self._planner,
-            self._squares.worst_before(round_index) if self._planner is not None else 0.0,
+            None if self._planner is None else self._spent_before(round_index),
         )
+
+    def _spent_before(self, round_index: int) -> FloatArray:
+        return self._squares.before(round_index, self._config.federation.num_devices)
 
     def note(self, row: RoundRow) -> None:
         """A round is over."""

@@ -102,7 +102,7 @@ class RunPlanner:
         gains: npt.NDArray[np.complex128],
         may_speak: BoolArray,
         amplitude_error: float,
-        spent: float,
+        spent: FloatArray,
     ) -> PowerPlan:
         """One round, after those that were noted.
 
@@ -111,21 +111,19 @@ class RunPlanner:
             gains: as estimated [K].
             may_speak: whose are known well enough [K].
             amplitude_error: eta, of those.
-            spent: sum of y on the dearest account before this round.
+            spent: sum of y on every account before this round [K].
 
         Returns:
             A plan without speakers where nothing is left, or nobody is worth it.
         """
-        left = max(0.0, self._terms.budget - spent)
         position = round_index - self._terms.first_round
-        if left < _LEAST_SHARE * self._terms.budget:
-            left = 0.0
-        else:
-            left = budget_to_plan_with(left, self._shares[position:], self._dropouts)
+        left = self._terms.budget - spent
+        left = np.where(left < _LEAST_SHARE * self._terms.budget, 0.0, left)
+        left *= budget_to_plan_with(1.0, self._shares[position:], self._dropouts)
         schedule = self._schedule(
             position,
             np.square(np.where(may_speak, np.abs(gains), 1.0)),
-            min(left, _MOST_OF_ONE_ROUND),
+            np.minimum(left, _MOST_OF_ONE_ROUND),
             may_speak,
             self._terms.sensitivity / self._largest * sensitivity_growth(amplitude_error),
         )
@@ -137,11 +135,13 @@ class RunPlanner:
         self,
         position: int,
         power_gains: FloatArray,
-        remaining: float,
+        left: FloatArray,
         may_speak: BoolArray,
         sensitivity: float,
     ) -> Schedule:
         if self._planner is not None:
+            # Everybody's account is taken for the dearest one.
+            remaining = float(left.min())
             return self._planner.plan(
                 position, power_gains, remaining, may_speak=may_speak, sensitivity=sensitivity
             )
@@ -149,7 +149,7 @@ class RunPlanner:
         return self._within_limits.plan(
             position,
             power_gains,
-            remaining,
+            left,
             self._used,
             may_speak=may_speak,
             sensitivity=sensitivity,

@@ -2,9 +2,10 @@ r"""Batteries and duty cycles of a whole run, kept as it goes: no later channel 
 
 A round is planned together with some draws of the assumed channel that stand for those to come: of
 T - t - 1 rounds each draw stands for its part, weight omega summed over them, price and energy as
-often. What is left of the budget, of each battery and of each duty limits them all together
+often. What is left on every account, of each battery and of each duty limits them all together
 (`policies.limited`), and only the first round is carried out; so whatever follows, nothing was
-spent that was not there.
+spent that was not there. A device pays for the rounds that it speaks in and for no others, so that
+rounds of a few are not paid by all.
 
 Who speaks is chosen first. Devices that selection would ask for do, but
 
@@ -35,7 +36,7 @@ HORIZON = 24
 """Draws that stand for the rounds to come; fewer where fewer come."""
 
 _EMPTY = 1e-6
-"""Of what a battery held at first: with less it is empty."""
+"""Of what a battery or an account held at first: with less it is empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ class RecedingHorizonPlanner:
         self,
         position: int,
         power_gains: FloatArray,
-        remaining: float,
+        accounts: FloatArray,
         used: PowerUsed,
         *,
         may_speak: BoolArray,
@@ -101,7 +102,7 @@ class RecedingHorizonPlanner:
         Args:
             position: of the round, 0 to T - 1.
             power_gains: H of every device [K].
-            remaining: of the budget.
+            accounts: what each device has left of the budget, 0 for nothing [K].
             used: before this round.
             may_speak: who can be asked to [K].
             sensitivity: Delta of this round.
@@ -117,22 +118,24 @@ class RecedingHorizonPlanner:
         held = self._limits.energies_allowed(len(power_gains))
         left = held - used.energy
         is_empty = ~np.isinf(held) & (left <= _EMPTY * held)
-        wished = wished & ~is_empty[:, None]
+        can_pay = accounts > _EMPTY * self._assumed.budget
+        wished = wished & (~is_empty & can_pay)[:, None]
         present = dataclasses.replace(
             problem,
             power_gains=problem.power_gains[:, :1],
             sensitivities=problem.sensitivities[:1],
             weights=problem.weights[:1],
         )
-        if remaining <= 0.0 or not wished[:, 0].any():
+        if not wished[:, 0].any():
             return _silent(present)
-        problem = dataclasses.replace(problem, budget=remaining)
+        # A device pays for the rounds that it speaks in: together they may cost more than any has.
+        problem = dataclasses.replace(problem, budget=float(accounts.max()))
         limits = PowerLimits(max_energy=np.where(is_empty, math.inf, left), peak_caps=self._caps)
         speakers = self._within_batteries(problem, wished, limits, repeats)
         if not speakers[:, 0].any():
             return _silent(present)
-        whole = plan_limited(problem, limits, speakers=speakers, repeats=repeats)
-        return _first_of(whole, dataclasses.replace(present, budget=remaining))
+        whole = plan_limited(problem, limits, speakers=speakers, repeats=repeats, accounts=accounts)
+        return _first_of(whole, dataclasses.replace(present, budget=problem.budget))
 
     def _horizon(
         self, position: int, power_gains: FloatArray, may_speak: BoolArray, sensitivity: float

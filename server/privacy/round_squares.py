@@ -1,4 +1,4 @@
-"""What the rounds before one have cost the dearest account, in the closed form's own units.
+"""What the rounds before one have cost every account, in the closed form's own units.
 
 A plan that follows the budget must not see the price of the round that it plans: a resumed run
 plans a round again that it has paid for, and has to come to the same plan.
@@ -9,7 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+import numpy as np
+
 from server.errors import TooLittleNoiseError
+from server.power.schedule import FloatArray
 from server.privacy.composition import PriceClass, gdp_mu_of_squares, price_class_of
 from server.privacy.mechanism import MechanismRecord
 
@@ -43,21 +46,21 @@ class RoundSquares:
             if record.round_index < self._asked:
                 _count(self._before, record.device_index, square)
 
-    def worst_before(self, round_index: int) -> float:
-        """Sum of y = mu^2 / 2 over the rounds before this one, rounded up; of the worst device.
+    def before(self, round_index: int, num_devices: int) -> FloatArray:
+        """Sum of y = mu^2 / 2 over the rounds before this one, rounded up, of every device [K].
 
-        Infinite after a release with hardly any noise.
+        Infinite for all after a release with hardly any noise.
         """
         if self._has_unpriceable:
-            return math.inf
+            return np.full(num_devices, math.inf)
         if round_index < self._asked:
             self._before, self._asked = {}, 0
         for index in range(self._asked, round_index):
             for device, square in self._rounds.get(index, {}).items():
                 _count(self._before, device, square)
         self._asked = round_index
-        squared = gdp_mu_of_squares(max(self._before.values(), default=0)) ** 2
-        return math.nextafter(squared / 2.0, math.inf)
+        mu = [gdp_mu_of_squares(self._before.get(device, 0)) for device in range(num_devices)]
+        return np.nextafter(np.square(mu) / 2.0, math.inf)
 
 
 def _count(totals: dict[int, int], device_index: int, square: int) -> None:

@@ -217,7 +217,7 @@ def test_plans_that_follow_the_channel_count_receiver_noise_too(store, name):
         terms = plan_privacy_terms(config, [100] * NUM_DEVICES, commitments)
         planner = RunPlanner(config, terms, NOISE_SYMBOLS)
         everybody = np.ones(NUM_DEVICES, dtype=bool)
-        plan = planner.plan(0, GAINS, everybody, 0.0, 0.0)
+        plan = planner.plan(0, GAINS, everybody, 0.0, np.zeros(NUM_DEVICES))
         noises[fraction] = plan.sum_noise_std
     assert noises[1.0] < noises[0.0]
 

@@ -10,6 +10,9 @@ as it stands::
                 G_k + phi theta_kt sigma_t <= sqrt(P_k H_kt a_t)                 peak, exactly
                 sum_t (G_k^2 / a_t + theta_kt^2 sigma_t^2 / a_t) / H_kt <= E_k    energy
 
+or, with an account R_k for each device, sum_t Delta_t^2 / (2 sigma_t^2) <= R_k over the rounds in
+which it speaks.
+
 Receiver noise is not counted for the promise, whatever `trusted_noise_fraction` says: what is
 convex in sigma is not convex together with it, and this errs on the safe side. Solvers stop at a
 tolerance, so noise is then raised to the budget and levels lowered to the limits.
@@ -46,6 +49,7 @@ def plan_limited(
     *,
     speakers: BoolArray | None = None,
     repeats: FloatArray | None = None,
+    accounts: FloatArray | None = None,
     solver: str = "CLARABEL",
 ) -> Schedule:
     """The best schedule within the limits, for the speakers chosen.
@@ -56,6 +60,8 @@ def plan_limited(
         speakers: who speaks [K, T]; left out, chosen as the module says.
         repeats: rounds of the run that each round stands for, in its energies [T]; one if left out.
             Weights and sensitivities that stand for r rounds are r and sqrt(r) times as large.
+        accounts: what each device may pay for the rounds that it speaks in [K]; left out, all
+            rounds together are held to the problem's budget.
         solver: of those that cvxpy has.
 
     Guarantees: within budget, peaks, energies and duties; otherwise an error.
@@ -70,9 +76,26 @@ def plan_limited(
     if repeats is None:
         repeats = np.ones(problem.num_rounds)
     start = optimal_for(capped, speakers, NAME)
-    levels, noises = _solved(capped, limits, start, repeats, solver)
-    polished = _polished(capped, limits, start, levels, noises, repeats)
+    purses = _purses(start, accounts)
+    levels, noises = _solved(capped, limits, start, repeats, purses, solver)
+    polished = _polished(capped, limits, start, levels, noises, repeats, purses)
     return limits.check(polished.check(), repeats)
+
+
+_Purses = list[tuple[FloatArray, float]]
+"""Rounds [T] that are paid out of a budget, 1 or 0, and the budget."""
+
+
+def _purses(start: Schedule, accounts: FloatArray | None) -> _Purses:
+    if accounts is None:
+        return [(np.ones(start.problem.num_rounds), start.problem.budget)]
+    # Of devices that speak in the same rounds the poorest counts: solvers stumble over repetitions.
+    least: dict[bytes, tuple[FloatArray, float]] = {}
+    for speaks, account in zip(start.speakers.astype(np.float64), accounts, strict=True):
+        _, before = least.get(speaks.tobytes(), (speaks, np.inf))
+        if speaks.any():
+            least[speaks.tobytes()] = speaks, min(before, float(account))
+    return list(least.values())
 
 
 def _with_caps(problem: PlanningProblem, limits: PowerLimits) -> PlanningProblem:
@@ -89,6 +112,7 @@ def _solved(
     limits: PowerLimits,
     start: Schedule,
     repeats: FloatArray,
+    purses: _Purses,
     solver: str,
 ) -> tuple[FloatArray, FloatArray]:
     """(a, sigma) of all rounds.
@@ -98,10 +122,18 @@ def _solved(
     """
     short = np.maximum(energies(start, repeats) / limits.energies_allowed(problem.num_devices), 1.0)
     lower = np.where(start.speakers, short[:, None], 1.0).max(axis=0)
-    levels, noises = start.inverse_levels * lower, np.sqrt(start.artificial_noise)
+    # Likewise for who cannot pay for all of it: the same rounds with that much more noise.
+    dearer = np.max(
+        [np.where(paid > 0.0, start.costs @ paid / budget, 1.0) for paid, budget in purses],
+        axis=0,
+        initial=1.0,
+    )
+    levels = start.inverse_levels * lower * dearer
+    noises = np.sqrt(start.artificial_noise * dearer)
     for attempt in range(_ATTEMPTS):
         try:
-            return _solved_in_units(problem, limits, start, (levels, noises), repeats, solver)
+            units = levels, noises
+            return _solved_in_units(problem, limits, start, units, repeats, purses, solver)
         except InaccurateSolutionError as near:
             if attempt + 1 == _ATTEMPTS:
                 raise
@@ -127,6 +159,7 @@ def _solved_in_units(
     start: Schedule,
     units: tuple[FloatArray, FloatArray],
     repeats: FloatArray,
+    purses: _Purses,
     solver: str,
 ) -> tuple[FloatArray, FloatArray]:
     cp = library()
@@ -136,8 +169,11 @@ def _solved_in_units(
     level_unit, noise_unit = units[0][spoken], units[1][spoken]
     levels = cp.Variable(len(spoken), nonneg=True)
     noises = cp.Variable(len(spoken), nonneg=True)
-    prices = np.square(problem.sensitivities[spoken] / noise_unit) / (2.0 * problem.budget)
-    limited = [cp.sum(cp.multiply(prices, cp.power(noises, -2))) <= 1.0]
+    prices = np.square(problem.sensitivities[spoken] / noise_unit) / 2.0
+    limited = [
+        cp.sum(cp.multiply(prices * paid[spoken] / budget, cp.power(noises, -2))) <= 1.0
+        for paid, budget in purses
+    ]
     powers = limits.powers_allowed(problem)
     allowed = limits.energies_allowed(problem.num_devices)
     squares = None
@@ -204,13 +240,15 @@ def _polished(
     levels: FloatArray,
     noises: FloatArray,
     repeats: FloatArray,
+    purses: _Purses,
 ) -> Schedule:
     """The solver's answer, with what its tolerance broke made good."""
     spoken: BoolArray = ~start.is_silent
     variances = np.square(noises)
     costs = np.zeros(problem.num_rounds)
     costs[spoken] = np.square(problem.sensitivities[spoken]) / (2.0 * variances[spoken])
-    excess = max(1.0, float(costs.sum()) / problem.budget) * (1.0 + 1e-12)
+    spent = [float(costs @ paid) / budget for paid, budget in purses]
+    excess = max(1.0, *spent) * (1.0 + 1e-12)
     variances, costs = variances * excess, costs / excess
     each = np.square(noise_shares(start)) * variances
     powers = limits.powers_allowed(problem)[:, None]
@@ -219,9 +257,10 @@ def _polished(
     peaks = np.square(problem.bounds[:, None] + problem.peak_factor * np.sqrt(each))
     least = np.maximum(strict, peaks / (powers * problem.power_gains))
     floor = np.where(start.speakers, least, 0.0).max(axis=0)
+    total = max(problem.budget, float(costs.sum()))  # more than one budget, if there are accounts
     schedule = dataclasses.replace(
         start,
-        problem=problem,
+        problem=dataclasses.replace(problem, budget=total),
         inverse_levels=np.where(spoken, np.maximum(levels, floor), np.inf),
         noise_variances=each,
         costs=costs,
