@@ -104,9 +104,8 @@ class Pricing:
 
     def note(self, row: RoundRow) -> None:
         """A round is over."""
-        if self._planner is not None and self._terms is not None:
-            if row.round_index >= self._terms.first_round:
-                self._planner.note(row.energies)
+        if self._planner is not None:
+            self._planner.note(row.energies)
 
     def price(self, planned: PlannedRound, release: str) -> tuple[MechanismRecord, ...]:
         """What each speaker pays; nothing without privacy.

@@ -73,9 +73,11 @@ class RunPlanner:
         self._within_limits: RecedingHorizonPlanner | None = None
         if config.power_policy == "limited":
             limits = config.power.limits.over(
-                config.federation.num_devices, num_rounds, config.radio.max_amplitude**2
+                config.federation.num_devices, config.optimizer.rounds, self._peak
             )
-            self._within_limits = RecedingHorizonPlanner(assumed, weights, limits, may_speak)
+            self._within_limits = RecedingHorizonPlanner(
+                assumed, weights, limits, may_speak, rounds_before=terms.first_round
+            )
             return
         self._planner = OnlinePlanner(
             assumed,
@@ -86,7 +88,7 @@ class RunPlanner:
         )
 
     def note(self, energies: Sequence[float]) -> None:
-        """A round of the stretch is over.
+        """A round of the run is over.
 
         Args:
             energies: what each device was to send in it [K]; nothing where that is not known, and

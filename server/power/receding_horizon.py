@@ -67,9 +67,10 @@ class RecedingHorizonPlanner:
     Args:
         assumed: draws of the channel that come into question [K, any number], with budget and noise
             of the run.
-        weights: omega of every round [T].
-        limits: over these T rounds.
+        weights: omega of every round that is to be planned [T].
+        limits: over these and the rounds before them.
         assumed_speakers: who can be asked to, of the draws.
+        rounds_before: that the run had when these were planned.
     """
 
     def __init__(
@@ -78,10 +79,12 @@ class RecedingHorizonPlanner:
         weights: FloatArray,
         limits: PowerLimits,
         assumed_speakers: BoolArray,
+        rounds_before: int = 0,
     ) -> None:
         self._assumed = assumed
         self._weights = np.asarray(weights, dtype=np.float64)
         self._limits = limits
+        self._rounds_before = rounds_before
         self._assumed_speakers = assumed_speakers
         self._caps = limits.powers_allowed(assumed)
         # The part of the draws in which a device is louder, and can be asked to speak.
@@ -160,8 +163,8 @@ class RecedingHorizonPlanner:
         self, problem: PlanningProblem, loud: BoolArray, position: int, used: PowerUsed
     ) -> BoolArray:
         """Who selection would ask, those who have to and not those who may not [K, rounds]."""
-        num_devices, num_rounds = problem.num_devices, len(self._weights)
-        rounds_left = num_rounds - position
+        num_devices, rounds_left = problem.num_devices, len(self._weights) - position
+        num_rounds = self._rounds_before + len(self._weights)
         duties = self._limits.duties(num_devices)
         most = np.floor(duties[1] * num_rounds + 1e-9) - used.rounds
         least = np.ceil(duties[0] * num_rounds - 1e-9) - used.rounds

@@ -12,6 +12,7 @@ from server.errors import ConfigurationError
 from server.experiment import Experiment
 from server.power import receding_horizon
 from server.power.schedule import InfeasiblePlanError
+from server.stretches import plan_more_rounds
 
 ROUNDS, DEVICES = 12, 4
 SETTINGS = {
@@ -54,6 +55,19 @@ def test_an_interrupted_run_goes_on_with_what_its_batteries_have_left(tmp_path, 
     assert not carry_out(Experiment.start(config(), folder), should_stop=lambda: next(stops))
     assert carry_out(Experiment.resume(folder))
     assert looked_at(folder) == whole
+
+
+def test_a_run_that_goes_on_has_the_batteries_it_ended_with(tmp_path):
+    folder = tmp_path / "run"
+    assert carry_out(Experiment.start(config(), folder))
+    before = np.array([row.energies for row in looked_at(folder).rows]).sum(axis=0)
+    plan_more_rounds(folder, {"optimizer.rounds": ROUNDS + 6, "privacy.epsilon": 12.0})
+    assert carry_out(Experiment.resume(folder))
+    energies = np.array([row.energies for row in looked_at(folder).rows])
+    assert np.all(energies.sum(axis=0) <= [0.002, 0.1, 0.1, 0.1])
+    assert np.all((energies > 0).sum(axis=0) <= 0.75 * (ROUNDS + 6))
+    assert np.all(energies.sum(axis=0) >= before)
+    assert (energies[ROUNDS:] > 0).any()
 
 
 def test_a_solver_that_fails_ends_the_run_before_anything_is_paid_or_sent(tmp_path, monkeypatch):
