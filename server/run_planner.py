@@ -247,7 +247,9 @@ def causal_policy(config: RunConfig, assumed: PlanningProblem, num_rounds: int) 
             return sign.as_it_goes(power.wrong_sign_probability)
         case "constant_inversion" | "truncated_inversion":
             budget = assumed.budget * assumed.num_rounds / num_rounds
-            share = dataclasses.replace(assumed, budget=budget)
+            # Who is silent in a fade has no say in the level of a whole run.
+            audible = np.maximum(assumed.power_gains, config.radio.min_gain**2)
+            share = dataclasses.replace(assumed, budget=budget, power_gains=audible)
             is_constant = config.power_policy == "constant_inversion"
             plan = plan_constant_inversion if is_constant else plan_truncated_inversion
             return truncated_inversion.as_it_goes(plan(share))

@@ -9,6 +9,7 @@ from whole_runs import carry_out, looked_at
 
 from server.config import load_config
 from server.experiment import Experiment
+from server.plan_preview import preview_policy
 from server.run_planner import plans_as_it_goes
 
 ROUNDS, DEVICES = 16, 6
@@ -66,6 +67,19 @@ def test_noise_that_is_dealt_out_by_room_arrives_louder_than_an_equal_split(runs
         for policy in ("optimal", "equal_split")
     )
     assert filled < 0.8 * equal
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_run_has_the_noise_that_the_plan_showed(runs, policy):
+    """To within what other draws of the channel do: a deep fade of who is silent sets no level."""
+    preview = preview_policy(config(power__policy=policy), policy, [650] * DEVICES, spending=False)
+    rows = [row for row in runs[policy].rows if row.num_speakers]
+    for shown, had in (
+        (preview.own_noise_std, [row.artificial_noise_std for row in rows]),
+        (preview.radio_noise_std, [row.receiver_noise_std for row in rows]),
+    ):
+        ratio = np.median(had) / np.median(shown[preview.num_speakers > 0])
+        assert 1 / 2.5 < ratio < 2.5
 
 
 def test_an_equal_split_is_equal_and_a_level_constant(runs):
