@@ -9,7 +9,7 @@ rule for all, four times the preset's rate times the share of its progress that 
 
 A policy's difference to `static` is taken seed by seed, with a Student interval over the seeds,
 widened for as many comparisons as there are (Bonferroni, 95 % for all together). Resumes; a run
-takes some 20 s on one core, all of them over an hour::
+takes some 14 s on one core, all of them half an hour on two::
 
     python benchmarks/power_policies.py policies.jsonl
     python benchmarks/power_policies.py policies.jsonl --show --json power_policies.json
