@@ -155,14 +155,18 @@ def _check(config: RunConfig, name: str) -> None:
     policy_named(name, access=config.access, has_promise=True)
     if not config.is_subsampled:
         check_plans_full_rounds(name, config.access, config.vote)
-        if config.power.limits.limits_anything is not (name == "limited"):
-            raise ConfigurationError(
-                "there are no [power.limits] to keep."
-                if name == "limited"
-                else "it does not keep [power.limits]."
-            )
+        _check_limits(config, name)
     elif name not in ("static", "subsampled"):
         raise ConfigurationError("plans rounds that are paid in full; these have Poisson batches.")
+
+
+def _check_limits(config: RunConfig, name: str) -> None:
+    if config.power.limits.limits_anything is not (name == "limited"):
+        raise ConfigurationError(
+            "there are no [power.limits] to keep."
+            if name == "limited"
+            else "it does not keep [power.limits]."
+        )
 
 
 def _superposed(config: RunConfig, terms: PrivacyTerms, spending: bool) -> PolicyPreview:
@@ -312,6 +316,7 @@ def _covered_alone(config: RunConfig, terms: PrivacyTerms, spending: bool) -> Po
 
 def _without_a_promise(config: RunConfig, name: str, num_records: Sequence[int]) -> PolicyPreview:
     """``perfect`` and ``paper``: for comparison, where levels mean something."""
+    _check_limits(config, name)
     if config.access is Access.SLOTTED and config.privacy.enabled:
         policy_named(name, access=config.access, has_promise=False)
     if not config.radio.waveform.needs_common_clock or config.vote is Vote.NOISE_BEFORE:
