@@ -178,14 +178,7 @@ class Pricing:
         is_slotted = self._config.access is Access.SLOTTED
         if self._ledger is None or is_slotted or set(speakers) == set(power.participants):
             return
-        num_silent = len(power.participants) - len(speakers)
-        self._correct(
-            price,
-            power,
-            speakers,
-            num_missing=max(0, self._config.privacy.missing_devices - num_silent),
-            receiver_noise_std=self._counted_noise_std(power),
-        )
+        self._correct(price, power, speakers, self._counted_noise_std(power))
 
     def charge_quiet_receiver(
         self,
@@ -218,26 +211,22 @@ class Pricing:
         )
         if limits[1] >= counted**2:
             return
-        num_silent = len(power.participants) - len(speakers)
-        self._correct(
-            price,
-            power,
-            speakers,
-            num_missing=max(0, self._config.privacy.missing_devices - num_silent),
-            receiver_noise_std=math.sqrt(limits[0]),
-        )
+        self._correct(price, power, speakers, math.sqrt(limits[0]))
 
     def _correct(
         self,
         price: Sequence[MechanismRecord],
         power: RoundPower,
         speakers: Sequence[int],
-        *,
-        num_missing: int,
         receiver_noise_std: float,
     ) -> None:
-        """Charge what the round really cost those for whom that is more than was paid."""
+        """Charge what the round really cost those for whom that is more than was paid.
+
+        Of the q whose noise is not counted, those who fell silent are no longer in it.
+        """
         assert self._ledger is not None
+        num_silent = len(power.participants) - len(speakers)
+        num_missing = max(0, self._config.privacy.missing_devices - num_silent)
         certified = self._certified(power, speakers, num_missing, receiver_noise_std)
         corrections = [
             msgspec.structs.replace(

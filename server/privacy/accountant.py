@@ -22,6 +22,7 @@ from server.privacy.composition import (
     make_history,
     price_class_of,
 )
+from server.privacy.corrections import LastReleases
 from server.privacy.mechanism import MechanismRecord
 from server.privacy.units import NeighbouringRelation, PrivacyUnit
 
@@ -79,8 +80,7 @@ class Accountant:
         # Of devices without subsampled releases: the sum of their squares.
         self._squares: dict[int, int] = {}
         self._spent_floor: dict[int, float] = {}
-        # Of each device's last release: what names it, and what it was charged.
-        self._last: dict[int, tuple[tuple[int, str], PriceClass]] = {}
+        self._last = LastReleases()
         # Releases with hardly any noise, per device: no finite epsilon covers them.
         self._unpriceable: dict[int, int] = {}
         self._affordability = Affordability(self._composer, epsilon)
@@ -154,8 +154,7 @@ class Accountant:
         """Charge a record to its device.
 
         Does not ask whether it is affordable: a ledger that is read back must be counted in full.
-        A correction is the release before it, of the same name, with less noise: it takes that
-        one's place. Anything else of the same name is charged once more.
+        A correction takes the place of the release it corrects (`corrections`).
 
         Raises:
             PrivacyError: unit or relation differ from the records before.
@@ -170,14 +169,13 @@ class Accountant:
             return
         is_first = record.device_index not in self._counts
         counts = self._counts.setdefault(record.device_index, {})
-        name, charged = (record.round_index, record.noise_stream), 0
-        last = self._last.get(record.device_index)
-        if last is not None and last[0] == name and price.is_dearer_than(last[1]):
-            charged = last[1].square
-            counts[last[1]] -= 1
-            if counts[last[1]] == 0:
-                del counts[last[1]]
-        self._last[record.device_index] = (name, price)
+        charged = 0
+        corrected = self._last.corrected_by(record, price)
+        if corrected is not None:
+            charged = corrected.square
+            counts[corrected] -= 1
+            if counts[corrected] == 0:
+                del counts[corrected]
         counts[price] = counts.get(price, 0) + 1
         if price.is_gaussian and (is_first or record.device_index in self._squares):
             squares = self._squares.get(record.device_index, 0) + price.square - charged

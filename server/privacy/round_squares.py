@@ -13,7 +13,8 @@ import numpy as np
 
 from server.errors import TooLittleNoiseError
 from server.power.schedule import FloatArray
-from server.privacy.composition import PriceClass, gdp_mu_of_squares, price_class_of
+from server.privacy.composition import gdp_mu_of_squares, price_class_of
+from server.privacy.corrections import LastReleases
 from server.privacy.mechanism import MechanismRecord
 
 
@@ -26,8 +27,7 @@ class RoundSquares:
         self._before: dict[int, int] = {}
         self._asked = 0
         self._has_unpriceable = False
-        # Of each device's last release: what names it, and its price.
-        self._last: dict[int, tuple[tuple[int, str], PriceClass]] = {}
+        self._last = LastReleases()
 
     def add(self, records: Iterable[MechanismRecord]) -> None:
         """Count releases without subsampling; a correction in place of the release it corrects."""
@@ -37,11 +37,8 @@ class RoundSquares:
             except TooLittleNoiseError:
                 self._has_unpriceable = True
                 continue
-            name, square = (record.round_index, record.noise_stream), price.square
-            last = self._last.get(record.device_index)
-            if last is not None and last[0] == name and price.is_dearer_than(last[1]):
-                square -= last[1].square
-            self._last[record.device_index] = (name, price)
+            corrected = self._last.corrected_by(record, price)
+            square = price.square - (0 if corrected is None else corrected.square)
             _count(self._rounds.setdefault(record.round_index, {}), record.device_index, square)
             if record.round_index < self._asked:
                 _count(self._before, record.device_index, square)

@@ -2,10 +2,9 @@
 
 import sqlite3
 
+import privacy_records
 import pytest
 
-from edge_runtime.protocol.rounds import Access, Vote
-from radio.waveforms import WaveformName
 from server.errors import LedgerCorruptError, PrivacyError
 from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger
@@ -16,23 +15,13 @@ NUM_ROUNDS = 5
 
 
 def make_record(round_index, device_index):
-    return MechanismRecord(
-        version=RECORD_VERSION,
-        kind="gaussian",
-        round_index=round_index,
-        device_index=device_index,
-        access=Access.SUPERPOSED,
-        waveform=WaveformName.COHERENT,
-        vote=Vote.NONE,
+    return privacy_records.make_record(
+        round_index,
+        device_index,
+        rate=1.0,
         unit=PrivacyUnit.DEVICE,
         relation=NeighbouringRelation.REPLACE_ONE,
-        sensitivity=1.0,
-        sampling_probability=1.0,
         certified_noise_std=20.0,
-        receiver_noise_std=0.0,
-        num_missing=0,
-        amplitude_error_bound=0.0,
-        noise_stream=f"{round_index:08x}{device_index:08x}",
     )
 
 

@@ -2,17 +2,16 @@ import math
 
 import msgspec
 import numpy as np
+import privacy_records
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from edge_runtime.protocol.rounds import Access, Vote
-from radio.waveforms import WaveformName
+from edge_runtime.protocol.rounds import Access
 from server.errors import BudgetExhaustedError, UnknownMechanismError
 from server.privacy.accountant import Accountant
 from server.privacy.composition import Composer, PriceClass, make_history
 from server.privacy.mechanism import (
-    RECORD_VERSION,
     ArtificialNoise,
     MechanismRecord,
     certified_noise_stds,
@@ -26,25 +25,8 @@ stds = st.floats(min_value=1e-3, max_value=1e3)
 
 
 def make_record(multiplier, *, rate=1.0, device_index=0, round_index=0, **changes):
-    fields = {
-        "version": RECORD_VERSION,
-        "kind": "gaussian" if rate == 1.0 else "poisson_subsampled_gaussian",
-        "round_index": round_index,
-        "device_index": device_index,
-        "access": Access.SUPERPOSED,
-        "waveform": WaveformName.COHERENT,
-        "vote": Vote.NONE,
-        "unit": PrivacyUnit.EXAMPLE,
-        "relation": NeighbouringRelation.ZERO_OUT_ONE,
-        "sensitivity": 1.0,
-        "sampling_probability": rate,
-        "certified_noise_std": multiplier,
-        "receiver_noise_std": 0.0,
-        "num_missing": 0,
-        "amplitude_error_bound": 0.0,
-        "noise_stream": "0123456789abcdef",
-    }
-    return MechanismRecord(**{**fields, **changes})
+    own = {"certified_noise_std": multiplier, "noise_stream": "0123456789abcdef"}
+    return privacy_records.make_record(round_index, device_index, rate=rate, **{**own, **changes})
 
 
 records = st.builds(

@@ -5,16 +5,14 @@ import math
 import dp_accounting
 import numpy as np
 from dp_accounting.pld import pld_privacy_accountant
+from privacy_records import make_record
 from scipy.stats import binom, chi2
 
-from edge_runtime.protocol.rounds import Access, Vote
 from edge_runtime.spsa import clip_to_ball, estimate_scalars
-from radio.waveforms import WaveformName
 from server.power.static import plan_static
 from server.privacy.accountant import Accountant
 from server.privacy.audit import epsilon_from_rates
 from server.privacy.calibration import calibrate_noise_multiplier
-from server.privacy.mechanism import RECORD_VERSION, MechanismRecord
 from server.privacy.units import NeighbouringRelation, PrivacyUnit, sum_sensitivity
 
 ALPHA = 1e-6
@@ -25,24 +23,7 @@ RATE = 0.5
 
 
 def claimed_epsilon(multiplier):
-    record = MechanismRecord(
-        version=RECORD_VERSION,
-        kind="poisson_subsampled_gaussian",
-        round_index=0,
-        device_index=0,
-        access=Access.SUPERPOSED,
-        waveform=WaveformName.COHERENT,
-        vote=Vote.NONE,
-        unit=PrivacyUnit.EXAMPLE,
-        relation=NeighbouringRelation.ZERO_OUT_ONE,
-        sensitivity=1.0,
-        sampling_probability=RATE,
-        certified_noise_std=multiplier,
-        receiver_noise_std=0.0,
-        num_missing=0,
-        amplitude_error_bound=0.0,
-        noise_stream="00000000",
-    )
+    record = make_record(rate=RATE, certified_noise_std=multiplier)
     accountant = Accountant(epsilon=8.0, delta=DELTA)
     accountant.compose_all([record] * NUM_ROUNDS)
     return accountant.spent(0)

@@ -1,35 +1,18 @@
 import sqlite3
 
+import privacy_records
 import pytest
 
-from edge_runtime.protocol.rounds import Access, Vote
-from radio.waveforms import WaveformName
+from edge_runtime.protocol.rounds import Access
 from server.errors import LedgerCorruptError, PrivacyError
 from server.privacy.ledger import GENESIS, PrivacyLedger
-from server.privacy.mechanism import RECORD_VERSION, MechanismRecord
-from server.privacy.units import NeighbouringRelation, PrivacyUnit
 
 
 def make_record(round_index=0, device_index=0, *, stream=None, **changes):
-    fields = {
-        "version": RECORD_VERSION,
-        "kind": "poisson_subsampled_gaussian",
-        "round_index": round_index,
-        "device_index": device_index,
-        "access": Access.SUPERPOSED,
-        "waveform": WaveformName.COHERENT,
-        "vote": Vote.NONE,
-        "unit": PrivacyUnit.EXAMPLE,
-        "relation": NeighbouringRelation.ZERO_OUT_ONE,
-        "sensitivity": 1.0,
-        "sampling_probability": 0.01,
-        "certified_noise_std": 1.0,
-        "receiver_noise_std": 0.0,
-        "num_missing": 0,
-        "amplitude_error_bound": 0.0,
-        "noise_stream": stream or f"{round_index:08x}{device_index:08x}",
-    }
-    return MechanismRecord(**{**fields, **changes})
+    own = {"certified_noise_std": 1.0}
+    if stream is not None:
+        own["noise_stream"] = stream
+    return privacy_records.make_record(round_index, device_index, **{**own, **changes})
 
 
 def fresh(round_index, device_index, **changes):
