@@ -49,9 +49,8 @@ from server.privacy_terms import (
     csi_delta,
     expected_dropouts,
     plan_privacy_terms,
-    round_weights,
 )
-from server.run_planner import assumed_problem, causal_policy
+from server.run_planner import assumed_problem, causal_policy, policy_weights
 
 _CHECKPOINTS = 20
 _MOST_PARTS = 60
@@ -236,9 +235,7 @@ def _whole_run(config: RunConfig, terms: PrivacyTerms) -> tuple[PlanningProblem,
         purpose="preview gains",
     )
     blocks = np.arange(num_rounds) // coherence
-    weights = round_weights(config, num_rounds)
-    if config.power_policy == "reversed":
-        weights = weights[::-1].copy()
+    weights = policy_weights(config, num_rounds)
     whole = dataclasses.replace(
         drawn,
         power_gains=drawn.power_gains[:, blocks],

@@ -58,9 +58,7 @@ class RunPlanner:
 
     def __init__(self, config: RunConfig, terms: PrivacyTerms, noise_symbols: int) -> None:
         num_rounds = len(terms.noise_multipliers)
-        weights = round_weights(config, num_rounds)
-        if config.power_policy == "reversed":
-            weights = weights[::-1].copy()
+        weights = policy_weights(config, num_rounds)
         self._largest = config.largest_number
         self._dropouts = expected_dropouts(config)
         self._shares = np.sqrt(weights)  # of the budget, roughly, on channels that are all alike
@@ -173,6 +171,12 @@ class RunPlanner:
             tx_gains={k: scale / complex(gains[k]) for k in speakers},
             artificial_noise_std={k: float(stds[k]) for k in speakers},
         )
+
+
+def policy_weights(config: RunConfig, num_rounds: int) -> FloatArray:
+    """omega as the policy takes it: its opposite order for ``reversed`` [T]."""
+    weights = round_weights(config, num_rounds)
+    return weights[::-1].copy() if config.power_policy == "reversed" else weights
 
 
 def plans_as_it_goes(config: RunConfig) -> bool:
