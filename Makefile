@@ -19,9 +19,14 @@ test: $(VENV)/.dev $(VENV)/libiio/.ready
 	$(MAKE) check
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-# The tests once more on the oldest versions that pyproject.toml promises, which warn of much.
+# What depends on versions, once more on the oldest that pyproject.toml promises, which warn of much:
+# every part by itself, and three whole runs: coherent and resumed, through Plutos, convex plans.
 test-lowest: $(LOWEST)/.ready
-	$(LOWEST)/bin/python -m pytest -n auto --dist worksteal -o filterwarnings=default
+	$(LOWEST)/bin/python -m pytest -n auto --dist worksteal -o filterwarnings=default \
+	  tests/unit tests/golden tests/conformance tests/property \
+	  tests/e2e/test_run.py::test_a_run_of_three_numbers_a_round_says_what_it_sent_and_resumes_to_the_same_bits \
+	  tests/e2e/test_pluto_run.py::test_a_run_on_virtual_plutos_names_its_stack_and_hears_what_was_sent \
+	  tests/e2e/test_limited_run.py::test_no_device_sends_more_or_more_often_than_it_may
 
 # What pre-commit and CI run on every change.
 check: $(VENV)/.dev

@@ -226,7 +226,7 @@ def main() -> None:
     wanted = [(epsilon, seed) for seed in SEEDS for epsilon in EPSILONS]
     rounds, per_device = (450, RECORDS_PER_DEVICE)
     if args.quick:
-        wanted, rounds, per_device = [(1.0, 0), (None, 0)], 60, 30
+        wanted, rounds, per_device = [(1.0, 0), (None, 0)], 30, 30
     for epsilon, seed in [] if args.show else wanted:
         if (epsilon, seed) in done:
             continue

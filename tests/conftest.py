@@ -95,7 +95,7 @@ def no_stray_threads() -> Iterator[None]:
     yield
     stray = [t for t in threading.enumerate() if t not in before and not t.daemon]
     for thread in stray:
-        thread.join(timeout=2.0)
+        thread.join(timeout=60.0)
     alive = [thread.name for thread in stray if thread.is_alive()]
     assert not alive, f"threads left behind: {alive}; close() what the test opened."
 
@@ -115,7 +115,7 @@ def run_iio_tool() -> Callable[..., subprocess.CompletedProcess[bytes]]:
     """Runs one of libiio's own programs, from the system or from where `make test` unpacked it."""
     folder = Path(sys.prefix) / "libiio"
 
-    def run(name: str, *words: str, timeout_s: float = 30.0) -> subprocess.CompletedProcess[bytes]:
+    def run(name: str, *words: str, timeout_s: float = 600.0) -> subprocess.CompletedProcess[bytes]:
         program = shutil.which(name) or str(folder / "bin" / name)
         environment = {**os.environ, "LD_LIBRARY_PATH": str(folder / "lib")}
         return subprocess.run(
@@ -154,7 +154,7 @@ def start_virtual_plutos() -> Iterator[Callable[..., VirtualPlutos]]:
     yield start
     for process in started:
         process.terminate()
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=600) == 0
         assert process.stdout is not None
         process.stdout.close()
 

@@ -10,6 +10,7 @@ from server.errors import ConfigurationError, PrivacyError
 from server.privacy.composition import (
     FFT_DELTA_PER_ROUND,
     MAX_NOISE_MULTIPLIER,
+    MIN_EPSILON,
     MIN_NOISE_MULTIPLIER,
     Composer,
     History,
@@ -62,7 +63,8 @@ def calibrate_noise_multiplier(
           of `composition.MIN_NOISE_MULTIPLIER`).
 
     Raises:
-        ConfigurationError: a value out of range, or delta >= 1 / num_records: at such a delta a
+        ConfigurationError: a value out of range, an epsilon too small for the arithmetic (1e-3,
+            where rounds are subsampled), or delta >= 1 / num_records: at such a delta a
             mechanism that publishes a random example in the clear would be called private.
         PrivacyError: no amount of noise meets the budget with the arithmetic used here.
     """
@@ -213,6 +215,12 @@ def _check_request(
     """Refuse what cannot be meant."""
     if not (math.isfinite(epsilon) and epsilon > 0):
         raise ConfigurationError(f"epsilon: got {epsilon}, wanted a finite number > 0.")
+    if sampling_probability < 1 and epsilon < MIN_EPSILON:
+        raise ConfigurationError(
+            f"epsilon: got {epsilon:g}, wanted at least {MIN_EPSILON:g}: below it the losses of "
+            "subsampled rounds cannot be told from those of the grid that they are computed on. "
+            "Allow a larger epsilon; models that are tuned to less learn nothing."
+        )
     if num_rounds < 1:
         raise ConfigurationError(f"num_rounds: got {num_rounds}, wanted >= 1.")
     if num_records < 1:

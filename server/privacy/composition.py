@@ -43,8 +43,13 @@ FFT_DELTA_PER_ROUND = 1e-13
 GRID_EPSILON_PER_ROUND = 1e-13
 MAX_LOSS_INTERVAL = 2e-3
 MIN_LOSS_INTERVAL = 1e-5
+
+MIN_EPSILON = 100 * MIN_LOSS_INTERVAL
+"""Below this the budget is a few steps of the finest grid: refused instead of searched for."""
+
 _LOSS_INTERVALS_PER_EPSILON = 4096
 _MAX_CACHED_DISTRIBUTIONS = 64
+_MAX_CACHED_ROUNDS = 128
 _MAX_CACHED_EPSILONS = 100_000
 
 MIN_NOISE_MULTIPLIER = 0.1
@@ -184,7 +189,6 @@ class Composer:
     def __init__(self, *, loss_interval: float, delta: float) -> None:
         self._loss_interval = loss_interval
         self._delta = delta
-        self._single: OrderedDict[PriceClass, Any] = OrderedDict()
         self._composed: OrderedDict[History, Any] = OrderedDict()
         self._epsilons: OrderedDict[History, float] = OrderedDict()
 
@@ -244,7 +248,7 @@ class Composer:
             return self._composed[history]
         if len(history) == 1:
             price, count = history[0]
-            result = self._one_round(price).self_compose(count)
+            result = _one_round(price, self._loss_interval).self_compose(count)
         else:
             result = self._extend_parent(history)
             if result is None:
@@ -261,21 +265,25 @@ class Composer:
             counts[price] = count - 1
             parent = self._composed.get(make_history(counts))
             if parent is not None:
-                return parent.compose(self._one_round(price))
+                return parent.compose(_one_round(price, self._loss_interval))
         return None
 
-    def _one_round(self, price: PriceClass) -> Any:
-        if price not in self._single:
-            if len(self._single) >= _MAX_CACHED_DISTRIBUTIONS:
-                self._single.popitem(last=False)
-            self._single[price] = privacy_loss_distribution.from_gaussian_mechanism(
-                standard_deviation=price.noise_multiplier,
-                sampling_prob=price.sampling_probability,
-                value_discretization_interval=self._loss_interval,
-                pessimistic_estimate=True,
-                use_connect_dots=True,
-            )
-        return self._single[price]
+
+@functools.lru_cache(maxsize=_MAX_CACHED_ROUNDS)
+def _one_round(price: PriceClass, loss_interval: float) -> Any:
+    """The privacy loss of one subsampled round.
+
+    Kept for everybody: it takes most of a calibration's time, and the account of the run that was
+    calibrated, its resume and the next run of the same kind ask for the same ones. Nothing that
+    dp_accounting does with a distribution changes it.
+    """
+    return privacy_loss_distribution.from_gaussian_mechanism(
+        standard_deviation=price.noise_multiplier,
+        sampling_prob=price.sampling_probability,
+        value_discretization_interval=loss_interval,
+        pessimistic_estimate=True,
+        use_connect_dots=True,
+    )
 
 
 def _fold(parts: Iterable[Any]) -> Any:

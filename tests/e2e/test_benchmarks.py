@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 def run(*arguments):
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(
-        command, cwd=ROOT, check=True, timeout=120, capture_output=True, text=True
+        command, cwd=ROOT, check=True, timeout=600, capture_output=True, text=True
     )
 
 

@@ -61,7 +61,7 @@ def stopped_after(folder, num_rounds):
         ("privacy.epsilon=0", "privacy.epsilon"),
         ("privacy.access=slotted", "privacy.access"),
         ("power.policy=paper", "keeps no promise"),
-        ("privacy.epsilon=1e-9", "epsilon"),
+        ("privacy.epsilon=1e-9", "wanted at least 0.001"),
     ],
 )
 def test_a_promise_that_cannot_be_made_starts_no_run(tmp_path, capsys, sent, setting, message):

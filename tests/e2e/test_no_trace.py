@@ -82,7 +82,7 @@ def traces(shim, tmp_path):
             capture_output=True,
             text=True,
             check=False,
-            timeout=50,
+            timeout=600,
         )
         assert done.returncode == 0, done.stderr
         outside = [p for name in ("home", "tmp") for p in (tmp_path / name).rglob("*")]

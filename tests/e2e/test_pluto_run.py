@@ -189,7 +189,7 @@ def test_a_killed_run_leaves_its_radios_on_and_they_are_found(
         time.sleep(0.007)
     assert num_loud == 4
     run.kill()
-    run.communicate(timeout=10)
+    run.communicate(timeout=600)
     assert radio_main(["silence", *uris[1:3]]) == 0
     assert "was on the air" in capsys.readouterr().out
     # The next start finds the others, and goes on; the round that was under way is passed over.
@@ -213,7 +213,7 @@ def test_an_interrupted_run_silences_its_radios(tmp_path, start_virtual_plutos, 
     run = start_run(folder, *served_words(uris))
     wait_for_round(run, 1)
     run.send_signal(number)
-    _, errors = run.communicate(timeout=20)
+    _, errors = run.communicate(timeout=600)
     assert run.returncode == 130, errors
     for uri in uris[1:]:
         assert not silence(uri).was_radiating
@@ -223,7 +223,7 @@ def test_ctrl_c_leaves_a_run_its_virtual_radios_until_they_are_silent(tmp_path):
     run = start_run(tmp_path / "run", "virtual-pluto")
     wait_for_round(run, 1)
     os.killpg(run.pid, signal.SIGINT)  # as a terminal does, to everybody in the foreground
-    _, errors = run.communicate(timeout=20)
+    _, errors = run.communicate(timeout=600)
     assert run.returncode == 130, errors
     assert "not known to be silent" not in errors
 

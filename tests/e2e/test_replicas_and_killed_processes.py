@@ -103,7 +103,7 @@ def test_killed_processes_leave_the_weights_of_one_that_never_died(tmp_path, und
         journal = RunStore.open(tmp_path / "run")
         at_death.append(journal.num_rounds())
         journal.close()
-    said, _ = start(tmp_path / "run").communicate(timeout=120)
+    said, _ = start(tmp_path / "run").communicate(timeout=600)
     assert len(at_death) >= 5
     assert said.split()[-1] == undisturbed
 

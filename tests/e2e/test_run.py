@@ -279,7 +279,7 @@ def wait_for_round(child, num_rounds):
 
 def end(child):
     """Wait; no process and no pipe stays."""
-    out, err = child.communicate(timeout=50)
+    out, err = child.communicate(timeout=600)
     return child.returncode, out, err
 
 

@@ -48,7 +48,7 @@ def start(uri, ending):
 
 
 def finish(program):
-    program.communicate(timeout=20)
+    program.communicate(timeout=600)
     return program.returncode
 
 

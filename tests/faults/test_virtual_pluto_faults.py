@@ -82,7 +82,7 @@ def connect(server, index=0):
     return socket.create_connection((host, int(port)), timeout=5)
 
 
-def wait_until(is_so, timeout_s=5.0):
+def wait_until(is_so, timeout_s=300.0):
     deadline = time.monotonic() + timeout_s
     while not is_so():
         assert time.monotonic() < deadline, "it never came to be so"

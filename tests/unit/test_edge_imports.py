@@ -24,7 +24,7 @@ def loaded_after(modules):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         check=True,
     )
     return set(json.loads(finished.stdout))

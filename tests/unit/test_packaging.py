@@ -23,7 +23,7 @@ STANDARD_LIBRARY = sys.stdlib_module_names
 def run(*argv, cwd=ROOT, **environment):
     return subprocess.run(
         [sys.executable, *map(str, argv)], cwd=cwd, env={**os.environ, **environment},
-        capture_output=True, text=True, timeout=55, check=False,
+        capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
 
 

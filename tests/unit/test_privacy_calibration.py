@@ -5,6 +5,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from server.errors import ConfigurationError, PrivacyError
+from server.privacy import calibration, composition
 from server.privacy.calibration import RECORD_SLACK, calibrate_noise_multiplier
 from server.privacy.composition import (
     Composer,
@@ -105,9 +106,22 @@ def test_a_delta_below_the_reserve_for_rounding_is_refused_with_true_advice():
     assert calibrate_noise_multiplier(**{**REQUEST, "delta": 3e-11}) > 0
 
 
-def test_a_budget_that_no_noise_meets_is_refused():
-    with pytest.raises(PrivacyError, match=r"no noise meets epsilon.*Allow a larger epsilon"):
-        calibrate_noise_multiplier(**{**REQUEST, "epsilon": 1e-9, "delta": 2.0001e-11})
+def test_an_epsilon_that_the_grid_of_losses_cannot_tell_from_none_is_refused_unsearched(
+    monkeypatch,
+):
+    monkeypatch.setattr(calibration, "Composer", None)
+    for epsilon in (1e-9, 0.99e-3):
+        with pytest.raises(ConfigurationError, match=r"wanted at least 0\.001.*Allow a larger"):
+            calibrate_noise_multiplier(**{**REQUEST, "epsilon": epsilon})
+
+
+def test_one_rounds_loss_is_computed_once_whoever_asks(monkeypatch):
+    composition._one_round.cache_clear()
+    first = calibrate_noise_multiplier(**REQUEST)
+    computed = composition._one_round.cache_info().misses
+    assert computed > 0
+    assert calibrate_noise_multiplier(**REQUEST) == first
+    assert composition._one_round.cache_info().misses == computed
 
 
 def test_rounds_are_priced_on_top_of_what_is_spent():

@@ -57,7 +57,7 @@ def test_radio_loads_numpy_alone():
         "heavy = {'scipy', 'torch', 'onnxruntime', 'msgspec', 'edge_runtime', 'server', 'adi'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=600)
 
 
 def test_doctor_passes_here(capsys):

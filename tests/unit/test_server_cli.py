@@ -118,7 +118,7 @@ def test_trainable_that_matches_no_tensor(refuse):
     ("overrides", "parts"),
     [
         (["privacy.delta=0.01"], ("delta", "got 0.01", "wanted", "1e-5 is usual")),
-        (["privacy.epsilon=1e-6", "privacy.delta=1e-12"], ("no noise meets", "Allow a larger")),
+        (["privacy.epsilon=1e-6"], ("epsilon", "wanted at least 0.001", "Allow a larger")),
         (["optimizer.clip=inf"], ("optimizer.clip", "finite")),
         (["privacy.unit=device", "power.policy=subsampled"], ("power.policy", "optimal, static")),
         (["radio.backend=ideal"], ("radio.backend", "privacy.enabled = false")),
@@ -343,7 +343,7 @@ def test_a_reader_that_leaves_early_gets_no_traceback(tmp_path):
     child.stdout.close()
     message = child.stderr.read().decode()
     child.stderr.close()
-    assert child.wait(timeout=50) == cli.EXIT_BROKEN_PIPE
+    assert child.wait(timeout=600) == cli.EXIT_BROKEN_PIPE
     assert "Traceback" not in message
 
 
@@ -367,7 +367,7 @@ def test_a_run_without_the_kernel_says_so_once(tmp_path, kernel):
     done = subprocess.run(
         [sys.executable, "-m", "server.cli", "run", *QUICK, "--out", str(tmp_path / "run")],
         env={**os.environ, "PAIRZERO_KERNEL": kernel},
-        capture_output=True, text=True, timeout=55, check=True,
+        capture_output=True, text=True, timeout=600, check=True,
     )  # fmt: skip
     assert done.stdout.count("several times slower") == (kernel == "numpy")
 

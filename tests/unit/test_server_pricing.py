@@ -140,8 +140,8 @@ def test_delta_at_one_over_n_is_refused():
 
 
 def test_a_budget_that_no_noise_meets_is_refused():
-    config = dataclass_like(CONFIG, "privacy", epsilon=1e-9, delta=1.3334e-12)
-    with pytest.raises(PrivacyError, match="no noise meets epsilon"):
+    config = dataclass_like(CONFIG, "privacy", epsilon=1e-9)
+    with pytest.raises(ConfigurationError, match=r"epsilon: got 1e-09, wanted at least 0\.001"):
         plan_privacy_terms(config, NUM_RECORDS, COMMITMENTS)
 
 

@@ -99,7 +99,7 @@ def test_a_second_writer_in_another_process_is_refused(store, folder):
         [sys.executable, "-c", program, str(folder)],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=600,
         check=False,
     )
     assert child.returncode == 1
