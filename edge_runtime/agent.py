@@ -6,6 +6,7 @@ session; each has its own data, its own private randomness and its own uplink.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,8 @@ from edge_runtime.spsa import (
 from edge_runtime.tasks import Batch, PromptSet
 from edge_runtime.uplink import Uplink
 from edge_runtime.vote import said_on_grid, said_plainly
-from radio.errors import RadioError
+from radio.errors import RadioError, RadioNotSilentError
+from radio.self_closing import silence_each
 
 _logger = logging.getLogger(__name__)
 
@@ -171,11 +173,11 @@ class DeviceAgent:
         """One device holds its pilot, the others are silent."""
         self._check_run(order.run_id)
         for device in self._devices:
+            if device.device_index != order.device_index:
+                self._silence(device)
+                continue
             try:
-                if device.device_index == order.device_index:
-                    device.uplink.hold_pilot(device.device_index, order)
-                else:
-                    device.uplink.fall_silent()
+                device.uplink.hold_pilot(device.device_index, order)
             except RadioError as error:
                 _logger.warning("pilot of device %d: %s", order.device_index, error)
 
@@ -229,16 +231,21 @@ class DeviceAgent:
         return RoundReport(self._run_id, round_index, device.device_index, what, reason)
 
     def fall_silent(self, order: SilenceOrder) -> None:
-        """Every device ends what it holds."""
+        """Every device ends what it holds, whatever another one says.
+
+        Raises:
+            RadioNotSilentError: of those that are not known to be silent; nothing may go on then.
+        """
         self._check_run(order.run_id)
-        for device in self._devices:
-            self._silence(device)
+        silence_each([functools.partial(self._silence, device) for device in self._devices])
 
     def _silence(self, device: VirtualDevice) -> None:
         try:
             device.uplink.fall_silent()
-        except RadioError as error:
-            _logger.error("device %d does not fall silent: %s", device.device_index, error)
+        except RadioNotSilentError as error:
+            raise RadioNotSilentError(f"device {device.device_index}: {error}") from error
+        except RadioError as error:  # nothing is on the air, and nothing was
+            _logger.warning("device %d: %s", device.device_index, error)
 
     def run_round(self, plan: RoundPlan) -> list[RoundReport]:
         """Check the order, look along every direction, speak Q numbers per device."""
@@ -347,14 +354,16 @@ class DeviceAgent:
         )
 
     def close(self) -> None:
-        """Silence every uplink, whatever another one says, and stop the worker threads."""
-        for device in self._devices:
-            try:
-                device.uplink.close()
-            except RadioError as error:
-                _logger.error("device %d is not known to be silent: %s", device.device_index, error)
-        self._forward.close()
-        self._store.close()
+        """Silence every uplink, whatever another one says, and stop the worker threads.
+
+        Raises:
+            RadioNotSilentError: of those that are not known to be silent.
+        """
+        try:
+            silence_each([device.uplink.close for device in self._devices])
+        finally:
+            self._forward.close()
+            self._store.close()
 
     def _check_run(self, run_id: str) -> None:
         if run_id != self._run_id:

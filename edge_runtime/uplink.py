@@ -84,12 +84,16 @@ class Uplink(ABC):
         """End what is held, if anything is.
 
         Raises:
-            RadioError: the radio did not confirm it.
+            RadioNotSilentError: it may still be on the air, and nothing ends it from here.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Fall silent for good. Idempotent."""
+        """Fall silent for good. Idempotent.
+
+        Raises:
+            RadioNotSilentError: it may still be on the air.
+        """
 
 
 def _not_mine(what: str, why: str) -> RadioConfigurationError:

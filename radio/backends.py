@@ -32,7 +32,7 @@ BACKENDS: dict[str, Backend] = {
         install_hint="It needs numpy alone; from pairzero's folder: pip install .",
     ),
     "pluto": Backend(
-        module="radio.pluto_transceiver",
+        module="radio.pluto.transceiver",
         class_name="PlutoTransceiver",
         install_hint="From pairzero's folder: pip install '.[pluto]'",
     ),

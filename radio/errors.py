@@ -8,6 +8,7 @@
       +- RadioTimeoutError        the samples did not come in time
       +- RadioSaturationError     a sample is larger than the converter can carry
       +- RadioCalibrationError    a path is not known, or no longer known, well enough
+      +- RadioNotSilentError      a transmitter may be on the air, and nothing ends it from here
 
 No call transmits a part of a burst and then raises one of these for a reason it could have seen
 beforehand: every check of the arguments is made before the first sample leaves.
@@ -58,4 +59,14 @@ class RadioCalibrationError(RadioError):
 
     Examples: a device that sent no pilot, or was not heard; a calibration that is too old, or was
     made at another temperature; nobody who can be heard at this noise.
+    """
+
+
+class RadioNotSilentError(RadioError):
+    """A transmitter was told to be silent and is not known to be: the worst that a radio can do.
+
+    Whoever meets it stops, silences the others, and tells a person; it is never only logged.
+
+    Examples: a connection that is cut while a burst is held, and no new one comes about; an
+    attenuator that reads back otherwise than it was set.
     """

@@ -6,7 +6,7 @@ from typing import Literal
 
 from radio.errors import RadioError
 from radio.impairments import Impairments
-from radio.pluto_settings import PlutoSettings, Role
+from radio.pluto.settings import PlutoSettings, Role
 from radio.units import power_ratio_from_db
 from radio.virtual_pluto.server import Bench
 from radio.waveforms import WaveformName
@@ -48,6 +48,8 @@ class RadioSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         max_amplitude: peak of a transmitted sample, 1 = full scale.
         keep_captures: rounds of which the receiver's captures, and those of the calibration before,
             are kept as SigMF in the run folder; for waveforms without a common clock.
+        max_hold_s: longest that a Pluto holds one burst. A program that holds one longer is taken
+            for hung: a guardian ends it and silences its radios (`radio.pluto.guardian`).
     """
 
     backend: Literal["loopback", "pluto", "virtual-pluto", "ideal"] = "loopback"
@@ -68,6 +70,7 @@ class RadioSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     max_amplitude: float = 1.0
     sample_rate_hz: float = 1e6
     keep_captures: tuple[int, ...] = ()
+    max_hold_s: float = 10.0
 
     @property
     def has_plutos(self) -> bool:
@@ -109,7 +112,7 @@ class RadioSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class PlutoSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The radios of ``radio.backend = "pluto"``, and how they are set (`radio.pluto_transceiver`).
+    """The radios of ``radio.backend = "pluto"``, and how they are set (`radio.pluto.transceiver`).
 
     URIs are ip:ADDRESS, ip:ADDRESS:PORT, usb:BUS.DEVICE.INTERFACE or serial:SERIAL. With
     ``"virtual-pluto"`` they are left out, and the levels are those of the virtual radios.
@@ -170,6 +173,12 @@ class PlutoSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             ConfigurationError: a value that no Pluto can have.
         """
         check_within("pluto.settling_s", self.settling_s, 0.0, 1.0)
+        capture_s = self.settling_s + radio.plateau_samples / radio.sample_rate_hz
+        if radio.max_hold_s < 2.0 * capture_s:
+            raise ConfigurationError(
+                f"radio.max_hold_s: got {radio.max_hold_s:g}, wanted at least twice the "
+                f"{capture_s:g} s of a capture: a hold that outlasts it ends the program."
+            )
         trims = [self.receiver_xo_correction, *(self.xo_corrections or [0] * (len(uris) - 1))]
         try:
             return [
@@ -183,6 +192,7 @@ class PlutoSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
                     rx_gain_db=self.rx_gain_db,
                     xo_correction=trim or None,
                     settling_s=self.settling_s,
+                    max_hold_s=radio.max_hold_s,
                 )
                 for index, (uri, trim) in enumerate(zip(uris, trims, strict=True))
             ]

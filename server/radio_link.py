@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,10 @@ from edge_runtime.uplink import (
 )
 from radio.calibration import CalibrationLimits
 from radio.channel_models import channel_from_name
-from radio.errors import RadioError
 from radio.impairments import Crystals, Impairments
 from radio.loopback import LoopbackTransceiver
 from radio.medium import SoftwareMedium
+from radio.self_closing import silence_each
 from radio.transceiver import Transceiver
 from radio.virtual_pluto.process import VirtualPlutoProcess
 from server.air import Air, CoherentAir, HeldAir
@@ -36,8 +35,6 @@ from server.simulation import (
     simulation_rng,
 )
 from server.slotted_air import SlottedAir
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +61,15 @@ class RadioLink:
     def close(self) -> None:
         """Silence every device, let the receiver go, end what served them. Idempotent.
 
-        A radio that is not known to be silent is told in the log, and keeps no other from it.
+        Raises:
+            RadioNotSilentError: of those that are not known to be silent; they keep no other from
+                being so.
         """
-        for close in (*(uplink.close for uplink in self.uplinks), self.air.close):
-            try:
-                close()
-            except RadioError as error:
-                _logger.error("%s", error)
-        if self.served is not None:
-            self.served.close()
+        try:
+            silence_each([*(uplink.close for uplink in self.uplinks), self.air.close])
+        finally:
+            if self.served is not None:
+                self.served.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +189,7 @@ def _software_ends(config: RunConfig) -> _Ends:
 def _open_plutos(config: RunConfig) -> _Ends:
     """Plutos, the receiver first; of a process of their own if they are virtual."""
     # Here and not above: a run without Plutos needs none of their libraries.
-    from radio.pluto_transceiver import PlutoTransceiver
+    from radio.pluto.transceiver import PlutoTransceiver
 
     radio, pluto, num_devices = config.radio, config.pluto, config.federation.num_devices
     with contextlib.ExitStack() as opened:

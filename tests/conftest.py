@@ -103,7 +103,7 @@ def no_stray_threads() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def iio_module() -> Any:
     """The real Python binding on the real libiio; `make test` gets both."""
-    from radio.libiio import findable_libiio
+    from radio.pluto.libiio import findable_libiio
 
     with findable_libiio():
         import iio  # type: ignore[import-not-found]

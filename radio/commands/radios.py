@@ -7,8 +7,8 @@ import contextlib
 from collections.abc import Iterator
 
 from radio.errors import RadioConfigurationError
-from radio.pluto_settings import PlutoSettings, Role
-from radio.pluto_transceiver import PlutoTransceiver
+from radio.pluto.settings import PlutoSettings, Role
+from radio.pluto.transceiver import PlutoTransceiver
 
 
 def add_radio_options(parser: argparse.ArgumentParser, *, needs_devices: bool) -> None:

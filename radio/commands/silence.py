@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from radio.errors import RadioUnavailableError
-from radio.pluto import silence
+from radio.errors import RadioNotSilentError, RadioUnavailableError
+from radio.pluto.silence import silence
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     for uri in arguments.uris:
         try:
             report = silence(uri)
-        except RadioUnavailableError as error:
+        except (RadioUnavailableError, RadioNotSilentError) as error:
             # The others must not wait for this one.
             print(f"pairzero-radio: {error}", file=sys.stderr)
             code = 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import secrets
 import socket
 import socketserver
 import threading
@@ -96,7 +97,9 @@ class Bench:
                 loss_db = losses_db[max(sender.index, receiver.index) - 1]
                 phase = np.exp(2j * math.pi * rng.random())
                 air.connect(sender, receiver, complex(amplitude_ratio_from_db(-loss_db) * phase))
-        return [VirtualPluto(air, radio, f"virtual-{radio.index:04d}") for radio in radios]
+        # Not of the seed: as with hardware, no two radios have one serial number.
+        name = secrets.token_hex(4)
+        return [VirtualPluto(air, radio, f"virtual-{name}-{radio.index:04d}") for radio in radios]
 
 
 class VirtualPlutoServer(SelfClosing):

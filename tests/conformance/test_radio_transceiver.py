@@ -16,8 +16,8 @@ from radio.errors import (
 from radio.impairments import impairments_from_name
 from radio.loopback import LoopbackTransceiver
 from radio.medium import SoftwareMedium
-from radio.pluto_settings import PlutoSettings, Role
-from radio.pluto_transceiver import PlutoTransceiver
+from radio.pluto.settings import PlutoSettings, Role
+from radio.pluto.transceiver import PlutoTransceiver
 from radio.replay import RecordingTransceiver, ReplayTransceiver
 from radio.transceiver import Mode, Transceiver
 from radio.virtual_pluto.server import Bench, VirtualPlutoServer

@@ -14,8 +14,8 @@ import numpy as np
 
 from radio.calibration import Moment, calibrate
 from radio.impairments import impairments_from_name
-from radio.pluto_settings import PlutoSettings, Role
-from radio.pluto_transceiver import PlutoTransceiver
+from radio.pluto.settings import PlutoSettings, Role
+from radio.pluto.transceiver import PlutoTransceiver
 from radio.replay import RecordingTransceiver
 from radio.virtual_pluto.process import VirtualPlutoProcess
 from radio.virtual_pluto.server import Bench

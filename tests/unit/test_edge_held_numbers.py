@@ -19,7 +19,7 @@ from edge_runtime.protocol.rounds import (
     TransmitOrder,
 )
 from edge_runtime.uplink import CoherentUplink, EnergyUplink, IdealUplink, ScalarBox, SlottedUplink
-from radio.errors import RadioError, RadioTimeoutError
+from radio.errors import RadioError, RadioNotSilentError, RadioTimeoutError
 from radio.loopback import LoopbackTransceiver
 from radio.medium import SoftwareMedium
 from radio.waveforms.coherent import CoherentWaveform
@@ -218,16 +218,22 @@ def test_one_pilot_at_a_time_and_bytes_both_ways(host, medium, make_plan):
         host.agent.handle(wire.encode(SilenceOrder("another", 0)))
 
 
-def test_a_radio_that_does_not_confirm_its_silence_is_an_error_in_the_log(
-    host, make_plan, monkeypatch, caplog
+def test_a_radio_that_is_not_known_to_be_silent_ends_everything_and_the_others_are_silenced(
+    host, make_plan, monkeypatch
 ):
+    asked = []
+
     def fail(uplink):
-        raise RadioTimeoutError("no answer")
+        asked.append(uplink)
+        if uplink is not host.devices[1].uplink:
+            raise RadioNotSilentError("uri: not known to be silent")
 
     monkeypatch.setattr(EnergyUplink, "fall_silent", fail)
-    host.agent.fall_silent(SilenceOrder(make_plan().run_id, 0))
-    assert [r.levelname for r in caplog.records] == ["ERROR"] * 3
-    assert "device 2 does not fall silent: no answer" in caplog.text
+    with pytest.raises(RadioNotSilentError, match=r"device 0: uri.*device 2: uri"):
+        host.agent.fall_silent(SilenceOrder(make_plan().run_id, 0))
+    assert asked == [device.uplink for device in host.devices]
+    with pytest.raises(RadioNotSilentError, match=r"device 0: uri"):
+        host.agent.hold_pilot(PilotHold(make_plan().run_id, 0, 1, 0.5))
 
 
 def test_packets_are_held_by_one_device_at_a_time_and_only_by_those_that_are_ready(

@@ -189,7 +189,8 @@ def imported_names(path):
 
 ON_REQUEST = {
     "radio/drawing.py": {"matplotlib"},
-    "radio/pluto.py": {"adi", "iio"},
+    "radio/pluto/context.py": {"iio"},
+    "radio/pluto/driver.py": {"adi"},
     "radio/captures.py": {"sigmf"},
 }
 

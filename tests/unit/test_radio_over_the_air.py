@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from radio import cli, usb_plutos
+from radio import cli
 from radio.captures import load_recording
 from radio.channel_models import AwgnChannel
 from radio.errors import RadioCalibrationError, RadioConfigurationError, RadioUnavailableError
@@ -14,6 +14,7 @@ from radio.impairments import Impairments
 from radio.loopback import LoopbackTransceiver
 from radio.measurement import Setting, measure_over_the_air, survey
 from radio.medium import SoftwareMedium
+from radio.pluto import usb
 from radio.virtual_pluto.server import Bench, VirtualPlutoServer
 from radio.waveforms.energy import EnergyWaveform
 from radio.waveforms.energy_offset import MAX_SEARCH_HZ, estimate_offset_hz
@@ -268,19 +269,19 @@ def test_plutos_at_usb_are_found_by_what_the_kernel_says(tmp_path, monkeypatch):
     plug_in(tmp_path, "1-2", product="ffff", device=8)
     (tmp_path / "devices" / "1-0:1.0").mkdir()
     locked = plug_in(tmp_path, "1-3", device=9)
-    can_write = usb_plutos.os.access
+    can_write = usb.os.access
     monkeypatch.setattr(
-        usb_plutos.os, "access", lambda path, mode: path != locked and can_write(path, mode)
+        usb.os, "access", lambda path, mode: path != locked and can_write(path, mode)
     )
-    found = usb_plutos.usb_plutos(tmp_path / "devices", tmp_path / "nodes")
+    found = usb.usb_plutos(tmp_path / "devices", tmp_path / "nodes")
     assert [(p.serial, p.bus, p.device, p.is_usable) for p in found] == [
         ("s7", 1, 7, True), ("s9", 1, 9, False)
     ]  # fmt: skip
-    assert usb_plutos.usb_plutos(tmp_path / "none", tmp_path) == []
+    assert usb.usb_plutos(tmp_path / "none", tmp_path) == []
 
 
 def test_the_doctor_tells_a_radio_that_may_not_be_used(monkeypatch, capsys):
-    radio = usb_plutos.UsbPluto("abc", 1, 7, is_usable=False)
+    radio = usb.UsbPluto("abc", 1, 7, is_usable=False)
     monkeypatch.setattr("radio.commands.doctor.usb_plutos", lambda: [radio])
     monkeypatch.setattr("radio.commands.doctor.found_uris", lambda: {"usb:1.7.5": "PlutoSDR"})
     assert cli.main(["doctor"]) == 1

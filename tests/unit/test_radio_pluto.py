@@ -12,15 +12,18 @@ import threading
 import numpy as np
 import pytest
 
-from radio import libiio, pluto
 from radio.errors import (
     RadioConfigurationError,
+    RadioNotSilentError,
     RadioSaturationError,
     RadioUnavailableError,
 )
-from radio.pluto import found_uris, silence
-from radio.pluto_settings import MAX_ATTENUATION_DB, PlutoSettings, Role, check_uri, hint
-from radio.pluto_transceiver import PlutoTransceiver
+from radio.pluto import context, driver, libiio
+from radio.pluto.addresses import check_uri, hint
+from radio.pluto.context import found_uris
+from radio.pluto.settings import PlutoSettings, Role
+from radio.pluto.silence import MAX_ATTENUATION_DB, silence
+from radio.pluto.transceiver import PlutoTransceiver
 from radio.transceiver import Mode
 from radio.virtual_pluto.attributes import Attribute
 from radio.virtual_pluto.server import Bench, VirtualPlutoServer
@@ -144,11 +147,38 @@ def test_another_device_of_the_same_maker_is_no_pluto(bench):
 
 def test_a_serial_number_finds_its_radio(bench, monkeypatch):
     there = {bench.transmitter_uri: "PlutoSDR, serial=abc-1", "usb:1.2.5": "PlutoSDR, serial=abc-2"}
-    monkeypatch.setattr(pluto, "found_uris", lambda: there)
+    monkeypatch.setattr(context, "found_uris", lambda: there)
     with PlutoTransceiver(PlutoSettings("serial:abc-1", Role.TRANSMITTER)) as radio:
         assert radio.modes == {Mode.HELD}
-    with pytest.raises(RadioUnavailableError, match=r"serial:abc-3: no such radio. Found: .*abc-2"):
+    with pytest.raises(RadioUnavailableError, match=r"serial:abc-3: no such radio.*Found: .*abc-2"):
         silence("serial:abc-3")
+
+
+def test_a_serial_number_is_compared_as_a_whole_and_has_to_be_of_one_radio(bench, monkeypatch):
+    there = {
+        "usb:1.2.5": "PlutoSDR, serial=abc-10",
+        "usb:1.3.5": "PlutoSDR, serial=abc-1-2",
+        bench.transmitter_uri: "(PlutoSDR), serial=ABC-1",
+    }
+    monkeypatch.setattr(context, "found_uris", lambda: there)
+    assert silence("serial:abc-1").uri == "serial:abc-1"
+    with pytest.raises(RadioUnavailableError, match="no such radio; a serial number is compared"):
+        silence("serial:abc")
+    there["ip:192.168.2.1"] = "PlutoSDR, serial=abc-1"
+    with pytest.raises(RadioUnavailableError, match=r"found at ip:127.*, ip:192.*, wanted"):
+        silence("serial:abc-1")
+
+
+@pytest.mark.parametrize("role", Role)
+def test_a_radio_has_one_task_whatever_its_address_is_called(bench, role):
+    port = bench.transmitter_uri.rpartition(":")[2]
+    with bench.transmitter() as transmitter:
+        transmitter.hold(tone())
+        with pytest.raises(RadioConfigurationError, match=r"this is the radio of serial number"):
+            PlutoTransceiver(PlutoSettings(f"ip:localhost:{port}", role))
+        assert bench.plutos[1].radio.is_radiating()  # and nobody touched it
+    with PlutoTransceiver(PlutoSettings(f"ip:localhost:{port}", role)):
+        pass
 
 
 def test_a_search_that_fails_says_what_it_needs():
@@ -159,7 +189,7 @@ def test_a_search_that_fails_says_what_it_needs():
 
 
 def test_missing_libraries_are_told_with_the_command(monkeypatch):
-    monkeypatch.setattr(pluto, "_libraries", None)
+    monkeypatch.setattr(context, "_loaded", None)
     monkeypatch.setitem(sys.modules, "iio", None)
     with pytest.raises(RadioUnavailableError, match=r"cannot be loaded.*pip install 'pairzero"):
         silence("ip:192.0.2.1")
@@ -167,20 +197,20 @@ def test_missing_libraries_are_told_with_the_command(monkeypatch):
 
 @pytest.mark.parametrize(("version", "works"), [((0, 23), False), ((0, 26), True), ((1, 0), False)])
 def test_a_libiio_that_does_not_work_is_refused(iio_module, monkeypatch, version, works):
-    monkeypatch.setattr(pluto, "_libraries", None)
+    monkeypatch.setattr(context, "_loaded", None)
     monkeypatch.setattr(iio_module, "version", (*version, "v"))
     if works:
-        assert f"libiio 0.{version[1]}" in pluto.describe_libraries()
+        assert f"libiio 0.{version[1]}" in driver.describe_libraries()
     else:
         with pytest.raises(RadioUnavailableError, match=r"wanted 0\.24 or later and below 1"):
-            pluto.describe_libraries()
+            driver.describe_libraries()
 
 
 def test_the_binding_that_sends_a_quarter_is_refused(monkeypatch):
-    monkeypatch.setattr(pluto, "_libraries", None)
+    monkeypatch.setattr(context, "_loaded", None)
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.0")
     with pytest.raises(RadioUnavailableError, match=r"got pylibiio 1.0.*pip install 'pylibiio<1'"):
-        pluto.describe_libraries()
+        driver.describe_libraries()
 
 
 def test_the_source_names_the_stack_and_that_it_is_virtual(bench):
@@ -224,7 +254,7 @@ def test_a_firmware_without_status_bits_is_used_without_them(bench):
 
 
 def test_a_binding_of_the_distribution_has_no_version_of_its_own(monkeypatch, iio_module):
-    monkeypatch.setattr(pluto, "_libraries", None)
+    monkeypatch.setattr(context, "_loaded", None)
     known = importlib.metadata.version
 
     def version(name):
@@ -233,7 +263,7 @@ def test_a_binding_of_the_distribution_has_no_version_of_its_own(monkeypatch, ii
         return known(name)
 
     monkeypatch.setattr(importlib.metadata, "version", version)
-    assert "libiio 0.2" in pluto.describe_libraries()
+    assert "libiio 0.2" in driver.describe_libraries()
 
 
 # Settings that are read back
@@ -283,9 +313,7 @@ def test_a_radio_that_does_not_do_as_it_is_told_is_refused(
 
 def test_a_transmitter_that_cannot_be_silenced_is_not_used(bench):
     bench.plutos[1].phy.channel("TX_LO", is_output=True).attributes["powerdown"] = stubborn("0")
-    with pytest.raises(
-        RadioUnavailableError, match=r"not known to be silent.*the local oscillator"
-    ):
+    with pytest.raises(RadioNotSilentError, match=r"not known to be silent.*the local oscillator"):
         bench.transmitter()
 
 
@@ -410,8 +438,8 @@ def test_a_burst_of_a_lost_client_is_ended(bench):
     report = silence(bench.transmitter_uri)
     assert report.was_radiating
     assert burst.end_s < math.inf
-    with pytest.raises(RadioUnavailableError, match="not known to be silent"):
-        transmitter.close()
+    transmitter.close()  # over a new connection: it is asked again, and not loud any more
+    assert not bench.plutos[1].radio.is_radiating()
 
 
 def test_a_radio_that_is_pulled_out_is_an_error_with_its_cause(bench):
@@ -421,13 +449,14 @@ def test_a_radio_that_is_pulled_out_is_an_error_with_its_cause(bench):
     with pytest.raises(RadioUnavailableError, match="the radio failed during hold") as info:
         transmitter.hold(tone())
     assert isinstance(info.value.__cause__, OSError)
-    with pytest.raises(RadioUnavailableError, match=r"Unplug it, or run: pairzero-radio silence"):
+    with pytest.raises(RadioNotSilentError, match=r"Unplug it, or run: pairzero-radio silence"):
+        transmitter.fall_silent()
+    with pytest.raises(RadioNotSilentError, match=r"Unplug it, or run: pairzero-radio silence"):
         transmitter.close()
     bench.server.unplug(0)
     with pytest.raises(RadioUnavailableError):
         receiver.capture(100, timeout_s=1.0)
-    with pytest.raises(RadioUnavailableError):
-        receiver.close()
+    receiver.close()  # its transmitter was silenced when it was opened
 
 
 # Where libiio is

@@ -1,0 +1,456 @@
+"""`PlutoTransceiver`: an ADALM-PLUTO as a transceiver, held bursts and captures.
+
+Amplitude 1.0 is 2^14 of the DAC, 6 dB below its full scale, because the interpolating filters
+overshoot; a capture's 1.0 is 2^11, full scale of the ADC. The libraries are behind
+`radio.pluto.driver`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import math
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+
+from radio.checks import Complex64Array, check_positive
+from radio.errors import (
+    RadioConfigurationError,
+    RadioError,
+    RadioSaturationError,
+    RadioUnavailableError,
+)
+from radio.health import RadioHealth
+from radio.pluto import safe_stop
+from radio.pluto.addresses import hint
+from radio.pluto.driver import OpenPluto, describe_libraries
+from radio.pluto.safe_stop import Silenceable
+from radio.pluto.settings import PlutoSettings, Role
+from radio.pluto.silence import (
+    MAX_ATTENUATION_DB,
+    POWER_UP,
+    as_not_silent,
+    attenuate,
+    fall_silent,
+    least_attenuation_db,
+    may_radiate,
+    silence,
+)
+from radio.transceiver import Mode, Transceiver
+
+_logger = logging.getLogger(__name__)
+
+TX_FULL_SCALE = 1 << 14
+RX_FULL_SCALE = 1 << 11
+MAX_BUFFER_SAMPLES = 1 << 22
+_CARRIER_TOLERANCE_HZ = 10.0
+_UNDERFLOW, _OVERFLOW = 1, 4
+_OPERATING_TIMEOUT_S = 2.0
+"""Of an exchange once everything is set: a link that takes longer is taken for cut."""
+
+_BUSY_S = 1.0
+"""How long a safe stop waits for another thread to be done with the radio."""
+
+_RECEIVE_BLOCKS = 4
+
+
+class PlutoTransceiver(Transceiver, Silenceable):
+    """One end of a link over Plutos: a transmitter that holds bursts, or a receiver that captures.
+
+    A transmitter is at full attenuation except from `hold` to `fall_silent`; a receiver's
+    transmitter is silent throughout. A capture opens a buffer of its own, so that it holds nothing
+    from before; its first ``settling_s`` are thrown away.
+
+    Guarantees:
+        * `fall_silent` and `close` return when the radio is silent as read back, if need be over a
+          new connection; otherwise they raise RadioNotSilentError, whatever the radio or its
+          libraries did. A radio that was never loud since it was last read back silent is not
+          asked again.
+        * After a lost connection, `hold` opens the radio anew and sets it up again.
+        * Nothing is held that this process's guardian does not know of (`radio.pluto.guardian`).
+        * A radio is open once in a process, whatever its address is called.
+
+    Args:
+        settings: how it is to be set; see `PlutoSettings`.
+        max_amplitude: largest amplitude of a burst, at most 1.
+
+    Raises:
+        RadioConfigurationError: a setting out of range, one that the radio reads back otherwise, or
+            a radio that is open already.
+        RadioUnavailableError: libraries or radio are not there; the message has the cause.
+        RadioNotSilentError: it is there, and cannot be silenced.
+    """
+
+    def __init__(self, settings: PlutoSettings, *, max_amplitude: float = 1.0) -> None:
+        self._max_amplitude = check_positive("max_amplitude", max_amplitude)
+        if self._max_amplitude > 1.0:
+            raise RadioConfigurationError(f"max_amplitude: got {max_amplitude}, wanted at most 1.")
+        self._settings = settings
+        self._health = RadioHealth()
+        self._guard = threading.RLock()
+        self._holder: int | None = None  # thread that has the guard
+        self._is_loud = False
+        self._is_off = False  # its transmitter's oscillator, as read back
+        self._is_lost = False  # its connection is
+        self._is_transmitter = settings.role is Role.TRANSMITTER
+        self._pluto = OpenPluto(settings.uri)
+        self._serial = self._pluto.serial
+        kind = "virtual-pluto" if self._pluto.is_virtual else "pluto"
+        self._source = f"{kind}+{describe_libraries()}"
+        safe_stop.watch(self)  # before anything is changed: it may be somebody else's
+        self.found_radiating = self._take_over()
+
+    def _take_over(self) -> tuple[str, ...]:
+        """Make the radio silent, then what it is to be; what was on the air before."""
+        uri = self.uri
+        try:
+            found = tuple(may_radiate(self._pluto))
+            fall_silent(self._pluto)
+            self._is_off = True
+            for line in found:
+                # Every Pluto that is switched on sends a carrier; that is nobody's fault.
+                level = logging.INFO if line.startswith(POWER_UP) else logging.WARNING
+                _logger.log(level, "%s: was on the air and is silent now: %s", uri, line)
+            self._set_up()
+        except BaseException as error:  # nobody will close what was never opened
+            self.close()
+            if isinstance(error, RadioError) or not isinstance(error, Exception):
+                raise
+            why = hint(error) if isinstance(error, OSError) else f"it answers nonsense ({error!r})"
+            raise RadioUnavailableError(f"{uri}: cannot be set up: {why}") from error
+        return found
+
+    def _set_up(self) -> None:
+        settings, pluto = self._settings, self._pluto
+        radio = pluto.radio
+        self._put_in_order()
+        if settings.xo_correction is not None:
+            trim = pluto.phy.attrs["xo_correction"]
+            trim.value = str(settings.xo_correction)
+            self._check("xo_correction", settings.xo_correction, float(trim.value), 0.0)
+        radio.sample_rate = round(settings.sample_rate_hz)
+        self._sample_rate_hz = self._check(
+            "sample_rate_hz", settings.sample_rate_hz, float(radio.sample_rate), 2.0
+        )
+        if self._is_transmitter:
+            radio.tx_rf_bandwidth = round(settings.rf_bandwidth_hz)
+            radio.tx_lo = round(settings.carrier_hz)
+            self._check("carrier_hz", settings.carrier_hz, radio.tx_lo, _CARRIER_TOLERANCE_HZ)
+            self._attenuate(MAX_ATTENUATION_DB)
+            self._is_off = False
+            pluto.tx_oscillator["powerdown"].value = "0"
+        else:
+            radio.rx_rf_bandwidth = round(settings.rf_bandwidth_hz)
+            radio.rx_lo = round(settings.carrier_hz)
+            self._check("carrier_hz", settings.carrier_hz, radio.rx_lo, _CARRIER_TOLERANCE_HZ)
+            radio.gain_control_mode_chan0 = "manual"
+            radio.rx_hardwaregain_chan0 = settings.rx_gain_db
+            mode = radio.gain_control_mode_chan0
+            self._check(
+                "rx_gain_db",
+                settings.rx_gain_db,
+                radio.rx_hardwaregain_chan0,
+                0.5,
+                f" gain_control_mode is {mode!r}; rounds need 'manual'.",
+            )
+            # A buffer is opened for each capture and read once. The blocks behind the first keep
+            # the radio from reporting, while that one is read, that it had nowhere to put samples.
+            pluto.adc.set_kernel_buffers_count(_RECEIVE_BLOCKS)
+        pluto.set_timeout(_OPERATING_TIMEOUT_S)
+
+    def _put_in_order(self) -> None:
+        """What the driver relies on and other programs change: looked at, set, and told.
+
+        A radio in digital loopback or with a part asleep hears nothing, and everything else about
+        it looks as it should.
+        """
+        pluto = self._pluto
+        receive, transmit = (pluto.phy.find_channel("voltage0", way) for way in (False, True))
+        relied_on = [
+            ("loopback", pluto.phy.debug_attrs, "loopback", "0"),
+            ("bist_prbs", pluto.phy.debug_attrs, "bist_prbs", "0"),
+            ("bist_tone", pluto.phy.debug_attrs, "bist_tone", "0"),
+            ("ensm_mode", pluto.phy.attrs, "ensm_mode", "fdd"),
+            ("receiver's rf_port_select", receive.attrs, "rf_port_select", "A_BALANCED"),
+            ("transmitter's rf_port_select", transmit.attrs, "rf_port_select", "A"),
+            ("RX_LO external", pluto.rx_oscillator, "external", "0"),
+            ("TX_LO external", pluto.tx_oscillator, "external", "0"),
+            ("RX_LO powerdown", pluto.rx_oscillator, "powerdown", "0"),
+        ]
+        for what, attributes, name, wanted in relied_on:
+            if name not in attributes:
+                continue
+            found = attributes[name].value.strip()
+            if found.split()[:1] == [wanted]:
+                continue
+            attributes[name].value = wanted
+            now = attributes[name].value.strip()
+            if now.split()[:1] != [wanted]:
+                raise RadioConfigurationError(
+                    f"{self.uri}: {what} was {found!r}, was set to {wanted!r} and is {now!r}. "
+                    "Switch the radio off and on again."
+                )
+            _logger.warning(
+                "%s: %s was %r and is %r now: another program left it so",
+                self.uri,
+                what,
+                found,
+                now,
+            )
+
+    def _check(
+        self, name: str, asked: float, reported: float, tolerance: float, more: str = ""
+    ) -> float:
+        """What the radio reports, if it is what it was asked for."""
+        if not abs(reported - asked) <= tolerance:
+            raise RadioConfigurationError(
+                f"{self.uri}: {name}: asked {asked:g}, the radio reports {reported:g}."
+                f"{more} Ask for a value that it can have, or see firmware_notes."
+            )
+        return reported
+
+    def _attenuate(self, attenuation_db: float) -> None:
+        attenuate(self._pluto, attenuation_db)
+        self._check("tx_attenuation_db", attenuation_db, least_attenuation_db(self._pluto), 0.126)
+
+    @property
+    def uri(self) -> str:
+        """As it was asked for."""
+        return self._settings.uri
+
+    @property
+    def serial(self) -> str:
+        """Of the radio, as it says itself."""
+        return self._serial
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed, silent or not."""
+        return self._is_closed
+
+    @property
+    def sample_rate_hz(self) -> float:
+        """As the radio reports it."""
+        return self._sample_rate_hz
+
+    @property
+    def max_amplitude(self) -> float:
+        """Of a burst; 1.0 is 2^14 of the converter."""
+        return self._max_amplitude
+
+    @property
+    def source(self) -> str:
+        """Pluto or virtual pluto, and the versions of what every sample passed through."""
+        return self._source
+
+    @property
+    def modes(self) -> frozenset[Mode]:
+        """Held alone: stock firmware starts a burst whenever it comes to it."""
+        return frozenset({Mode.HELD})
+
+    @property
+    def temperature_c(self) -> float | None:
+        """Of the transceiver chip; not calibrated, so good for differences."""
+        if self._is_closed:
+            return None
+        with self._alone():
+            try:
+                with self._understood():
+                    return self._pluto.temperature_c
+            except OSError as error:
+                raise RadioUnavailableError(f"{self.uri}: {hint(error)}") from error
+
+    @property
+    def xo_correction(self) -> int:
+        """What the radio takes its crystal to be, Hz."""
+        with self._alone():
+            try:
+                with self._understood():
+                    return int(self._pluto.phy.attrs["xo_correction"].value)
+            except OSError as error:
+                raise RadioUnavailableError(f"{self.uri}: {hint(error)}") from error
+
+    def take_health(self) -> RadioHealth:
+        """What happened since this was asked last."""
+        health, self._health = self._health, RadioHealth()
+        health.temperature_c = self.temperature_c
+        return health
+
+    def _hold(self, burst: Complex64Array) -> None:
+        self._check_role(Role.TRANSMITTER, "hold")
+        codes = np.rint(burst.astype(np.complex128).view(np.float64) * TX_FULL_SCALE)
+        if np.abs(codes).max() > TX_FULL_SCALE:
+            raise RadioSaturationError(
+                f"{self.source}: a part of a sample is beyond {TX_FULL_SCALE}. Nothing was sent."
+            )
+        with self._alone(), self._understood():
+            if self._is_lost:
+                self._open_again()
+            radio, guardian = self._pluto.radio, safe_stop.guardian()
+            guardian.arm(self.uri, self._settings.max_hold_s)
+            try:
+                radio.tx_destroy_buffer()
+                radio.tx_cyclic_buffer = True
+                radio.tx(codes.view(np.complex128))
+                self._is_loud = True
+                self._attenuate(self._settings.tx_attenuation_db)
+                if self._pluto.take_status(self._pluto.dac, _UNDERFLOW):
+                    self._health.num_underflows += 1
+            except BaseException:
+                if not self._is_loud:  # behind full attenuation since it was last read back
+                    self._is_lost = True
+                    with contextlib.suppress(RadioError):
+                        guardian.disarm(self.uri)
+                raise
+
+    def _fall_silent(self) -> None:
+        self._check_role(Role.TRANSMITTER, "fall_silent")
+        with self._alone():
+            if self._is_loud:
+                try:
+                    self._attenuate(MAX_ATTENUATION_DB)
+                except Exception as error:  # of whatever kind: it may be on the air
+                    self._silence_anew(error)
+                self._is_loud = False
+            with contextlib.suppress(
+                RadioError
+            ):  # it is silent, whether somebody hears that or not
+                safe_stop.guardian().disarm(self.uri)
+            if not self._is_lost:
+                try:
+                    self._pluto.radio.tx_destroy_buffer()
+                except Exception as error:  # behind full attenuation; the next hold will see
+                    self._is_lost = True
+                    _logger.warning("%s: the connection is lost (%r)", self.uri, error)
+
+    def _silence_anew(self, cause: Exception) -> None:
+        """Over a new connection, because the one that there was failed.
+
+        Raises:
+            RadioNotSilentError: that failed, too.
+        """
+        self._is_lost = True
+        is_exclusive = not self.uri.startswith("ip:")
+        if is_exclusive:  # USB has one owner
+            self._pluto.abandon()
+        try:
+            silence(self.uri)
+        except Exception as error:
+            raise as_not_silent(self.uri, error) from cause
+        finally:
+            if not is_exclusive:
+                self._pluto.abandon()
+        _logger.warning(
+            "%s: the connection failed (%r); silent, as read back over a new one", self.uri, cause
+        )
+
+    def _open_again(self) -> None:
+        """After the connection was lost; the radio may have been switched off in between."""
+        self._pluto.abandon()
+        self._pluto = OpenPluto(self.uri)
+        if self._pluto.serial != self._serial:
+            raise RadioUnavailableError(
+                f"{self.uri}: radio {self._pluto.serial} is there now, wanted {self._serial}."
+            )
+        fall_silent(self._pluto)
+        self._is_off = True
+        self._set_up()
+        self._is_lost = False
+        _logger.warning("%s: open again, and set up as before", self.uri)
+
+    def _capture(self, num_samples: int, timeout_s: float) -> Complex64Array:
+        self._check_role(Role.RECEIVER, "capture")
+        settling = math.ceil(self._settings.settling_s * self._sample_rate_hz)
+        total = num_samples + settling
+        if total > MAX_BUFFER_SAMPLES:
+            raise RadioConfigurationError(
+                f"{self.source}: a capture of {num_samples} samples, wanted at most "
+                f"{MAX_BUFFER_SAMPLES - settling}: it has to fit one buffer of the radio."
+            )
+        radio = self._pluto.radio
+        with self._alone(), self._understood():
+            self._pluto.take_status(self._pluto.adc, _OVERFLOW)
+            self._pluto.set_timeout(timeout_s)
+            radio.rx_buffer_size = total
+            try:
+                samples = radio.rx()[settling:]
+                # At once: when the blocks behind this one are full the bit is set all the same.
+                has_overflowed = self._pluto.take_status(self._pluto.adc, _OVERFLOW)
+            finally:
+                radio.rx_destroy_buffer()
+                self._pluto.set_timeout(_OPERATING_TIMEOUT_S)
+            self._note(samples, has_overflowed)
+        capture: Complex64Array = (samples / RX_FULL_SCALE).astype(np.complex64)
+        return capture
+
+    def _note(self, samples: np.ndarray, has_overflowed: bool) -> None:
+        parts = samples.view(np.float64).reshape(-1, 2)
+        is_overloaded = (parts >= RX_FULL_SCALE - 1) | (parts <= -RX_FULL_SCALE)
+        self._health.num_captures += 1
+        self._health.num_samples += len(samples)
+        self._health.num_overloaded += int(is_overloaded.any(axis=1).sum())
+        self._health.num_overflows += has_overflowed
+
+    def _close(self) -> None:
+        with self._alone():
+            self._go_silent(on_this_connection=True)
+
+    def close_for(self, thread: int) -> None:
+        """Close it, though ``thread`` may have been stopped in the middle of a call to it.
+
+        Raises:
+            RadioNotSilentError: it is not known to be silent.
+        """
+        self._is_closed = True
+        is_ours = self._holder == thread or self._guard.acquire(timeout=_BUSY_S)
+        try:
+            self._go_silent(on_this_connection=is_ours)
+        finally:
+            if is_ours and self._holder != thread:
+                self._guard.release()
+
+    def _go_silent(self, *, on_this_connection: bool) -> None:
+        # Whoever closes it hears what becomes of it: a program that does not hang. It is watched
+        # until it is silent all the same.
+        with contextlib.suppress(RadioError):
+            safe_stop.guardian().disarm(self.uri)
+        try:
+            if self._is_lost or not on_this_connection:
+                raise RadioUnavailableError(f"{self.uri}: the connection is lost, or in use.")
+            fall_silent(self._pluto)
+        except Exception as error:
+            if self._is_off:  # since it was opened; nothing here ever switches it on
+                self._pluto.abandon()
+                _logger.warning("%s: its connection is lost; it is a receiver", self.uri)
+            else:
+                self._silence_anew(error)
+        self._is_loud = False
+        safe_stop.forget(self)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One thread at a time, and who it is."""
+        with self._guard:
+            before, self._holder = self._holder, threading.get_ident()
+            try:
+                yield
+            finally:
+                self._holder = before
+
+    @contextlib.contextmanager
+    def _understood(self) -> Iterator[None]:
+        """What a radio says that is no answer, as an error of the radio."""
+        try:
+            yield
+        except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+            raise OSError(errno.EPROTO, f"it answers nonsense ({error!r})") from error
+
+    def _check_role(self, role: Role, what: str) -> None:
+        if self._settings.role is not role:
+            raise RadioConfigurationError(
+                f"{self.source}: {what} at {self.uri}, which is a {self._settings.role}. "
+                f"Open it as a {role}."
+            )
