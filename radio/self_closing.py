@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
@@ -32,25 +33,29 @@ class SelfClosing(ABC):
         self.close()
 
 
-def silence_each(silencers: Iterable[Callable[[], None]]) -> None:
-    """Call all of them, whatever another one says.
+def silence_each(silencers: Sequence[Callable[[], None]]) -> None:
+    """Call all of them side by side: one radio that does not answer delays no other.
 
     Raises:
         RadioNotSilentError: of all radios that are not known to be silent. Other errors of radios
             are logged; anything else is raised when all have been called.
     """
-    loud: list[str] = []
-    other: Exception | None = None
-    for silence in silencers:
-        try:
-            silence()
-        except RadioNotSilentError as error:
-            loud.append(str(error))
-        except RadioError as error:
-            _logger.warning("%s", error)
-        except Exception as error:
-            other = other or error
+    with ThreadPoolExecutor(max_workers=max(1, len(silencers))) as side_by_side:
+        failures = list(side_by_side.map(_failure_of, silencers))
+    loud = [str(failure) for failure in failures if isinstance(failure, RadioNotSilentError)]
+    others = [f for f in failures if f is not None and not isinstance(f, RadioError)]
+    for failure in failures:
+        if isinstance(failure, RadioError) and not isinstance(failure, RadioNotSilentError):
+            _logger.warning("%s", failure)
     if loud:
-        raise RadioNotSilentError(" ".join(loud)) from other
-    if other is not None:
-        raise other
+        raise RadioNotSilentError(" ".join(loud)) from next(iter(others), None)
+    if others:
+        raise others[0]
+
+
+def _failure_of(act: Callable[[], None]) -> Exception | None:
+    try:
+        act()
+    except Exception as error:
+        return error
+    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import socket
 
 from radio.errors import RadioConfigurationError
 
@@ -12,6 +13,8 @@ _URI = re.compile(
     r"|usb:[0-9]+\.[0-9]+(\.[0-9]+)?"
     r"|serial:[0-9A-Za-z-]+"
 )
+
+_DEFAULT_PORT = 30431
 
 _HINTS = {
     errno.ECONNREFUSED: "nothing listens there: is it plugged in, and is the port right?",
@@ -43,6 +46,28 @@ def check_uri(uri: str) -> str:
             "serial:SERIAL. `pairzero-radio doctor` lists the radios that are there."
         )
     return uri
+
+
+def check_answers(uri: str, timeout_s: float) -> None:
+    """Return if somebody answers at a radio's network address, or if that cannot be told.
+
+    libiio waits five seconds for each of several answers; whoever has a radio to silence and others
+    that wait wants to know sooner.
+
+    Raises:
+        OSError: nobody does, within ``timeout_s`` for the connection and again for the answer.
+    """
+    match = _URI.fullmatch(uri)
+    if match is None or match["host"] is None:
+        return
+    address = match["host"].strip("[]"), int(match["port"] or _DEFAULT_PORT)
+    try:
+        connection = socket.create_connection(address, timeout_s)
+    except socket.gaierror:
+        return  # libiio may know the name
+    with connection:
+        connection.sendall(b"VERSION\r\n")
+        connection.recv(64)
 
 
 def hint(error: OSError) -> str:

@@ -93,7 +93,8 @@ def main(program: int) -> int:
         why = f"hung with a burst on the air at {', '.join(overdue)}"
     if not watch.radios:
         return 0
-    was_alive = _end(handle)
+    # One that has let go of its pipe is about to end by itself, with an exit code of its own.
+    was_alive = _end(handle, 0.0 if overdue else _END_OF_PROGRAM_S)
     if was_alive and not overdue:
         why = "let go of its guardian"
     uris = sorted(watch.radios)
@@ -190,17 +191,18 @@ def _handle(program: int) -> int | None:
     return handle
 
 
-def _end(handle: int | None) -> bool:
-    """End the program; whether it was alive. Returns when it is gone, with what it had open."""
+def _end(handle: int | None, patience_s: float) -> bool:
+    """End the program unless it does so in time; whether it had to be. It is gone afterwards."""
     if handle is None:
         return False
     gone = select.poll()
     gone.register(handle, select.POLLIN)
-    was_alive = not gone.poll(0)
+    if gone.poll(1e3 * patience_s):
+        return False
     with contextlib.suppress(OSError):
         signal.pidfd_send_signal(handle, signal.SIGKILL)
     gone.poll(1e3 * _END_OF_PROGRAM_S)
-    return was_alive
+    return True
 
 
 def _say(text: str) -> None:

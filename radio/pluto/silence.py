@@ -19,12 +19,14 @@ import logging
 from dataclasses import dataclass
 
 from radio.errors import RadioNotSilentError, RadioUnavailableError
-from radio.pluto.context import PlutoContext
+from radio.pluto.addresses import check_answers, check_uri, hint
+from radio.pluto.context import PlutoContext, binding
 
 MAX_ATTENUATION_DB = 89.75
 POWER_UP = "local oscillator on at 2450000000 Hz, attenuation 10 dB"
 _SILENT_DB = MAX_ATTENUATION_DB - 0.125
 _SILENCE_TIMEOUT_S = 2.0
+_ANSWER_S = 1.5
 _CUT = {errno.EPIPE, errno.ETIMEDOUT, errno.ECONNRESET, errno.ENOTCONN, errno.EBADF, errno.ENODEV}
 _logger = logging.getLogger(__name__)
 
@@ -58,6 +60,13 @@ def silence(uri: str) -> SilenceReport:
         RadioUnavailableError: the radio cannot be opened.
         RadioNotSilentError: it was opened, and is not known to be silent.
     """
+    check_uri(uri)
+    binding()
+    try:
+        check_answers(uri, _ANSWER_S)
+    except OSError as error:
+        why = "nobody answers" if isinstance(error, TimeoutError) else hint(error)
+        raise RadioUnavailableError(f"{uri}: cannot be opened: {why}") from error
     pluto = PlutoContext(uri, _SILENCE_TIMEOUT_S)
     try:
         found = tuple(may_radiate(pluto))
@@ -105,7 +114,7 @@ def fall_silent(pluto: PlutoContext) -> None:
         except Exception as error:  # the next step must be tried, whatever this one met
             failures.append(f"{what}: {error or repr(error)}")
             if isinstance(error, OSError) and error.errno in _CUT:
-                break
+                raise not_silent(pluto.uri, "; ".join(failures)) from error
     try:
         _check_silent(pluto)
     except Exception as error:

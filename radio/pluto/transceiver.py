@@ -292,6 +292,7 @@ class PlutoTransceiver(Transceiver, Silenceable):
             radio, guardian = self._pluto.radio, safe_stop.guardian()
             guardian.arm(self.uri, self._settings.max_hold_s)
             try:
+                least_attenuation_db(self._pluto)  # a connection that is cut is found out here
                 radio.tx_destroy_buffer()
                 radio.tx_cyclic_buffer = True
                 radio.tx(codes.view(np.complex128))
@@ -300,8 +301,8 @@ class PlutoTransceiver(Transceiver, Silenceable):
                 if self._pluto.take_status(self._pluto.dac, _UNDERFLOW):
                     self._health.num_underflows += 1
             except BaseException:
+                self._is_lost = True
                 if not self._is_loud:  # behind full attenuation since it was last read back
-                    self._is_lost = True
                     with contextlib.suppress(RadioError):
                         guardian.disarm(self.uri)
                 raise
@@ -311,8 +312,11 @@ class PlutoTransceiver(Transceiver, Silenceable):
         with self._alone():
             if self._is_loud:
                 try:
+                    self._check_connection()
                     self._attenuate(MAX_ATTENUATION_DB)
                 except Exception as error:  # of whatever kind: it may be on the air
+                    with contextlib.suppress(RadioError):  # it does not hang; it may take a while
+                        safe_stop.guardian().arm(self.uri, self._settings.max_hold_s)
                     self._silence_anew(error)
                 self._is_loud = False
             with contextlib.suppress(
@@ -333,19 +337,19 @@ class PlutoTransceiver(Transceiver, Silenceable):
             RadioNotSilentError: that failed, too.
         """
         self._is_lost = True
-        is_exclusive = not self.uri.startswith("ip:")
-        if is_exclusive:  # USB has one owner
+        if not self.uri.startswith("ip:"):  # USB has one owner
             self._pluto.abandon()
         try:
             silence(self.uri)
         except Exception as error:
             raise as_not_silent(self.uri, error) from cause
-        finally:
-            if not is_exclusive:
-                self._pluto.abandon()
         _logger.warning(
             "%s: the connection failed (%r); silent, as read back over a new one", self.uri, cause
         )
+
+    def _check_connection(self) -> None:
+        if self._is_lost:
+            raise RadioUnavailableError(f"{self.uri}: the connection was lost before.")
 
     def _open_again(self) -> None:
         """After the connection was lost; the radio may have been switched off in between."""
@@ -418,15 +422,17 @@ class PlutoTransceiver(Transceiver, Silenceable):
         with contextlib.suppress(RadioError):
             safe_stop.guardian().disarm(self.uri)
         try:
-            if self._is_lost or not on_this_connection:
-                raise RadioUnavailableError(f"{self.uri}: the connection is lost, or in use.")
+            self._check_connection()
+            if not on_this_connection:
+                raise RadioUnavailableError(f"{self.uri}: the connection is in use.")
             fall_silent(self._pluto)
         except Exception as error:
             if self._is_off:  # since it was opened; nothing here ever switches it on
-                self._pluto.abandon()
                 _logger.warning("%s: its connection is lost; it is a receiver", self.uri)
             else:
                 self._silence_anew(error)
+            if on_this_connection:  # nobody else is in the middle of a call
+                self._pluto.abandon()
         self._is_loud = False
         safe_stop.forget(self)
 

@@ -10,13 +10,15 @@ import time
 from pathlib import Path
 
 import pytest
+from tcp_proxy import TcpProxy
 from whole_runs import carry_out, looked_at
 
-from radio.errors import RadioNotSilentError, RadioUnavailableError
+from radio.errors import RadioConfigurationError, RadioNotSilentError, RadioUnavailableError
 from radio.pluto.context import PlutoContext
 from radio.pluto.silence import may_radiate, silence
 from radio.virtual_pluto.server import Bench, VirtualPlutoServer
 from server import cli, radio_link
+from server.air import HeldAir
 from server.config import load_config
 from server.errors import ConfigurationError, PrivacyError
 from server.experiment import Experiment
@@ -120,6 +122,81 @@ def test_a_radio_that_is_pulled_out_falls_silent_and_the_run_goes_on(tmp_path, b
     # The others are silent, and say so.
     for index in (0, 1, 3, 4):
         assert not plutos[index].radio.is_radiating()
+
+
+@pytest.fixture
+def in_mid_round(monkeypatch):
+    """in_mid_round(round_index, act): acts while the second number of a round is on the air."""
+
+    def arrange(round_index, act):
+        capture = HeldAir.capture
+        seen = []
+
+        def interrupted(self, num_samples, label):
+            seen.extend([label] if label == "number 1" else [])
+            if label == "number 1" and len(seen) == round_index + 1:
+                act()
+            return capture(self, num_samples, label)
+
+        monkeypatch.setattr(HeldAir, "capture", interrupted)
+
+    return arrange
+
+
+def behind_a_proxy(server, index):
+    proxy = TcpProxy(server.uris[index])
+    return proxy, [*server.uris[:index], proxy.uri, *server.uris[index + 1 :]]
+
+
+def test_a_connection_that_is_cut_in_mid_round_leaves_nothing_on_the_air_and_the_run_goes_on(
+    tmp_path, bench, in_mid_round, caplog
+):
+    plutos, server = bench
+    proxy, uris = behind_a_proxy(server, 1)
+    in_mid_round(1, proxy.cut)
+    run = Experiment.start(on_served(uris), tmp_path / "run")
+    silences = []
+
+    def look(progress):
+        silences.append([p.radio.sending.latest.amplitude < 1e-4 for p in plutos])
+
+    assert carry_out(run, on_progress=look)
+    assert all(all(silent) for silent in silences)  # between rounds: 89.75 dB, or no oscillator
+    assert not any(pluto.radio.is_radiating() for pluto in plutos)
+    assert "device 0: " in caplog.text
+    assert "open again, and set up as before" in caplog.text
+    # Out of the round in which it was lost, back in the next one.
+    assert [row.num_speakers for row in rows_of(tmp_path / "run")] == [4] * ROUNDS
+    proxy.close()
+
+
+def test_a_radio_that_cannot_be_silenced_ends_the_run_by_name_and_the_others_are_silent(
+    tmp_path, bench, in_mid_round
+):
+    plutos, server = bench
+    proxy, uris = behind_a_proxy(server, 1)
+
+    def lose():
+        proxy.is_dead_for_new = True
+        proxy.freeze()
+
+    in_mid_round(1, lose)
+    run = Experiment.start(on_served(uris), tmp_path / "run")
+    with pytest.raises(RadioNotSilentError, match=f"pairzero-radio silence {proxy.uri}"):
+        carry_out(run)
+    assert len(rows_of(tmp_path / "run")) <= 2
+    assert [pluto.radio.is_radiating() for pluto in plutos] == [False, True, False, False, False]
+    proxy.close()
+    silence(server.uris[1])
+
+
+def test_a_radio_is_not_two_devices(tmp_path, bench):
+    _, server = bench
+    twice = server.uris[2].replace("127.0.0.1", "localhost")
+    for uris in ([*server.uris[:4], twice], [twice, *server.uris[1:]]):
+        with pytest.raises(RadioConfigurationError, match=r"is open as ip:\S+ already"):
+            Experiment.start(on_served(uris), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
 
 
 def test_without_its_receiver_a_run_ends_with_an_error_and_can_be_resumed(tmp_path, bench):

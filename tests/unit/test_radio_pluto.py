@@ -1,5 +1,6 @@
 """The Pluto driver on virtual radios: what it checks, reads back and counts, and how it fails."""
 
+import contextlib
 import errno
 import importlib.metadata
 import math
@@ -11,6 +12,7 @@ import threading
 
 import numpy as np
 import pytest
+from tcp_proxy import TcpProxy
 
 from radio.errors import (
     RadioConfigurationError,
@@ -18,7 +20,7 @@ from radio.errors import (
     RadioSaturationError,
     RadioUnavailableError,
 )
-from radio.pluto import context, driver, libiio
+from radio.pluto import context, driver, libiio, safe_stop
 from radio.pluto.addresses import check_uri, hint
 from radio.pluto.context import found_uris
 from radio.pluto.settings import PlutoSettings, Role
@@ -26,6 +28,7 @@ from radio.pluto.silence import MAX_ATTENUATION_DB, silence
 from radio.pluto.transceiver import PlutoTransceiver
 from radio.transceiver import Mode
 from radio.virtual_pluto.attributes import Attribute
+from radio.virtual_pluto.buffers import ReceiveBuffer
 from radio.virtual_pluto.server import Bench, VirtualPlutoServer
 
 
@@ -457,6 +460,212 @@ def test_a_radio_that_is_pulled_out_is_an_error_with_its_cause(bench):
     with pytest.raises(RadioUnavailableError):
         receiver.capture(100, timeout_s=1.0)
     receiver.close()  # its transmitter was silenced when it was opened
+
+
+# A connection that is lost, a radio that answers nonsense
+
+
+@pytest.mark.parametrize("way", ["cut", "reset", "freeze"])
+def test_a_lost_connection_is_replaced_and_the_radio_is_silent(bench, proxied, caplog, way):
+    with proxied() as (proxy, transmitter):
+        transmitter.hold(tone())
+        getattr(proxy, way)()
+        transmitter.fall_silent()
+        assert not bench.plutos[1].radio.is_radiating()
+        assert "silent, as read back over a new one" in caplog.text
+        if way == "freeze":  # the radio takes the old connection for alive, until it learns
+            with pytest.raises(RadioUnavailableError, match="busy"):
+                transmitter.hold(tone())
+            assert bench.tx("hardwaregain").read() == "-89.750000 dB"
+            proxy.cut()
+        # And it takes part again, set up as it was.
+        transmitter.hold(tone())
+        assert bench.tx("hardwaregain").read() == "0.000000 dB"
+        assert bench.tx("powerdown", "TX_LO").read() == "0"
+        assert "open again, and set up as before" in caplog.text
+    assert not bench.plutos[1].radio.is_radiating()
+
+
+@pytest.mark.parametrize("way", ["cut", "reset", "freeze"])
+def test_close_needs_no_more_than_a_new_connection(bench, proxied, way):
+    with proxied() as (proxy, transmitter):
+        transmitter.hold(tone())
+        getattr(proxy, way)()
+    assert not bench.plutos[1].radio.is_radiating()
+
+
+def test_a_radio_that_cannot_be_reached_anew_is_told_with_the_command(bench, proxied):
+    with pytest.raises(RadioNotSilentError) as info, proxied() as (proxy, transmitter):
+        transmitter.hold(tone())
+        proxy.is_dead_for_new = True
+        proxy.freeze()
+        with pytest.raises(RadioNotSilentError, match="pairzero-radio silence"):
+            transmitter.fall_silent()
+    assert f"pairzero-radio silence {transmitter.uri}" in str(info.value)
+    assert bench.plutos[1].radio.is_radiating()  # that is what was said
+    silence(bench.transmitter_uri)
+
+
+def test_another_radio_at_the_address_of_one_that_was_lost_is_not_used(bench, proxied):
+    with proxied() as (proxy, transmitter):
+        transmitter.hold(tone())
+        proxy.cut()
+        transmitter.fall_silent()
+        bench.plutos[1].context_attributes["hw_serial"] = "another"
+        with pytest.raises(RadioUnavailableError, match="radio another is there now, wanted"):
+            transmitter.hold(tone())
+        assert not bench.plutos[1].radio.is_radiating()
+
+
+@pytest.fixture
+def proxied(bench):
+    """A transmitter behind a network that can fail."""
+
+    @contextlib.contextmanager
+    def make():
+        proxy = TcpProxy(bench.transmitter_uri)
+        settings = PlutoSettings(proxy.uri, Role.TRANSMITTER, tx_attenuation_db=0.0)
+        try:
+            with PlutoTransceiver(settings) as transmitter:
+                yield proxy, transmitter
+        finally:
+            proxy.close()
+
+    return make
+
+
+class Mumbling(Attribute):
+    """Does as it is told, and tells clients nonsense."""
+
+    def __init__(self, honest, says):
+        super().__init__()
+        self.honest = honest
+        self.says = says
+
+    def read(self):
+        return self.says
+
+    def write(self, text):
+        self.honest.write(text)
+
+    def number(self):
+        return self.honest.number()
+
+
+@pytest.mark.parametrize("says", ["none", "", "1 2 3", "-89.75 dB or so", "nan"])
+@pytest.mark.parametrize(
+    ("channel", "name"), [("voltage0", "hardwaregain"), ("TX_LO", "powerdown")]
+)
+def test_nonsense_in_place_of_an_answer_keeps_no_step_and_no_other_radio_from_silence(
+    bench, channel, name, says
+):
+    """pyadi-iio hands over a list where a reply is no number."""
+    receiver, transmitter = bench.receiver(), bench.transmitter()
+    transmitter.hold(tone())
+    attributes = bench.plutos[1].phy.channel(channel, is_output=True).attributes
+    honest = attributes[name]
+    attributes[name] = Mumbling(honest, says)
+    if (name, says) == ("hardwaregain", "-89.75 dB or so"):
+        assert safe_stop.silence_all([transmitter, receiver]) == []
+    else:
+        assert safe_stop.silence_all([transmitter, receiver]) == [transmitter.uri]
+        with pytest.raises(RadioNotSilentError, match="not known to be silent"):
+            silence(transmitter.uri)
+    attributes[name] = honest
+    # It was told, whatever it said, and so was everybody else.
+    assert bench.tx("hardwaregain").read() == "-89.750000 dB"
+    assert bench.tx("powerdown", "TX_LO").read() == "1"
+    assert not bench.plutos[1].radio.is_radiating()
+    with pytest.raises(RadioUnavailableError, match="after close"):
+        receiver.capture(1, timeout_s=1.0)
+    # Whoever opens it next has it silenced, and is not told that it is open.
+    with bench.transmitter():
+        pass
+
+
+def test_what_a_library_raises_in_its_confusion_is_an_error_of_the_radio(bench):
+    attributes = bench.plutos[1].phy.channel("voltage0", is_output=True).attributes
+    honest = attributes["hardwaregain"]
+    with bench.transmitter() as transmitter:
+        transmitter.hold(tone())
+        attributes["hardwaregain"] = Mumbling(honest, "none")
+        with pytest.raises(RadioUnavailableError, match=r"failed during hold.*it answers nonsense"):
+            transmitter.hold(tone())
+        with pytest.raises(RadioNotSilentError, match="reading back: could not convert"):
+            transmitter.fall_silent()
+        assert honest.read() == "-89.750000 dB"
+        attributes["hardwaregain"] = honest
+    attributes = bench.plutos[0].phy.channel("voltage0", is_output=False).attributes
+    attributes["hardwaregain"] = Mumbling(attributes["hardwaregain"], "1 or 2")
+    with pytest.raises(RadioUnavailableError, match="it answers nonsense"):
+        bench.receiver()
+
+
+def test_one_radio_that_does_not_answer_delays_no_other(bench, proxied):
+    receiver = bench.receiver()
+    with proxied() as (proxy, transmitter):
+        transmitter.hold(tone())
+        proxy.is_dead_for_new = True
+        proxy.freeze()
+        order = []
+        close = receiver.close_for
+        receiver.close_for = lambda thread: (close(thread), order.append("receiver"))
+        loud = safe_stop.silence_all([transmitter, receiver])
+        order.append("all")
+        assert loud == [transmitter.uri]
+        assert order == ["receiver", "all"]
+    silence(bench.transmitter_uri)
+
+
+# What other programs leave
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "left", "wanted"),
+    [
+        (lambda phy: phy.debug, "loopback", "1", "0"),
+        (lambda phy: phy.attributes, "ensm_mode", "alert", "fdd"),
+        (lambda phy: phy.channel("RX_LO", is_output=True).attributes, "powerdown", "1", "0"),
+        (lambda phy: phy.channel("RX_LO", is_output=True).attributes, "external", "1", "0"),
+    ],
+)
+def test_what_a_receiver_relies_on_is_put_in_order_and_told(
+    bench, caplog, where, name, left, wanted
+):
+    with bench.transmitter() as transmitter:
+        where(bench.plutos[0].phy)[name].write(left)
+        with bench.receiver() as receiver:
+            assert where(bench.plutos[0].phy)[name].read() == wanted
+            told = [record.message for record in caplog.records if name in record.message]
+            assert len(told) == 1
+            assert f"was {left!r} and is {wanted!r} now" in told[0]
+            transmitter.hold(tone())
+            assert np.abs(receiver.capture(5000, timeout_s=5.0)).min() > 0.1
+
+
+def test_what_cannot_be_put_in_order_is_refused(bench):
+    bench.plutos[0].phy.attributes["ensm_mode"] = stubborn("sleep")
+    with pytest.raises(RadioConfigurationError, match=r"ensm_mode was 'sleep', was set to 'fdd'"):
+        bench.receiver()
+
+
+def test_only_samples_that_were_lost_are_counted(bench, monkeypatch):
+    """The bit is set as well when all blocks behind the one that was read are full."""
+    with bench.transmitter() as transmitter, bench.receiver() as receiver:
+        transmitter.hold(tone())
+        for _ in range(9):
+            receiver.capture(4000, timeout_s=5.0)
+            bench.plutos[0].note_overflow()  # between captures nobody fetches anything
+        assert receiver.take_health().num_overflows == 0
+        read_block = ReceiveBuffer.read_block
+
+        def lose(self):
+            yield from read_block(self)
+            self._pluto.note_overflow()
+
+        monkeypatch.setattr(ReceiveBuffer, "read_block", lose)
+        receiver.capture(4000, timeout_s=5.0)
+        assert receiver.take_health().num_overflows == 1
 
 
 # Where libiio is
