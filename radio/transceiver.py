@@ -94,6 +94,11 @@ class Transceiver(abc.ABC):
         """Where the samples come from, printed by every report, e.g. "loopback+awgn"."""
 
     @property
+    def name(self) -> str:
+        """Which of several radios this is, for messages; its ``source`` where there is but one."""
+        return self.source
+
+    @property
     def repeats_bit_for_bit(self) -> bool:
         """Whether the same transmissions, made again by another process, sound the same to the bit.
 
@@ -248,7 +253,7 @@ class Transceiver(abc.ABC):
         if not self._is_closed:
             self._is_closed = True
             self._close()
-            logger.debug("%s: closed", self.source)
+            logger.debug("%s: closed", self.name)
 
     @final
     def __enter__(self) -> Self:
@@ -267,7 +272,7 @@ class Transceiver(abc.ABC):
     def _check_open(self, what: str) -> None:
         if self._is_closed:
             raise RadioUnavailableError(
-                f"{self.source}: {what} after close(). Open a new transceiver."
+                f"{self.name}: {what} after close(). Open a new transceiver."
             )
 
     def _check_can(self, mode: Mode, what: str) -> None:
@@ -275,7 +280,7 @@ class Transceiver(abc.ABC):
         if mode not in self.modes:
             able = " and ".join(sorted(self.modes))
             raise RadioConfigurationError(
-                f"{self.source}: {what} needs a radio with bursts {mode}, this one has them "
+                f"{self.name}: {what} needs a radio with bursts {mode}, this one has them "
                 f"{able}. Choose a waveform that it can carry, or another backend. Nothing was "
                 "transmitted."
             )
@@ -286,10 +291,10 @@ class Transceiver(abc.ABC):
         try:
             yield
         except TimeoutError as error:
-            raise RadioTimeoutError(f"{self.source}: {in_time}: {error}.") from error
+            raise RadioTimeoutError(f"{self.name}: {in_time}: {error}.") from error
         except OSError as error:
             raise RadioUnavailableError(
-                f"{self.source}: the radio failed during {what}: {error}. Check cable and power, "
+                f"{self.name}: the radio failed during {what}: {error}. Check cable and power, "
                 "then open it again."
             ) from error
 
@@ -297,14 +302,14 @@ class Transceiver(abc.ABC):
         """What a driver delivered, if it is what was asked for."""
         if samples.shape != (count,):
             raise RadioTimeoutError(
-                f"{self.source}: got samples of shape {samples.shape}, wanted ({count},). The host "
+                f"{self.name}: got samples of shape {samples.shape}, wanted ({count},). The host "
                 "lost a buffer: use a lower sample rate or more kernel buffers."
             )
         try:
             return check_burst("capture", samples)
         except RadioConfigurationError as error:
             # Here the driver is at fault, not the caller.
-            raise RadioUnavailableError(f"{self.source}: {error}") from error
+            raise RadioUnavailableError(f"{self.name}: {error}") from error
 
     def _check_amplitude(self, burst: Complex64Array) -> None:
         parts = np.square(burst.astype(np.complex128).view(np.float64))
@@ -313,7 +318,7 @@ class Transceiver(abc.ABC):
         peak = float(squared[position]) ** 0.5
         if peak > self.max_amplitude * (1.0 + FULL_SCALE_TOLERANCE):
             raise RadioSaturationError(
-                f"{self.source}: sample {position} of {burst.size} has amplitude {peak:.6g}, "
+                f"{self.name}: sample {position} of {burst.size} has amplitude {peak:.6g}, "
                 f"wanted at most {self.max_amplitude:.6g}. Nothing was transmitted. Plan with a "
                 "lower receive_scale, or leave a device with so weak a channel silent."
             )

@@ -162,6 +162,7 @@ def summarise(
         "pilot_symbols_per_device_per_round": use.pilot_symbols,
         "uplink_symbols_per_device_per_round": use.payload_symbols + use.pilot_symbols,
         "airtime_s_per_round": use.airtime_s,
+        "on_air_s_per_device_and_round": use.on_air_s,
         **_errors_db(rows),
         "mean_speakers": _rounded(_mean([row.num_speakers for row in rows]), 3),
         "erasures": sum(row.num_erased for row in rows),

@@ -20,21 +20,26 @@ class UplinkUse:
         payload_symbols: of one device and round, that carry numbers.
         pilot_symbols: of one device and round, that are known in advance.
         airtime_s: of a round: all frames or captures, silence included, in seconds.
+        on_air_s: of one device and round: how long it is ordered to be on the air, pilots and the
+            settling of every capture included. A real radio is so for longer, until the slowest
+            device has answered.
     """
 
     payload_symbols: float
     pilot_symbols: float
     airtime_s: float
+    on_air_s: float
 
 
 def uplink_use(config: RunConfig, num_rounds: int) -> UplinkUse:
     """Of the first ``num_rounds`` rounds, with one sounding or calibration for each block begun."""
     radio, numbers = config.radio, config.optimizer.directions
     if radio.backend == "ideal":
-        return UplinkUse(0.0, 0.0, 0.0)
+        return UplinkUse(0.0, 0.0, 0.0, 0.0)
     rounds = max(num_rounds, 1)
     blocks_per_round = math.ceil(rounds / radio.coherence_rounds) / rounds
     num_devices = config.federation.num_devices
+    settling_s = config.pluto.settling_s if radio.has_plutos else 0.0
     if radio.waveform.adds_powers:
         bands = radio.energy_waveform
         period = bands.plateau_samples
@@ -44,6 +49,7 @@ def uplink_use(config: RunConfig, num_rounds: int) -> UplinkUse:
             payload_symbols=float(numbers * period),
             pilot_symbols=period * blocks_per_round,
             airtime_s=captures * bands.plateau_s,
+            on_air_s=(numbers + blocks_per_round) * (settling_s + bands.plateau_s),
         )
     if not radio.waveform.superposes:
         packets = radio.slotted_waveform(numbers)
@@ -51,11 +57,15 @@ def uplink_use(config: RunConfig, num_rounds: int) -> UplinkUse:
             payload_symbols=float(packets.packet_samples),
             pilot_symbols=0.0,
             airtime_s=num_devices * packets.airtime_s,
+            on_air_s=settling_s + packets.airtime_s,
         )
     frames = radio.coherent_waveform(num_devices, numbers)
     samples = frames.payload_samples + frames.sounding_samples * blocks_per_round
+    payload_symbols = float(numbers * radio.payload_symbols)
+    pilot_symbols = radio.pilot_symbols * blocks_per_round
     return UplinkUse(
-        payload_symbols=float(numbers * radio.payload_symbols),
-        pilot_symbols=radio.pilot_symbols * blocks_per_round,
+        payload_symbols=payload_symbols,
+        pilot_symbols=pilot_symbols,
         airtime_s=samples / radio.sample_rate_hz,
+        on_air_s=(payload_symbols + pilot_symbols) / radio.sample_rate_hz,
     )

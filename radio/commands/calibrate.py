@@ -5,13 +5,21 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 
 from radio.commands.radios import add_radio_options, open_radios
 from radio.measurement import Survey, survey
 from radio.measurement.over_the_air import DeviceReading
+from radio.units import db_from_power_ratio, power_ratio_from_db
 from radio.waveforms.energy import EnergyWaveform
 
-_TOO_QUIET_DBFS = -45.0
+_WANTED_SNR_DB = 10.0
+"""Of a pilot over its capture: below that the receiver's noise weighs in every sum."""
+
+_CONVERTER_DBFS = -74.0
+"""What rounding to twelve bits adds to complex samples: 2 / (12 * 2048^2)."""
+
+_MAX_RX_GAIN_DB = 71.0
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -43,7 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
             for radio, device in zip(transmitters, result.devices, strict=True)
         ]
         temperature_c = receiver.temperature_c
-    advice = [_advice(device, waveform) for device in result.devices]
+    levels = Levels(result.silence_dbfs, arguments.rx_gain_db, arguments.tx_attenuation_db)
+    advice = [_advice(device, waveform, levels) for device in result.devices]
     if arguments.json:
         described = dataclasses.asdict(result)
         for device, uri, trim, lines in zip(
@@ -88,20 +97,66 @@ def _print(
             print(f"{uri}: {line}")
 
 
-def _advice(device: DeviceReading, waveform: EnergyWaveform) -> list[str]:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Levels:
+    """How loud everything is.
+
+    Attributes:
+        silence_dbfs: what the receiver hears while nobody sends.
+        rx_gain_db: at which it does.
+        tx_attenuation_db: of the transmitters.
+    """
+
+    silence_dbfs: float
+    rx_gain_db: float
+    tx_attenuation_db: float
+
+    @property
+    def gain_helps(self) -> bool:
+        """Whether the noise is the converter's own: what the antenna adds grows with the gain."""
+        antenna = power_ratio_from_db(self.silence_dbfs) - power_ratio_from_db(_CONVERTER_DBFS)
+        is_converters = antenna < power_ratio_from_db(_CONVERTER_DBFS)
+        return is_converters and self.rx_gain_db < _MAX_RX_GAIN_DB
+
+    def snr_db(self, level_dbfs: float) -> float:
+        """Of a signal that makes the receiver's samples so loud."""
+        noise = power_ratio_from_db(max(self.silence_dbfs, _CONVERTER_DBFS))
+        signal = power_ratio_from_db(level_dbfs) - noise
+        return db_from_power_ratio(signal / noise) if signal > 0.0 else -math.inf
+
+    @property
+    def what_helps(self) -> str:
+        """Against too little of a signal."""
+        if self.gain_helps:
+            return (
+                "The noise is the converter's own: raise --rx-gain-db until the silence is some "
+                f"3 dB above {_CONVERTER_DBFS:g} dBFS."
+            )
+        if self.tx_attenuation_db > 0.0:
+            return (
+                "The noise comes with the signal and grows with the gain: lower "
+                "--tx-attenuation-db, or take attenuators out of the cable."
+            )
+        return (
+            "The noise comes with the signal, and the transmitter is at full power: take "
+            "attenuators out of the cable."
+        )
+
+
+def _advice(device: DeviceReading, waveform: EnergyWaveform, levels: Levels) -> list[str]:
     """What keeps a device from taking part, and what to do; nothing if it can."""
     if not device.is_heard:
         return [
-            f"not heard ({device.level_dbfs:.1f} dBFS). Look at cable and attenuators, then raise "
-            "--rx-gain-db or lower --tx-attenuation-db."
+            f"not heard ({device.level_dbfs:.1f} dBFS). Look at cable and attenuators. "
+            f"{levels.what_helps}"
         ]
     lines = []
     if device.is_overloaded:
         lines.append("overloads the receiver. Lower --rx-gain-db or raise --tx-attenuation-db.")
-    elif device.level_dbfs < _TOO_QUIET_DBFS:
+    elif levels.snr_db(device.level_dbfs) < _WANTED_SNR_DB:
         lines.append(
-            f"arrives at {device.level_dbfs:.1f} dBFS, near the converter's own noise. Raise "
-            "--rx-gain-db."
+            f"arrives {levels.snr_db(device.level_dbfs):.1f} dB above the noise, wanted "
+            f"{_WANTED_SNR_DB:g} dB. {levels.what_helps}"
         )
     if abs(device.offset_hz) > waveform.max_offset_hz:
         lines.append(

@@ -54,7 +54,7 @@ _OPERATING_TIMEOUT_S = 2.0
 _BUSY_S = 1.0
 """How long a safe stop waits for another thread to be done with the radio."""
 
-_RECEIVE_BLOCKS = 4
+_READ_S, _MIN_BLOCKS, _MAX_BLOCKS = 1.0, 4, 64
 
 
 class PlutoTransceiver(Transceiver, Silenceable):
@@ -156,9 +156,6 @@ class PlutoTransceiver(Transceiver, Silenceable):
                 0.5,
                 f" gain_control_mode is {mode!r}; rounds need 'manual'.",
             )
-            # A buffer is opened for each capture and read once. The blocks behind the first keep
-            # the radio from reporting, while that one is read, that it had nowhere to put samples.
-            pluto.adc.set_kernel_buffers_count(_RECEIVE_BLOCKS)
         pluto.set_timeout(_OPERATING_TIMEOUT_S)
 
     def _put_in_order(self) -> None:
@@ -220,6 +217,11 @@ class PlutoTransceiver(Transceiver, Silenceable):
     def uri(self) -> str:
         """As it was asked for."""
         return self._settings.uri
+
+    @property
+    def name(self) -> str:
+        """Its URI: there are several, and one of them failed."""
+        return self.uri
 
     @property
     def serial(self) -> str:
@@ -284,7 +286,7 @@ class PlutoTransceiver(Transceiver, Silenceable):
         codes = np.rint(burst.astype(np.complex128).view(np.float64) * TX_FULL_SCALE)
         if np.abs(codes).max() > TX_FULL_SCALE:
             raise RadioSaturationError(
-                f"{self.source}: a part of a sample is beyond {TX_FULL_SCALE}. Nothing was sent."
+                f"{self.name}: a part of a sample is beyond {TX_FULL_SCALE}. Nothing was sent."
             )
         with self._alone(), self._understood():
             if self._is_lost:
@@ -371,11 +373,12 @@ class PlutoTransceiver(Transceiver, Silenceable):
         total = num_samples + settling
         if total > MAX_BUFFER_SAMPLES:
             raise RadioConfigurationError(
-                f"{self.source}: a capture of {num_samples} samples, wanted at most "
+                f"{self.name}: a capture of {num_samples} samples, wanted at most "
                 f"{MAX_BUFFER_SAMPLES - settling}: it has to fit one buffer of the radio."
             )
         radio = self._pluto.radio
         with self._alone(), self._understood():
+            self._pluto.adc.set_kernel_buffers_count(self._blocks_behind(total))
             self._pluto.take_status(self._pluto.adc, _OVERFLOW)
             self._pluto.set_timeout(timeout_s)
             radio.rx_buffer_size = total
@@ -389,6 +392,15 @@ class PlutoTransceiver(Transceiver, Silenceable):
             self._note(samples, has_overflowed)
         capture: Complex64Array = (samples / RX_FULL_SCALE).astype(np.complex64)
         return capture
+
+    def _blocks_behind(self, num_samples: int) -> int:
+        """How many blocks a buffer has that is opened for a capture and read once.
+
+        The radio goes on filling the others. When all are full it reports lost samples, though the
+        first block is whole; so there are enough that it is read, and the report with it, before.
+        """
+        duration_s = num_samples / self._sample_rate_hz
+        return min(max(math.ceil(_READ_S / duration_s), _MIN_BLOCKS), _MAX_BLOCKS)
 
     def _note(self, samples: np.ndarray, has_overflowed: bool) -> None:
         parts = samples.view(np.float64).reshape(-1, 2)
@@ -457,6 +469,5 @@ class PlutoTransceiver(Transceiver, Silenceable):
     def _check_role(self, role: Role, what: str) -> None:
         if self._settings.role is not role:
             raise RadioConfigurationError(
-                f"{self.source}: {what} at {self.uri}, which is a {self._settings.role}. "
-                f"Open it as a {role}."
+                f"{self.name}: {what} at a {self._settings.role}. Open it as a {role}."
             )

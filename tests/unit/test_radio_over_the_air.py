@@ -203,6 +203,44 @@ def test_calibrate_says_what_to_change(start, capsys):
     assert "the bands have room for 22 kHz. Set the xo_correction" in capsys.readouterr().out
 
 
+def snr_and_advice(radios, capsys, attenuation_db, gain_db):
+    levels = ["--tx-attenuation-db", str(attenuation_db), "--rx-gain-db", str(gain_db)]
+    cli.main(["calibrate", *radios, *levels, "--plateau-samples", "16384", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    (device,) = told["devices"]
+    noise = 10 ** (max(told["silence_dbfs"], -74.0) / 10)
+    signal = max(10 ** (device["level_dbfs"] / 10) - noise, 1e-12)
+    return 10 * math.log10(signal / noise), " ".join(device["advice"])
+
+
+def test_calibrate_advises_what_helps_where_the_antenna_brings_the_noise(start, capsys):
+    """Levels of its own defaults: the noise is 9 dB above the converter's, and grows with it."""
+    _, radios = start(num_radios=2)
+    before_db, advice = snr_and_advice(radios, capsys, 40.0, 40.0)
+    assert before_db < 10
+    assert "lower --tx-attenuation-db" in advice
+    assert "--rx-gain-db" not in advice
+    gained_db, advice = snr_and_advice(radios, capsys, 40.0, 60.0)
+    assert gained_db - before_db < 1.0
+    assert "lower --tx-attenuation-db" in advice
+    louder_db, advice = snr_and_advice(radios, capsys, 20.0, 40.0)
+    assert louder_db - before_db > 19.0
+    assert advice == ""
+    _, radios = start(num_radios=2, path_loss_db=90.0)
+    _, advice = snr_and_advice(radios, capsys, 0.0, 40.0)
+    assert "full power: take attenuators out" in advice
+
+
+def test_calibrate_advises_what_helps_where_the_converter_brings_the_noise(start, capsys):
+    _, radios = start(num_radios=2, noise_dbfs=-115.0)
+    before_db, advice = snr_and_advice(radios, capsys, 20.0, 20.0)
+    assert before_db < 10
+    assert "raise --rx-gain-db" in advice
+    gained_db, advice = snr_and_advice(radios, capsys, 20.0, 40.0)
+    assert gained_db - before_db > 10.0
+    assert advice == ""
+
+
 def test_measure_over_radios_says_measured_and_draws(start, tmp_path, capsys):
     _, radios = start()
     words = ["measure", *radios, *LEVELS, "--trials", "10", "--plot", str(tmp_path / "p")]

@@ -355,9 +355,9 @@ def test_a_capture_holds_nothing_from_before(bench):
 
 def test_a_wrong_end_says_which_it_is(bench):
     with bench.transmitter() as transmitter, bench.receiver() as receiver:
-        with pytest.raises(RadioConfigurationError, match="which is a transmitter"):
+        with pytest.raises(RadioConfigurationError, match="capture at a transmitter"):
             transmitter.capture(10, timeout_s=1.0)
-        with pytest.raises(RadioConfigurationError, match="which is a receiver"):
+        with pytest.raises(RadioConfigurationError, match=f"{receiver.uri}: hold at a receiver"):
             receiver.hold(tone())
         with pytest.raises(RadioConfigurationError, match="has to fit one buffer"):
             receiver.capture((1 << 22) - 1999, timeout_s=1.0)
@@ -660,8 +660,8 @@ def test_only_samples_that_were_lost_are_counted(bench, monkeypatch):
         read_block = ReceiveBuffer.read_block
 
         def lose(self):
-            yield from read_block(self)
             self._pluto.note_overflow()
+            yield from read_block(self)
 
         monkeypatch.setattr(ReceiveBuffer, "read_block", lose)
         receiver.capture(4000, timeout_s=5.0)

@@ -24,12 +24,24 @@ def test_the_coherent_waveform_takes_its_frames():
     assert (got.payload_symbols, got.pilot_symbols) == (8 * 64, 102.4)
     # 256 of silence in either frame; five pilots of 1024 with guards of 32 in every tenth round.
     assert got.airtime_s == pytest.approx((256 + 512 + (256 + 5 * 1056) / 10) / 1e6)
+    assert got.on_air_s == pytest.approx((512 + 102.4) / 1e6)
 
 
 def test_the_energy_waveform_takes_a_plateau_for_everything():
     got = use(waveform="energy")
     assert (got.payload_symbols, got.pilot_symbols) == (8 * 65536, 6553.6)
     assert got.airtime_s == pytest.approx(0.065536 * (9 + 6 / 10))
+    assert got.on_air_s == pytest.approx(0.065536 * 8.1)
+
+
+@pytest.mark.parametrize("waveform", ["energy", "slotted"])
+def test_a_pluto_is_on_the_air_while_a_capture_settles(waveform):
+    ideal, real = (
+        use(waveform=waveform, backend=backend) for backend in ("loopback", "virtual-pluto")
+    )
+    assert real.airtime_s == ideal.airtime_s
+    holds = 8.1 if waveform == "energy" else 1
+    assert real.on_air_s == pytest.approx(ideal.on_air_s + holds * 0.05)
 
 
 def test_a_block_that_was_begun_counts_whole_and_no_rounds_are_no_division_by_zero():
@@ -38,4 +50,4 @@ def test_a_block_that_was_begun_counts_whole_and_no_rounds_are_no_division_by_ze
 
 
 def test_the_ideal_link_takes_nothing():
-    assert use(backend="ideal") == UplinkUse(0.0, 0.0, 0.0)
+    assert use(backend="ideal") == UplinkUse(0.0, 0.0, 0.0, 0.0)
