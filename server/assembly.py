@@ -136,8 +136,19 @@ def _validation_batches(data: RunData) -> tuple[Batch, ...]:
 
 
 def _check_keys_fit(config: RunConfig, source: str) -> None:
-    """Keys that anybody can derive belong to a software radio."""
+    """Keys that anybody can derive belong to a software radio; noise that nobody can to a real one.
+
+    A software radio's noise is a function of ``run.seed``.
+    """
     is_real = not source.startswith(("loopback", "ideal", "virtual-pluto"))
+    counted = config.privacy.trusted_noise_fraction
+    if config.privacy.has_system_keys and counted > 0.0 and not is_real:
+        raise PrivacyError(
+            f"privacy.trusted_noise_fraction: got {counted:g} with {source}, whose receiver noise "
+            "follows from run.seed: whoever has the run folder takes it off again. Wanted 0 with "
+            'system keys on a software radio; or privacy.noise_source = "simulation", which '
+            "promises nothing to anybody."
+        )
     if config.privacy.has_simulated_keys and is_real:
         raise PrivacyError(
             f'privacy.noise_source: "simulation" with {source}. Such noise can be undone by '

@@ -96,6 +96,13 @@ class Experiment:
         try:
             experiment = cls._join(config, folder, store, components, data.num_shortened, terms)
             experiment = dataclasses.replace(experiment, outlook=found)
+            if found is not None:
+                store.set_all_meta(
+                    {
+                        "worth_rounds": found.effective_rounds,
+                        "worth_is_bound": found.typical.is_bound,
+                    }
+                )
             experiment.record_evaluation(0, untrained)
         except BaseException:
             components.close()
@@ -340,6 +347,8 @@ def _create_store(
             "keys": keys.commitments,
             "probe": probed,
             "source": source,
+            "worth_rounds": None,
+            "worth_is_bound": None,
             "wall_s": None if config.privacy.has_system_keys else 0.0,
             "stretches": [{"first_round": 0, "num_records": 0}],
         },

@@ -31,6 +31,13 @@ from server.typical_number import TypicalNumber
 LEAST_ROUNDS = 2.0
 """On the bundled task (`benchmarks/feasibility.py`): with less, runs end where they began."""
 
+HOW_TO_KNOW = (
+    "how large numbers are before noise is not known without public data. Set "
+    "optimizer.typical_number: `pairzero plan` shows it for public data of the same kind "
+    "(task.validation_is_public)"
+)
+"""Where a typical number is only bounded."""
+
 _BURIED = 0.1
 """Of a round's progress; above it a run is short, and not noisy."""
 
@@ -68,8 +75,14 @@ class Outlook:
     ceiling_nats: float
 
     @property
+    def worth(self) -> str:
+        """So many rounds without noise, in words."""
+        bound = "unknown, at most " if self.typical.is_bound else ""
+        return f"{bound}{self.effective_rounds:.3g}"
+
+    @property
     def can_learn(self) -> bool:
-        """Whether there is enough of it, or too few rounds to say."""
+        """Whether there may be enough of it, or too few rounds to say."""
         is_buried = self.effective_rounds < _BURIED * self.num_rounds
         return self.effective_rounds >= LEAST_ROUNDS or not is_buried
 
@@ -128,7 +141,8 @@ def check_can_learn(
         f"this run cannot learn: the noise on a mean has {found.noise_to_typical:.3g} times the "
         f"size of a typical number ({typical.value:.3g}: {typical.origin}) and "
         f"{found.noise_to_clip:.3g} times that of the clip. Its {found.num_rounds} rounds are "
-        f"worth {found.effective_rounds:.2g} without noise, wanted {LEAST_ROUNDS:g}; at most "
+        f"worth {'at most ' if typical.is_bound else ''}{found.effective_rounds:.2g} without "
+        f"noise, wanted {LEAST_ROUNDS:g}; at most "
         f"{found.ceiling_nats:.3g} nats reach the server. What would do, one at a time: "
         f"{'; '.join(what_would_help(config, num_records, typical))}. --force runs it all the same."
     )

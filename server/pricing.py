@@ -37,6 +37,7 @@ from server.privacy.mechanism import (
     certified_noise_stds,
 )
 from server.privacy.round_squares import RoundSquares
+from server.privacy.shown import shown_epsilon
 from server.privacy_terms import PrivacyTerms
 from server.run_planner import RunPlanner, plans_as_it_goes
 from server.run_records import RoundRow
@@ -253,10 +254,10 @@ class Pricing:
         spent = self._accountant.worst_spent()
         if spent > self._accountant.epsilon:
             raise BudgetExceededError(
-                f"epsilon {spent:.6g} is spent, the budget is {self._accountant.epsilon:.6g}: "
-                "devices fell silent after the price of a round was paid, and their noise was "
-                "missing from what the receiver heard. Nothing more is transmitted in this run. "
-                "Find out why they fell silent before the next one."
+                f"epsilon {shown_epsilon(spent, 6)} is spent, the budget is "
+                f"{self._accountant.epsilon:.6g}: devices fell silent after the price of a round "
+                "was paid, and their noise was missing from what the receiver heard. Nothing more "
+                "is transmitted in this run. Find out why they fell silent before the next one."
             )
 
     @property

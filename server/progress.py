@@ -12,8 +12,10 @@ from edge_runtime.protocol.rounds import Access, Vote
 from server import privacy_statement
 from server.config import RunConfig
 from server.experiment import Experiment, Progress
+from server.learnability import HOW_TO_KNOW
 from server.power.feasibility import information_ceiling_nats, noise_to_clip_ratio
 from server.predicted_noise import own_sum_std, radio_sum_std
+from server.privacy.shown import shown_epsilon
 from server.privacy_terms import PrivacyTerms
 from server.run_records import RoundRow
 
@@ -51,8 +53,10 @@ class ProgressPrinter:
             found = experiment.outlook
             self._line(
                 f"  all noise on a mean is {found.noise_to_typical:.3g} times a typical number: "
-                f"the rounds are worth {found.effective_rounds:.3g} without it"
+                f"what the rounds are worth without it: {found.worth}"
             )
+            if found.typical.is_bound:
+                self._line(f"  {HOW_TO_KNOW}")
         if KERNEL_NAME != "c":
             self._line(
                 f"  the passes over the weights run in numpy, several times slower: {KERNEL_REASON}"
@@ -81,21 +85,22 @@ class ProgressPrinter:
     def update(self, progress: Progress) -> None:
         """Show where the run stands."""
         evaluation, row = progress.evaluation, progress.row
+        # The pace follows the secret batches.
+        pace = None if self._keeps_time_secret else progress.rounds_per_s
         if evaluation is None:
             if self._is_terminal and row is not None and row.round_index % 10 == 0:
                 self._out.write(
                     f"\r{progress.rounds_done:8d}{'':18s}{_radio_columns(row)}"
-                    f"{'':9s}{progress.rounds_per_s:10.1f}"
+                    f"{'':9s}{_cell(pace, 10, '.1f')}"
                 )
                 self._out.flush()
             return
         radio = "         -             -         -" if row is None else _radio_columns(row)
         start = "\r" if self._is_terminal else ""
-        # Lines stay, in logs too; the pace follows the secret batches.
-        pace = None if self._keeps_time_secret else progress.rounds_per_s
         self._line(
             f"{start}{progress.rounds_done:8d}{_cell(evaluation.loss, 8, '.4f')}"
-            f"{_cell(evaluation.accuracy, 10, '.1%')}{radio}{_cell(evaluation.epsilon, 9, '.3f')}"
+            f"{_cell(evaluation.accuracy, 10, '.1%')}{radio}"
+            f"{'-' if evaluation.epsilon is None else shown_epsilon(evaluation.epsilon):>9s}"
             f"{_cell(pace, 10, '.1f')}"
         )
 
@@ -107,7 +112,7 @@ class ProgressPrinter:
             "  radio dB  airtime s  epsilon  wall s  peak MB"
         )
         for s in summaries:
-            epsilon = "none" if s["epsilon"] is None else f"{s['epsilon']:.3f}"
+            epsilon = shown_epsilon(s["epsilon"])
             self._line(
                 f"{s['source']:31s}{s['waveform'] or '-':14s}{s['rounds']:6d}"
                 f"{_cell(s['accuracy_before'], 17, '.1%')}"
@@ -152,7 +157,9 @@ def list_line(folder: Path, summary: dict[str, Any]) -> str:
     """One run in a listing."""
     s = summary
     rounds = f"{s['rounds']}/{s['rounds_planned']}"
-    epsilon = "none" if s["epsilon"] is None else f"{s['epsilon']:.3f} ({s['epsilon_budget']:g})"
+    epsilon = shown_epsilon(s["epsilon"])
+    if s["epsilon"] is not None:
+        epsilon += f" ({s['epsilon_budget']:g})"
     if s["assumed_receiver_noise"] is not None:
         epsilon += "*"
     return (

@@ -18,8 +18,10 @@ from radio.units import db_from_power_ratio
 from server.accounts import epsilon_spent
 from server.config import RadioSection, RunConfig
 from server.errors import ReportError
+from server.learnability import HOW_TO_KNOW
 from server.plain_json import to_json
 from server.plots import draw_plots
+from server.privacy.shown import shown_epsilon
 from server.privacy_statement import (
     assumed_receiver_noise,
     assumption,
@@ -94,7 +96,9 @@ def _write_one(run: ReportedRun, reference: ReportedRun | None) -> None:
     folder = run.folder
     runs = [run] if reference is None else [run, reference]
     try:
-        _write_atomically(folder / SUMMARY_FILE, to_json(run.summary) + "\n")
+        # What real keys protect is for their owner, as the store and the keys are.
+        mode = 0o600 if run.config.privacy.has_system_keys else None
+        _write_atomically(folder / SUMMARY_FILE, to_json(run.summary) + "\n", mode)
         plots = draw_plots(
             folder / PLOTS_FOLDER,
             run.config,
@@ -103,7 +107,10 @@ def _write_one(run: ReportedRun, reference: ReportedRun | None) -> None:
             None if reference is None else reference.evaluations,
         )
         page = _page(run.config, [run.summary for run in runs], plots)
-        _write_atomically(folder / REPORT_FILE, page)
+        _write_atomically(folder / REPORT_FILE, page, mode)
+        if mode is not None:
+            for path, _ in plots:
+                path.chmod(mode)
     except OSError as error:
         raise ReportError(
             f"{error.filename or folder}: the report cannot be written "
@@ -158,6 +165,8 @@ def summarise(
         "assumed_receiver_noise": assumed_receiver_noise(config),
         "trusted_noise_fraction": privacy.trusted_noise_fraction if privacy.enabled else None,
         "missing_devices": privacy.missing_devices if privacy.enabled else None,
+        "worth_rounds": store.meta("worth_rounds"),
+        "worth_is_bound": store.meta("worth_is_bound"),
         "payload_symbols_per_device_per_round": use.payload_symbols,
         "pilot_symbols_per_device_per_round": use.pilot_symbols,
         "uplink_symbols_per_device_per_round": use.payload_symbols + use.pilot_symbols,
@@ -226,9 +235,11 @@ def _rounded(value: float | None, digits: int) -> float | None:
     return None if value is None or not math.isfinite(value) else round(value, digits)
 
 
-def _write_atomically(path: Path, text: str) -> None:
-    """A reader sees the old file or the new one, never half of one."""
+def _write_atomically(path: Path, text: str, mode: int | None) -> None:
+    """A reader sees the old file or the new one, never half of one; of a mode, where it has one."""
     partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    partial.touch(0o666 if mode is None else mode)
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
 
@@ -290,7 +301,7 @@ def _table_row(summary: dict[str, Any]) -> str:
         + cell(s["noise_nmse_db"], "{:.1f}")
         + cell(s["radio_nmse_db"], "{:.1f}")
         + cell(s["airtime_s_per_round"] or None, "{:.4f}")
-        + cell(s["epsilon"], "{:.3f}")
+        + cell(None if s["epsilon"] is None else shown_epsilon(s["epsilon"]), "{}")
         + cell(s["wall_s"], "{:.1f}")
         + cell(s["peak_rss_mb"], "{:.0f}")
         + "</tr>\n"
@@ -326,10 +337,17 @@ def _notes(config: RunConfig, summary: dict[str, Any]) -> str:
         notes.append("No privacy: no noise was added and nothing is promised.")
     else:
         notes.append(
-            f"Spent epsilon {summary['epsilon']:.3f} of {summary['epsilon_budget']:g} at delta "
-            f"{summary['delta']:g}, per {config.privacy.unit}, {config.privacy.relation}, "
-            f"{config.access} access. {receiver_noise_counted(config).capitalize()}."
+            f"Spent epsilon {shown_epsilon(summary['epsilon'])} of "
+            f"{summary['epsilon_budget']:g} at delta {summary['delta']:g}, per "
+            f"{config.privacy.unit}, {config.privacy.relation}, {config.access} access. "
+            f"{receiver_noise_counted(config).capitalize()}."
         )
+        if (worth := summary["worth_rounds"]) is not None:
+            how_much = "unknown, at most " if summary["worth_is_bound"] else ""
+            of = summary["rounds_planned"]
+            notes.append(f"What its {of} rounds are worth without noise: {how_much}{worth:.3g}.")
+            if summary["worth_is_bound"]:
+                notes.append(f"{HOW_TO_KNOW.capitalize()}.")
         if (assumed := assumption(config)) is not None:
             notes.append(f"The figure {assumed}.")
         if config.privacy.has_simulated_keys:

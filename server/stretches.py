@@ -8,20 +8,28 @@ falls anew along its curve to the new last round.
 
 from __future__ import annotations
 
+import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from server.accounts import open_accounts
-from server.assembly import connect, plan_privacy
+from server.assembly import RunComponents, connect, plan_privacy
 from server.config import RunConfig, dump_config, parse_config
 from server.device_keys import DeviceKeys
 from server.environment import environment, probe
-from server.errors import ConfigurationError
+from server.errors import ConfigurationError, ServerError
+from server.learnability import Outlook, outlook
+from server.plan_preview import preview_policy
 from server.privacy.ledger import PrivacyLedger
-from server.privacy_terms import Stretch
-from server.run_data import load_run_data
+from server.privacy.shown import shown_epsilon
+from server.privacy_terms import PrivacyTerms, Stretch
+from server.run_data import RunData, load_run_data
 from server.run_records import Outcome
 from server.run_store import RunStore
+from server.typical_number import typical_number
 
 CHANGEABLE = (
     "optimizer.rounds",
@@ -34,12 +42,47 @@ CHANGEABLE = (
 """What may differ from then on. Everything else is part of what the steps so far mean."""
 
 
-def plan_more_rounds(folder: Path, changes: dict[str, Any]) -> None:
+@dataclass(frozen=True, slots=True)
+class MoreRounds:
+    """What is planned for a run that goes on.
+
+    Attributes:
+        first_round: where it goes on.
+        num_rounds: of those that are new.
+        spent: epsilon before them; None without a promise.
+        epsilon: the budget that they may use up, all of it.
+        outlook: what noise leaves of the new rounds alone; None without a promise.
+    """
+
+    first_round: int
+    num_rounds: int
+    spent: float | None = None
+    epsilon: float | None = None
+    outlook: Outlook | None = None
+
+    def __str__(self) -> str:
+        """For a person, before anything is sent."""
+        text = f"Going on for {self.num_rounds} rounds, from {self.first_round} on"
+        if self.epsilon is None:
+            return f"{text}, without a promise."
+        text += (
+            f". They may spend the whole budget: epsilon {shown_epsilon(self.spent)} becomes up to "
+            f"{self.epsilon:g}"
+        )
+        if self.outlook is None:
+            return f"{text}."
+        return f"{text}. What they are worth without noise: {self.outlook.worth} rounds."
+
+
+def plan_more_rounds(folder: Path, changes: dict[str, Any]) -> MoreRounds:
     """Plan more rounds for a run that has ended; `Experiment.resume` carries them out.
 
     Args:
         folder: the run.
         changes: settings of `CHANGEABLE`, "section.key" -> value.
+
+    Returns:
+        What they may cost and what they are worth, to be said before they are carried out.
 
     Raises:
         ConfigurationError: the run has not ended, another setting, no more rounds than it has, or
@@ -72,21 +115,29 @@ def plan_more_rounds(folder: Path, changes: dict[str, Any]) -> None:
             {"first_round": done, "num_records": len(records)},
         ]
         stretch = Stretch(done, len(stretches))
+        planned = MoreRounds(done, config.optimizer.rounds - done)
         if config.privacy.enabled:
             accounts = open_accounts(config, stretch.number, records)
             spent = accounts.histories()  # refuses what no finite epsilon covers
             if accounts.worst_spent() >= config.privacy.epsilon:
                 raise ConfigurationError(
-                    f"privacy.epsilon: {accounts.worst_spent():.6g} is spent (some of delta goes "
-                    f"to the channel of the new rounds), the budget is {config.privacy.epsilon:g}. "
-                    "More rounds need a larger one: --set privacy.epsilon=..."
+                    f"privacy.epsilon: {shown_epsilon(accounts.worst_spent(), 6)} is spent (some "
+                    "of delta goes to the channel of the new rounds), the budget is "
+                    f"{config.privacy.epsilon:g}. More rounds need a larger one: "
+                    "--set privacy.epsilon=..."
                 )
             stretch = Stretch(done, len(stretches), spent)
+            planned = dataclasses.replace(
+                planned, spent=accounts.worst_spent(), epsilon=config.privacy.epsilon
+            )
         data, keys = load_run_data(config), DeviceKeys.create(config)
         terms = plan_privacy(config, data, keys, stretch)
         components = connect(config, data, keys, terms, str(store.meta("run_id")))
         try:
             probed = probe(components.forward, data.bundle)
+            if terms is not None:
+                seen = _outlook_of_new_rounds(config, data, terms, components)
+                planned = dataclasses.replace(planned, outlook=seen)
         finally:
             components.close()
         if config.privacy.has_system_keys:
@@ -107,6 +158,29 @@ def plan_more_rounds(folder: Path, changes: dict[str, Any]) -> None:
         )
     finally:
         store.close()
+    return planned
+
+
+def _outlook_of_new_rounds(
+    config: RunConfig, data: RunData, terms: PrivacyTerms, components: RunComponents
+) -> Outlook | None:
+    """As if they were a run of their own; None where nobody can say."""
+    typical = typical_number(config, components.forward, components.replica, data.validation)
+    num_new = config.optimizer.rounds - terms.first_round
+    alone = msgspec.structs.replace(
+        config, optimizer=msgspec.structs.replace(config.optimizer, rounds=num_new)
+    )
+    try:
+        preview = preview_policy(
+            alone,
+            alone.power_policy,
+            [len(prompts) for prompts in data.device_prompts],
+            dataclasses.replace(terms, first_round=0),
+            spending=False,
+        )
+    except ServerError:
+        return None
+    return outlook(alone, preview, typical)
 
 
 def _check_has_ended(store: RunStore, folder: Path) -> None:

@@ -31,10 +31,13 @@ class TypicalNumber:
     Attributes:
         value: in units of the scalar.
         origin: where it is from, for a person.
+        is_bound: whether it is only known not to be larger: then what a run is worth is not known
+            either, only that it is not more.
     """
 
     value: float
     origin: str
+    is_bound: bool = False
 
 
 def typical_number(
@@ -58,7 +61,9 @@ def typical_number(
         return TypicalNumber(optimizer.typical_number, "optimizer.typical_number")
     if public is None:
         bound = config.largest_number / math.sqrt(optimizer.directions)
-        return TypicalNumber(bound, "the largest that clipping allows, no public data being there")
+        return TypicalNumber(
+            bound, "the largest that clipping allows, no public data being there", is_bound=True
+        )
     value, num_examples = _looked_at(config, forward, weights, public)
     return TypicalNumber(value, f"{num_examples} public examples, before tuning")
 

@@ -16,11 +16,12 @@ from server import privacy_statement
 from server.commands.run import overrides
 from server.config import DEFAULT_PRESET, RunConfig, load_config
 from server.errors import ConfigurationError
-from server.learnability import LEAST_ROUNDS, outlook, what_would_help
+from server.learnability import HOW_TO_KNOW, LEAST_ROUNDS, outlook, what_would_help
 from server.plain_json import to_json
 from server.plan_preview import PolicyPreview, preview_policies, preview_policy
 from server.plots import draw_plan
 from server.power.catalogue import POLICIES
+from server.privacy.shown import shown_epsilon
 from server.run_data import RunData, load_run_data
 from server.typical_number import TypicalNumber, typical_number
 
@@ -99,6 +100,7 @@ def _document(
         "clip": config.optimizer.clip,
         "typical_number": typical.value,
         "typical_number_origin": typical.origin,
+        "typical_number_is_bound": typical.is_bound,
         "policy": chosen,
         **verdict,
         "policies": policies,
@@ -192,7 +194,7 @@ def _lines(document: dict[str, Any]) -> list[str]:
             continue
         mark = "*" if entry["policy"] == d["policy"] else " "
         cells = (_cell(entry[name], width, form) for name, width, form in _COLUMNS)
-        spent = "none" if entry["epsilon"] is None else f"{entry['epsilon']:.3f}"
+        spent = shown_epsilon(entry["epsilon"])
         lines.append(f"{mark}{entry['policy']:21s}{''.join(cells)}{spent:>9s}")
     lines += [
         "",
@@ -200,6 +202,8 @@ def _lines(document: dict[str, Any]) -> list[str]:
         "  rounds worth: of so many without noise; silent: share of devices; power: over full",
         "  scale, with numbers at their bound.",
     ]
+    if d["typical_number_is_bound"]:
+        lines.append(f"rounds worth: unknown, at most what stands there: {HOW_TO_KNOW}.")
     if d["by_trusted_noise_fraction"]:
         none, everything = d["by_trusted_noise_fraction"]
         lines.append(

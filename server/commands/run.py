@@ -20,6 +20,7 @@ from server.device_keys import DeviceKeys
 from server.errors import ConfigurationError
 from server.experiment import Experiment
 from server.plain_json import to_json
+from server.privacy.shown import shown_epsilon
 from server.progress import ProgressPrinter
 from server.run_records import Outcome
 from server.run_store import STORE_FILE, look_at
@@ -68,7 +69,7 @@ def _exit_code(summaries: list[dict[str, Any]], folder: Path, args: argparse.Nam
         return EXIT_BUDGET_EXHAUSTED
     if outcome == Outcome.BUDGET_EXCEEDED:
         print(
-            f"More than the privacy budget was spent: epsilon {first['epsilon']:.3f} of "
+            f"More than the privacy budget was spent: epsilon {shown_epsilon(first['epsilon'])} of "
             f"{first['epsilon_budget']:g}. Devices fell silent after the price of a round "
             "was paid, and their noise was missing. The run has ended and stays silent.",
             file=sys.stderr,
@@ -103,7 +104,7 @@ def _resume(args: argparse.Namespace) -> tuple[Path, RunConfig, Experiment | Non
         raise ConfigurationError("--resume continues in the run's own folder; leave --out away.")
     folder = args.resume
     if changes:
-        plan_more_rounds(folder, changes)
+        print(plan_more_rounds(folder, changes), file=sys.stderr)
     config, outcome = look_at(folder)
     if args.compare:
         _check_comparable(config)

@@ -24,6 +24,7 @@ from server.privacy.composition import (
 )
 from server.privacy.corrections import LastReleases
 from server.privacy.mechanism import MechanismRecord
+from server.privacy.shown import shown_epsilon
 from server.privacy.units import NeighbouringRelation, PrivacyUnit
 
 logger = logging.getLogger(__name__)
@@ -205,9 +206,9 @@ class Accountant:
         logger.info("round %d: device %d is out of budget", record.round_index, record.device_index)
         raise BudgetExhaustedError(
             f"device {record.device_index}, round {record.round_index}: after this round epsilon "
-            f"would be {total:.6g}, the budget is {self._epsilon:.6g} at delta {self._delta:.3g} "
-            f"({self.num_records(record.device_index)} releases so far). Stop here and keep the "
-            "model, or plan a new run with more noise per round."
+            f"would be {shown_epsilon(total, 6)}, the budget is {self._epsilon:.6g} at delta "
+            f"{self._delta:.3g} ({self.num_records(record.device_index)} releases so far). Stop "
+            "here and keep the model, or plan a new run with more noise per round."
         )
 
     def _total_with(self, device_index: int, price: PriceClass) -> float | None:

@@ -89,6 +89,27 @@ def test_more_rounds_are_priced_on_top_of_the_old_ledger(ended, copy_of):
     assert spent > 0.98 * 6.0  # and the budget is used: no more noise than needed
 
 
+def test_what_more_rounds_may_cost_and_are_worth_is_said_before_they_are_carried_out(
+    ended, copy_of, capsys
+):
+    folder = copy_of(ended)
+    spent = looked_at(folder)[3]
+    planned = plan_more_rounds(folder, MORE)
+    assert (planned.first_round, planned.num_rounds) == (6, 4)
+    assert (planned.spent, planned.epsilon) == (pytest.approx(spent, rel=0.1), 6.0)
+    assert 0.0 < planned.outlook.effective_rounds <= 4.0
+    said = str(planned)
+    assert said.startswith("Going on for 4 rounds, from 6 on. They may spend the whole budget")
+    assert f"becomes up to 6. What they are worth without noise: {planned.outlook.worth}" in said
+    # Half a round of them for the same budget is worth no more, and less noise is worth more.
+    other = copy_of(ended)
+    more = plan_more_rounds(other, {**MORE, "privacy.epsilon": 12.0})
+    assert more.outlook.effective_rounds > planned.outlook.effective_rounds
+    words = ["--rounds", "10", "--set", "privacy.epsilon=6"]
+    assert cli.main(["run", "--resume", str(copy_of(ended)), *words]) == 0
+    assert said in capsys.readouterr().err
+
+
 def test_an_interruption_does_not_show_here_either(ended, copy_of):
     results = []
     for is_interrupted in (False, True):

@@ -85,6 +85,30 @@ def test_a_run_that_noise_would_drown_is_refused_before_anything_is_written(caps
     assert json.loads(capsys.readouterr().out)["rounds"] == 30
 
 
+def test_a_private_user_is_told_that_it_is_not_known_and_how_to_know(capsys, tmp_path):
+    """Without public data the clip stands in for a typical number: a bound, and no estimate."""
+    private = ["--set", "task.validation_is_public=false", "--set", "privacy.noise_source=system",
+               "--set", "optimizer.batch_size=2"]  # fmt: skip
+    assert main(["plan", "snips", *private, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["typical_number_is_bound"] is True
+    assert main(["plan", "snips", *private]) == 0
+    assert "unknown, at most what stands there" in capsys.readouterr().out
+    few = ["--rounds", "4", "--set", "task.max_tokens=24"]
+    folder = tmp_path / "run"
+    assert main(["run", "snips", *private, *few, "--out", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "worth without it: unknown, at most " in out
+    assert "Set optimizer.typical_number" in out
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["worth_is_bound"] is True
+    page = (folder / "report.html").read_text()
+    assert f"without noise: unknown, at most {summary['worth_rounds']:.3g}." in page
+    known = ["--set", "optimizer.typical_number=0.01"]
+    assert main(["run", "snips", *private, "--rounds", "40", *known, "--out", "never"]) == 2
+    assert "cannot learn" in capsys.readouterr().err
+
+
 def test_a_typical_number_is_that_of_public_data_and_moves_no_weight():
     config = load_config(
         "snips", {"optimizer.directions": 2, "optimizer.clip": 5.0, "task.max_tokens": 24}

@@ -12,6 +12,7 @@ import json
 import os
 import sqlite3
 import stat
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,11 +22,12 @@ from edge_runtime.task_spec import load_task
 from server import cli, device_keys, report
 from server.config import load_config
 from server.device_keys import KEYS_FILE
-from server.errors import RunStoreError
-from server.experiment import Experiment
+from server.errors import PrivacyError, RunStoreError
+from server.experiment import Experiment, Progress
 from server.federation import split_iid
 from server.privacy.mechanism import MechanismRecord
-from server.run_records import Outcome
+from server.progress import ProgressPrinter
+from server.run_records import EvaluationRow, Outcome
 from server.run_store import STORE_FILE
 
 CHOSEN = "chosen by whoever starts the run, before any data are read"
@@ -57,6 +59,8 @@ STORED = {
         "source": CHOSEN,
         "outcome": "whether the rounds or the budget came to their end: planned, not computed",
         "parameter_digest": RELEASE,
+        "worth_rounds": "of planned noise, and of public data or the configuration",
+        "worth_is_bound": CHOSEN,
     },
     "rounds": {
         "round_index": "a count",
@@ -224,6 +228,43 @@ def test_everything_stored_has_a_reason(ended):
     }
     assert set(MechanismRecord.__struct_fields__) == set(RECORD)
     assert {path.name for path in ended.iterdir()} == set(FILES)
+
+
+def test_what_a_run_with_real_keys_leaves_is_its_owners(ended):
+    for path in [ended / STORE_FILE, ended / "summary.json", ended / "report.html",
+                 *(ended / "plots").iterdir()]:  # fmt: skip
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    report.write_runs(report.read_runs(ended))  # and stays so when it is written again
+    assert stat.S_IMODE((ended / "report.html").stat().st_mode) == 0o600
+
+
+def test_no_pace_is_shown_not_even_on_a_terminal():
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    for keeps_secret in (True, False):
+        out = Terminal()
+        printer = ProgressPrinter(out)
+        printer._keeps_time_secret = keeps_secret
+        row = SimpleNamespace(
+            round_index=0, mean_estimates=(1.0,), artificial_noise_std=0.1, receiver_noise_std=0.1
+        )
+        printer.update(Progress(1, 9, row, None, 77.7))
+        evaluation = EvaluationRow(num_rounds=1, loss=1.0, accuracy=0.5, epsilon=0.1)
+        printer.update(Progress(1, 9, row, evaluation, 77.7))
+        assert ("77.7" in out.getvalue()) is not keeps_secret
+
+
+def test_noise_that_anybody_can_make_again_counts_for_nobody(tmp_path, lines):
+    """A software radio's receiver noise is a function of run.seed, which is in the run folder."""
+    train = write(tmp_path / "train.tsv", lines)
+    counted = {"privacy.trusted_noise_fraction": 0.01}
+    with pytest.raises(PrivacyError, match=r"trusted_noise_fraction: got 0\.01.*run\.seed"):
+        start(tmp_path / "run", train, **counted)
+    assert not (tmp_path / "run").exists()
+    simulated = {"privacy.noise_source": "simulation"}
+    start(tmp_path / "simulated", train, **counted, **simulated).close()
 
 
 def test_everything_sent_by_a_device_has_a_reason():

@@ -63,6 +63,16 @@ def test_the_demo_can_learn_and_a_run_without_a_promise_is_not_asked():
     assert check_can_learn(config(privacy__enabled=False), RECORDS, TYPICAL) is None
 
 
+def test_a_bound_says_at_most_and_never_how_much():
+    bound = TypicalNumber(0.75, "the largest that clipping allows", is_bound=True)
+    found = check_can_learn(config(), RECORDS, bound)
+    assert found.worth == f"unknown, at most {found.effective_rounds:.3g}"
+    assert check_can_learn(config(), RECORDS, TYPICAL).worth == f"{found.effective_rounds:.3g}"
+    # What is too little even then is refused all the same.
+    with pytest.raises(CannotLearnError, match="worth at most "):
+        check_can_learn(config(**DEVICE), RECORDS, bound)
+
+
 def test_few_rounds_are_short_and_not_noisy():
     assert check_can_learn(config(optimizer__rounds=1), RECORDS, TYPICAL).can_learn
 
