@@ -52,6 +52,7 @@ ALL_IMPAIRMENTS = {
     OFFSETS: Impairments(crystal_ppm=20e3 / (2e-6 * CARRIER_HZ), timing_offset_s=2e-3),
 }
 PLATEAU = 1 << 16
+COHERENT_PAYLOAD = 4096
 ALPHA = 1e-3
 SEED = 1
 
@@ -100,7 +101,7 @@ def measure(cell: Cell, trials: int) -> dict[str, Any]:
     try:
         name = WaveformName(cell["waveform"])
         if name.needs_common_clock:
-            frames = CoherentWaveform(num_devices=cell["devices"], payload_symbols=4096)
+            frames = CoherentWaveform(num_devices=cell["devices"], payload_symbols=COHERENT_PAYLOAD)
             result = measure_coherent(frames, setting, signs=name.carries_signs)
         elif name.adds_powers:
             result = measure_energy(
@@ -121,6 +122,24 @@ def measure(cell: Cell, trials: int) -> dict[str, Any]:
     }
     figures["agrees"] = abs(result.deviation_std) <= result.deviation_limit_std
     return figures | {"seconds": round(time.perf_counter() - started, 2)}
+
+
+def settings() -> dict[str, Any]:
+    """What no cell says of itself: everything else that its figures depend on."""
+    waveforms = {
+        "coherent": CoherentWaveform(num_devices=1, payload_symbols=COHERENT_PAYLOAD),
+        "energy": EnergyWaveform(),
+        "slotted": SlottedWaveform(num_scalars=1),
+    }
+    return {
+        "channel": "awgn",
+        "carrier_hz": CARRIER_HZ,
+        "numbers": "uniform on [-1, 1]",
+        "waveforms": {name: dataclasses.asdict(each) for name, each in waveforms.items()},
+        "impairments": {
+            name: dataclasses.asdict(ALL_IMPAIRMENTS[name]) for name in (OFFSETS, *PRESETS)
+        },
+    }
 
 
 def demodulation_share() -> float:
@@ -238,6 +257,7 @@ def main() -> None:
             "environment": environment(),
             "seed": SEED,
             "alpha": ALPHA,
+            "settings": settings(),
             "demodulation_share_of_airtime": round(share, 4),
             "cells": rows,
         }

@@ -26,10 +26,11 @@ from edge_runtime.protocol.rounds import (
     SilenceOrder,
 )
 from radio.calibration import Calibration, CalibrationLimits, Moment, calibrate
-from radio.checks import Complex64Array
+from radio.checks import Complex64Array, Float64Array
 from radio.errors import RadioCalibrationError
 from radio.waveforms.energy import BandEnergies, EnergyWaveform
 from radio.waveforms.energy_error_model import measured_sum_variance
+from radio.waveforms.energy_intruders import find_intruder
 from radio.waveforms.energy_offset import estimate_offset_hz
 from server.air import Heard, HeldAir, check_devices, reports_of, those_who
 from server.planning import ChannelKnowledge, RoundPower
@@ -146,7 +147,8 @@ class EnergyAir(HeldAir):
         control.broadcast(plan)
         if not those_who(Participation.READY, reports_of(control)):
             return Heard(())
-        silence = self._listen("silence")
+        quiet = self.waveform.bin_powers(self._capture("silence"))
+        silence = self.waveform.band_energies(quiet)
         arrival_power = (power.receive_scale * self.waveform.full_power_amplitude) ** 2
         spoke: set[int] = set()
         sums, counts, weights, variances = [], [], [], []
@@ -154,7 +156,9 @@ class EnergyAir(HeldAir):
             for number in range(plan.num_directions):
                 control.broadcast(NumberHold(plan.run_id, plan.round_index, number))
                 speakers = those_who(Participation.TRANSMITTED, reports_of(control))
-                plateau = self._listen(f"number {number}")
+                bins = self.waveform.bin_powers(self._capture(f"number {number}"))
+                plateau = self.waveform.band_energies(bins)
+                self._tell_intruder(plan.round_index, number, bins, quiet, arrival_power)
                 weight = math.fsum(power.weights[k] for k in speakers)
                 share = self.waveform.estimate_sum(plateau, silence, arrival_power, weight)
                 sums.append(power.full_range * share)
@@ -186,6 +190,25 @@ class EnergyAir(HeldAir):
 
     def _listen(self, label: str) -> BandEnergies:
         return self.waveform.energies(self._capture(label))
+
+    def _tell_intruder(
+        self,
+        round_index: int,
+        number: int,
+        plateau: Float64Array,
+        silence: Float64Array,
+        arrival_power: float,
+    ) -> None:
+        """Into the log, if somebody else was on the air while a number was, and not before."""
+        found = find_intruder(self.waveform, plateau, silence, arrival_power)
+        if found is not None:
+            _logger.warning(
+                "round %d, number %d: somebody else was on the air: %s. Choose another carrier, or "
+                "look for what sends there",
+                round_index,
+                number,
+                found,
+            )
 
     def _moment(self, round_index: int) -> Moment:
         return Moment(round_index, self.clock(), self.transceiver.temperature_c)

@@ -299,14 +299,44 @@ class EnergyWaveform:
         Raises:
             RadioConfigurationError: another length than a plateau, or a sample that is not finite.
         """
+        return self.band_energies(self.bin_powers(capture))
+
+    def bin_powers(self, capture: npt.NDArray[np.complex64]) -> Float64Array:
+        """Power in each bin above the carrier, `power_scale` times its mean [plateau_samples / 2].
+
+        Raises:
+            RadioConfigurationError: another length than a plateau, or a sample that is not finite.
+        """
         self.check_capture(capture)
-        spectrum = np.fft.fft(capture * self.window)
-        scale = self.plateau_samples * float(np.sum(np.square(self.window)))
+        spectrum = np.fft.fft(capture * self.window)[: self.plateau_samples // 2]
+        powers: Float64Array = np.square(np.abs(spectrum))
+        return powers
+
+    @property
+    def power_scale(self) -> float:
+        """N sum w^2: by which powers of bins are too large."""
+        return self.plateau_samples * float(np.sum(np.square(self.window)))
+
+    def band_energies(self, bin_powers: Float64Array) -> BandEnergies:
+        """Mean power in each band, guards included, of what `bin_powers` gave."""
+        a, b = (float(np.sum(bin_powers[first:end])) for first, end in self.guarded_bands_in_bins)
+        scale = self.power_scale
+        return BandEnergies(a / scale, b / scale)
+
+    @property
+    def guarded_bands_in_bins(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """First bin of each band and its guards, and the one after their last."""
         a, b = (
-            float(np.sum(np.square(np.abs(spectrum[_bins(self, first_hz, self.max_offset_hz)]))))
+            _bins(self, first_hz, self.max_offset_hz)
             for first_hz in (self.first_band_hz, self.second_band_hz)
         )
-        return BandEnergies(a / scale, b / scale)
+        return (int(a[0]), int(a[-1]) + 1), (int(b[0]), int(b[-1]) + 1)
+
+    @property
+    def empty_bins(self) -> tuple[int, int]:
+        """Above band B and its guards, where no device is; less the filters' edge."""
+        (_, end) = self.guarded_bands_in_bins[1]
+        return min(end + 1, self.plateau_samples), math.floor(0.47 * self.plateau_samples)
 
     def estimate_sum(
         self, plateau: BandEnergies, silence: BandEnergies, arrival_power: float, weight: float

@@ -30,6 +30,9 @@ def test_the_error_study_goes_on_where_it_was_and_its_formulas_hold(tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert 0 < written["demodulation_share_of_airtime"] < 1
     assert written["environment"]["onnxruntime"]
+    waveforms = written["settings"]["waveforms"]
+    assert (waveforms["coherent"]["payload_symbols"], waveforms["energy"]["taper"]) == (4096, 0.1)
+    assert written["settings"]["impairments"]["pluto-stock"]["crystal_ppm"] == 10.0
     for row in written["cells"]:
         cell, result = row["cell"], row["result"]
         if cell["waveform"] == "coherent" and cell["impairments"] != "ideal":

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import logging
 import math
 import shutil
 
+import numpy as np
 import pytest
 from whole_runs import carry_out, looked_at
 
@@ -14,6 +16,7 @@ from radio.captures import load_recording
 from radio.errors import RadioCalibrationError, RadioUnavailableError
 from radio.waveforms import WaveformName
 from server import cli
+from server.air import HeldAir
 from server.config import load_config
 from server.energy_air import EnergyAir
 from server.errors import ConfigurationError
@@ -86,6 +89,28 @@ def check_radio_error(folder):
 
 def test_what_the_radio_adds_is_what_the_receiver_measured(whole):
     check_radio_error(whole)
+
+
+def test_somebody_else_on_the_air_is_told_with_the_number_that_is_spoilt(
+    tmp_path, monkeypatch, caplog
+):
+    capture = HeldAir.capture
+
+    def with_a_tone(self, num_samples, label):
+        samples = capture(self, num_samples, label)
+        if label == "number 1":
+            turns = 0.1 * np.arange(num_samples)
+            samples = (samples + 0.1 * np.exp(2j * np.pi * turns)).astype(np.complex64)
+        return samples
+
+    caplog.set_level(logging.WARNING, logger="server.energy_air")
+    assert carry_out(Experiment.start(config(optimizer__rounds=2), tmp_path / "clean"))
+    assert "somebody else" not in caplog.text
+    monkeypatch.setattr(HeldAir, "capture", with_a_tone)
+    assert carry_out(Experiment.start(config(optimizer__rounds=2), tmp_path / "spoilt"))
+    told = [r.message for r in caplog.records if "somebody else was on the air" in r.message]
+    assert len(told) == 2
+    assert told[1].startswith("round 1, number 1: somebody else was on the air: a tone 100.")
 
 
 def test_the_other_mapping_runs_too(tmp_path):

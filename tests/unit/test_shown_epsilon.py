@@ -18,8 +18,8 @@ def test_what_stands_there_is_kept_and_no_more_than_a_digit_is_given_away(epsilo
 
 @pytest.mark.parametrize(
     ("epsilon", "shown"),
-    [(0.8812, "0.882"), (0.875, "0.875"), (0.881, "0.882"), (1.0, "1.000"), (0.0, "0.000"), (1e-9, "0.001"),
-     (math.inf, "inf"), (None, "none")],
+    [(0.8812, "0.882"), (0.875, "0.875"), (0.881, "0.882"), (1.0, "1.000"), (0.0, "0.000"),
+     (1e-9, "0.001"), (math.inf, "inf"), (None, "none")],
 )  # fmt: skip
 def test_by_example(epsilon, shown):
     assert shown_epsilon(epsilon) == shown
