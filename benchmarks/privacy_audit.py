@@ -228,7 +228,7 @@ class Pipeline:
                 ]
                 index = run * self.cell.rounds + t
                 plan = _plan(self.config, index, orders, self.cell.clip * clip)
-                heard = air.carry(self.control, plan, power, lambda speakers: None)
+                heard = air.carry(self.control, plan, power, lambda speakers: None, lambda: None)
                 sums.append(heard.sums[0])
                 self.control.broadcast(RoundResult("audit", index, plan.direction_seed, (0,)))
             yield sums, shifts

@@ -8,11 +8,12 @@ and the oracle of the tests, and it promises no privacy.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -103,12 +104,43 @@ def _not_mine(what: str, why: str) -> RadioConfigurationError:
     )
 
 
+class SendingGate:
+    """What has to happen before the first number of a round is sent, on a host of several devices.
+
+    Numbers are computed first, and that takes most of a round; a process that dies meanwhile has
+    sent nothing, and its ledger says so.
+    """
+
+    def __init__(self) -> None:
+        self._before: Callable[[], None] | None = None
+
+    @contextlib.contextmanager
+    def kept_until_sending(self, before: Callable[[], None]) -> Iterator[None]:
+        """Within it ``before`` is called when the first number comes by."""
+        self._before = before
+        try:
+            yield
+        finally:
+            self._before = None
+
+    def pass_through(self) -> None:
+        """A number is about to be sent.
+
+        Raises:
+            Whatever ``before`` raises; then nothing may be sent, and the next number asks again.
+        """
+        if self._before is not None:
+            self._before()
+            self._before = None
+
+
 @dataclass(frozen=True, slots=True)
 class CoherentUplink(Uplink):
     """Coherent amplitude: samples = tx_gain * scalar * sequence, one number after the other."""
 
     transceiver: Transceiver
     waveform: CoherentWaveform
+    gate: SendingGate = field(default_factory=SendingGate)
 
     def send_pilot(self, device_index: int, order: SoundingOrder) -> None:
         """Send the pilot at the ordered amplitude."""
@@ -123,6 +155,7 @@ class CoherentUplink(Uplink):
             raise _not_mine("an order without a gain", "its numbers are amplitudes")
         burst = self.waveform.modulate(noisy_scalars, order.tx_gain)
         start_sample = plan.frame_start_sample + self.waveform.payload_offset_samples
+        self.gate.pass_through()
         self.transceiver.transmit(burst, start_sample=start_sample)
         return Participation.TRANSMITTED
 

@@ -42,6 +42,17 @@ def open_accounts(
     return accountant
 
 
+def accounts_to_go_on_with(
+    config: RunConfig, num_stretches: int, ledger: PrivacyLedger
+) -> Accountant:
+    """The same for a run that is about to speak again.
+
+    What an earlier process left on the air, without a word of who spoke, is charged first.
+    """
+    ledger.settle_unknown_speakers()
+    return open_accounts(config, num_stretches, ledger.records())
+
+
 def epsilon_spent(store: RunStore, config: RunConfig) -> float | None:
     """Epsilon of the device that has spent most, by everything in the ledger; None without privacy.
 
@@ -54,7 +65,10 @@ def epsilon_spent(store: RunStore, config: RunConfig) -> float | None:
     if not config.privacy.enabled:
         return None
     ledger = PrivacyLedger(store.connection)
+    unknown = ledger.unknown_speakers()
     noted: float | None = store.meta("epsilon_spent")
-    if noted is not None and store.meta("epsilon_records") == len(ledger.records()):
+    is_up_to_date = store.meta("epsilon_records") == len(ledger.records()) and not unknown
+    if noted is not None and is_up_to_date:
         return noted
-    return open_accounts(config, num_stretches(store), ledger.records()).worst_spent()
+    records = (*ledger.records(), *unknown)
+    return open_accounts(config, num_stretches(store), records).worst_spent()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from edge_runtime.control.channel import ControlChannel
 from edge_runtime.protocol.errors import NonFiniteScalarError
 from edge_runtime.protocol.rounds import Participation, RoundPlan, RoundReport, SoundingOrder
+from edge_runtime.uplink import SendingGate
 from radio.checks import Complex64Array
 from radio.errors import RadioCalibrationError, RadioError
 from radio.transceiver import Transceiver
@@ -93,6 +94,7 @@ class Air(ABC):
         plan: RoundPlan,
         power: RoundPower,
         on_spoken: Callable[[Sequence[int]], None],
+        before_sending: Callable[[], None],
     ) -> Heard:
         """Announce a plan, have its numbers sent, and hear their sums.
 
@@ -102,6 +104,8 @@ class Air(ABC):
             power: what it was made of.
             on_spoken: told who spoke, as soon as it is known. Where all speak at once that is
                 before anything is heard: a dropout is paid for even if nothing comes of the round.
+            before_sending: called once, before the first number is sent; what it raises keeps all
+                of them from being sent.
 
         Raises:
             NonFiniteScalarError: no device could speak.
@@ -122,6 +126,8 @@ class CoherentAir(Air):
         num_devices: K.
         pilot_amplitude: of every pilot, over full scale.
         coherence_rounds: rounds of a fading block; pilots are sent once in each.
+        gate: through which the devices' numbers go, where they are in this process; else a plan
+            counts as sent when it is announced.
     """
 
     receiver: Receiver
@@ -129,6 +135,7 @@ class CoherentAir(Air):
     num_devices: int
     pilot_amplitude: float
     coherence_rounds: int
+    gate: SendingGate | None = None
 
     @property
     def source(self) -> str:
@@ -165,10 +172,16 @@ class CoherentAir(Air):
         plan: RoundPlan,
         power: RoundPower,
         on_spoken: Callable[[Sequence[int]], None],
+        before_sending: Callable[[], None],
     ) -> Heard:
         """Broadcast the plan; the devices answer when their signals are out, or why not."""
         self.simulation.begin_payload(plan.round_index)
-        control.broadcast(plan)
+        if self.gate is None:
+            before_sending()
+            control.broadcast(plan)
+        else:
+            with self.gate.kept_until_sending(before_sending):
+                control.broadcast(plan)
         speakers = those_who(Participation.TRANSMITTED, reports_of(control))
         on_spoken(speakers)
         if not speakers:
@@ -219,8 +232,10 @@ class HeldAir(Air):
         plan: RoundPlan,
         power: RoundPower,
         on_spoken: Callable[[Sequence[int]], None],
+        before_sending: Callable[[], None],
     ) -> Heard:
         """Carry the plan out, keep what was captured if it is asked for, look after the radio."""
+        before_sending()
         with self.keeping("round", plan.round_index):
             heard = self.carry_out(control, plan, power, on_spoken)
         self.tell_health(plan.round_index)

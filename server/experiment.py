@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from server.accounts import num_stretches, open_accounts, stretch_of
+from server.accounts import accounts_to_go_on_with, num_stretches, stretch_of
 from server.assembly import RunComponents, connect, plan_privacy
 from server.config import RunConfig, dump_config
 from server.device_keys import KEYS_FILE, DeviceKeys
@@ -369,7 +369,7 @@ def _build_pricing(
     if terms is None:
         return Pricing(config, None, None, None, noise_symbols)
     ledger = PrivacyLedger(store.connection)
-    accountant = open_accounts(config, num_stretches(store), ledger.records())
+    accountant = accounts_to_go_on_with(config, num_stretches(store), ledger)
     spoken = sum(row.num_speakers for row in store.rounds())
     if len(ledger.records()) < spoken:
         raise LedgerCorruptError(

@@ -36,6 +36,7 @@ from server.privacy.mechanism import (
     MechanismRecord,
     certified_noise_stds,
 )
+from server.privacy.on_air import SpeakersUnknown
 from server.privacy.round_squares import RoundSquares
 from server.privacy.shown import shown_epsilon
 from server.privacy_terms import PrivacyTerms
@@ -161,6 +162,44 @@ class Pricing:
                 self._accountant.check_affordable(record)
         self._compose(self._ledger.append(price))
 
+    def note_sending(self, planned: PlannedRound) -> None:
+        """Before the first number of a round is sent: who will have spoken is not known.
+
+        Nothing is written where nobody is covered by another's noise.
+
+        Raises:
+            PrivacyError: it could not be written down; nothing may be sent.
+        """
+        power = planned.power
+        if self._ledger is None or self._config.access is Access.SLOTTED or not power.participants:
+            return
+        counted = self._counted_noise_std(power)
+        alone = [self._certified(power, [k], 0, counted)[k] for k in power.participants]
+        self._ledger.note_sending(
+            SpeakersUnknown(
+                round_index=planned.round_index,
+                devices=tuple(power.participants),
+                alone_noise_stds=tuple(alone),
+            )
+        )
+
+    def note_speakers(self, round_index: int, speakers: Sequence[int]) -> None:
+        """All is over, and charged: it is known who spoke.
+
+        If that are others than when an earlier process carried the same round out, the difference
+        of what was heard holds some of them with nobody else's noise: the dearest set is paid.
+
+        Raises:
+            BudgetExceededError: with that, more than the budget is spent.
+        """
+        if self._ledger is None:
+            return
+        before = self._ledger.speakers(round_index)
+        if before is not None and set(before) != set(speakers):
+            if self._charge_less_noise(self._ledger.unknown_speakers()):
+                self.check_not_exceeded()
+        self._ledger.note_speakers(round_index, speakers)
+
     def charge_correction(
         self,
         price: Sequence[MechanismRecord],
@@ -229,19 +268,28 @@ class Pricing:
         num_silent = len(power.participants) - len(speakers)
         num_missing = max(0, self._config.privacy.missing_devices - num_silent)
         certified = self._certified(power, speakers, num_missing, receiver_noise_std)
-        corrections = [
-            msgspec.structs.replace(
-                record,
-                certified_noise_std=certified[record.device_index],
-                num_missing=num_missing,
-                receiver_noise_std=receiver_noise_std,
-            )
-            for record in price
-            if certified.get(record.device_index, math.inf) < record.certified_noise_std
-        ]
-        if corrections:
-            self._compose(self._ledger.append_correction(corrections))
+        is_dearer = self._charge_less_noise(
+            [
+                msgspec.structs.replace(
+                    record,
+                    certified_noise_std=certified[record.device_index],
+                    num_missing=num_missing,
+                    receiver_noise_std=receiver_noise_std,
+                )
+                for record in price
+                if record.device_index in certified
+            ]
+        )
+        if is_dearer:
             self.check_not_exceeded()
+
+    def _charge_less_noise(self, records: Sequence[MechanismRecord]) -> bool:
+        """Those of the records that are dearer than all that was charged for the same release."""
+        assert self._ledger is not None
+        dearer = [r for r in records if r.certified_noise_std < self._ledger.least_certified(r)]
+        if dearer:
+            self._compose(self._ledger.append_correction(dearer))
+        return bool(dearer)
 
     def check_not_exceeded(self) -> None:
         """Raise if more than the budget is spent; a run that was resumed asks before it speaks.

@@ -12,6 +12,7 @@ from edge_runtime.uplink import (
     EnergyUplink,
     IdealUplink,
     ScalarBox,
+    SendingGate,
     SlottedUplink,
     Uplink,
 )
@@ -142,15 +143,16 @@ def _link(config: RunConfig, ends: _Ends) -> RadioLink:
             noise_symbols=1,
             served=ends.served,
         )
-    waveform = radio.coherent_waveform(num_devices, num_scalars)
+    waveform, gate = radio.coherent_waveform(num_devices, num_scalars), SendingGate()
     return RadioLink(
-        uplinks=tuple(CoherentUplink(transmitter, waveform) for transmitter in transmitters),
+        uplinks=tuple(CoherentUplink(transmitter, waveform, gate) for transmitter in transmitters),
         air=CoherentAir(
             RadioReceiver(listener, waveform),
             simulation,
             num_devices,
             radio.max_amplitude,
             radio.coherence_rounds,
+            gate,
         ),
         noise_symbols=waveform.noise_symbols,
     )

@@ -100,10 +100,12 @@ class RoundLoop:
             plan,
             planned.power,
             lambda speakers: self.pricing.charge_correction(price, planned.power, speakers),
+            lambda: self.pricing.note_sending(planned),
         )
         self.pricing.charge_quiet_receiver(
             price, planned.power, heard.speakers, heard.sum_noise_std
         )
+        self.pricing.note_speakers(round_index, heard.speakers)
         means = self.means_of(heard)
         is_enough = min(heard.num_speakers, default=0) >= self.config.federation.min_speakers
         result = self.decide_step(round_index, means.estimates if is_enough else self._nothing)

@@ -24,6 +24,7 @@ from server.errors import ConfigurationError, ServerError
 from server.learnability import Outlook, outlook
 from server.plan_preview import preview_policy
 from server.privacy.ledger import PrivacyLedger
+from server.privacy.mechanism import MechanismRecord
 from server.privacy.shown import shown_epsilon
 from server.privacy_terms import PrivacyTerms, Stretch
 from server.run_data import RunData, load_run_data
@@ -109,7 +110,11 @@ def plan_more_rounds(folder: Path, changes: dict[str, Any]) -> MoreRounds:
                 f"privacy.epsilon: got {config.privacy.epsilon}, the run had "
                 f"{before.privacy.epsilon}; a budget that was planned for cannot be lowered."
             )
-        records = PrivacyLedger(store.connection).records() if config.privacy.enabled else ()
+        records: tuple[MechanismRecord, ...] = ()
+        if config.privacy.enabled:
+            ledger = PrivacyLedger(store.connection)
+            ledger.settle_unknown_speakers()
+            records = ledger.records()
         stretches = [
             *store.meta("stretches"),
             {"first_round": done, "num_records": len(records)},

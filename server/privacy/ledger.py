@@ -9,13 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import msgspec
+
 from edge_runtime.protocol.rounds import Access
 from server.errors import LedgerCorruptError, PrivacyError, UnknownMechanismError
 from server.privacy.mechanism import MechanismRecord
+from server.privacy.on_air import (
+    NO_DEVICE,
+    SpeakersEntry,
+    SpeakersKnown,
+    SpeakersUnknown,
+    decode_speakers,
+    encode_speakers,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +89,8 @@ class PrivacyLedger:
         self._chain = GENESIS
         self._records: list[MechanismRecord] = []
         self._rounds: dict[int, list[_Attempt]] = {}
+        self._on_air: dict[int, SpeakersUnknown] = {}
+        self._spoke: dict[int, tuple[int, ...]] = {}
         self.verify()
 
     @property
@@ -169,6 +182,82 @@ class PrivacyLedger:
                 )
         return self._write(round_index, requested)
 
+    @property
+    def rounds_on_air(self) -> tuple[SpeakersUnknown, ...]:
+        """Rounds of which something may have been sent, and nobody has written down by whom."""
+        return tuple(self._on_air.values())
+
+    def least_certified(self, record: MechanismRecord) -> float:
+        """The least noise that was charged for a record's release so far; infinite if none was."""
+        return min(
+            (
+                earlier.certified_noise_std
+                for attempt in self._rounds.get(record.round_index, [])
+                for earlier in attempt.values()
+                if earlier.noise_stream == record.noise_stream
+            ),
+            default=math.inf,
+        )
+
+    def note_sending(self, entry: SpeakersUnknown) -> None:
+        """Write down that a round is about to be sent; it is on the disk when this returns.
+
+        Raises:
+            PrivacyError: the round was never charged, or the write failed; do not transmit.
+        """
+        if not self._rounds.get(entry.round_index):
+            raise PrivacyError(f"round {entry.round_index}: about to be sent, and never charged.")
+        if self._on_air.get(entry.round_index) != entry:
+            self._append_rows(
+                entry.round_index, [(entry.round_index, NO_DEVICE, 0, encode_speakers(entry))]
+            )
+            self._on_air[entry.round_index] = entry
+
+    def speakers(self, round_index: int) -> tuple[int, ...] | None:
+        """Who spoke in a round, when it was last known; None if it never was."""
+        return self._spoke.get(round_index)
+
+    def unknown_speakers(self) -> tuple[MechanismRecord, ...]:
+        """What rounds on the air cost beyond what was charged, if the dearest set of devices spoke.
+
+        That is each device alone, with nobody else's noise (`server.privacy.on_air`). Whoever reads
+        what a run has spent adds them; whoever goes on with it calls `settle_unknown_speakers`.
+        """
+        dearer = []
+        for entry in self._on_air.values():
+            latest = {k: r for a in self._rounds[entry.round_index] for k, r in a.items()}
+            for k in entry.devices:
+                alone = msgspec.structs.replace(
+                    latest[k], certified_noise_std=entry.alone_noise_std(k), num_missing=0
+                )
+                if alone.certified_noise_std < self.least_certified(alone):
+                    dearer.append(alone)
+        return tuple(dearer)
+
+    def settle_unknown_speakers(self) -> None:
+        """Charge `unknown_speakers`. The rounds stay on the air until somebody says who spoke.
+
+        Raises:
+            PrivacyError: the write failed.
+        """
+        dearer = self.unknown_speakers()
+        for round_index in sorted({record.round_index for record in dearer}):
+            self.append_correction([r for r in dearer if r.round_index == round_index])
+
+    def note_speakers(self, round_index: int, speakers: Sequence[int]) -> None:
+        """Write down who spoke, when everything that was missing has been charged.
+
+        Nothing happens for a round that is not on the air.
+
+        Raises:
+            PrivacyError: the write failed.
+        """
+        if round_index in self._on_air:
+            entry = SpeakersKnown(round_index=round_index, speakers=tuple(sorted(speakers)))
+            self._append_rows(round_index, [(round_index, NO_DEVICE, 0, encode_speakers(entry))])
+            del self._on_air[round_index]
+            self._spoke[round_index] = entry.speakers
+
     def verify(self) -> None:
         """Read the whole ledger again and check every link.
 
@@ -178,6 +267,8 @@ class PrivacyLedger:
         count, chain = 0, GENESIS
         records: list[MechanismRecord] = []
         rounds: dict[int, list[_Attempt]] = {}
+        on_air: dict[int, SpeakersUnknown] = {}
+        spoke: dict[int, tuple[int, ...]] = {}
         with _corruption_is_named():
             rows = self._connection.execute(
                 "SELECT sequence, round_index, device_index, attempt, record, chain "
@@ -198,7 +289,11 @@ class PrivacyLedger:
                     f"privacy ledger: the chain breaks at record {sequence}; it or one before it "
                     "was changed. Restore the run folder from a copy."
                 )
+            count = sequence
             try:
+                if device_index == NO_DEVICE:
+                    _file_on_air(on_air, spoke, round_index, decode_speakers(blob))
+                    continue
                 record = MechanismRecord.decode(blob)
             except UnknownMechanismError as error:
                 raise LedgerCorruptError(
@@ -208,7 +303,6 @@ class PrivacyLedger:
                 raise LedgerCorruptError(
                     f"privacy ledger: record {sequence} and its index columns disagree."
                 )
-            count = sequence
             records.append(record)
             _file_under_round(rounds, attempt, record)
         if heads != [(count, chain)]:
@@ -217,6 +311,7 @@ class PrivacyLedger:
                 "missing or the head was changed; restore the run folder from a copy."
             )
         self._count, self._chain, self._records, self._rounds = count, chain, records, rounds
+        self._on_air, self._spoke = on_air, spoke
 
     def _create_if_new(self) -> None:
         names = {
@@ -240,8 +335,20 @@ class PrivacyLedger:
         """Append one attempt in one durable transaction; all of it or nothing."""
         if not requested:
             return ()
-        self._check_durable()
         attempt = len(self._rounds.get(round_index, []))
+        written = tuple(requested[device_index] for device_index in sorted(requested))
+        self._append_rows(
+            round_index,
+            [(round_index, record.device_index, attempt, record.encode()) for record in written],
+        )
+        self._records.extend(written)
+        for record in written:
+            _file_under_round(self._rounds, attempt, record)
+        return written
+
+    def _append_rows(self, round_index: int, rows: Sequence[tuple[int, int, int, bytes]]) -> None:
+        """All of them in one durable transaction, or none."""
+        self._check_durable()
         count, chain = self._count, self._chain
         try:
             with self._transaction():
@@ -251,12 +358,11 @@ class PrivacyLedger:
                         f"privacy ledger: the head says {stored}, this process wrote {count} "
                         "records. Another process has the ledger open; stop one of them."
                     )
-                for device_index in sorted(requested):
-                    blob = requested[device_index].encode()
+                for row in rows:
+                    *_, attempt, blob = row
                     count, chain = count + 1, _next_link(chain, attempt, blob)
                     self._connection.execute(
-                        "INSERT INTO privacy_ledger VALUES (?, ?, ?, ?, ?, ?)",
-                        (count, round_index, device_index, attempt, blob, chain),
+                        "INSERT INTO privacy_ledger VALUES (?, ?, ?, ?, ?, ?)", (count, *row, chain)
                     )
                 self._connection.execute(
                     "UPDATE ledger_head SET count = ?, chain = ?", (count, chain)
@@ -266,12 +372,7 @@ class PrivacyLedger:
                 f"privacy ledger: round {round_index} could not be written ({error}). Nothing was "
                 "charged and nothing may be transmitted. Check the disk and resume."
             ) from error
-        written = tuple(requested[device_index] for device_index in sorted(requested))
         self._count, self._chain = count, chain
-        self._records.extend(written)
-        for record in written:
-            _file_under_round(self._rounds, attempt, record)
-        return written
 
     def _check_durable(self) -> None:
         """Refuse a connection on which a commit may still be lost."""
@@ -305,6 +406,25 @@ def _check_one_round(records: Sequence[MechanismRecord]) -> int:
     if len(set(devices)) != len(devices):
         raise PrivacyError(f"devices {devices}: wanted each device once in a round.")
     return records[0].round_index
+
+
+def _file_on_air(
+    on_air: dict[int, SpeakersUnknown],
+    spoke: dict[int, tuple[int, ...]],
+    round_index: int,
+    entry: SpeakersEntry,
+) -> None:
+    """Add an entry of speakers to what is open."""
+    if entry.round_index != round_index:
+        raise LedgerCorruptError("privacy ledger: an entry of speakers is of another round.")
+    if isinstance(entry, SpeakersUnknown):
+        on_air[round_index] = entry
+    elif on_air.pop(round_index, None) is None:
+        raise LedgerCorruptError(
+            f"privacy ledger: who spoke in round {round_index} is there, that it was sent is not."
+        )
+    else:
+        spoke[round_index] = entry.speakers
 
 
 def _file_under_round(

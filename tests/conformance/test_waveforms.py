@@ -118,7 +118,7 @@ def carry(config, vectors):
         frame_start_sample=0, orders=power.orders(), num_directions=Q, vote=config.vote,
     )  # fmt: skip
     try:
-        return link.air.carry(control, plan, power, lambda speakers: None), power
+        return link.air.carry(control, plan, power, lambda speakers: None, lambda: None), power
     finally:
         for uplink in link.uplinks:
             uplink.close()

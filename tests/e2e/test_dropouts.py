@@ -6,9 +6,11 @@ from whole_runs import carry_out, looked_at
 
 from edge_runtime.uplink import CoherentUplink
 from radio.errors import RadioUnavailableError
+from server import pricing, report
 from server.config import load_config, parse_config
 from server.errors import ConfigurationError
 from server.experiment import Experiment
+from server.privacy.accountant import Accountant
 from server.privacy_terms import plan_privacy_terms
 
 DEVICES, ROUNDS, PROBABILITY = 5, 40, 0.05
@@ -96,3 +98,69 @@ def test_the_reserve_is_more_noise_in_superposed_access_and_none_in_slotted():
 def test_a_probability_that_cannot_be_is_refused():
     with pytest.raises(ConfigurationError, match=r"federation\.dropout_probability"):
         parse_config({"federation": {"dropout_probability": 1.0}}, source="test")
+
+
+def test_a_death_between_transmission_and_correction_is_paid_for_when_the_run_goes_on(
+    tmp_path, monkeypatch
+):
+    """One device spoke alone, the process died, and the resume would have sent all five.
+
+    Both sums are known then: nobody's noise but its own covers the device that spoke twice.
+    """
+
+    class DiedError(Exception):
+        pass
+
+    def die(*_):
+        raise DiedError
+
+    send = CoherentUplink.send_scalars
+
+    def alone(self, noisy_scalars, order, plan):
+        if plan.round_index == 1 and order.device_index != 0:
+            raise RadioUnavailableError("unplugged")
+        return send(self, noisy_scalars, order, plan)
+
+    folder = tmp_path / "run"
+    one = load_config("snips", {**SETTINGS, "power.policy": "static"})
+    with monkeypatch.context() as patch:
+        patch.setattr(CoherentUplink, "send_scalars", alone)
+        patch.setattr(pricing.Pricing, "charge_correction", lambda self, price, power, speakers: (
+            die() if len(speakers) < DEVICES else None))  # fmt: skip
+        with pytest.raises(DiedError):
+            carry_out(Experiment.start(one, folder))
+    _, planned, _, _ = looked_at(folder)
+    (before,) = [r for r in planned if (r.round_index, r.device_index) == (1, 0)]
+    told = report.read_runs(folder)[0].summary["epsilon"]  # also of one that nobody goes on with
+    assert not carry_out(Experiment.resume(folder))
+    rows, records, _, spent = looked_at(folder)
+    paid = [r for r in records if (r.round_index, r.device_index) == (1, 0)]
+    # A fifth of the power covers it.
+    least = min(record.certified_noise_std for record in paid)
+    assert least == pytest.approx(before.certified_noise_std / DEVICES**0.5, rel=1e-6)
+    accounts = Accountant(epsilon=8.0, delta=1e-3, csi_delta=1e-4)
+    accounts.compose_all(record for record in records if record.round_index <= 1)
+    assert told == pytest.approx(accounts.worst_spent(), rel=1e-9)
+    # That is not in the plan of forty rounds: the budget ends the run before its last one.
+    assert ROUNDS / 2 < len(rows) < ROUNDS
+    assert spent <= 8.0
+
+
+def test_a_death_while_numbers_are_computed_costs_nothing(tmp_path, monkeypatch):
+    """Nothing was sent; the run that goes on ends with bits and ledger that it would have had."""
+
+    class DiedError(Exception):
+        pass
+
+    def die(*_):
+        raise DiedError
+
+    short = {**SETTINGS, "optimizer.rounds": 4, "power.policy": "static"}
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    assert carry_out(Experiment.start(load_config("snips", short), whole))
+    with monkeypatch.context() as patch:
+        patch.setattr(CoherentUplink, "send_scalars", die)
+        with pytest.raises(DiedError):
+            carry_out(Experiment.start(load_config("snips", short), folder))
+    assert carry_out(Experiment.resume(folder))
+    assert looked_at(folder) == looked_at(whole)

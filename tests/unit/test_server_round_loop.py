@@ -69,7 +69,8 @@ class SpyControl(ControlChannel):
         self.answers = []
         if isinstance(message, RoundPlan):
             (paid,) = self.store.connection.execute(
-                "SELECT COUNT(*) FROM privacy_ledger WHERE round_index = ?", (message.round_index,)
+                "SELECT COUNT(*) FROM privacy_ledger WHERE round_index = ? AND device_index >= 0",
+                (message.round_index,),
             ).fetchone()
             self.plans.append((message, paid, self.store.connection.in_transaction))
             self.answers = [self.report(message, k) for k in range(NUM_DEVICES)]
