@@ -8,7 +8,7 @@ TRACKED := $(shell git ls-files 2>/dev/null)
 SOURCES := $(or $(filter %.py,$(TRACKED)),.)
 PROSE := $(or $(TRACKED),README.md CHANGELOG.md CONTRIBUTING.md docs radio edge_runtime server tests)
 
-.PHONY: demo test test-lowest check format clean
+.PHONY: demo test test-lowest test-planted check format clean
 
 # The main job: fine-tune the bundled OPT on the bundled Snips commands, 5 devices, fading, noise,
 # epsilon 1; then the same without privacy and noise, as the second line of the table.
@@ -27,6 +27,10 @@ test-lowest: $(LOWEST)/.ready
 	  tests/e2e/test_run.py::test_a_run_of_three_numbers_a_round_says_what_it_sent_and_resumes_to_the_same_bits \
 	  tests/e2e/test_pluto_run.py::test_a_run_on_virtual_plutos_names_its_stack_and_hears_what_was_sent \
 	  tests/e2e/test_limited_run.py::test_no_device_sends_more_or_more_often_than_it_may
+
+# Faults that would break a promise, one at a time in a copy: each must be seen by a test.
+test-planted: $(VENV)/.dev $(VENV)/libiio/.ready
+	$(BIN)/python tests/planted_faults/plant.py
 
 # What pre-commit and CI run on every change.
 check: $(VENV)/.dev

@@ -65,6 +65,7 @@ def epsilon_spent(store: RunStore, config: RunConfig) -> float | None:
     if not config.privacy.enabled:
         return None
     ledger = PrivacyLedger(store.connection)
+    ledger.check_configuration(store.config_digest())
     unknown = ledger.unknown_speakers()
     noted: float | None = store.meta("epsilon_spent")
     is_up_to_date = store.meta("epsilon_records") == len(ledger.records()) and not unknown

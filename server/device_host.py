@@ -14,6 +14,7 @@ from edge_runtime.tasks import PromptSet
 from edge_runtime.uplink import Uplink
 from server.config import RunConfig
 from server.device_keys import DeviceKeys
+from server.errors import PrivacyError
 from server.privacy_terms import PrivacyTerms
 from server.run_planner import plans_as_it_goes
 
@@ -44,6 +45,9 @@ def build_device_host(
         forward: the session on it.
         vocab_size: tokens of the model.
         observe_scalar: told every scalar before its noise; None where real keys promise privacy.
+
+    Raises:
+        PrivacyError: a device has another key than the one that its noise will be charged under.
     """
     limits = device_limits(config, terms)
     max_rows = MAX_ROWS
@@ -52,18 +56,36 @@ def build_device_host(
             forward, vocab_size=vocab_size, max_tokens=config.task.max_tokens
         )
     owners = zip(prompts, keys.private_randoms(), uplinks, strict=True)
+    devices = [
+        VirtualDevice(index, own_prompts, private_random, uplink, limits)
+        for index, (own_prompts, private_random, uplink) in enumerate(owners)
+    ]
+    if terms is not None:
+        _check_keys(devices, terms)
     return DeviceAgent(
         host="in-process",
         run_id=run_id,
-        devices=[
-            VirtualDevice(index, own_prompts, private_random, uplink, limits)
-            for index, (own_prompts, private_random, uplink) in enumerate(owners)
-        ],
+        devices=devices,
         store=weights,
         forward=forward,
         max_rows=max_rows,
         observe_scalar=observe_scalar,
     )
+
+
+def _check_keys(devices: Sequence[VirtualDevice], terms: PrivacyTerms) -> None:
+    """Noise of one key for two devices would be charged as if it were independent."""
+    if len(set(terms.commitments)) < len(devices):
+        raise PrivacyError(
+            "two devices have the same key: their noise would be the same. Nothing was sent. "
+            "Please report how the run was started."
+        )
+    for device, charged in zip(devices, terms.commitments, strict=True):
+        if device.private_random.commitment != charged:
+            raise PrivacyError(
+                f"device {device.device_index} has another key than the one that its noise is "
+                "charged under. Nothing was sent. Please report how the run was started."
+            )
 
 
 def device_limits(config: RunConfig, terms: PrivacyTerms | None) -> DeviceLimits:

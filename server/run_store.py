@@ -162,6 +162,10 @@ class RunStore:
             row = self.connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return json.loads(row[0]) if row else None
 
+    def config_digest(self) -> str:
+        """SHA-256 of the configuration as it is stored; the ledger has it chained to its prices."""
+        return configuration_digest(self.meta("config"))
+
     def config(self) -> RunConfig:
         """The configuration that the run was started with.
 
@@ -355,3 +359,8 @@ def _explain(path: Path, error: sqlite3.Error) -> str:
             "trying again."
         )
     return f"{path}: {message}. Nothing recorded was lost; mend the cause and try again."
+
+
+def configuration_digest(document: Any) -> str:
+    """SHA-256 of a configuration's document, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

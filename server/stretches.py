@@ -29,7 +29,7 @@ from server.privacy.shown import shown_epsilon
 from server.privacy_terms import PrivacyTerms, Stretch
 from server.run_data import RunData, load_run_data
 from server.run_records import Outcome
-from server.run_store import RunStore
+from server.run_store import RunStore, configuration_digest
 from server.typical_number import typical_number
 
 CHANGEABLE = (
@@ -113,6 +113,7 @@ def plan_more_rounds(folder: Path, changes: dict[str, Any]) -> MoreRounds:
         records: tuple[MechanismRecord, ...] = ()
         if config.privacy.enabled:
             ledger = PrivacyLedger(store.connection)
+            ledger.check_configuration(store.config_digest())
             ledger.settle_unknown_speakers()
             records = ledger.records()
         stretches = [
@@ -147,10 +148,14 @@ def plan_more_rounds(folder: Path, changes: dict[str, Any]) -> MoreRounds:
             components.close()
         if config.privacy.has_system_keys:
             keys.keep(folder)
+        document = dump_config(config)
+        if config.privacy.enabled:
+            # First, because nothing is charged in between: a death here leaves the run as it was.
+            PrivacyLedger(store.connection).note_configuration(configuration_digest(document))
         # One transaction: the run goes on as planned here, or is as it was.
         store.set_all_meta(
             {
-                "config": dump_config(config),
+                "config": document,
                 "stretches": stretches,
                 "keys": keys.commitments,
                 "data_commitments": data.data_commitments(keys),

@@ -21,11 +21,11 @@ from server.errors import LedgerCorruptError, PrivacyError, UnknownMechanismErro
 from server.privacy.mechanism import MechanismRecord
 from server.privacy.on_air import (
     NO_DEVICE,
-    SpeakersEntry,
+    Configuration,
     SpeakersKnown,
     SpeakersUnknown,
-    decode_speakers,
-    encode_speakers,
+    decode_entry,
+    encode_entry,
 )
 
 logger = logging.getLogger(__name__)
@@ -91,6 +91,7 @@ class PrivacyLedger:
         self._rounds: dict[int, list[_Attempt]] = {}
         self._on_air: dict[int, SpeakersUnknown] = {}
         self._spoke: dict[int, tuple[int, ...]] = {}
+        self._configurations: list[tuple[str, int]] = []
         self.verify()
 
     @property
@@ -182,6 +183,37 @@ class PrivacyLedger:
                 )
         return self._write(round_index, requested)
 
+    def note_configuration(self, digest: str) -> None:
+        """Write down what the prices from here on mean; nothing happens if that is there.
+
+        Raises:
+            PrivacyError: the write failed.
+        """
+        if not self._configurations or self._configurations[-1][0] != digest:
+            entry = Configuration(digest=digest)
+            self._append_rows(0, [(0, NO_DEVICE, 0, encode_entry(entry))])
+            self._configurations.append((digest, len(self._records)))
+
+    def check_configuration(self, digest: str) -> None:
+        """Return if a configuration is the one that the records were priced under.
+
+        A run that was about to go on, and died before it did, still has the one before.
+
+        Raises:
+            LedgerCorruptError: it is another one, or nobody wrote down which it was.
+        """
+        if not self._records and not self._configurations:
+            return
+        good = [known for known, _ in self._configurations[-1:]]
+        if self._configurations and self._configurations[-1][1] == len(self._records):
+            good += [known for known, _ in self._configurations[-2:-1]]
+        if digest not in good:
+            raise LedgerCorruptError(
+                "privacy ledger: its records were priced under another configuration than the one "
+                "that is stored: what they promise, and to whom, is not what it says. Restore the "
+                "run folder from a copy."
+            )
+
     @property
     def rounds_on_air(self) -> tuple[SpeakersUnknown, ...]:
         """Rounds of which something may have been sent, and nobody has written down by whom."""
@@ -209,7 +241,7 @@ class PrivacyLedger:
             raise PrivacyError(f"round {entry.round_index}: about to be sent, and never charged.")
         if self._on_air.get(entry.round_index) != entry:
             self._append_rows(
-                entry.round_index, [(entry.round_index, NO_DEVICE, 0, encode_speakers(entry))]
+                entry.round_index, [(entry.round_index, NO_DEVICE, 0, encode_entry(entry))]
             )
             self._on_air[entry.round_index] = entry
 
@@ -254,7 +286,7 @@ class PrivacyLedger:
         """
         if round_index in self._on_air:
             entry = SpeakersKnown(round_index=round_index, speakers=tuple(sorted(speakers)))
-            self._append_rows(round_index, [(round_index, NO_DEVICE, 0, encode_speakers(entry))])
+            self._append_rows(round_index, [(round_index, NO_DEVICE, 0, encode_entry(entry))])
             del self._on_air[round_index]
             self._spoke[round_index] = entry.speakers
 
@@ -269,6 +301,7 @@ class PrivacyLedger:
         rounds: dict[int, list[_Attempt]] = {}
         on_air: dict[int, SpeakersUnknown] = {}
         spoke: dict[int, tuple[int, ...]] = {}
+        configurations: list[tuple[str, int]] = []
         with _corruption_is_named():
             rows = self._connection.execute(
                 "SELECT sequence, round_index, device_index, attempt, record, chain "
@@ -292,7 +325,11 @@ class PrivacyLedger:
             count = sequence
             try:
                 if device_index == NO_DEVICE:
-                    _file_on_air(on_air, spoke, round_index, decode_speakers(blob))
+                    entry = decode_entry(blob)
+                    if isinstance(entry, Configuration):
+                        configurations.append((entry.digest, len(records)))
+                    else:
+                        _file_on_air(on_air, spoke, round_index, entry)
                     continue
                 record = MechanismRecord.decode(blob)
             except UnknownMechanismError as error:
@@ -311,7 +348,7 @@ class PrivacyLedger:
                 "missing or the head was changed; restore the run folder from a copy."
             )
         self._count, self._chain, self._records, self._rounds = count, chain, records, rounds
-        self._on_air, self._spoke = on_air, spoke
+        self._on_air, self._spoke, self._configurations = on_air, spoke, configurations
 
     def _create_if_new(self) -> None:
         names = {
@@ -412,7 +449,7 @@ def _file_on_air(
     on_air: dict[int, SpeakersUnknown],
     spoke: dict[int, tuple[int, ...]],
     round_index: int,
-    entry: SpeakersEntry,
+    entry: SpeakersUnknown | SpeakersKnown,
 ) -> None:
     """Add an entry of speakers to what is open."""
     if entry.round_index != round_index:

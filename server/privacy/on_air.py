@@ -61,25 +61,37 @@ class SpeakersKnown(
     speakers: tuple[int, ...]
 
 
-SpeakersEntry = SpeakersUnknown | SpeakersKnown
-_DECODER = msgspec.json.Decoder(SpeakersEntry)
+class Configuration(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="configuration"
+):
+    """Written before the first price: what the prices behind it mean.
+
+    Attributes:
+        digest: SHA-256 of the run's configuration as it is stored.
+    """
+
+    digest: str
 
 
-def encode_speakers(entry: SpeakersEntry) -> bytes:
+Entry = SpeakersUnknown | SpeakersKnown | Configuration
+_DECODER = msgspec.json.Decoder(Entry)
+
+
+def encode_entry(entry: Entry) -> bytes:
     """For the ledger."""
     return msgspec.json.encode(entry)
 
 
-def decode_speakers(data: bytes) -> SpeakersEntry:
+def decode_entry(data: bytes) -> Entry:
     """Back from there.
 
     Raises:
         UnknownMechanismError: anything else.
     """
     try:
-        entry: SpeakersEntry = _DECODER.decode(data)
+        entry: Entry = _DECODER.decode(data)
     except (msgspec.MsgspecError, PrivacyError) as error:
         raise UnknownMechanismError(
-            f"an entry of speakers cannot be read: {error} Who spoke is unknown, so is the price."
+            f"an entry of the ledger cannot be read: {error} What was spent is unknown."
         ) from error
     return entry

@@ -115,6 +115,29 @@ def test_a_corrupt_ledger_sends_nothing(tmp_path, sent, damage):
     assert not sent
 
 
+@pytest.mark.parametrize(
+    ("was", "becomes"),
+    [('"unit": "example"', '"unit": "device"'), ('"epsilon": 2.0', '"epsilon": 9.0'),
+     ('"delta": 1e-05', '"delta": 1e-06'), ('"batch_size": 2', '"batch_size": 3')],
+)  # fmt: skip
+def test_a_configuration_that_is_not_the_one_that_was_priced_sends_and_shows_nothing(
+    tmp_path, capsys, sent, was, becomes
+):
+    """Prices of single examples must not come out as a promise to whole devices."""
+    folder = tmp_path / "run"
+    stopped_after(folder, AT)
+    sent.clear()
+    with sqlite3.connect(folder / "run.sqlite3") as connection:
+        query = "UPDATE meta SET value = replace(value, ?, ?) WHERE key = 'config' AND value LIKE ?"
+        assert connection.execute(query, (was, becomes, f"%{was}%")).rowcount == 1
+    connection.close()
+    with pytest.raises(LedgerCorruptError, match="under another configuration"):
+        carry_out(Experiment.resume(folder))
+    assert not sent
+    assert main(["report", str(folder)]) == 2
+    assert "under another configuration" in capsys.readouterr().err
+
+
 def test_a_mechanism_that_nobody_knows_sends_nothing(tmp_path, monkeypatch, sent):
     """Its record cannot even be made, so that it is never free."""
     run = started(tmp_path / "run")

@@ -534,7 +534,7 @@ def test_resume_refuses_other_data(tmp_path, which):
         "DELETE FROM privacy_ledger WHERE sequence = (SELECT MAX(sequence) FROM privacy_ledger)",
         "DELETE FROM privacy_ledger",
         "UPDATE privacy_ledger SET record = CAST(replace(CAST(record AS TEXT), "
-        "'\"sensitivity\":', '\"sensitivity\":0') AS BLOB) WHERE sequence = 1",
+        "'\"sensitivity\":', '\"sensitivity\":0') AS BLOB) WHERE sequence = 2",
         "DROP TABLE ledger_head",
     ],
 )

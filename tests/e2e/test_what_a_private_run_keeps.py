@@ -345,7 +345,7 @@ def test_a_record_that_no_round_drew_leaves_no_trace(tmp_path, lines, monkeypatc
     """Names, sizes, times, digests: whatever followed the data would differ here."""
     drawn = records_never_drawn(monkeypatch)
     same_keys(monkeypatch)
-    first = complete(tmp_path / "first" / "run", write(tmp_path / "first" / "train.tsv", lines))
+    first = complete(tmp_path / "first" / "run", write(tmp_path / "train.tsv", lines))
     config = load_config("snips", SETTINGS)
     parts = split_iid(list(range(len(lines))), 2, config.run.seed)
     untouched = next(
@@ -357,11 +357,11 @@ def test_a_record_that_no_round_drew_leaves_no_trace(tmp_path, lines, monkeypatc
     changed = list(lines)
     label = changed[untouched].partition("\t")[0]
     changed[untouched] = label + "\tsomething very different, and a good deal longer than before"
-    train = write(tmp_path / "second" / "train.tsv", changed)
+    train = write(tmp_path / "train.tsv", changed)  # the configuration names the same file
     second = complete(tmp_path / "second" / "run", train)
 
     tables, others = contents(first), contents(second)
-    named = {"run_id", "config", "data_commitments"}
+    named = {"run_id", "data_commitments"}
     assert {k for k, v in tables["meta"].items() if others["meta"][k] != v} == named
     for by_key in (tables["meta"], others["meta"]):
         for key in named:

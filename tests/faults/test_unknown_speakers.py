@@ -145,6 +145,7 @@ def live(folder, rng, ledger_class=DyingLedger):
     store = RunStore.create(
         folder, {"config": dump_config(CONFIG), "stretches": [{"first_round": 0, "num_records": 0}]}
     )
+    PrivacyLedger(store.connection).note_configuration(store.config_digest())
     air = StubAir(rng, sent)
     air.repeats_bit_for_bit = bool(rng.random() < 0.5)
     for _ in range(2):

@@ -23,6 +23,7 @@ from radio.errors import (
 from radio.pluto import context, driver, libiio, safe_stop
 from radio.pluto.addresses import check_uri, hint
 from radio.pluto.context import found_uris
+from radio.pluto.guardian import Guardian
 from radio.pluto.settings import PlutoSettings, Role
 from radio.pluto.silence import MAX_ATTENUATION_DB, silence
 from radio.pluto.transceiver import PlutoTransceiver
@@ -391,6 +392,18 @@ def test_temperature_is_the_chips(bench):
         bench.plutos[0].air.clock.wait_until(3600.0)
         assert receiver.temperature_c > 47
     assert receiver.temperature_c is None
+
+
+def test_nothing_is_held_that_the_guardian_does_not_know_of(bench, monkeypatch):
+    def gone(self, uri, max_hold_s):
+        raise RadioUnavailableError("the guardian of the radios is gone")
+
+    with bench.transmitter() as transmitter:
+        monkeypatch.setattr(Guardian, "arm", gone)
+        with pytest.raises(RadioUnavailableError, match="guardian"):
+            transmitter.hold(tone())
+        assert not bench.plutos[1].radio.bursts
+        assert bench.tx("hardwaregain").read() == "-89.750000 dB"
 
 
 # Silence
