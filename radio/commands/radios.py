@@ -44,6 +44,12 @@ def add_radio_options(parser: argparse.ArgumentParser, *, needs_devices: bool) -
         default=0.05,
         help="of every capture, thrown away at its beginning (default 0.05)",
     )
+    group.add_argument(
+        "--max-hold-s",
+        type=float,
+        default=10.0,
+        help="longest that a burst is held before the program is taken for hung (default 10)",
+    )
 
 
 @contextlib.contextmanager
@@ -71,6 +77,7 @@ def open_radios(
             tx_attenuation_db=arguments.tx_attenuation_db,
             rx_gain_db=arguments.rx_gain_db,
             settling_s=arguments.settling_s,
+            max_hold_s=arguments.max_hold_s,
         )
         for index, uri in enumerate(uris)
     ]

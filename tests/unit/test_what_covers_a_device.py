@@ -1,5 +1,6 @@
 """Whose noise counts: without any q others, and with a part of the receiver's."""
 
+import dataclasses
 import itertools
 import math
 
@@ -281,6 +282,31 @@ def test_a_receiver_that_is_quieter_than_was_counted_makes_the_round_dearer(stor
         assert 0.5 * quiet < record.receiver_noise_std < quiet
         assert record.certified_noise_std < paid.certified_noise_std
     assert pricing.epsilon_spent() > before
+
+
+@pytest.mark.parametrize("num_missing", [1, 2])
+def test_a_quiet_receiver_is_charged_without_the_noise_of_those_who_may_be_missing(
+    store, num_missing
+):
+    config = configure(trusted_noise_fraction=1.0, missing_devices=num_missing)
+    pricing, ledger = open_pricing(store, config, epsilon=4000.0)
+    power, price = pay(pricing, config)
+    # Some of the noise is the devices' own; so loud that it would show if it were counted.
+    stds = {k: 1.0 + 0.1 * k for k in power.participants}
+    louder = dataclasses.replace(power, artificial_noise_std=stds)
+    paid = [msgspec.structs.replace(r, certified_noise_std=99.0, num_missing=0) for r in price]
+    ledger_records = ledger.append([msgspec.structs.replace(r, round_index=1) for r in paid])
+    pricing.charge_quiet_receiver(
+        ledger_records, louder, power.participants, measured(config, power, 0.1)
+    )
+    corrected = [r for r in ledger.records() if r.round_index == 1][len(price) :]
+    assert len(corrected) == NUM_DEVICES
+    for record in corrected:
+        others = sorted(s for k, s in stds.items() if k != record.device_index)
+        kept = others[: len(others) - num_missing]
+        wanted = math.hypot(record.receiver_noise_std, stds[record.device_index], *kept)
+        assert record.certified_noise_std == pytest.approx(wanted, rel=1e-9)
+        assert record.num_missing == num_missing
 
 
 def test_a_quiet_receiver_that_costs_the_budget_ends_the_run(store):
