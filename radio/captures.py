@@ -21,7 +21,7 @@ import numpy as np
 from radio.checks import Complex64Array, check_burst, check_not_negative, check_positive
 from radio.errors import RadioConfigurationError, RadioUnavailableError
 
-DATA_SUFFIX, META_SUFFIX = ".sigmf-data", ".sigmf-meta"
+DATA_SUFFIX, META_SUFFIX, ARCHIVE_SUFFIX = ".sigmf-data", ".sigmf-meta", ".sigmf"
 _INTEGER_FULL_SCALE = 1 << 15
 _SOURCE_KEY = "pairzero:source"
 _EXTENSION = {"name": "pairzero", "version": "1.0.0", "optional": True}
@@ -113,13 +113,24 @@ def save_recording(recording: Recording, path: Path) -> Path:
 def load_recording(path: Path) -> Recording:
     """Read a recording, ours or another's, and check it against its digest.
 
+    A capture is what lies between its ``core:sample_start`` and the next one's; samples before the
+    first one's are none. An annotation is a capture's label if it covers that capture and no more.
+
     Raises:
-        RadioConfigurationError: not there, not a recording, damaged, or of a kind that is not IQ.
+        RadioConfigurationError: not there, not a recording, damaged, of a kind that is not IQ, or
+            with something in it that would be read wrongly: the message has the key's name.
         RadioUnavailableError: SigMF's library is not installed.
     """
     sigmf = _library()
+    if path.name.endswith(ARCHIVE_SUFFIX):
+        raise RadioConfigurationError(
+            f"{path}: an archive, wanted a pair of files, {META_SUFFIX} and {DATA_SUFFIX}. Unpack "
+            f"it: tar xf {path.name}"
+        )
     stem = _stem(path)
     meta, data = _with(stem, META_SUFFIX), _with(stem, DATA_SUFFIX)
+    if meta.is_file():
+        _check_keys(meta)
     for file in (meta, data):
         if not file.is_file():
             raise RadioConfigurationError(
@@ -129,9 +140,9 @@ def load_recording(path: Path) -> Recording:
         described = sigmf.sigmffile.fromfile(str(meta))
         described.validate()
         header = described.get_global_info()
-        samples = np.asarray(described.read_samples())
         pieces = described.get_captures()
-        labels = [note.get("core:label", "") for note in described.get_annotations()]
+        samples = np.asarray(described.read_samples())
+        notes = described.get_annotations()
         rate_hz = float(header["core:sample_rate"])
         carrier_hz = float(pieces[0].get("core:frequency", 0.0))
         starts = [int(piece["core:sample_start"]) for piece in pieces]
@@ -145,16 +156,56 @@ def load_recording(path: Path) -> Recording:
         raise RadioConfigurationError(
             f"{meta}: holds {header.get('core:datatype')}, wanted one channel of complex samples."
         )
-    captures = np.split(samples.astype(np.complex64), starts[1:])
-    if len(labels) != len(captures):
-        labels = [f"capture {index}" for index in range(len(captures))]
+    bounds = list(zip(starts, [*starts[1:], len(samples)], strict=True))
+    captures = [samples[start:end].astype(np.complex64) for start, end in bounds]
     return Recording(
         captures=tuple(check_burst("capture", capture) for capture in captures),
-        labels=tuple(labels),
+        labels=tuple(_label(index, *bound, notes) for index, bound in enumerate(bounds)),
         sample_rate_hz=check_positive("sample_rate_hz", rate_hz),
         carrier_hz=carrier_hz,
         source=str(header.get(_SOURCE_KEY, header.get("core:hw", "unknown"))),
     )
+
+
+def _check_keys(meta: Path) -> None:
+    """Return if nothing in a description changes what its samples are, unknown to this reader.
+
+    What is no description at all is left to the library.
+
+    Raises:
+        RadioConfigurationError: something does, or the rate is not there.
+    """
+    try:
+        document = json.loads(meta.read_text("utf-8"))
+        header, pieces = dict(document["global"]), [dict(one) for one in document["captures"]]
+    except (OSError, KeyError, TypeError, ValueError):
+        return
+    wrong: dict[str, str] = {}
+    if "core:sample_rate" not in header:
+        wrong["core:sample_rate"] = "it is not there, and samples without a rate have no spectrum"
+    for key in ("core:dataset", "core:trailing_bytes", "core:metadata_only"):
+        if header.get(key):
+            wrong[key] = f"got {header[key]!r}; wanted all samples, and nothing else, in one file"
+    if any(piece.get("core:header_bytes") for piece in pieces):
+        wrong["core:header_bytes"] = "there are other bytes between the samples"
+    if len({piece.get("core:frequency") for piece in pieces}) > 1:
+        wrong["core:frequency"] = "the captures are at different carriers, wanted one"
+    for key, why in wrong.items():
+        raise RadioConfigurationError(
+            f"{meta}: {key}: {why}. It would be read wrongly; convert the recording first."
+        )
+
+
+def _label(index: int, start: int, end: int, notes: list[dict[str, Any]]) -> str:
+    """Of a capture: that of the annotation which is about all of it."""
+    for note in notes:
+        whole = note.get("core:sample_start") == start and note.get("core:sample_count") in (
+            None,
+            end - start,
+        )
+        if whole and note.get("core:label"):
+            return str(note["core:label"])
+    return f"capture {index}"
 
 
 def _as_integers(samples: Complex64Array) -> np.ndarray | None:

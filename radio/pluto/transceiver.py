@@ -321,9 +321,7 @@ class PlutoTransceiver(Transceiver, Silenceable):
                         safe_stop.guardian().arm(self.uri, self._settings.max_hold_s)
                     self._silence_anew(error)
                 self._is_loud = False
-            with contextlib.suppress(
-                RadioError
-            ):  # it is silent, whether somebody hears that or not
+            with contextlib.suppress(RadioError):  # it is silent, whoever hears of it
                 safe_stop.guardian().disarm(self.uri)
             if not self._is_lost:
                 try:
@@ -439,7 +437,8 @@ class PlutoTransceiver(Transceiver, Silenceable):
                 raise RadioUnavailableError(f"{self.uri}: the connection is in use.")
             fall_silent(self._pluto)
         except Exception as error:
-            if self._is_off:  # since it was opened; nothing here ever switches it on
+            is_cut = self._is_lost or isinstance(error.__cause__, OSError)
+            if self._is_off and is_cut:  # since it was opened; nothing here ever switches it on
                 _logger.warning("%s: its connection is lost; it is a receiver", self.uri)
             else:
                 self._silence_anew(error)

@@ -220,3 +220,53 @@ def test_a_radio_without_captures_is_not_recorded():
     )
     with pytest.raises(RadioConfigurationError, match="no captures to record"):
         RecordingTransceiver(Positioned(medium, None), carrier_hz=868e6)
+
+
+# As others write them
+
+
+def changed(meta, change):
+    """A description that somebody else wrote; samples as they are."""
+    document = json.loads(meta.read_text("utf-8"))
+    change(document)
+    meta.write_text(json.dumps(document), "utf-8")
+    return meta
+
+
+def late_start(document):
+    document["captures"][0]["core:sample_start"] = 30
+    for note in document["annotations"]:
+        note["core:label"] = "a bird"
+        note["core:sample_count"] = 7
+
+
+def test_samples_before_the_first_capture_are_part_of_none(tmp_path):
+    first, second = noise(100), noise(50, seed=1)
+    meta = changed(save_recording(recording(first, second), tmp_path / "x"), late_start)
+    read = load_recording(meta)
+    np.testing.assert_array_equal(read.captures[0], first[30:])
+    np.testing.assert_array_equal(read.captures[1], second)
+    # What is noted of some samples is no name of the capture that they are in.
+    assert read.labels == ("capture 0", "capture 1")
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        (lambda d: d["captures"][0].update({"core:header_bytes": 64}), "core:header_bytes"),
+        (lambda d: d["captures"][1].update({"core:frequency": 868e6}), "core:frequency"),
+        (lambda d: d["global"].update({"core:dataset": "x.bin"}), "core:dataset"),
+        (lambda d: d["global"].update({"core:trailing_bytes": 8}), "core:trailing_bytes"),
+        (lambda d: d["global"].pop("core:sample_rate"), "core:sample_rate"),
+    ],
+)
+def test_what_would_be_read_wrongly_is_refused_by_the_keys_name(tmp_path, change, key):
+    meta = save_recording(recording(noise(100), noise(50, seed=1)), tmp_path / "x")
+    with pytest.raises(RadioConfigurationError, match=f"{key}: "):
+        load_recording(changed(meta, change))
+
+
+def test_an_archive_is_told_from_a_pair_of_files(tmp_path):
+    (tmp_path / "x.sigmf").write_bytes(b"")
+    with pytest.raises(RadioConfigurationError, match=r"an archive.*tar xf x\.sigmf"):
+        load_recording(tmp_path / "x.sigmf")

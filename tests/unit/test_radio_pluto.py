@@ -596,6 +596,15 @@ def test_nonsense_in_place_of_an_answer_keeps_no_step_and_no_other_radio_from_si
         pass
 
 
+def test_a_receiver_that_somebody_else_switched_on_is_not_taken_for_silent(bench):
+    receiver = bench.receiver()
+    oscillator = bench.plutos[0].phy.channel("TX_LO", is_output=True).attributes
+    honest, oscillator["powerdown"] = oscillator["powerdown"], stubborn("0")
+    with pytest.raises(RadioNotSilentError, match="the local oscillator is on"):
+        receiver.close()
+    oscillator["powerdown"] = honest
+
+
 def test_what_a_library_raises_in_its_confusion_is_an_error_of_the_radio(bench):
     attributes = bench.plutos[1].phy.channel("voltage0", is_output=True).attributes
     honest = attributes["hardwaregain"]
