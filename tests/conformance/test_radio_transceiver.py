@@ -478,7 +478,12 @@ def test_a_tape_conforms_and_so_does_its_replay(tmp_path):
 def open_pluto_pair(transmitter_uri, receiver_uri, *, attenuation_db, gain_db):
     return (
         PlutoTransceiver(
-            PlutoSettings(transmitter_uri, Role.TRANSMITTER, tx_attenuation_db=attenuation_db)
+            PlutoSettings(
+                transmitter_uri,
+                Role.TRANSMITTER,
+                tx_attenuation_db=attenuation_db,
+                max_hold_s=600.0,  # a busy machine is no hung program
+            )
         ),
         PlutoTransceiver(PlutoSettings(receiver_uri, Role.RECEIVER, rx_gain_db=gain_db)),
     )

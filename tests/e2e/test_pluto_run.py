@@ -29,6 +29,7 @@ SETTINGS = {
     "radio.plateau_samples": 8192, "radio.coherence_rounds": 3, "optimizer.rounds": ROUNDS,
     "optimizer.directions": 3, "optimizer.batch_size": 4, "privacy.epsilon": 8.0,
     "task.validation_examples": 20, "task.max_tokens": 24, "run.evaluation_interval": 3,
+    "radio.max_hold_s": 600.0,  # a busy machine is no hung program
 }  # fmt: skip
 
 

@@ -160,7 +160,7 @@ def start():
         servers.append(server)
         receiver, *devices = server.uris
         words = ["--receiver", receiver, *(w for uri in devices for w in ("--device", uri))]
-        return server, [*words, "--settling-s", "0.002"]
+        return server, [*words, "--settling-s", "0.002", "--max-hold-s", "600"]
 
     yield start_bench
     for server in servers:

@@ -32,6 +32,9 @@ from radio.virtual_pluto.attributes import Attribute
 from radio.virtual_pluto.buffers import ReceiveBuffer
 from radio.virtual_pluto.server import Bench, VirtualPlutoServer
 
+# A busy machine is no hung program: its guardian waits long.
+PATIENT = {"max_hold_s": 600.0}
+
 
 class VirtualBench:
     """Two radios and their server in this process, so that a test can reach into them."""
@@ -43,7 +46,7 @@ class VirtualBench:
         self.receiver_uri, self.transmitter_uri = self.server.uris
 
     def transmitter(self, **settings):
-        settings = {"tx_attenuation_db": 0.0, **settings}
+        settings = {"tx_attenuation_db": 0.0, **PATIENT, **settings}
         return PlutoTransceiver(PlutoSettings(self.transmitter_uri, Role.TRANSMITTER, **settings))
 
     def receiver(self, **settings):
@@ -537,7 +540,7 @@ def proxied(bench):
     @contextlib.contextmanager
     def make():
         proxy = TcpProxy(bench.transmitter_uri)
-        settings = PlutoSettings(proxy.uri, Role.TRANSMITTER, tx_attenuation_db=0.0)
+        settings = PlutoSettings(proxy.uri, Role.TRANSMITTER, tx_attenuation_db=0.0, **PATIENT)
         try:
             with PlutoTransceiver(settings) as transmitter:
                 yield proxy, transmitter
