@@ -369,8 +369,9 @@ def _build_pricing(
     if terms is None:
         return Pricing(config, None, None, None, noise_symbols)
     ledger = PrivacyLedger(store.connection)
-    ledger.check_configuration(store.config_digest())
-    ledger.note_configuration(store.config_digest())
+    digest = store.config_digest()
+    ledger.check_configuration(digest)
+    ledger.note_configuration(digest)
     accountant = accounts_to_go_on_with(config, num_stretches(store), ledger)
     spoken = sum(row.num_speakers for row in store.rounds())
     if len(ledger.records()) < spoken:

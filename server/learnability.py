@@ -25,18 +25,12 @@ from server.errors import ConfigurationError, ServerError
 from server.plan_preview import PolicyPreview, preview_policy
 from server.power.feasibility import effective_rounds, information_ceiling_nats
 from server.privacy.units import NeighbouringRelation, PrivacyUnit
+from server.privacy_statement import worth_in_words
 from server.privacy_terms import PrivacyTerms
 from server.typical_number import TypicalNumber
 
 LEAST_ROUNDS = 2.0
 """On the bundled task (`benchmarks/feasibility.py`): with less, runs end where they began."""
-
-HOW_TO_KNOW = (
-    "how large numbers are before noise is not known without public data. Set "
-    "optimizer.typical_number: `pairzero plan` shows it for public data of the same kind "
-    "(task.validation_is_public)"
-)
-"""Where a typical number is only bounded."""
 
 _BURIED = 0.1
 """Of a round's progress; above it a run is short, and not noisy."""
@@ -77,8 +71,7 @@ class Outlook:
     @property
     def worth(self) -> str:
         """So many rounds without noise, in words."""
-        bound = "unknown, at most " if self.typical.is_bound else ""
-        return f"{bound}{self.effective_rounds:.3g}"
+        return worth_in_words(self.effective_rounds, is_bound=self.typical.is_bound)
 
     @property
     def can_learn(self) -> bool:

@@ -1,4 +1,4 @@
-"""What is said with every epsilon: of what, to whom, and what is taken for granted."""
+"""What is said with every epsilon: of what, to whom, what is taken for granted, what is left."""
 
 from __future__ import annotations
 
@@ -8,6 +8,13 @@ from edge_runtime.number_grid import ASSUMED_RECEIVER_NOISE
 from edge_runtime.protocol.rounds import Access, Vote
 from server.config import RunConfig
 from server.errors import PrivacyError
+
+HOW_TO_KNOW = (
+    "how large numbers are before noise is not known without public data. Set "
+    "optimizer.typical_number: `pairzero plan` shows it for public data of the same kind "
+    "(task.validation_is_public)"
+)
+"""Where a typical number is only bounded."""
 
 
 def promise(config: RunConfig) -> str:
@@ -76,3 +83,14 @@ def assumption(config: RunConfig) -> str | None:
         "the largest: devices are on grids of their own, and a noiseless receiver could tell them "
         "apart"
     )
+
+
+def worth_in_words(effective_rounds: float, *, is_bound: bool) -> str:
+    """What noise leaves of a run's rounds (`server.learnability`).
+
+    Args:
+        effective_rounds: so many without noise.
+        is_bound: whether that is only known not to be more.
+    """
+    bound = "unknown, at most " if is_bound else ""
+    return f"{bound}{effective_rounds:.3g}"

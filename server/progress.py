@@ -12,7 +12,6 @@ from edge_runtime.protocol.rounds import Access, Vote
 from server import privacy_statement
 from server.config import RunConfig
 from server.experiment import Experiment, Progress
-from server.learnability import HOW_TO_KNOW
 from server.power.feasibility import information_ceiling_nats, noise_to_clip_ratio
 from server.predicted_noise import own_sum_std, radio_sum_std
 from server.privacy.shown import shown_epsilon
@@ -56,7 +55,7 @@ class ProgressPrinter:
                 f"what the rounds are worth without it: {found.worth}"
             )
             if found.typical.is_bound:
-                self._line(f"  {HOW_TO_KNOW}")
+                self._line(f"  {privacy_statement.HOW_TO_KNOW}")
         if KERNEL_NAME != "c":
             self._line(
                 f"  the passes over the weights run in numpy, several times slower: {KERNEL_REASON}"

@@ -18,14 +18,15 @@ from radio.units import db_from_power_ratio
 from server.accounts import epsilon_spent
 from server.config import RadioSection, RunConfig
 from server.errors import ReportError
-from server.learnability import HOW_TO_KNOW
 from server.plain_json import to_json
 from server.plots import draw_plots
 from server.privacy.shown import shown_epsilon
 from server.privacy_statement import (
+    HOW_TO_KNOW,
     assumed_receiver_noise,
     assumption,
     receiver_noise_counted,
+    worth_in_words,
 )
 from server.run_records import (
     EvaluationRow,
@@ -343,10 +344,10 @@ def _notes(config: RunConfig, summary: dict[str, Any]) -> str:
             f"{receiver_noise_counted(config).capitalize()}."
         )
         if (worth := summary["worth_rounds"]) is not None:
-            how_much = "unknown, at most " if summary["worth_is_bound"] else ""
-            of = summary["rounds_planned"]
-            notes.append(f"What its {of} rounds are worth without noise: {how_much}{worth:.3g}.")
-            if summary["worth_is_bound"]:
+            is_bound, of = summary["worth_is_bound"], summary["rounds_planned"]
+            how_much = worth_in_words(worth, is_bound=is_bound)
+            notes.append(f"What its {of} rounds are worth without noise: {how_much}.")
+            if is_bound:
                 notes.append(f"{HOW_TO_KNOW.capitalize()}.")
         if (assumed := assumption(config)) is not None:
             notes.append(f"The figure {assumed}.")

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from radio.errors import RadioNotSilentError, RadioUnavailableError
-from radio.pluto.silence import silence
+from radio.pluto.silence import AS_READ_BACK, silence
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -31,5 +31,5 @@ def run(arguments: argparse.Namespace) -> int:
             continue
         for line in report.found:
             print(f"{uri}: was on the air: {line}")
-        print(f"{uri}: silent, read back: 89.75 dB, oscillator off, no tones")
+        print(f"{uri}: silent, read back: {AS_READ_BACK}")
     return code

@@ -28,7 +28,7 @@ _PACKAGES = Path(__file__).parents[2]
 # guardian's are those of the program.
 _PROGRAM = (
     "import sys; sys.path.insert(0, sys.argv[1]); "
-    "from radio.pluto.guardian_process import main; sys.exit(main(int(sys.argv[2])))"
+    "from radio.pluto.guardian_process import main; main(int(sys.argv[2]))"
 )
 
 

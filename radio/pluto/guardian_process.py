@@ -26,11 +26,11 @@ import sys
 import syslog
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from radio.errors import RadioError
 from radio.pluto.context import binding
-from radio.pluto.silence import SilenceReport, silence
+from radio.pluto.silence import AS_READ_BACK, silence
 
 READY = b"ready\n"
 _RETRY_S = 0.5
@@ -38,7 +38,6 @@ _GIVE_UP_S = 30.0
 """After that a radio that cannot be reached is left to a person: somebody may be using it again."""
 
 _END_OF_PROGRAM_S = 2.0
-_NOTHING_LEFT = "89.75 dB, oscillator off, no tones"
 _UNHEEDED = (
     signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM,
     signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGPIPE,
@@ -76,8 +75,8 @@ class Watch:
         return sorted(uri for uri, until_s in self._until_s.items() if until_s <= now_s)
 
 
-def main(program: int) -> int:
-    """Watch until there is nothing to watch; 1 if a radio is not known to be silent.
+def main(program: int) -> None:
+    """Watch until there is nothing to watch.
 
     Args:
         program: the process that started this one.
@@ -92,7 +91,7 @@ def main(program: int) -> int:
     if overdue:
         why = f"hung with a burst on the air at {', '.join(overdue)}"
     if not watch.radios:
-        return 0
+        return
     # One that has let go of its pipe is about to end by itself, with an exit code of its own.
     was_alive = _end(handle, 0.0 if overdue else _END_OF_PROGRAM_S)
     if was_alive and not overdue:
@@ -101,21 +100,10 @@ def main(program: int) -> int:
     said = silence_all(uris)
     for uri in uris:
         _say(f"the program (process {program}) {why}; {said[uri] or f'{uri}: no answer yet'}")
-    return 0 if all(text.endswith(_NOTHING_LEFT) for text in said.values()) else 1
 
 
-def silence_all(
-    uris: Iterable[str],
-    silence_one: Callable[[str], SilenceReport] = silence,
-    *,
-    give_up_s: float = _GIVE_UP_S,
-) -> dict[str, str]:
+def silence_all(uris: Iterable[str]) -> dict[str, str]:
     """Silence radios side by side, each again and again until it is or time is up.
-
-    Args:
-        uris: of the radios.
-        silence_one: how.
-        give_up_s: after so many seconds of failures.
 
     Returns:
         What became of each, in words.
@@ -123,22 +111,22 @@ def silence_all(
     said: dict[str, str] = {}
 
     def silence_until_silent(uri: str) -> None:
-        deadline_s = time.monotonic() + give_up_s
+        deadline_s = time.monotonic() + _GIVE_UP_S
         while True:
             try:
-                report = silence_one(uri)
+                report = silence(uri)
             except RadioError as error:
                 said[uri] = str(error)
                 is_refused = isinstance(error.__cause__, ConnectionRefusedError)
                 if is_refused and uri.startswith("ip:127."):
-                    said[uri] = f"{uri}: a virtual radio that has ended, as good as {_NOTHING_LEFT}"
+                    said[uri] = f"{uri}: a virtual radio that has ended, as good as {AS_READ_BACK}"
                     return
             except Exception as error:  # nothing may keep it from trying again
                 said[uri] = f"{uri}: not known to be silent ({error!r})"
             else:
                 found = "; ".join(report.found) or "nothing"
                 said[uri] = (
-                    f"{uri}: on the air was: {found}; silent now, as read back: {_NOTHING_LEFT}"
+                    f"{uri}: on the air was: {found}; silent now, as read back: {AS_READ_BACK}"
                 )
                 return
             if time.monotonic() >= deadline_s:
@@ -151,7 +139,7 @@ def silence_all(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(give_up_s + 30.0)
+        thread.join(_GIVE_UP_S + 30.0)
     return {uri: said.get(uri, "") for uri in uris}
 
 

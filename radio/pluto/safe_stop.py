@@ -32,6 +32,7 @@ from types import FrameType
 
 from radio.errors import RadioConfigurationError
 from radio.pluto.guardian import Guardian
+from radio.pluto.silence import not_silent
 
 _logger = logging.getLogger(__name__)
 
@@ -189,10 +190,7 @@ def silence_all(radios: Iterable[Silenceable] | None = None) -> list[str]:
     for each in watched:
         if not each.is_done_by(deadline_s):
             loud.append(each.radio.uri)
-            _logger.error(
-                "%s: not known to be silent: no answer within %g s. Unplug it, or run: "
-                "pairzero-radio silence %s", each.radio.uri, _DEADLINE_S, each.radio.uri,
-            )  # fmt: skip
+            _logger.error("%s", not_silent(each.radio.uri, f"no answer within {_DEADLINE_S:g} s"))
         elif each.failure is not None:
             loud.append(each.radio.uri)
             _logger.error("%s", each.failure)

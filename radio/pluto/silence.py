@@ -23,6 +23,9 @@ from radio.pluto.addresses import check_answers, check_uri, hint
 from radio.pluto.context import PlutoContext, binding
 
 MAX_ATTENUATION_DB = 89.75
+AS_READ_BACK = f"{MAX_ATTENUATION_DB:g} dB, oscillator off, no tones"
+"""Of a radio that is silent."""
+
 POWER_UP = "local oscillator on at 2450000000 Hz, attenuation 10 dB"
 _SILENT_DB = MAX_ATTENUATION_DB - 0.125
 _SILENCE_TIMEOUT_S = 2.0

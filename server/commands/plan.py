@@ -16,7 +16,7 @@ from server import privacy_statement
 from server.commands.run import overrides
 from server.config import DEFAULT_PRESET, RunConfig, load_config
 from server.errors import ConfigurationError
-from server.learnability import HOW_TO_KNOW, LEAST_ROUNDS, outlook, what_would_help
+from server.learnability import LEAST_ROUNDS, outlook, what_would_help
 from server.plain_json import to_json
 from server.plan_preview import PolicyPreview, preview_policies, preview_policy
 from server.plots import draw_plan
@@ -203,7 +203,9 @@ def _lines(document: dict[str, Any]) -> list[str]:
         "  scale, with numbers at their bound.",
     ]
     if d["typical_number_is_bound"]:
-        lines.append(f"rounds worth: unknown, at most what stands there: {HOW_TO_KNOW}.")
+        lines.append(
+            f"rounds worth: unknown, at most what stands there: {privacy_statement.HOW_TO_KNOW}."
+        )
     if d["by_trusted_noise_fraction"]:
         none, everything = d["by_trusted_noise_fraction"]
         lines.append(

@@ -140,7 +140,7 @@ def opened(store, air, ledger_class=DyingLedger):
 
 
 def live(folder, rng, ledger_class=DyingLedger):
-    """A run that dies up to twice; (its accounts, what was sent, the store)."""
+    """A run that dies up to twice; (what was sent, the store)."""
     sent = defaultdict(list)
     store = RunStore.create(
         folder, {"config": dump_config(CONFIG), "stretches": [{"first_round": 0, "num_records": 0}]}
@@ -151,16 +151,14 @@ def live(folder, rng, ledger_class=DyingLedger):
     for _ in range(2):
         air.fate = Fate(int(rng.integers(1, 45)))
         try:
-            loop, accountant = opened(store, air, ledger_class)
+            loop, _ = opened(store, air, ledger_class)
             for t in range(store.num_rounds(), ROUNDS):
                 loop.run_round(t, CHANNEL)
         except DiedError:
             continue
         except PrivacyError:
             break
-    air.fate = Fate(0)
-    ledger = ledger_class(store.connection)
-    return ledger, accountant, sent, store
+    return sent, store
 
 
 def exact_epsilon(sent, device):
@@ -184,10 +182,10 @@ def exact_epsilon(sent, device):
 def below_what_was_sent(folder, seed, ledger_class=DyingLedger):
     """Devices whose account is below the price, at whatever moment the run was left."""
     rng = np.random.default_rng([seed, 15])
-    ledger, _, sent, store = live(folder, rng, ledger_class)
+    sent, store = live(folder, rng, ledger_class)
     try:
         shown = epsilon_spent(store, CONFIG)
-        accountant = accounts_to_go_on_with(CONFIG, 1, ledger)
+        accountant = accounts_to_go_on_with(CONFIG, 1, ledger_class(store.connection))
         exact = [exact_epsilon(sent, k) for k in range(NUM_DEVICES)]
         low = [k for k in range(NUM_DEVICES) if accountant.spent(k) < exact[k] * (1 - 1e-9)]
         if shown < max(exact) * (1 - 1e-9):
