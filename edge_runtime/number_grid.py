@@ -17,8 +17,8 @@ What it does to the promise, for Q numbers:
   than 1e-13 to epsilon (`server.privacy.composition`).
 
 That is a statement about one device. Devices that arrive with different gains add up on different
-grids, and a receiver without any noise could tell them apart; `ASSUMED_RECEIVER_NOISE` says how
-little is enough that it cannot.
+grids, and a receiver without any noise could tell them apart; `server.privacy.receiver_noise` says
+how little is enough that it cannot.
 """
 
 from __future__ import annotations
@@ -30,14 +30,6 @@ FINENESS_LOG2 = 34
 
 SHIFT_GROWTH = 1.0 + 2.0**-29
 """What rounding to the grid may do to a sensitivity, with room for its own rounding."""
-
-ASSUMED_RECEIVER_NOISE = 4.0 * 2.0**-FINENESS_LOG2
-"""Standard deviation per quadrature, over clip / b at the receiver: four steps of the grid.
-
-Under that much Gaussian noise a sum of discrete Gaussians is a continuous one but for a factor of
-1 + 2 exp(-2 pi^2 4^2) < 1 + 1e-136 (Micciancio and Regev 2007, lemma 4.1, for the smoothing of a
-lattice), whatever the gains are. It is 193 dB below clip / b: a receiver at any temperature has it.
-"""
 
 
 @dataclass(frozen=True, slots=True)

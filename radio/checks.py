@@ -18,6 +18,7 @@ from radio.errors import RadioConfigurationError
 Complex64Array = npt.NDArray[np.complex64]
 Complex128Array = npt.NDArray[np.complex128]
 Float64Array = npt.NDArray[np.float64]
+BurstArray = Complex64Array | Complex128Array
 
 
 def check_integer(name: str, value: SupportsIndex, *, minimum: int) -> int:
@@ -80,18 +81,43 @@ def check_burst(name: str, samples: Any) -> Complex64Array:
     Raises:
         RadioConfigurationError: says which of the four is wrong.
     """
-    if not isinstance(samples, np.ndarray) or samples.dtype != np.complex64:
+    _check_is_array_of(name, samples, np.complex64)
+    _check_samples(name, samples)
+    burst: Complex64Array = samples
+    return burst
+
+
+def check_exact_burst(name: str, samples: Any) -> BurstArray:
+    """As `check_burst`, of complex64 or complex128: what is rounded off is not lost to everybody.
+
+    Over the air it may tell devices apart, so superposed numbers are sent in double precision
+    (`radio.waveforms.coherent`).
+
+    Raises:
+        RadioConfigurationError: as `check_burst`.
+    """
+    _check_is_array_of(name, samples, np.complex64, np.complex128)
+    _check_samples(name, samples)
+    burst: BurstArray = samples
+    return burst
+
+
+def _check_is_array_of(name: str, samples: Any, *types: type[np.complexfloating]) -> None:
+    if not isinstance(samples, np.ndarray) or samples.dtype not in types:
         kind = samples.dtype if isinstance(samples, np.ndarray) else type(samples).__name__
+        wanted = " or ".join(np.dtype(each).name for each in types)
         raise RadioConfigurationError(
-            f"{name}: got {kind}, wanted a complex64 array. "
+            f"{name}: got {kind}, wanted a {wanted} array. "
             "Convert with samples.astype(np.complex64) where the rounding is meant."
         )
+
+
+def _check_samples(name: str, samples: npt.NDArray[Any]) -> None:
     if samples.ndim != 1 or samples.size == 0:
         raise RadioConfigurationError(
             f"{name}: got shape {samples.shape}, wanted [num_samples] with at least one sample."
         )
     check_all_finite(name, samples)
-    return samples
 
 
 def check_all_finite(name: str, samples: npt.NDArray[Any]) -> None:

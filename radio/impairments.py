@@ -41,9 +41,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from radio.checks import (
+    BurstArray,
     Complex128Array,
     Float64Array,
     check_integer,
@@ -159,7 +159,7 @@ class Impairments:
         gains: Float64Array = np.sqrt(power / power.mean())
         return gains
 
-    def transmitted(self, samples: npt.NDArray[np.complex64]) -> Complex128Array:
+    def transmitted(self, samples: BurstArray) -> Complex128Array:
         """Samples as they leave the antenna: DAC, mixer, PA."""
         signal: Complex128Array = samples.astype(np.complex128)
         if self.dac_bits:

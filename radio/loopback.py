@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from radio.checks import Complex64Array, check_integer, check_positive
+from radio.checks import BurstArray, Complex64Array, check_integer, check_positive
 from radio.errors import RadioConfigurationError
 from radio.medium import SoftwareMedium
 from radio.transceiver import Mode, Transceiver
@@ -77,7 +77,7 @@ class LoopbackTransceiver(Transceiver):
         """Both: a medium can do what each of them asks for."""
         return frozenset(Mode)
 
-    def _transmit(self, burst: Complex64Array, start_sample: int) -> None:
+    def _transmit(self, burst: BurstArray, start_sample: int) -> None:
         self._medium.add(self._transmitter, burst, start_sample)
 
     def _hold(self, burst: Complex64Array) -> None:

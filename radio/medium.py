@@ -28,10 +28,12 @@ import numpy as np
 import numpy.typing as npt
 
 from radio.checks import (
+    BurstArray,
     Complex64Array,
     Complex128Array,
     check_all_finite,
     check_burst,
+    check_exact_burst,
     check_integer,
     check_not_negative,
     check_positive,
@@ -171,7 +173,7 @@ class SoftwareMedium:
         with self._lock:
             self._carrier_offsets_hz = offsets
 
-    def add(self, device_index: int, burst: Complex64Array, start_sample: int) -> None:
+    def add(self, device_index: int, burst: BurstArray, start_sample: int) -> None:
         """Put a burst of one device on the time axis.
 
         Raises:
@@ -180,7 +182,7 @@ class SoftwareMedium:
                 two bursts at once is nearly always a forgotten ``begin_round``).
         """
         device = self._check_device(device_index)
-        check_burst("burst", burst)
+        check_exact_burst("burst", burst)
         start = check_integer("start_sample", start_sample, minimum=0)
         stop = start + burst.size
         with self._lock:

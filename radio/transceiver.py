@@ -29,7 +29,14 @@ from typing import Self, final
 
 import numpy as np
 
-from radio.checks import Complex64Array, check_burst, check_integer, check_positive
+from radio.checks import (
+    BurstArray,
+    Complex64Array,
+    check_burst,
+    check_exact_burst,
+    check_integer,
+    check_positive,
+)
 from radio.errors import (
     RadioConfigurationError,
     RadioSaturationError,
@@ -62,8 +69,9 @@ class Transceiver(abc.ABC):
     ``fall_silent`` returns. Amplitude 1.0 is full scale of the transmit converter.
 
     Guarantees:
-        * A burst is checked as a whole before its first sample leaves: it is complex64,
-          [num_samples], not empty, finite, and no sample is above ``max_amplitude``.
+        * A burst is checked as a whole before its first sample leaves: it is complex64
+          (at positions complex128 as well), [num_samples], not empty, finite, and no sample is
+          above ``max_amplitude``.
         * The caller may change the array after ``transmit`` or ``hold`` returns.
         * ``receive`` and ``capture`` return exactly ``num_samples`` finite samples or raise; those
           of ``capture`` follow one another, and the first was on air after the call.
@@ -125,7 +133,7 @@ class Transceiver(abc.ABC):
     def modes(self) -> frozenset[Mode]:
         """The ways to be on the air that this backend can."""
 
-    def _transmit(self, burst: Complex64Array, start_sample: int) -> None:
+    def _transmit(self, burst: BurstArray, start_sample: int) -> None:
         """Put a checked burst on air. Must copy what it keeps."""
         raise NotImplementedError
 
@@ -150,11 +158,11 @@ class Transceiver(abc.ABC):
         """Go silent and release everything. Called once."""
 
     @final
-    def transmit(self, burst: Complex64Array, *, start_sample: int) -> None:
+    def transmit(self, burst: BurstArray, *, start_sample: int) -> None:
         """Send one burst.
 
         Args:
-            burst: complex64 [num_samples], amplitude 1.0 = full scale.
+            burst: complex64 or complex128 [num_samples], amplitude 1.0 = full scale.
             start_sample: position of its first sample, >= 0.
 
         Raises:
@@ -163,7 +171,7 @@ class Transceiver(abc.ABC):
             RadioUnavailableError, RadioTimeoutError: see the class.
         """
         self._check_can(Mode.POSITIONED, "transmit")
-        check_burst("burst", burst)
+        check_exact_burst("burst", burst)
         start = check_integer("start_sample", start_sample, minimum=0)
         self._check_amplitude(burst)
         with self._translated("transmit", f"transmit of {burst.size} samples"):
@@ -311,7 +319,7 @@ class Transceiver(abc.ABC):
             # Here the driver is at fault, not the caller.
             raise RadioUnavailableError(f"{self.name}: {error}") from error
 
-    def _check_amplitude(self, burst: Complex64Array) -> None:
+    def _check_amplitude(self, burst: BurstArray) -> None:
         parts = np.square(burst.astype(np.complex128).view(np.float64))
         squared = parts[0::2] + parts[1::2]
         position = int(squared.argmax())

@@ -57,7 +57,7 @@ def connect(
     Raises:
         EdgeError, RadioError, PrivacyError: what does not fit together.
     """
-    link = build_radio_link(config)
+    link = build_radio_link(config, keys.software_noise_seed(config))
     try:
         _check_keys_fit(config, link.air.source)
         return _connect_to(link, config, data, keys, terms, run_id)
@@ -138,14 +138,14 @@ def _validation_batches(data: RunData) -> tuple[Batch, ...]:
 def _check_keys_fit(config: RunConfig, source: str) -> None:
     """Keys that anybody can derive belong to a software radio; noise that nobody can to a real one.
 
-    A software radio's noise is a function of ``run.seed``.
+    A software radio's noise is drawn by a program, for whoever has its seed to draw again.
     """
     is_real = not source.startswith(("loopback", "ideal", "virtual-pluto"))
     counted = config.privacy.trusted_noise_fraction
     if config.privacy.has_system_keys and counted > 0.0 and not is_real:
         raise PrivacyError(
             f"privacy.trusted_noise_fraction: got {counted:g} with {source}, whose receiver noise "
-            "follows from run.seed: whoever has the run folder takes it off again. Wanted 0 with "
+            "a program draws: whoever has its seed takes it off again. Wanted 0 with "
             'system keys on a software radio; or privacy.noise_source = "simulation", which '
             "promises nothing to anybody."
         )

@@ -34,6 +34,7 @@ from server.power.catalogue import (
     policy_named,
 )
 from server.power_limits_config import PowerLimitsSection
+from server.privacy.receiver_noise import KEPT_BACK
 from server.privacy.units import NeighbouringRelation, PrivacyUnit
 from server.radio_config import PlutoSection, RadioSection, VirtualPlutoSection
 
@@ -229,6 +230,11 @@ class PrivacySection(Section, frozen=True, forbid_unknown_fields=True, kw_only=T
     missing_devices: int = 0
     csi_failure_fraction: float = 0.1
     noise_source: Literal["system", "simulation"] = "system"
+
+    @property
+    def counted_noise_fraction(self) -> float:
+        """rho but for what is kept back for another purpose (`server.privacy.receiver_noise`)."""
+        return min(self.trusted_noise_fraction, 1.0 - KEPT_BACK)
 
     @property
     def has_system_keys(self) -> bool:

@@ -9,6 +9,7 @@ what each device would keep on its own disk.)
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from dataclasses import dataclass, field
@@ -109,6 +110,16 @@ class DeviceKeys:
                     "Delete the file by hand: whoever reads it can take the noise off this run."
                 ) from error
         return found
+
+    def software_noise_seed(self, config: RunConfig) -> int | str:
+        """What the noise of a software receiver is drawn from.
+
+        ``run.seed``, or under system keys something that nobody can know without all of them: the
+        superposed promise takes for granted that nobody can take that noise off again.
+        """
+        if not config.privacy.has_system_keys:
+            return config.run.seed
+        return hashlib.sha256(b"pairzero/software-receiver/" + b"".join(self._keys)).hexdigest()
 
     def private_randoms(self) -> list[PrivateRandom]:
         """Each device's source of noise and batches."""

@@ -145,6 +145,7 @@ def _plan_superposed(
     if terms is not None and power.participants:
         check_assumption(
             config,
+            math.hypot(power.sum_noise_std, _counted_std(config, power.receive_scale)),
             receiver_noise_std(channel.noise_power, radio.payload_symbols, power.receive_scale),
         )
     return PlannedRound(
@@ -159,7 +160,12 @@ def counted_noise_power(config: RunConfig) -> float:
     """rho N0 of an arriving sum: what the promise counts of the receiver's noise."""
     radio = config.radio
     floor = radio.noise_power / (2.0 * radio.payload_symbols)
-    return config.privacy.trusted_noise_fraction * floor
+    return config.privacy.counted_noise_fraction * floor
+
+
+def _counted_std(config: RunConfig, receive_scale: float) -> float:
+    """Of it, in units of the scalar."""
+    return math.sqrt(counted_noise_power(config)) / receive_scale
 
 
 def _own_noise_std(terms: PrivacyTerms | None, round_index: int) -> float:

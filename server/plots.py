@@ -12,7 +12,7 @@ import numpy as np
 from radio.drawing import Axes, Figure, FigureCanvasAgg
 from server.config import RunConfig
 from server.plan_preview import PolicyPreview
-from server.privacy_statement import assumption
+from server.privacy_statement import assumed_in_rounds, assumption
 from server.run_records import EvaluationRow, RoundRow, heard_and_true
 
 # Okabe and Ito's palette: distinct for colour-blind readers and in grey print.
@@ -40,7 +40,7 @@ def draw_plots(
         plots.append(_draw_noise(folder, rows))
         plots.append(_draw_channel(folder, config, rows))
     if any(row.epsilon is not None for row in evaluations):
-        plots.append(_draw_epsilon(folder, config, evaluations))
+        plots.append(_draw_epsilon(folder, config, rows, evaluations))
     return plots
 
 
@@ -141,7 +141,10 @@ def _draw_channel(folder: Path, config: RunConfig, rows: Sequence[RoundRow]) -> 
 
 
 def _draw_epsilon(
-    folder: Path, config: RunConfig, evaluations: Sequence[EvaluationRow]
+    folder: Path,
+    config: RunConfig,
+    rows: Sequence[RoundRow],
+    evaluations: Sequence[EvaluationRow],
 ) -> tuple[Path, str]:
     figure, (axes,) = _figure(1)
     points = [
@@ -154,7 +157,7 @@ def _draw_epsilon(
     axes.set_ylim(bottom=0)
     _label(axes, "round", f"epsilon spent (delta {config.privacy.delta:g})")
     caption = "Privacy spent by the device that spent most; the dashed line is the budget."
-    if (assumed := assumption(config)) is not None:
+    if (assumed := assumption(config, assumed_in_rounds(config, rows))) is not None:
         caption += f" Epsilon {assumed}."
     return _save(figure, folder / "epsilon.png", caption)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge_runtime.number_grid import SHIFT_GROWTH
+from edge_runtime import number_grid
 from edge_runtime.protocol.rounds import Access, Vote
 from server.config import RunConfig
 from server.errors import PrivacyError
@@ -20,6 +20,7 @@ from server.power.catalogue import OWN_NOISE_POLICIES, own_noise_costs
 from server.power.policies.subsampled import subsampled_offsets
 from server.power.reserve import Dropouts, budget_to_plan_with, multiplier_to_plan_with
 from server.power.schedule import FloatArray
+from server.privacy import receiver_noise
 from server.privacy.calibration import (
     calibrate_noise_multiplier,
     calibrate_noise_schedule,
@@ -133,7 +134,7 @@ def plan_privacy_terms(
         ),
         # The clipped terms of the other records are the same bits with one record and without it:
         # edge_runtime.pass_shapes sees to that.
-        sensitivity=_sensitivity(config),
+        sensitivity=sensitivity_of(config),
         sampling_probabilities=probabilities,
         commitments=tuple(commitments),
         csi_failure_probability=privacy.delta * privacy.csi_failure_fraction / num_statements,
@@ -240,14 +241,19 @@ def _budget(config: RunConfig, num_units: int, stretch: Stretch) -> tuple[float,
     return budget, left
 
 
-def _sensitivity(config: RunConfig) -> float:
-    """Of what the noise is added to: a device's numbers on their grid, or its signs."""
+def sensitivity_of(config: RunConfig) -> float:
+    """Of what the noise is added to: a device's numbers on their grid, or its signs.
+
+    With what rounding on the way to a receiver of the sum may tell of them.
+    """
     optimizer, privacy = config.optimizer, config.privacy
+    on_the_way = receiver_noise.SHIFT_GROWTH if config.access is Access.SUPERPOSED else 1.0
     if config.vote is Vote.NOISE_AFTER:  # signs lie on any grid
-        return vote_sensitivity(optimizer.directions)
-    return SHIFT_GROWTH * sum_sensitivity(
+        return on_the_way * vote_sensitivity(optimizer.directions)
+    sensitivity = sum_sensitivity(
         clip=optimizer.clip,
         batch_size=optimizer.batch_size,
         unit=privacy.unit,
         relation=privacy.relation,
     )
+    return on_the_way * number_grid.SHIFT_GROWTH * sensitivity

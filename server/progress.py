@@ -44,9 +44,10 @@ class ProgressPrinter:
             f"  {replica.num_trainable:,} of {replica.num_parameters:,} weights move; "
             f"privacy: {promise}"
         )
-        if (assumed := privacy_statement.assumption(config)) is not None:
-            self._line(f"  epsilon {assumed}")
         if experiment.terms is not None:
+            assumed = privacy_statement.assumed_as_planned(config, experiment.terms)
+            if (said := privacy_statement.assumption(config, assumed)) is not None:
+                self._line(f"  epsilon {said}")
             self._line(_what_noise_leaves(config, experiment.terms))
         if experiment.outlook is not None:
             found = experiment.outlook

@@ -83,15 +83,22 @@ class _Ends:
     served: VirtualPlutoProcess | None = None
 
 
-def build_radio_link(config: RunConfig) -> RadioLink:
+def build_radio_link(config: RunConfig, noise_seed: int | str | None = None) -> RadioLink:
     """The link of a configuration; everything that a simulation draws is drawn from its seed.
+
+    Args:
+        config: of the run.
+        noise_seed: of the noise of a software receiver instead (`DeviceKeys.software_noise_seed`).
 
     Raises:
         RadioError: a radio cannot be opened; those that could be are closed again.
     """
     if config.radio.backend == "ideal":
         return _ideal_link(config)
-    ends = _open_plutos(config) if config.radio.has_plutos else _software_ends(config)
+    if config.radio.has_plutos:
+        ends = _open_plutos(config)
+    else:
+        ends = _software_ends(config, config.run.seed if noise_seed is None else noise_seed)
     return _link(config, ends)
 
 
@@ -158,7 +165,7 @@ def _link(config: RunConfig, ends: _Ends) -> RadioLink:
     )
 
 
-def _software_ends(config: RunConfig) -> _Ends:
+def _software_ends(config: RunConfig, noise_seed: int | str) -> _Ends:
     """Loopback transceivers on a medium of their own."""
     radio, seed = config.radio, config.run.seed
     num_devices, impairments = config.federation.num_devices, config.impaired_by
@@ -167,7 +174,7 @@ def _software_ends(config: RunConfig) -> _Ends:
         num_devices=num_devices,
         sample_rate_hz=radio.sample_rate_hz,
         noise_power=radio.noise_power,
-        noise_rng=simulation_rng(seed, "noise/start", 0),
+        noise_rng=simulation_rng(noise_seed, "noise/start", 0),
         channel_name="+".join([channel.name, *_label(config)]),
         impairments=impairments,
     )
@@ -179,6 +186,7 @@ def _software_ends(config: RunConfig) -> _Ends:
             impairments, radio.carrier_hz, num_devices, simulation_rng(seed, "crystals", 0)
         ),
         seed=seed,
+        noise_seed=noise_seed,
         coherence_rounds=radio.coherence_rounds,
     )
     transmitters = [

@@ -23,7 +23,7 @@ from server.plots import draw_plots
 from server.privacy.shown import shown_epsilon
 from server.privacy_statement import (
     HOW_TO_KNOW,
-    assumed_receiver_noise,
+    assumed_in_rounds,
     assumption,
     receiver_noise_counted,
     worth_in_words,
@@ -163,7 +163,7 @@ def summarise(
         if privacy.enabled
         else None,
         "access": config.access,
-        "assumed_receiver_noise": assumed_receiver_noise(config),
+        "assumed_receiver_noise": assumed_in_rounds(config, rows),
         "trusted_noise_fraction": privacy.trusted_noise_fraction if privacy.enabled else None,
         "missing_devices": privacy.missing_devices if privacy.enabled else None,
         "worth_rounds": store.meta("worth_rounds"),
@@ -349,7 +349,7 @@ def _notes(config: RunConfig, summary: dict[str, Any]) -> str:
             notes.append(f"What its {of} rounds are worth without noise: {how_much}.")
             if is_bound:
                 notes.append(f"{HOW_TO_KNOW.capitalize()}.")
-        if (assumed := assumption(config)) is not None:
+        if (assumed := assumption(config, summary["assumed_receiver_noise"])) is not None:
             notes.append(f"The figure {assumed}.")
         if config.privacy.has_simulated_keys:
             notes.append(

@@ -227,7 +227,7 @@ def assumed_problem(
         weights=np.ones(num_draws),
         noise_power=radio.noise_power / (2.0 * radio.payload_symbols),
         budget=terms.budget_left or 1.0,  # subsampled rounds have none of this kind
-        trusted_noise_fraction=config.privacy.trusted_noise_fraction,
+        trusted_noise_fraction=config.privacy.counted_noise_fraction,
         max_power=radio.max_amplitude**2,
     )
     return problem, may_speak

@@ -22,7 +22,7 @@ from radio.impairments import Crystals
 from radio.medium import SoftwareMedium
 
 
-def simulation_rng(seed: int, purpose: str, index: int) -> np.random.Generator:
+def simulation_rng(seed: int | str, purpose: str, index: int) -> np.random.Generator:
     """The generator for one purpose and index of a simulated run."""
     text = f"pairzero/simulation/{seed}/{purpose}/{index}".encode()
     key = int.from_bytes(hashlib.sha256(text).digest()[:16], "little")
@@ -50,6 +50,7 @@ class SoftwareChannelSimulation(ChannelSimulation):
         path_gains: npt.NDArray[np.float64],
         crystals: Crystals,
         seed: int,
+        noise_seed: int | str,
         coherence_rounds: int,
     ) -> None:
         self._medium = medium
@@ -57,6 +58,7 @@ class SoftwareChannelSimulation(ChannelSimulation):
         self._path_gains = path_gains
         self._crystals = crystals
         self._seed = seed
+        self._noise_seed = noise_seed
         self._coherence_rounds = coherence_rounds
 
     def begin_sounding(self, round_index: int) -> None:
@@ -73,7 +75,7 @@ class SoftwareChannelSimulation(ChannelSimulation):
             simulation_rng(self._seed, "gains", block), self._medium.num_devices
         )
         self._medium.set_carrier_offsets_hz(self._crystals.offsets_hz(round_index))
-        self._medium.begin_round(simulation_rng(self._seed, f"noise/{frame}", round_index))
+        self._medium.begin_round(simulation_rng(self._noise_seed, f"noise/{frame}", round_index))
         self._medium.set_gains(gains * self._path_gains)
 
 

@@ -200,8 +200,12 @@ class CoherentWaveform:
             noise_power=noise_power,
         )
 
-    def modulate(self, noisy_scalars: Sequence[complex], tx_gain: complex) -> Complex64Array:
-        """The payload burst: tx_gain s z for each number, complex64 [Q * payload_symbols].
+    def modulate(self, noisy_scalars: Sequence[complex], tx_gain: complex) -> Complex128Array:
+        """The payload burst: tx_gain s z for each number, complex128 [Q * payload_symbols].
+
+        In double precision, because what is rounded off is another function of s for each device:
+        a receiver that heard the sum with less noise than that could take it apart
+        (`server.privacy.receiver_noise`).
 
         Peak amplitude is max abs(tx_gain s), that of every sample of its sequence; the transceiver
         refuses it above full scale, nothing is clipped here.
@@ -213,7 +217,7 @@ class CoherentWaveform:
 
         Raises:
             RadioConfigurationError: another number of scalars; a scalar, the gain or a product is
-                not finite in complex64.
+                not finite.
         """
         if len(noisy_scalars) != self.num_scalars:
             raise RadioConfigurationError(
@@ -222,14 +226,13 @@ class CoherentWaveform:
             )
         levels = [complex(tx_gain) * complex(scalar) for scalar in noisy_scalars]
         for scalar, level in zip(noisy_scalars, levels, strict=True):
-            # The largest float32; beyond it the conversion below would make an infinity.
-            if not cmath.isfinite(level) or abs(level) > float(np.finfo(np.float32).max):
+            if not cmath.isfinite(level):
                 raise RadioConfigurationError(
                     f"modulate: scalar {scalar} and tx_gain {tx_gain}, wanted a finite product. "
                     "A device whose scalar is not finite stays silent this round."
                 )
-        sequence = zadoff_chu(self.payload_symbols)
-        return np.multiply.outer(levels, sequence).astype(np.complex64).reshape(-1)
+        burst: Complex128Array = np.multiply.outer(levels, zadoff_chu(self.payload_symbols))
+        return burst.reshape(-1)
 
     def demodulate(self, capture: npt.NDArray[Any], receive_scale: float) -> Reception:
         """The sums of the scalars, from a capture of the payload frame.

@@ -79,6 +79,13 @@ def _document(
         if not own["can_learn"] and config.privacy.enabled:
             verdict["what_would_help"] = what_would_help(config, num_records, typical)
     privacy = config.privacy
+    planned = next(preview for preview in previews if preview.name == chosen)
+    assumed = privacy_statement.assumed_receiver_noise(
+        config,
+        privacy_statement.largest_sum_noise_std(
+            config, planned.own_noise_std, planned.radio_noise_std, planned.num_speakers
+        ),
+    )
     return {
         "devices": config.federation.num_devices,
         "rounds": config.optimizer.rounds,
@@ -91,8 +98,8 @@ def _document(
         "unit": str(privacy.unit) if privacy.enabled else None,
         "relation": str(privacy.relation) if privacy.enabled else None,
         "promise": privacy_statement.promise(config) if privacy.enabled else None,
-        "assumption": privacy_statement.assumption(config),
-        "assumed_receiver_noise": privacy_statement.assumed_receiver_noise(config),
+        "assumption": privacy_statement.assumption(config, assumed),
+        "assumed_receiver_noise": assumed,
         "trusted_noise_fraction": privacy.trusted_noise_fraction,
         "receiver_noise_counted": privacy_statement.receiver_noise_counted(config),
         "missing_devices": privacy.missing_devices,

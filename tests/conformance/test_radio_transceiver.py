@@ -81,6 +81,7 @@ def check_transceiver(make_pair, judge=EXACT):
     """``make_pair()`` opens a fresh (transmitter, receiver) over a path that ``judge`` knows."""
     positioned = (
         check_burst_arrives_at_its_position,
+        check_double_precision_is_sent,
         check_delay_is_shift,
         check_full_scale_limit,
         check_bad_bursts_are_refused_whole,
@@ -142,6 +143,14 @@ def check_burst_arrives_at_its_position(transmitter, receiver):
     np.testing.assert_allclose(capture, expected, atol=1e-6 * transmitter.max_amplitude)
 
 
+def check_double_precision_is_sent(transmitter, receiver):
+    """Sums over the air are exact to more than a complex64 sample holds."""
+    burst = make_burst(transmitter.max_amplitude)
+    transmitter.transmit(burst.astype(np.complex128), start_sample=START)
+    heard = hear(receiver)[START : START + LENGTH]
+    np.testing.assert_allclose(heard, burst, atol=1e-6 * transmitter.max_amplitude)
+
+
 def check_delay_is_shift(transmitter, receiver):
     transmitter.transmit(make_burst(transmitter.max_amplitude), start_sample=START)
     np.testing.assert_allclose(hear(receiver, 7)[:-7], hear(receiver, 0)[7:], atol=1e-6)
@@ -164,7 +173,7 @@ def check_bad_bursts_are_refused_whole(transmitter, receiver):
     spoiled = good.copy()
     spoiled[3] = np.nan
     for bad in (
-        good.astype(np.complex128),
+        good.astype(np.complex128).view(np.float64),
         good.real.copy(),
         list(good),
         good.reshape(5, 5),

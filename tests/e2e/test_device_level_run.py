@@ -10,6 +10,7 @@ from edge_runtime.number_grid import SHIFT_GROWTH
 from server.config import load_config
 from server.errors import ConfigurationError, PrivacyError
 from server.experiment import Experiment
+from server.privacy import receiver_noise
 from server.privacy.gaussian import epsilon_of
 from server.privacy.mechanism import GAUSSIAN
 from server.privacy.units import PrivacyUnit
@@ -43,7 +44,7 @@ def test_every_round_is_a_gaussian_release_of_the_whole_clip(whole):
     for record in records:
         assert record.kind == GAUSSIAN
         assert record.unit is PrivacyUnit.DEVICE
-        assert record.sensitivity == SHIFT_GROWTH * CLIP
+        assert record.sensitivity == receiver_noise.SHIFT_GROWTH * SHIFT_GROWTH * CLIP
         assert record.sampling_probability == 1.0
 
 

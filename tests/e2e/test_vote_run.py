@@ -11,6 +11,7 @@ from server.config import load_config
 from server.errors import ConfigurationError
 from server.experiment import Experiment
 from server.planning import CALIBRATION_SLACK
+from server.privacy import receiver_noise
 from server.privacy.accountant import Accountant
 from server.privacy.units import vote_sensitivity
 
@@ -53,7 +54,10 @@ def test_each_is_accounted_as_what_it_is(tmp_path, waveform, placed, access):
     assert {(r.waveform, r.vote, r.access) for r in records} == {(waveform, vote, access)}
     # One record moves a number by clip / batch, and turns every sign.
     of_number = SHIFT_GROWTH * CLIP / BATCH
-    sensitivity = of_number if vote is Vote.NOISE_BEFORE else vote_sensitivity(DIRECTIONS)
+    of_sign = vote_sensitivity(DIRECTIONS)
+    if access is Access.SUPERPOSED:
+        of_sign *= receiver_noise.SHIFT_GROWTH
+    sensitivity = of_number if vote is Vote.NOISE_BEFORE else of_sign
     assert {r.sensitivity for r in records} == {sensitivity}
     own = run.terms.noise_multiplier(0) * sensitivity * (1 + CALIBRATION_SLACK)
     for row, speakers in ((row, row.num_speakers) for row in rows):

@@ -27,6 +27,7 @@ from server.experiment import Experiment, Progress
 from server.federation import split_iid
 from server.privacy.mechanism import MechanismRecord
 from server.progress import ProgressPrinter
+from server.radio_link import build_radio_link
 from server.run_records import EvaluationRow, Outcome
 from server.run_store import STORE_FILE
 
@@ -257,14 +258,30 @@ def test_no_pace_is_shown_not_even_on_a_terminal():
 
 
 def test_noise_that_anybody_can_make_again_counts_for_nobody(tmp_path, lines):
-    """A software radio's receiver noise is a function of run.seed, which is in the run folder."""
+    """A software radio has no amplifier: somebody could draw its receiver noise again."""
     train = write(tmp_path / "train.tsv", lines)
     counted = {"privacy.trusted_noise_fraction": 0.01}
-    with pytest.raises(PrivacyError, match=r"trusted_noise_fraction: got 0\.01.*run\.seed"):
+    with pytest.raises(PrivacyError, match=r"trusted_noise_fraction: got 0\.01.*a program draws"):
         start(tmp_path / "run", train, **counted)
     assert not (tmp_path / "run").exists()
     simulated = {"privacy.noise_source": "simulation"}
     start(tmp_path / "simulated", train, **counted, **simulated).close()
+
+
+@pytest.mark.parametrize("source", ["system", "simulation"])
+def test_a_run_folder_does_not_bring_the_receivers_noise_back(tmp_path, lines, source):
+    """Superposed devices need some of it, so nobody may be able to take it off again."""
+    run = start(
+        tmp_path / "run", write(tmp_path / "t.tsv", lines), **{"privacy.noise_source": source}
+    )
+    try:
+        folder_knows = build_radio_link(run.config)
+        folder_knows.air.simulation.begin_sounding(0)
+        run.loop.air.simulation.begin_sounding(0)
+        own, other = (air.receiver.hear_samples(0) for air in (run.loop.air, folder_knows.air))
+        assert (own == other).all() == (source == "simulation")
+    finally:
+        run.close()
 
 
 def test_everything_sent_by_a_device_has_a_reason():

@@ -15,8 +15,6 @@ from scipy import stats
 
 from edge_runtime.discrete_gaussian import RandomBits, discrete_gaussian
 from edge_runtime.number_grid import (
-    ASSUMED_RECEIVER_NOISE,
-    FINENESS_LOG2,
     SHIFT_GROWTH,
     NumberGrid,
 )
@@ -137,11 +135,6 @@ def test_rounding_grows_a_shift_by_no_more_than_is_charged(num_scalars):
     assert grown <= SHIFT_GROWTH * shift
     # And it is no larger than it need be by more than a factor of some.
     assert SHIFT_GROWTH * shift <= shift + 64 * math.sqrt(256) * grid.number(1)
-
-
-def test_the_assumed_receiver_noise_is_four_steps_of_the_coarsest_grid():
-    assert ASSUMED_RECEIVER_NOISE == 4 * 2.0**-FINENESS_LOG2
-    assert 20 * math.log10(ASSUMED_RECEIVER_NOISE) == pytest.approx(-192.7, abs=0.1)
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.0, 0.77, 1.31)])

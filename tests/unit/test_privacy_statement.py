@@ -1,6 +1,7 @@
 """What is said with every epsilon, wherever one is printed."""
 
 import json
+import math
 
 import pytest
 from whole_runs import carry_out
@@ -9,7 +10,14 @@ from server import report
 from server.cli import main
 from server.config import load_config
 from server.experiment import Experiment
-from server.privacy_statement import assumed_receiver_noise, assumption, promise
+from server.privacy_statement import (
+    assumed_as_planned,
+    assumed_receiver_noise,
+    assumption,
+    largest_sum_noise_std,
+    promise,
+)
+from server.privacy_terms import plan_privacy_terms
 
 SHORT = {
     "optimizer.rounds": 2, "optimizer.directions": 1, "optimizer.batch_size": 2,
@@ -23,19 +31,41 @@ def test_the_promise_names_unit_relation_and_access():
 
 
 @pytest.mark.parametrize(
-    ("changes", "noise"),
+    ("changes", "step"),
     [
-        ({}, 4 * 2.0**-34 * 20.0 / 16),
-        ({"radio.waveform": "coherent_vote", "privacy.vote_noise": "after_sign"}, 4 * 2.0**-34),
+        ({}, 20.0 / 16),
+        ({"radio.waveform": "coherent_vote", "privacy.vote_noise": "after_sign"}, 1.0),
         ({"radio.waveform": "coherent_vote"}, None),
         ({"radio.waveform": "energy"}, None),
         ({"privacy.enabled": False}, None),
     ],
 )
-def test_a_receiver_noise_is_assumed_where_devices_cover_one_another(changes, noise):
+def test_a_receiver_noise_is_assumed_where_devices_cover_one_another(changes, step):
     config = load_config("snips", changes)
-    assert assumed_receiver_noise(config) == noise
-    assert (assumption(config) is None) is (noise is None)
+    if step is None:
+        assert assumed_receiver_noise(config, 1.0) is None
+        assert assumption(config, None) is None
+        return
+    assert assumed_receiver_noise(config, 0.0) == 4 * 2.0**-34 * step
+    assumed = assumed_receiver_noise(config, 1.0)
+    assert 4 * 2.0**-34 * step < assumed < 1e-6 * step
+    assert f"at least {assumed:.1e}" in assumption(config, assumed)
+
+
+def test_the_noise_of_a_sum_is_that_of_the_loudest_round():
+    config = load_config("snips", {"privacy.trusted_noise_fraction": 0.25})
+    loudest = largest_sum_noise_std(config, [1.0, 3.0, 9.0], [2.0, 8.0, 9.0], [5, 2, 0])
+    assert loudest == pytest.approx(2.0 * math.hypot(3.0, 0.5 * 8.0))
+    assert largest_sum_noise_std(config, [], [], []) == 0.0
+
+
+def test_a_run_is_told_of_the_most_that_its_rounds_may_need():
+    config = load_config("snips", {"privacy.missing_devices": 1})
+    commitments = tuple(f"{index:08x}" for index in range(5))
+    terms = plan_privacy_terms(config, [400] * 5, commitments)
+    required = max(terms.noise_multipliers) * terms.sensitivity
+    planned = assumed_as_planned(config, terms)
+    assert planned == assumed_receiver_noise(config, required * math.sqrt(5 / 4))
 
 
 def test_what_is_counted_of_the_receiver_stands_there_too(tmp_path, capsys):
@@ -53,10 +83,14 @@ def test_what_is_counted_of_the_receiver_stands_there_too(tmp_path, capsys):
 
 def test_it_stands_wherever_epsilon_does(tmp_path, capsys):
     folder = tmp_path / "run"
-    assert carry_out(Experiment.start(load_config("snips", SHORT), folder))
+    config = load_config("snips", SHORT)
+    assert carry_out(Experiment.start(config, folder))
     (first,) = report.read_runs(folder)
     report.write_runs([first])
-    wanted = 4 * 2.0**-34 * 20.0 / 2
+    wanted = max(
+        assumed_receiver_noise(config, row.artificial_noise_std * row.num_speakers)
+        for row in first.rows
+    )
     assert first.summary["assumed_receiver_noise"] == wanted
     assert json.loads((folder / "summary.json").read_text())["assumed_receiver_noise"] == wanted
     figure = f"at least {wanted:.1e}"
@@ -70,7 +104,8 @@ def test_it_stands_wherever_epsilon_does(tmp_path, capsys):
     assert "(1)*" in listed
     settings = [part for name, value in SHORT.items() for part in ("--set", f"{name}={value}")]
     assert main(["plan", "snips", *settings]) == 0
-    assert figure in capsys.readouterr().out
+    assert "assumes a receiver noise of at least " in capsys.readouterr().out
     assert main(["run", *settings, "--out", str(tmp_path / "other")]) == 0
     out = capsys.readouterr().out
-    assert out.count(figure) == 2  # before the rounds, and below the table
+    assert out.count("a receiver noise of at least ") == 2  # before the rounds, below the table
+    assert figure in out.split("epsilon  wall s")[1]

@@ -22,6 +22,17 @@ def test_real_keys_are_new_each_time_and_simulated_ones_are_not():
     assert len(set(DeviceKeys.create(SYSTEM).commitments)) == SYSTEM.federation.num_devices
 
 
+def test_a_software_receivers_noise_is_nobodys_to_draw_again_under_real_keys(tmp_path):
+    """The superposed promise rests on some of it (`server.privacy.receiver_noise`)."""
+    keys = DeviceKeys.create(SYSTEM)
+    secret = keys.software_noise_seed(SYSTEM)
+    assert secret != DeviceKeys.create(SYSTEM).software_noise_seed(SYSTEM)
+    keys.keep(tmp_path)
+    assert DeviceKeys.load(SYSTEM, tmp_path).software_noise_seed(SYSTEM) == secret
+    simulated = DeviceKeys.create(SIMULATION).software_noise_seed(SIMULATION)
+    assert simulated == SIMULATION.run.seed
+
+
 def test_no_text_of_them_holds_a_key(tmp_path):
     keys = DeviceKeys.create(SYSTEM)
     keys.keep(tmp_path)

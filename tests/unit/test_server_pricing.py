@@ -20,6 +20,7 @@ from server.errors import (
 )
 from server.gain_error import MAX_AMPLITUDE_ERROR
 from server.pricing import Pricing
+from server.privacy import receiver_noise
 from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger
 from server.privacy_terms import plan_privacy_terms
@@ -109,7 +110,8 @@ def pricing(store, terms):
 
 
 def test_sensitivity_of_the_sum_is_one_clipped_example(terms):
-    assert terms.sensitivity == SHIFT_GROWTH * 5.0 / 8
+    on_the_way = receiver_noise.SHIFT_GROWTH
+    assert terms.sensitivity == on_the_way * SHIFT_GROWTH * 5.0 / 8
 
 
 def test_every_record_is_sampled_at_its_device_s_rate(terms):

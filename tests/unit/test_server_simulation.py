@@ -30,7 +30,7 @@ class RememberingMedium(SoftwareMedium):
         super().set_gains(gains)
 
 
-def make_air(*, seed=5, channel=None, path_gains=None, impairments=IDEAL):
+def make_air(*, seed=5, noise_seed=None, channel=None, path_gains=None, impairments=IDEAL):
     medium = RememberingMedium(
         num_devices=NUM_DEVICES,
         sample_rate_hz=1e6,
@@ -43,6 +43,7 @@ def make_air(*, seed=5, channel=None, path_gains=None, impairments=IDEAL):
         path_gains=np.ones(NUM_DEVICES) if path_gains is None else path_gains,
         crystals=Crystals(impairments, 915e6, NUM_DEVICES, simulation_rng(seed, "crystals", 0)),
         seed=seed,
+        noise_seed=seed if noise_seed is None else noise_seed,
         coherence_rounds=COHERENCE_ROUNDS,
     )
     return air, medium

@@ -23,6 +23,7 @@ from server.pricing import Pricing
 from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger
 from server.privacy.mechanism import ArtificialNoise, certified_noise_stds
+from server.privacy.receiver_noise import KEPT_BACK
 from server.privacy_statement import assumed_receiver_noise, promise
 from server.privacy_terms import plan_privacy_terms
 from server.run_planner import RunPlanner
@@ -197,7 +198,8 @@ def test_every_round_is_priced_at_what_the_run_can_afford(store, unit, num_missi
         power, price = pay(pricing, config, round_index)
         for record in price:
             assert record.num_missing == num_missing
-            counted = math.sqrt(fraction) * receiver_noise_std(
+            part = min(fraction, 1.0 - KEPT_BACK)
+            counted = math.sqrt(part) * receiver_noise_std(
                 config.radio.noise_power, config.radio.payload_symbols, power.receive_scale
             )
             assert record.receiver_noise_std == pytest.approx(counted, rel=1e-12)
@@ -333,9 +335,9 @@ def test_a_receiver_without_noise_is_refused_before_anything_is_paid(store):
     pricing, ledger = open_pricing(store, config)
     with pytest.raises(PrivacyError, match="Nothing was transmitted"):
         pricing.plan_round(0, channel(config, measured=0.0))
-    least = assumed_receiver_noise(config)
+    least = assumed_receiver_noise(config, 0.0)
     quiet = channel(config, measured=(least / 10) ** 2 / config.radio.noise_power)
-    with pytest.raises(PrivacyError, match="told apart by their grids"):
+    with pytest.raises(PrivacyError, match="told apart by their grids and by what is rounded off"):
         pricing.plan_round(0, quiet)
     assert ledger.records() == ()
 
