@@ -55,6 +55,8 @@ def start(uri, ending=SLEEP, max_hold_s=600.0, before="", **options):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A group whose parent is in the session: the kernel stops no orphan (CI may make us one).
+        process_group=0,
         **options,
     )
     said = program.stdout.readline()
