@@ -3,7 +3,9 @@
 A recording is a pair of files, ``NAME.sigmf-meta`` and ``NAME.sigmf-data``, with one or more
 captures, each with a label of its own. Samples of a 12-bit converter are stored as they came
 (ci16_le, full scale 2^15), others as cf32_le; a digest of the samples is part of the description
-and is checked when they are read.
+and is checked when they are read. Each capture has its levels (``pairzero:power_dbfs``,
+``pairzero:peak_dbfs``), the moment of its first sample (``core:datetime``), if that is to be known,
+and the receiver's gain (``pairzero:rx_gain_db``), if it has one.
 
 Source: SigMF 1.2, through its own library.
 """
@@ -11,7 +13,10 @@ Source: SigMF 1.2, through its own library.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +25,31 @@ import numpy as np
 
 from radio.checks import Complex64Array, check_burst, check_not_negative, check_positive
 from radio.errors import RadioConfigurationError, RadioUnavailableError
+from radio.units import mean_power_dbfs, peak_dbfs
 
 DATA_SUFFIX, META_SUFFIX, ARCHIVE_SUFFIX = ".sigmf-data", ".sigmf-meta", ".sigmf"
 _INTEGER_FULL_SCALE = 1 << 15
 _SOURCE_KEY = "pairzero:source"
-_EXTENSION = {"name": "pairzero", "version": "1.0.0", "optional": True}
+_GAIN_KEY = "pairzero:rx_gain_db"
+_EXTENSION = {"name": "pairzero", "version": "1.1.0", "optional": True}
+
+
+Clock = Callable[[], datetime.datetime]
+
+
+def utc_now() -> datetime.datetime:
+    """By the host's clock."""
+    return datetime.datetime.now(datetime.UTC)
+
+
+def begin_of(
+    capture: Complex64Array, sample_rate_hz: float, now: datetime.datetime
+) -> datetime.datetime:
+    """When the first sample of a capture that has just come was on the air.
+
+    Later by as long as the last one took to get here.
+    """
+    return now - datetime.timedelta(seconds=len(capture) / sample_rate_hz)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +62,9 @@ class Recording:
         sample_rate_hz: of all.
         carrier_hz: of all.
         source: where the samples come from, as `Transceiver.source` says.
+        moments: of each capture's first sample, as well as the host knows; None where it does not,
+            and all of them where there are none.
+        rx_gain_db: of the receiver, as it was set; None where that is not known.
     """
 
     captures: tuple[Complex64Array, ...]
@@ -44,6 +72,8 @@ class Recording:
     sample_rate_hz: float
     carrier_hz: float
     source: str
+    moments: tuple[datetime.datetime | None, ...] = ()
+    rx_gain_db: float | None = None
 
 
 def save_recording(recording: Recording, path: Path) -> Path:
@@ -67,6 +97,12 @@ def save_recording(recording: Recording, path: Path) -> Path:
         raise RadioConfigurationError(
             f"recording: got {len(captures)} captures and {len(recording.labels)} labels, wanted "
             "at least one, and a label for each."
+        )
+    moments = recording.moments or (None,) * len(captures)
+    if len(moments) != len(captures):
+        raise RadioConfigurationError(
+            f"recording: got {len(captures)} captures and {len(moments)} moments, wanted a moment "
+            "for each, or none."
         )
     check_positive("sample_rate_hz", recording.sample_rate_hz)
     check_not_negative("carrier_hz", recording.carrier_hz)
@@ -98,8 +134,9 @@ def save_recording(recording: Recording, path: Path) -> Path:
             },
         )
         start = 0
-        for capture, label in zip(captures, recording.labels, strict=True):
-            described.add_capture(start, metadata={"core:frequency": recording.carrier_hz})
+        for capture, label, moment in zip(captures, recording.labels, moments, strict=True):
+            about = _about(capture, recording, moment)
+            described.add_capture(start, metadata=about)
             described.add_annotation(start, len(capture), metadata={"core:label": label})
             start += len(capture)
         described.tofile(str(meta))
@@ -108,6 +145,22 @@ def save_recording(recording: Recording, path: Path) -> Path:
             data.unlink()
         raise
     return meta
+
+
+def _about(
+    capture: Complex64Array, recording: Recording, moment: datetime.datetime | None
+) -> dict[str, Any]:
+    """What is written of one capture."""
+    about: dict[str, Any] = {"core:frequency": recording.carrier_hz}
+    if moment is not None:
+        utc = moment.astimezone(datetime.UTC)
+        about["core:datetime"] = utc.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    if recording.rx_gain_db is not None:
+        about[_GAIN_KEY] = recording.rx_gain_db
+    levels = {"power": mean_power_dbfs(capture), "peak": peak_dbfs(capture)}
+    # Of silence there are none: JSON has no infinity.
+    about |= {f"pairzero:{name}_dbfs": db for name, db in levels.items() if math.isfinite(db)}
+    return about
 
 
 def load_recording(path: Path) -> Recording:
@@ -164,7 +217,27 @@ def load_recording(path: Path) -> Recording:
         sample_rate_hz=check_positive("sample_rate_hz", rate_hz),
         carrier_hz=carrier_hz,
         source=str(header.get(_SOURCE_KEY, header.get("core:hw", "unknown"))),
+        moments=tuple(_moment(piece) for piece in pieces),
+        rx_gain_db=_gain_db(pieces),
     )
+
+
+def _moment(piece: dict[str, Any]) -> datetime.datetime | None:
+    """Of a capture, if it says one that is one; it changes nothing about the samples."""
+    try:
+        moment = datetime.datetime.fromisoformat(str(piece["core:datetime"]))
+    except (KeyError, ValueError):
+        return None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=datetime.UTC)
+
+
+def _gain_db(pieces: list[dict[str, Any]]) -> float | None:
+    """Of all captures, if they have one."""
+    gains = {piece.get(_GAIN_KEY) for piece in pieces}
+    gain = gains.pop() if len(gains) == 1 else None
+    if isinstance(gain, bool) or not isinstance(gain, int | float) or not math.isfinite(gain):
+        return None
+    return float(gain)
 
 
 def _check_keys(meta: Path) -> None:

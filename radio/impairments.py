@@ -20,6 +20,9 @@ Carrier beside the receiver's, phase psi of sample n of round t:
     drift    = drift_ppm sin(2 pi (t / period_k + phase_k)), period 50 to 200 rounds
     psi(n)   = 2 pi f_k n / sample rate + Wiener process of 2 pi linewidth / sample rate a sample
 
+One crystal makes a radio's carrier and its sampling clock, so x_k is heard at (1 + f_k / carrier) n
+in place of n (`radio.resampling`): 20 ppm are 1.3 samples in 65,536.
+
 Delay: uniform within 0..timing_offset_s for every frame that is sent to a position; a held burst is
 heard from any sample on anyway. Path: devices in a geometric row of distances from the nearest to
 ``distance_ratio`` times as far lose 10 n log10(distance) dB, n the exponent; the mean of the power
@@ -31,8 +34,7 @@ The mixer leaks whether samples come or not; of a silent transmitter as a clean 
 noise. What is random is drawn from the frame's generator, in
 order of devices, so that a frame can be heard again.
 
-Left out: sampling clocks that differ (20 ppm are 1.3 samples in 65,536), memory of the amplifier,
-spurs, filters, quantisation of the gains.
+Left out: memory of the amplifier, spurs, filters, quantisation of the gains.
 """
 
 from __future__ import annotations
@@ -144,8 +146,12 @@ class Impairments:
 
     def largest_offset_hz(self, carrier_hz: float) -> float:
         """Of a device's carrier beside the receiver's."""
-        ppm = 2.0 * self.crystal_ppm + self.drift_ppm
-        return 1e-6 * ppm * check_positive("carrier_hz", carrier_hz)
+        return 1e-6 * self.largest_ppm * check_positive("carrier_hz", carrier_hz)
+
+    @property
+    def largest_ppm(self) -> float:
+        """Of a device's carrier and clock beside the receiver's."""
+        return 2.0 * self.crystal_ppm + self.drift_ppm
 
     @property
     def path_spread_db(self) -> float:

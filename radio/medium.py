@@ -6,7 +6,9 @@ For bursts x_k placed at start_k, gains h_k and noise power N0, a capture at pos
 
 with x_k zero outside its burst. N0 is per complex sample: N0/2 in each of the two parts. With a
 carrier f_k beside the receiver's, gain h_k turns: h_k exp(j psi_k + 2 pi j f_k (s + i) / sample
-rate), with psi_k drawn in ``begin_round``: between two frames passes a time that nobody knows.
+rate), with psi_k drawn in ``begin_round``: between two frames passes a time that nobody knows. The
+crystal that makes the carrier makes the sampling clock, so x_k is read at (1 + f_k / carrier) n in
+place of n (`radio.resampling`).
 
 For bursts of N_k samples that are held, a capture hears each from a moment of its own,
 
@@ -41,10 +43,13 @@ from radio.checks import (
 from radio.errors import RadioConfigurationError
 from radio.impairments import Impairments
 from radio.phasors import turns
+from radio.resampling import resampled
 
 logger = logging.getLogger(__name__)
 
 _IDEAL = Impairments()
+_NOTHING_AFTER = 64
+"""Samples behind a burst at a position: what is read around its ends is not the other end."""
 
 
 class SoftwareMedium:
@@ -75,6 +80,7 @@ class SoftwareMedium:
         channel_name: what the gains are drawn from, for the transceivers' ``source``.
         impairments: what else happens to a signal; the crystals' are told by
             `set_carrier_offsets_hz`, and path gains are part of `set_gains`.
+        carrier_hz: that the offsets lie beside; infinite, and sampling clocks do not differ.
     """
 
     def __init__(
@@ -86,6 +92,7 @@ class SoftwareMedium:
         noise_rng: np.random.Generator,
         channel_name: str = "unnamed",
         impairments: Impairments = _IDEAL,
+        carrier_hz: float = math.inf,
     ) -> None:
         self._num_devices = check_integer("num_devices", num_devices, minimum=1)
         self._sample_rate_hz = check_positive("sample_rate_hz", sample_rate_hz)
@@ -96,6 +103,7 @@ class SoftwareMedium:
         # What a transmitter radiates that is told to be silent: the leakage of its mixer.
         self._idle = complex(impairments.transmitted(np.zeros(1, dtype=np.complex64))[0])
         self._gains: Complex128Array | None = None
+        self._carrier_hz = carrier_hz
         self._carrier_offsets_hz = np.zeros(self._num_devices)
         self._carrier_phases = np.zeros(self._num_devices)
         self._delays = np.zeros(self._num_devices, dtype=np.int64)
@@ -257,8 +265,7 @@ class SoftwareMedium:
                     heard = np.full(count, self._idle)
                 else:
                     delay = int(self._noise_rng.integers(burst.size))
-                    heard = np.take(burst, np.arange(delay, delay + count), mode="wrap")
-                    heard = self._wandered(heard)
+                    heard = self._wandered(self._read(device, burst, delay, count))
                 total += self._gain(device) * self._turned(device, heard, phase_turns)
             return self._received(total)
 
@@ -293,6 +300,19 @@ class SoftwareMedium:
             return heard * turns(self._cycles_per_sample(device), heard.size) * turn
         return heard if cycles == 0.0 else heard * turn
 
+    def _clock_ratio(self, device: int) -> float:
+        """Of its sampling clock over the receiver's: one crystal makes carrier and clock."""
+        return 1.0 + float(self._carrier_offsets_hz[device]) / self._carrier_hz
+
+    def _read(
+        self, device: int, burst: Complex128Array, start: float, count: int
+    ) -> Complex128Array:
+        """Samples of a burst without end, from a position on, as the receiver's clock has them."""
+        ratio = self._clock_ratio(device)
+        if ratio == 1.0:
+            return np.take(burst, np.arange(int(start), int(start) + count), mode="wrap")
+        return resampled(burst, start, ratio, count)
+
     def _wandered(self, samples: Complex128Array) -> Complex128Array:
         """Samples under the phase noise of one oscillator."""
         wandering = self._impairments.phase_noise(
@@ -326,9 +346,11 @@ class SoftwareMedium:
                 last = min(start + count, burst_start + burst.size)
                 if first < last:
                     has_burst = True
-                    window[first - start : last - start] = burst[
-                        first - burst_start : last - burst_start
-                    ]
+                    once = np.pad(burst, (0, _NOTHING_AFTER), constant_values=self._idle)
+                    position = first * self._clock_ratio(device) - burst_start
+                    window[first - start : last - start] = self._read(
+                        device, once, position, last - first
+                    )
             if has_burst:
                 window = self._wandered(window)
             if has_burst or self._idle != 0:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 from pathlib import Path
 
-from radio.captures import Recording, load_recording, save_recording
+from radio.captures import Clock, Recording, begin_of, load_recording, save_recording, utc_now
 from radio.checks import Complex64Array
 from radio.errors import RadioConfigurationError, RadioUnavailableError
 from radio.transceiver import Mode, Transceiver
@@ -17,19 +18,22 @@ class RecordingTransceiver(Transceiver):
     Args:
         radio: with held bursts.
         carrier_hz: that it is tuned to.
+        now: a clock.
 
     Raises:
         RadioConfigurationError: the radio has no captures to keep.
     """
 
-    def __init__(self, radio: Transceiver, *, carrier_hz: float) -> None:
+    def __init__(self, radio: Transceiver, *, carrier_hz: float, now: Clock = utc_now) -> None:
         if Mode.HELD not in radio.modes:
             raise RadioConfigurationError(
                 f"{radio.source}: has no captures to record, its bursts are at positions."
             )
         self._radio = radio
         self._carrier_hz = carrier_hz
+        self._now = now
         self._captures: list[Complex64Array] = []
+        self._moments: list[datetime.datetime] = []
 
     @property
     def sample_rate_hz(self) -> float:
@@ -57,6 +61,11 @@ class RecordingTransceiver(Transceiver):
         return self._radio.temperature_c
 
     @property
+    def rx_gain_db(self) -> float | None:
+        """The radio's."""
+        return self._radio.rx_gain_db
+
+    @property
     def modes(self) -> frozenset[Mode]:
         """Held alone: only captures are kept."""
         return frozenset({Mode.HELD})
@@ -73,7 +82,13 @@ class RecordingTransceiver(Transceiver):
         """
         named = tuple(labels) or tuple(f"capture {i}" for i in range(len(self._captures)))
         recording = Recording(
-            tuple(self._captures), named, self.sample_rate_hz, self._carrier_hz, self.source
+            tuple(self._captures),
+            named,
+            self.sample_rate_hz,
+            self._carrier_hz,
+            self.source,
+            tuple(self._moments),
+            self.rx_gain_db,
         )
         return save_recording(recording, path)
 
@@ -85,6 +100,7 @@ class RecordingTransceiver(Transceiver):
 
     def _capture(self, num_samples: int, timeout_s: float) -> Complex64Array:
         capture = self._radio.capture(num_samples, timeout_s=timeout_s)
+        self._moments.append(begin_of(capture, self.sample_rate_hz, self._now()))
         self._captures.append(capture.copy())
         return capture
 

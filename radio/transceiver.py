@@ -120,6 +120,11 @@ class Transceiver(abc.ABC):
         """Of the radio's chip in degrees Celsius; None where there is no thermometer."""
         return None
 
+    @property
+    def rx_gain_db(self) -> float | None:
+        """Of the receiver, as it reads back; None where there is none."""
+        return None
+
     def take_health(self) -> RadioHealth | None:
         """What happened since this was asked last; None where nothing can happen.
 

@@ -255,7 +255,7 @@ class HeldAir(Air):
         """What is on the air for that long; the label is for whoever keeps it."""
         duration_s = num_samples / self.transceiver.sample_rate_hz
         capture = self.transceiver.capture(num_samples, timeout_s=duration_s + _CAPTURE_TIMEOUT_S)
-        self.kept.note(label, capture)
+        self.kept.note(label, capture, self.transceiver.sample_rate_hz)
         return capture
 
     def tell_health(self, round_index: int) -> None:
@@ -285,12 +285,7 @@ class HeldAir(Air):
 
     def keeping(self, what: str, round_index: int) -> contextlib.AbstractContextManager[None]:
         """Within it captures are kept, if those of this round are."""
-        return self.kept.of_round(
-            what,
-            round_index,
-            source=self.source,
-            sample_rate_hz=self.transceiver.sample_rate_hz,
-        )
+        return self.kept.of_round(what, round_index, self.transceiver)
 
     def close(self) -> None:
         """Close the transceiver."""

@@ -447,9 +447,9 @@ class RunConfig(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         radio = self.radio
         try:
             impairments = self.impaired_by
-            offset_hz = impairments.largest_offset_hz(radio.carrier_hz)
             if radio.backend == "pluto":
-                offset_hz = 0.0
+                impairments = Impairments()
+            offset_hz = impairments.largest_offset_hz(radio.carrier_hz)
             signal_to_noise = radio.max_amplitude**2 / radio.noise_power
             if radio.waveform.adds_powers:
                 bands = radio.energy_waveform
@@ -459,6 +459,7 @@ class RunConfig(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
             if not radio.waveform.superposes:
                 packets = radio.slotted_waveform(self.optimizer.directions)
                 packets.check_offset(offset_hz)
+                packets.check_clock(impairments.largest_ppm)
                 if not radio.has_plutos:
                     packets.check_can_be_read(signal_to_noise)
         except RadioError as error:

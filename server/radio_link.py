@@ -17,6 +17,7 @@ from edge_runtime.uplink import (
     Uplink,
 )
 from radio.calibration import CalibrationLimits
+from radio.captures import utc_now
 from radio.channel_models import channel_from_name
 from radio.impairments import Crystals, Impairments
 from radio.loopback import LoopbackTransceiver
@@ -122,7 +123,11 @@ def _link(config: RunConfig, ends: _Ends) -> RadioLink:
     """The waveform of a configuration on open radios."""
     radio, num_devices = config.radio, config.federation.num_devices
     transmitters, listener, simulation = ends.transmitters, ends.listener, ends.simulation
-    kept = KeptCaptures(radio.keep_captures, radio.carrier_hz)
+    kept = KeptCaptures(
+        radio.keep_captures,
+        radio.carrier_hz,
+        now=None if config.privacy.has_system_keys else utc_now,
+    )
     if radio.waveform.adds_powers:
         bands = radio.energy_waveform
         return RadioLink(
@@ -177,6 +182,7 @@ def _software_ends(config: RunConfig, noise_seed: int | str) -> _Ends:
         noise_rng=simulation_rng(noise_seed, "noise/start", 0),
         channel_name="+".join([channel.name, *_label(config)]),
         impairments=impairments,
+        carrier_hz=radio.carrier_hz,
     )
     simulation = SoftwareChannelSimulation(
         medium,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import sys
 from pathlib import Path
 
@@ -33,6 +34,12 @@ def run(arguments: argparse.Namespace) -> int:
         f"captures     {len(recording.captures)}, {recording.sample_rate_hz:g} samples a second at "
         f"{recording.carrier_hz / 1e6:.3f} MHz"
     )
+    first = next((moment for moment in recording.moments if moment is not None), None)
+    gain_db = recording.rx_gain_db
+    when = (
+        "not told" if first is None else f"{first.astimezone(datetime.UTC):%Y-%m-%d %H:%M:%S} UTC"
+    )
+    print(f"recorded     {when}, gain {'not told' if gain_db is None else f'{gain_db:g} dB'}")
     print(
         f"{'capture':32s}{'samples':>9s}{'level':>12s}{'peak':>12s}{'band A':>12s}{'band B':>12s}"
         f"{'offset':>11s}"

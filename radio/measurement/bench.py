@@ -153,6 +153,7 @@ class Bench(SelfClosing):
             noise_rng=self._noise_rng,
             channel_name="+".join(name for name in names if name),
             impairments=setting.impairments,
+            carrier_hz=setting.carrier_hz,
         )
         self.devices = [LoopbackTransceiver(self.medium, k) for k in range(num_devices)]
         self.receiver = LoopbackTransceiver(self.medium, None)

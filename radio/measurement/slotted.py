@@ -28,6 +28,7 @@ def measure_slotted(
         RadioConfigurationError: carriers out of reach, or nothing read in all trials.
     """
     waveform.check_offset(setting.largest_offset_hz)
+    waveform.check_clock(setting.impairments.largest_ppm)
     bench = Bench(setting, num_devices=num_devices, sample_rate_hz=waveform.sample_rate_hz)
     rounding = 1.0 / (12.0 * waveform.largest_integer**2)
     log, num_erased, predicted = Log(), 0, 0.0

@@ -95,6 +95,7 @@ class PlutoTransceiver(Transceiver, Silenceable):
         self._is_loud = False
         self._is_off = False  # its transmitter's oscillator, as read back
         self._is_lost = False  # its connection is
+        self._rx_gain_db: float | None = None
         self._is_transmitter = settings.role is Role.TRANSMITTER
         self._pluto = OpenPluto(settings.uri)
         self._serial = self._pluto.serial
@@ -149,7 +150,7 @@ class PlutoTransceiver(Transceiver, Silenceable):
             radio.gain_control_mode_chan0 = "manual"
             radio.rx_hardwaregain_chan0 = settings.rx_gain_db
             mode = radio.gain_control_mode_chan0
-            self._check(
+            self._rx_gain_db = self._check(
                 "rx_gain_db",
                 settings.rx_gain_db,
                 radio.rx_hardwaregain_chan0,
@@ -252,6 +253,11 @@ class PlutoTransceiver(Transceiver, Silenceable):
     def modes(self) -> frozenset[Mode]:
         """Held alone: stock firmware starts a burst whenever it comes to it."""
         return frozenset({Mode.HELD})
+
+    @property
+    def rx_gain_db(self) -> float | None:
+        """As the radio read it back when it was set; None of a transmitter."""
+        return self._rx_gain_db
 
     @property
     def temperature_c(self) -> float | None:

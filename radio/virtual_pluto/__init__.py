@@ -9,6 +9,6 @@ set them up, and exchange samples with them; several radios share one air::
 Does not model: USB, its bandwidth and its errors; a second channel; rates by the FPGA's filters;
 the shape of analogue and digital filters, and their delay; the dependence of gain and leakage on
 frequency, attenuation and temperature; the transient after a change of gain or frequency; fast lock
-profiles; test signals (BIST); delays of the paths; multipath; sampling clocks that differ; other
-people's signals. `firmware_notes/virtual-pluto.md` says what is modelled, and how.
+profiles; test signals (BIST); delays of the paths; multipath; other people's
+signals. `firmware_notes/virtual-pluto.md` says what is modelled, and how.
 """

@@ -3,8 +3,9 @@
 Amplitude 1 is full scale of a transmitter's converter at no attenuation, and of a receiver's at a
 gain of 0 dB. A receiver hears, sample n at t = start + n / rate,
 
-    r(t) = sum_k g_k a_k(t) exp(j psi_k(t)) x_k(t) + w(t)
+    r(t) = sum_k g_k a_k(t) exp(j psi_k(t)) x_k(c_k t) + w(t)
     psi_k' = 2 pi (carrier of k - carrier of the receiver) + Wiener process of both linewidths
+    c_k    = clock of k / clock of the receiver (`radio.resampling`)
 
 with g_k the path's gain, a_k what the transmitter's attenuator leaves, x_k the samples that its
 mixer and amplifier make of what the converter gives them (`radio.impairments.transmitted`) and w
@@ -12,8 +13,8 @@ circular noise of power ``noise_power`` per sample at the antenna. Gain, mixer, 
 the receiver follow (`radio.impairments.received`).
 
 A carrier is its nominal frequency times what the crystal is off and what xo_correction makes up
-for; crystals drift as they warm up. Radios of different sample rates, or whose carriers are further
-apart than half of it, do not hear each other.
+for, and so is a sampling clock; crystals drift as they warm up. Radios of different sample rates,
+or whose carriers are further apart than half of it, do not hear each other.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from radio.checks import Complex64Array, Complex128Array, check_not_negative
 from radio.errors import RadioConfigurationError
 from radio.impairments import Impairments
 from radio.phasors import turn, turns
+from radio.resampling import resampled
 from radio.units import amplitude_ratio_from_db, db_from_power_ratio
 from radio.virtual_pluto.clock import Clock
 from radio.virtual_pluto.timeline import Timeline
@@ -99,8 +101,12 @@ class Burst:
     samples: Complex64Array
     analogue: Complex128Array
 
-    def read(self, source: npt.NDArray[np.complexfloating], first: int, count: int) -> np.ndarray:
-        """``count`` samples from position ``first`` on, round and round."""
+    def read(
+        self, source: npt.NDArray[np.complexfloating], first: int, count: int, ratio: float = 1.0
+    ) -> np.ndarray:
+        """``count`` samples from position ``first`` of a clock on that is so much slower."""
+        if ratio != 1.0:
+            return resampled(source, first * ratio, ratio, count)
         offset = first % len(source)
         if offset + count <= len(source):
             return source[offset : offset + count]
@@ -284,7 +290,8 @@ class VirtualAir:
                 )
                 link.advance_to(moment_s, offset_hz)
                 if sending.amplitude > 0.0 and abs(offset_hz) <= receiver.rate_hz / 2:
-                    heard = _emitted(sender, sending, moment_s, last - first)
+                    clocks = _clock(sender, sending, moment_s) / _clock(receiver, state, moment_s)
+                    heard = _emitted(sender, sending, moment_s, last - first, clocks)
                     heard *= turns(offset_hz / receiver.rate_hz, last - first)
                     heard *= (
                         gain
@@ -330,18 +337,28 @@ class _Link:
 
 
 def _carrier(radio: Radio, state: TransmitState | ReceiveState, moment_s: float) -> float:
-    return state.carrier_hz * state.trim * radio.crystal.ratio(moment_s)
+    return state.carrier_hz * _clock(radio, state, moment_s)
 
 
-def _emitted(sender: Radio, state: TransmitState, start_s: float, count: int) -> Complex128Array:
-    """What reaches the attenuator: bursts, and between them tones and what the mixer leaks."""
+def _clock(radio: Radio, state: TransmitState | ReceiveState, moment_s: float) -> float:
+    """True over nominal, of everything that is made from the crystal."""
+    return state.trim * radio.crystal.ratio(moment_s)
+
+
+def _emitted(
+    sender: Radio, state: TransmitState, start_s: float, count: int, clocks: float
+) -> Complex128Array:
+    """What reaches the attenuator: bursts, and between them tones and what the mixer leaks.
+
+    ``clocks`` is the sender's over that of who hears it.
+    """
     if state.tones:
-        emitted = sender.mixed(_tones(state.tones, start_s, count, sender.rate_hz))
+        emitted = sender.mixed(_tones(state.tones, start_s, count, sender.rate_hz, clocks))
     else:
         idle = sender.mixed(np.zeros(1, dtype=np.complex64))
         emitted = np.full(count, idle[0])
     for burst, first, last, position in _parts(sender, start_s, count):
-        emitted[first:last] = burst.read(burst.analogue, position, last - first)
+        emitted[first:last] = burst.read(burst.analogue, position, last - first, clocks)
     return emitted
 
 
@@ -365,8 +382,10 @@ def _samples(duration_s: float, rate_hz: float) -> float:
     return round(duration_s * rate_hz, 3)
 
 
-def _tones(tones: Sequence[Tone], start_s: float, count: int, rate_hz: float) -> Complex128Array:
-    moments = start_s + np.arange(count) / rate_hz
+def _tones(
+    tones: Sequence[Tone], start_s: float, count: int, rate_hz: float, clocks: float
+) -> Complex128Array:
+    moments = clocks * (start_s + np.arange(count) / rate_hz)
     total = np.zeros(count, dtype=np.complex128)
     for tone in tones:
         angle = 2.0 * math.pi * np.fmod(tone.frequency_hz * moments, 1.0) + tone.phase_rad

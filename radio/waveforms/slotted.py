@@ -14,7 +14,9 @@ conj(m[n]); with c the steps of the preamble, its place and the turn of the carr
 
     place = argmax_n abs(sum_i c_i d[n + i L]),      2 pi f L / rate = angle of that sum
 
-and the bits are the signs of the steps that follow, turned back. The CRC covers the bits and who
+and the bits are the signs of the steps that follow, turned back. Where the clocks differ, the
+places of later steps slip; of every slip a packet may have, half a sample apart, that one is taken
+under which the steps, turned back, lie farthest from zero in all. The CRC covers the bits and who
 sent them in which round: what does not fit is an *erasure*, reported and never guessed.
 
 With Es/N0 = L abs(h)^2 A^2 / N0 a bit is wrong with probability 1/2 exp(-Es/N0), so a packet of B
@@ -49,6 +51,10 @@ from radio.errors import RadioConfigurationError
 PREAMBLE_SYMBOLS = 64
 CRC_BITS = 32
 MAX_NUMBERS = 256
+MAX_CLOCK_PPM = 60.0
+"""Of a device's sampling clock beside the receiver's: 25 ppm at both ends, and warming up."""
+
+_SLIPS_PER_SAMPLE = 2
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -120,9 +126,14 @@ class SlottedWaveform:
         return self.num_symbols * self.samples_per_symbol
 
     @property
+    def max_slip_samples(self) -> int:
+        """Of a packet's end, where the clocks differ most."""
+        return math.ceil(1e-6 * MAX_CLOCK_PPM * self.packet_samples)
+
+    @property
     def capture_samples(self) -> int:
-        """Two periods, in which one packet lies whole wherever they begin."""
-        return 2 * self.packet_samples
+        """Two periods and a slip, in which one packet lies whole wherever they begin."""
+        return 2 * (self.packet_samples + self.max_slip_samples)
 
     @property
     def airtime_s(self) -> float:
@@ -145,6 +156,18 @@ class SlottedWaveform:
                 f"carrier offset: up to {offset_hz:g} Hz, packets are read within "
                 f"{self.max_offset_hz:g} Hz. Correct the crystals (xo_correction), or use a lower "
                 "carrier frequency."
+            )
+
+    def check_clock(self, clock_ppm: float) -> None:
+        """Return if packets of a clock that far from the receiver's can be read.
+
+        Raises:
+            RadioConfigurationError: they cannot.
+        """
+        if not abs(clock_ppm) <= MAX_CLOCK_PPM:
+            raise RadioConfigurationError(
+                f"sampling clock: up to {clock_ppm:g} ppm, packets are read within "
+                f"{MAX_CLOCK_PPM:g} ppm. Correct the crystals (xo_correction)."
             )
 
     def check_can_be_read(self, sample_to_noise: float) -> None:
@@ -244,9 +267,7 @@ class SlottedWaveform:
         check_all_finite("capture", capture)
         steps = self._phase_steps(capture)
         first, turn = self._find_preamble(steps)
-        places = first + self.samples_per_symbol * np.arange(self.num_symbols - 1)
-        turned: Complex128Array = steps[places] * turn.conjugate()
-        return turned
+        return self._follow(steps * turn.conjugate(), first)
 
     def _phase_steps(self, capture: npt.NDArray[np.complex64]) -> Complex128Array:
         """d, one for each sample from which a symbol and its successor can be averaged."""
@@ -262,7 +283,7 @@ class SlottedWaveform:
         length = self.samples_per_symbol
         pattern = np.zeros((PREAMBLE_SYMBOLS - 2) * length + 1)
         pattern[::length] = np.where(_preamble_steps(), -1.0, 1.0)
-        last = steps.size - (self.num_symbols - 2) * length
+        last = steps.size - (self.num_symbols - 2) * length - self.max_slip_samples
         window = steps[: last - 1 + pattern.size]
         size = 1 << (window.size + pattern.size - 1).bit_length()
         spectrum = np.fft.fft(window, size) * np.fft.fft(pattern, size).conj()
@@ -270,6 +291,22 @@ class SlottedWaveform:
         first = int(np.argmax(np.abs(matched)))
         turn = complex(matched[first])
         return first, turn / abs(turn) if turn else 1.0 + 0j
+
+    def _follow(self, steps: Complex128Array, first: int) -> Complex128Array:
+        """The steps of a packet from its first one on, at the places where its clock has them."""
+        count = self.num_symbols - 1
+        on_time = self.samples_per_symbol * np.arange(count)
+        most = _SLIPS_PER_SAMPLE * self.max_slip_samples
+
+        def under(slip: int) -> Complex128Array:
+            late = np.rint(slip / _SLIPS_PER_SAMPLE * np.arange(count) / count)
+            # Only a false preamble is so near an end that its steps would lie beyond.
+            places = np.clip(first + on_time + late.astype(int), 0, steps.size - 1)
+            return steps[places]
+
+        # From the middle outwards: of equals the smallest slip.
+        slips = sorted(range(-most, most + 1), key=abs)
+        return max(map(under, slips), key=lambda read: float(np.sum(np.abs(read.real))))
 
     def _carrier(self, num_samples: int) -> Complex128Array:
         return _carrier(self.centre_hz / self.sample_rate_hz, num_samples)

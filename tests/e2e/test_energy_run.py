@@ -110,7 +110,9 @@ def test_somebody_else_on_the_air_is_told_with_the_number_that_is_spoilt(
     assert carry_out(Experiment.start(config(optimizer__rounds=2), tmp_path / "spoilt"))
     told = [r.message for r in caplog.records if "somebody else was on the air" in r.message]
     assert len(told) == 2
-    assert told[1].startswith("round 1, number 1: somebody else was on the air: a tone 100.")
+    begin = "round 1, number 1: somebody else was on the air: a tone "
+    assert told[1].startswith(begin)
+    assert float(told[1].removeprefix(begin).split()[0]) == pytest.approx(100.0, abs=0.2)
 
 
 def test_the_other_mapping_runs_too(tmp_path):
@@ -277,6 +279,22 @@ def test_captures_of_chosen_rounds_are_kept_and_say_what_the_run_heard(tmp_path,
     factors = [m / s for m, s in zip(rows[4].mean_estimates, sums, strict=True)]
     assert max(abs(m) for m in rows[4].mean_estimates) < run.config.optimizer.clip
     assert factors == pytest.approx([factors[0]] * 3, rel=1e-9)
+    # They follow one another, and a software radio has no gain to tell.
+    moments = [*pilots.moments, *recording.moments]
+    assert None not in moments
+    assert moments == sorted(moments)
+    assert pilots.rx_gain_db is None
+
+
+def test_captures_of_a_run_with_real_keys_do_not_say_when_they_were_made(tmp_path):
+    """How long a round takes follows the sizes of secret batches."""
+    changes = {"radio__keep_captures": (0, 1), "optimizer__rounds": 2}
+    run = Experiment.start(config(**changes, privacy__noise_source="system"), tmp_path / "run")
+    assert carry_out(run)
+    for name in ("calibration-000000", "round-000000", "round-000001"):
+        recording = load_recording(tmp_path / "run" / "captures" / name)
+        assert recording.captures
+        assert set(recording.moments) == {None}
 
 
 def test_captures_that_cannot_be_kept_cost_the_run_nothing(tmp_path, caplog):

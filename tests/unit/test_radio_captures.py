@@ -1,5 +1,6 @@
 """Recordings: what is written is read, what is damaged refused; a replay is what was heard."""
 
+import datetime
 import json
 import sys
 
@@ -28,6 +29,57 @@ def recording(*captures, **changes):
         "source": "a test",
     }
     return Recording(**{**values, **changes})
+
+
+MOMENT = datetime.datetime(2026, 2, 3, 4, 5, 6, 789, tzinfo=datetime.UTC)
+
+
+def about(path, **changes):
+    """What a description says of its captures; changed for others' if asked."""
+    document = json.loads(path.read_text("utf-8"))
+    for piece in document["captures"]:
+        piece.update(changes)
+    path.write_text(json.dumps(document), "utf-8")
+    return document["captures"]
+
+
+def test_moments_gains_and_levels_are_written_and_read(tmp_path):
+    later = MOMENT.astimezone(datetime.timezone(datetime.timedelta(hours=2)))
+    loud, silence = np.full(8, 0.5, dtype=np.complex64), np.zeros(8, dtype=np.complex64)
+    written = recording(loud, silence, moments=(later, None), rx_gain_db=33.0)
+    meta = save_recording(written, tmp_path / "x")
+    first, second = about(meta)
+    assert first["core:datetime"] == "2026-02-03T04:05:06.000789Z"
+    assert first["pairzero:rx_gain_db"] == second["pairzero:rx_gain_db"] == 33.0
+    assert first["pairzero:power_dbfs"] == pytest.approx(-6.02, abs=0.01)
+    assert first["pairzero:peak_dbfs"] == pytest.approx(-6.02, abs=0.01)
+    assert not {"core:datetime", "pairzero:power_dbfs"} & set(second)
+    read = load_recording(meta)
+    assert read.moments == (MOMENT, None)
+    assert read.rx_gain_db == 33.0
+    with pytest.raises(RadioConfigurationError, match="2 captures and 1 moments"):
+        save_recording(recording(loud, loud, moments=(MOMENT,)), tmp_path / "y")
+
+
+@pytest.mark.parametrize(
+    ("changes", "moment", "gain_db"),
+    [
+        ({}, None, None),
+        ({"core:datetime": "2026-02-03T04:05:06.000789"}, MOMENT, None),
+        ({"core:datetime": "2026-02-03T05:05:06.000789+01:00"}, MOMENT, None),
+        ({"core:datetime": "2026-02-03T04:05:06.000789123Z"}, MOMENT, None),
+        ({"core:datetime": "2026-02-29T00:00:00Z"}, None, None),
+        ({"pairzero:rx_gain_db": 20}, None, 20.0),
+        ({"pairzero:rx_gain_db": True}, None, None),
+        ({"pairzero:rx_gain_db": "loud"}, None, None),
+    ],
+)
+def test_what_others_say_of_it_is_taken_where_it_can_be(tmp_path, changes, moment, gain_db):
+    meta = save_recording(recording(noise(20)), tmp_path / "x")
+    about(meta, **changes)
+    read = load_recording(meta)
+    assert read.moments == (moment,)
+    assert read.rx_gain_db == gain_db
 
 
 def datatype(path):

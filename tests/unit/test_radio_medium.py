@@ -53,6 +53,33 @@ def test_capture_window_cuts_the_same_signal(start, length):
     np.testing.assert_array_equal(medium.capture(start, length), whole[start : start + length])
 
 
+@pytest.mark.parametrize("is_held", [False, True])
+def test_a_carrier_that_is_off_has_a_clock_that_is_off_by_the_same_factor(is_held):
+    """A tone of 0.2 cycles a sample is heard 100 ppm lower; so is where a burst lies."""
+    size, ppm = 1000, -100.0
+    medium = make_medium(1, carrier_hz=1e9)
+    medium.set_carrier_offsets_hz([1e3 * ppm])
+    burst = np.exp(2j * np.pi * 0.2 * np.arange(size)).astype(np.complex64)
+    if is_held:
+        medium.hold(0, burst)
+        heard = medium.listen(size)
+    else:
+        medium.add(0, burst, 5000)
+        heard = medium.capture(5000, size)
+    cycles = np.unwrap(np.angle(heard[50:-50])) / (2 * np.pi)
+    slope = np.polyfit(np.arange(cycles.size), cycles, 1)[0]
+    # The carrier turns by 1e3 * ppm / 1e6 a sample, the tone loses ppm of its 0.2.
+    assert slope == pytest.approx(0.2 * (1 + 1e-6 * ppm) + 1e-3 * ppm, abs=2e-7)
+    if not is_held:
+        still = make_medium(1)
+        still.add(0, burst, 5000)
+        carrier = np.exp(2j * np.pi * 1e-3 * ppm * np.arange(5000, 5000 + size))
+        inside = slice(100, 140)
+        late = np.vdot(still.capture(5000, size)[inside], (heard / carrier)[inside])
+        # 100 ppm of 5,120 samples are half a sample, a tenth of a cycle of the tone.
+        assert np.angle(late) / (2 * np.pi) == pytest.approx(-0.2 * 0.512, abs=2e-3)
+
+
 def test_bits_do_not_depend_on_the_order_or_thread_of_add():
     rng = np.random.default_rng(1)
     bursts = [

@@ -1,5 +1,6 @@
 """Radios that are there: surveyed, measured with known numbers, and told about by the commands."""
 
+import datetime
 import json
 import math
 
@@ -260,12 +261,17 @@ def test_record_and_replay(start, tmp_path, capsys):
     words = ["record", *receiver, str(tmp_path / "x"), "--captures", "2", "--samples", "4096"]
     assert cli.main([*words, "--label", "silence"]) == 0
     assert "virtual-pluto" in capsys.readouterr().out
-    assert load_recording(tmp_path / "x").labels == ("silence 0", "silence 1")
+    recording = load_recording(tmp_path / "x")
+    assert recording.labels == ("silence 0", "silence 1")
+    age = datetime.datetime.now(datetime.UTC) - recording.moments[0]
+    assert datetime.timedelta() < age < datetime.timedelta(hours=1)
+    assert recording.rx_gain_db == pytest.approx(40.0)
     assert cli.main(words) == 2  # it is there already
     assert "Name another file" in capsys.readouterr().err
     assert cli.main(["replay", str(tmp_path / "x"), "--plot", str(tmp_path / "p")]) == 0
     out = capsys.readouterr().out
     assert "replay of virtual-pluto" in out
+    assert f"{recording.moments[0]:%Y-%m-%d %H:%M:%S} UTC, gain 40 dB" in out
     assert "silence 1" in out
     assert (tmp_path / "p" / "spectrum.png").stat().st_size > 1000
     assert cli.main(["replay", str(tmp_path / "nothing")]) == 2

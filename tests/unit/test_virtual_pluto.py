@@ -208,6 +208,24 @@ def test_a_carrier_is_off_by_both_crystals_until_they_are_corrected():
     assert abs(peak_hz()) <= bin_hz
 
 
+def test_a_sampling_clock_is_off_as_the_carrier_is_until_it_is_corrected():
+    """Two lines of a burst lie apart by what they should, times the clocks' ratio."""
+    plutos = make_plutos()
+    plutos[1].radio.crystal.error_ppm = 150.0
+    hold(plutos[1], tone(0, 0.4) + tone(900, 0.4))
+
+    def cycles_apart():
+        beat = np.abs(capture(plutos[0])) ** 2 * np.exp(
+            -2j * np.pi * 900 * np.arange(NUM_SAMPLES) / NUM_SAMPLES
+        )
+        halves = beat[: NUM_SAMPLES // 2].sum(), beat[NUM_SAMPLES // 2 :].sum()
+        return 900 + np.angle(halves[1] / halves[0]) / np.pi
+
+    assert cycles_apart() == pytest.approx(900 * (1 + 150e-6), abs=0.01)
+    plutos[1].phy.attributes["xo_correction"].write(str(round(40e6 * (1 + 150e-6))))
+    assert cycles_apart() == pytest.approx(900, abs=0.01)
+
+
 def test_a_held_burst_comes_without_a_seam_over_blocks():
     plutos = make_plutos(impairments=Impairments(crystal_ppm=10.0))
     hold(plutos[1], tone(700))
