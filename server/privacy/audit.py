@@ -5,6 +5,11 @@ false alarm rate f with h > e^epsilon f + delta. From counts, with Clopper-Pears
 
     epsilon  >=  ln( (h_low - delta) / f_high )            with probability 1 - alpha
 
+Whole profiles. A mechanism that was charged as a composition of subsampled Gaussian ones allows
+every epsilon e its own delta(e), so no test has h > e^e f + delta(e) for any e, nor, called the
+other way round, 1 - f > e^e (1 - h) + delta(e). A test that has one refutes the charge, though its
+epsilon at the promised delta may be far off: such tests see smaller faults.
+
 One run with many canaries. Each of m examples is in or out by a coin of its own, the attacker looks
 at all that was released and guesses r of the coins, v rightly. Under (epsilon, delta) the number of
 right guesses is, but for what delta allows, at most as large as one of Binomial(r, p) with
@@ -21,6 +26,7 @@ Auditing with One (1) Training Run" (NeurIPS 2023), theorem 5.2 and appendix D, 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.stats import beta, binom
@@ -49,6 +55,31 @@ def epsilon_from_rates(
     if least_hit_rate <= delta:
         return 0.0
     return max(0.0, math.log((least_hit_rate - delta) / most_alarms))
+
+
+Profile = Sequence[tuple[float, float]]
+"""Pairs of epsilon and the delta that a mechanism allows it."""
+
+
+def is_refuted(
+    profile: Profile, hits: int, false_alarms: int, num_trials: int, *, alpha: float
+) -> bool:
+    """Whether a test of two neighbouring data sets is better than a mechanism allows.
+
+    Args:
+        profile: of the mechanism that was charged, for neighbours either way round.
+        hits: of the trials with the record, those it called so.
+        false_alarms: of the trials without, those it called with.
+        num_trials: of each kind, >= 1.
+        alpha: probability that a sound mechanism is refuted.
+    """
+    least_hits = _clopper_pearson_low(hits, num_trials, alpha / 2.0)
+    least_rejections = _clopper_pearson_low(num_trials - false_alarms, num_trials, alpha / 2.0)
+    return any(
+        least_hits > math.exp(epsilon) * (1.0 - least_rejections) + delta
+        or least_rejections > math.exp(epsilon) * (1.0 - least_hits) + delta
+        for epsilon, delta in profile
+    )
 
 
 def epsilon_from_guesses(

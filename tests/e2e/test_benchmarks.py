@@ -81,16 +81,19 @@ def test_the_feasibility_study_says_what_rounds_were_worth(tmp_path):
 
 
 def test_the_audit_stays_below_the_claim_and_sees_a_key_that_is_used_twice(tmp_path):
-    """Few releases prove little; the study of 200,000 a cell is in benchmarks/results."""
+    """Few runs prove little; the study of 80,000 a cell is in benchmarks/results."""
     results, document = tmp_path / "a.jsonl", tmp_path / "a.json"
     command = ["benchmarks/privacy_audit.py", results, "--quick", "--json", document]
     run(*command)
     cells = {row["cell"]: row for row in json.loads(document.read_text())["cells"]}
-    assert len(cells) == 7
-    for row in cells.values():
-        assert row["releases"] == 1000
-        assert not row["is_sound"] or row["proved"] <= row["claimed"]
-    assert cells["noise key reused"]["proved"] > 3.0
+    sound, faulty = cells["two rounds"], cells["one noise for two rounds"]
+    assert sound["runs"] == faulty["runs"] == 1000
+    assert sound["is_sound"]
+    assert not sound["is_refuted"]
+    assert sound["proved"] <= sound["charged"] <= 8.0
+    assert not faulty["is_sound"]
+    assert faulty["is_refuted"]
+    assert faulty["proved"] > 2 * faulty["charged"]
     assert run(*command).stderr == ""
 
 

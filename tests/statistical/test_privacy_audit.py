@@ -5,13 +5,14 @@ import math
 import dp_accounting
 import numpy as np
 from dp_accounting.pld import pld_privacy_accountant
+from dp_accounting.pld import privacy_loss_distribution as pld
 from privacy_records import make_record
 from scipy.stats import binom, chi2
 
 from edge_runtime.spsa import clip_to_ball, estimate_scalars
 from server.power.static import plan_static
 from server.privacy.accountant import Accountant
-from server.privacy.audit import epsilon_from_rates
+from server.privacy.audit import epsilon_from_rates, is_refuted
 from server.privacy.calibration import calibrate_noise_multiplier
 from server.privacy.units import NeighbouringRelation, PrivacyUnit, sum_sensitivity
 
@@ -61,6 +62,39 @@ def test_no_audit_refutes_the_claim_and_half_the_noise_is_caught():
     assert audited_epsilon(multiplier, 0.3 * claim, seed=1) <= claim
     assert audited_epsilon(multiplier, 0.6 * claim, seed=2) <= claim
     assert audited_epsilon(multiplier / 2, threshold, seed=3) > claim
+
+
+def test_a_whole_profile_refutes_what_one_epsilon_does_not():
+    """H0: the noise is what was charged. n = 2 x 200,000; false alarm 1e-6.
+
+    Negative control: 5 % less noise, which the epsilon at the promised delta does not see.
+    """
+    std, thresholds = 0.6, (-1.0, 0.0, 1.0, 2.0)
+    mechanism = pld.from_gaussian_mechanism(std, value_discretization_interval=1e-3)
+    epsilons = [0.25 * step for step in range(40)]
+    profile = list(zip(epsilons, mechanism.get_delta_for_epsilon(epsilons), strict=True))
+    claim = mechanism.get_epsilon_for_delta(DELTA)
+
+    def judged(share, seed):
+        rng = np.random.default_rng(seed)
+        scores = [
+            ((with_canary + share * std * rng.standard_normal(NUM_TRIALS)) - 0.5) / std**2
+            for with_canary in (1.0, 0.0)
+        ]
+        counts = [[int(np.count_nonzero(s > t)) for s in scores] for t in thresholds]
+        each = ALPHA / len(thresholds)
+        refuted = any(is_refuted(profile, *both, NUM_TRIALS, alpha=each) for both in counts)
+        proved = max(
+            epsilon_from_rates(*both, NUM_TRIALS, delta=DELTA, alpha=each) for both in counts
+        )
+        return refuted, proved
+
+    refuted, proved = judged(1.0, seed=11)
+    assert not refuted
+    assert proved <= claim
+    refuted, proved = judged(0.95, seed=12)
+    assert refuted
+    assert proved <= claim
 
 
 def audited_epsilon_of_vectors(true_multiplier, canary, threshold, seed):
