@@ -113,16 +113,38 @@ def iio_module() -> Any:
 @pytest.fixture(scope="session")
 def run_iio_tool() -> Callable[..., subprocess.CompletedProcess[bytes]]:
     """Runs one of libiio's own programs, from the system or from where `make test` unpacked it."""
-    folder = Path(sys.prefix) / "libiio"
 
     def run(name: str, *words: str, timeout_s: float = 600.0) -> subprocess.CompletedProcess[bytes]:
-        program = shutil.which(name) or str(folder / "bin" / name)
-        environment = {**os.environ, "LD_LIBRARY_PATH": str(folder / "lib")}
+        command, environment = _iio_tool(name)
         return subprocess.run(
-            [program, *words], capture_output=True, timeout=timeout_s, env=environment, check=False
+            [command, *words], capture_output=True, timeout=timeout_s, env=environment, check=False
         )
 
     return run
+
+
+@pytest.fixture
+def start_iio_tool() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts one of them, with a standard input to write to; it is ended with the test."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(name: str, *words: str) -> subprocess.Popen[bytes]:
+        command, environment = _iio_tool(name)
+        process = subprocess.Popen([command, *words], stdin=subprocess.PIPE, env=environment)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def _iio_tool(name: str) -> tuple[str, dict[str, str]]:
+    """Where it is, and the environment it needs."""
+    folder = Path(sys.prefix) / "libiio"
+    command = shutil.which(name) or str(folder / "bin" / name)
+    return command, {**os.environ, "LD_LIBRARY_PATH": str(folder / "lib")}
 
 
 @dataclass

@@ -45,6 +45,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--path-spread-db", type=float, default=0.0, help="further loss of the last node"
     )
     parser.add_argument(
+        "--own-path-db",
+        type=float,
+        default=70.0,
+        help="from a radio's transmitter to its own receiver (default 70, over the board; a cable "
+        "with attenuators has 30)",
+    )
+    parser.add_argument(
         "--noise-dbfs",
         type=float,
         default=-105.0,
@@ -69,6 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         num_radios=arguments.nodes,
         path_loss_db=arguments.path_loss_db,
         path_spread_db=arguments.path_spread_db,
+        own_path_db=arguments.own_path_db,
         noise_dbfs=arguments.noise_dbfs,
         impairments=impairments,
         is_stepped=arguments.clock == "stepped",

@@ -82,6 +82,7 @@ class ReceiveState:
         trim: as for a transmitter.
         phase_cycles: likewise.
         is_looped_back: hears its own samples, digitally, and no air.
+        is_deaf: hears its own noise and nothing else.
     """
 
     gain_db: float | None = None
@@ -89,6 +90,7 @@ class ReceiveState:
     trim: float = 1.0
     phase_cycles: float = 0.0
     is_looped_back: bool = False
+    is_deaf: bool = False
 
 
 @dataclass(slots=True)
@@ -224,7 +226,9 @@ class VirtualAir:
         with self.lock:
             state = receiver.hearing.at(start_s)
             if state.is_looped_back:
-                signal = self._own_samples(receiver, start_s, count)
+                # The upper 12 of 16 bits, as they are; nothing rounds them.
+                sent = self._own_samples(receiver, start_s, count).view(np.float64)
+                return np.floor(sent.reshape(count, 2) * 2048.0).astype("<i2")
             else:
                 signal = self._antenna(receiver, state, start_s, count)
                 signal *= amplitude_ratio_from_db(self._gain_db(state, signal))
@@ -274,7 +278,7 @@ class VirtualAir:
         end_s = start_s + count / receiver.rate_hz
         for sender in self._radios:
             gain = self._gains.get((sender.index, receiver.index), 0j)
-            if gain == 0 or sender.rate_hz != receiver.rate_hz:
+            if state.is_deaf or gain == 0 or sender.rate_hz != receiver.rate_hz:
                 continue
             link = self._links.setdefault(
                 (sender.index, receiver.index), _Link(cycles=self._rng.random())

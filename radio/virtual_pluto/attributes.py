@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 
 
 class IioError(Exception):
@@ -78,22 +78,32 @@ class Channel:
     Attributes:
         identifier: "voltage0".
         is_output: of the computer.
-        attributes: by name.
+        own: attributes, by name.
         name: "TX_LO", "" for none.
+        shared: attributes that all channels of its kind and direction have together: one file.
         scan_index: place in a sample; None for a channel without samples.
         scan_format: of those.
+        attributes: its own and those it shares.
     """
 
     identifier: str
     is_output: bool
-    attributes: Attributes
+    own: InitVar[Attributes]
     name: str = ""
+    shared: Attributes = field(default_factory=dict)
     scan_index: int | None = None
     scan_format: str = ""
+    attributes: Attributes = field(init=False)
+
+    def __post_init__(self, own: Attributes) -> None:
+        """Put both kinds together."""
+        object.__setattr__(self, "attributes", {**own, **self.shared})
 
     def file_name(self, attribute: str) -> str:
         """As below /sys/bus/iio."""
         direction = "out" if self.is_output else "in"
+        if attribute in self.shared:
+            return f"{direction}_{self.identifier.rstrip('0123456789')}_{attribute}"
         middle = f"{self.identifier}_{self.name}" if self.name else self.identifier
         return f"{direction}_{middle}_{attribute}"
 
@@ -124,6 +134,25 @@ class Device:
 def fixed(text: str) -> Attribute:
     """What never changes."""
     return Attribute(text)
+
+
+def anything(text: str) -> Attribute:
+    """What is read as it was written, and changes nothing."""
+    return Attribute(text, str)
+
+
+def refused(code: int, accept: Callable[[str], str] | None = None) -> Attribute:
+    """What cannot be read, and written only where something accepts it.
+
+    Args:
+        code: the errno of reading it.
+        accept: as for `Attribute`.
+    """
+
+    def compute() -> str:
+        raise IioError(code)
+
+    return Attribute("", accept, compute)
 
 
 def flag(text: str, on_change: Callable[[], None] | None = None) -> Attribute:
@@ -169,3 +198,8 @@ def within(
         return show(number)
 
     return Attribute(text, accept, on_change=on_change)
+
+
+def whole(number: float) -> str:
+    """For `within`: the digits before the point."""
+    return str(int(number))

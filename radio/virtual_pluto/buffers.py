@@ -16,7 +16,6 @@ from radio.virtual_pluto.attributes import IioError
 if TYPE_CHECKING:
     from radio.virtual_pluto.pluto import VirtualPluto
 
-BYTES_PER_SAMPLE = 4
 CHUNK_SAMPLES = 1 << 16
 """A long buffer is handed over in pieces, as the real daemon does."""
 
@@ -71,12 +70,18 @@ class TransmitBuffer:
     """Blocks that go out one after another, or one that goes round."""
 
     def __init__(
-        self, pluto: VirtualPluto, num_samples: int, num_blocks: int, is_cyclic: bool
+        self,
+        pluto: VirtualPluto,
+        num_samples: int,
+        num_blocks: int,
+        is_cyclic: bool,
+        columns: tuple[int, ...] = (0, 1),
     ) -> None:
         self._pluto = pluto
         self._num_samples = num_samples
         self._num_blocks = num_blocks
         self._is_cyclic = is_cyclic
+        self._columns = columns
         self._queued_until_s: deque[float] = deque()
 
     @property
@@ -86,8 +91,8 @@ class TransmitBuffer:
 
     def fits(self, size: int) -> bool:
         """Whether so many bytes are whole samples, and not more than a block has."""
-        whole = size % BYTES_PER_SAMPLE == 0
-        return whole and 0 < size <= self._num_samples * BYTES_PER_SAMPLE
+        of_sample = 2 * len(self._columns)
+        return size % of_sample == 0 and 0 < size <= self._num_samples * of_sample
 
     def push(self, data: bytes) -> None:
         """Send a block that fits; wait while all of the kernel's are queued.
@@ -97,8 +102,10 @@ class TransmitBuffer:
         """
         if self._is_cyclic and self._queued_until_s:
             raise IioError(errno.EBUSY)
-        parts = np.frombuffer(data, "<i2").astype(np.float32) / np.float32(DAC_FULL_SCALE)
-        samples = parts.view(np.complex64)
+        given = np.frombuffer(data, "<i2").reshape(-1, len(self._columns))
+        parts = np.zeros((len(given), 2), dtype=np.float32)
+        parts[:, self._columns] = given / np.float32(DAC_FULL_SCALE)
+        samples = parts.view(np.complex64).reshape(-1)
         air, radio = self._pluto.air, self._pluto.radio
         analogue = radio.mixed(samples)
         with air.lock:

@@ -226,13 +226,15 @@ class Session:
             raise IioError(errno.EINVAL)
         is_transmit = device is self._pluto.dac
         bits = int(mask, 16)
-        # A sample of a transmitter is in phase and quadrature, as a Pluto is used.
-        if not 1 <= bits <= 3 or (is_transmit and bits != 3) or (is_cyclic and not is_transmit):
+        if not 1 <= bits <= 3 or (is_cyclic and not is_transmit):
             raise IioError(errno.EINVAL)
+        columns = _columns(bits)
         self._owners.take(device, self)
         try:
             if is_transmit:
-                self._sending = self._pluto.open_transmit(num_samples, is_cyclic=is_cyclic)
+                self._sending = self._pluto.open_transmit(
+                    num_samples, is_cyclic=is_cyclic, columns=columns
+                )
             else:
                 self._receiving = self._pluto.open_receive(num_samples), mask
         except IioError:
@@ -268,7 +270,7 @@ class Session:
         if self._receiving is None or device is not self._pluto.adc:
             raise IioError(errno.EBADF)
         buffer, mask = self._receiving
-        columns = [i for i in (0, 1) if int(mask, 16) >> i & 1]
+        columns = _columns(int(mask, 16))
         if not 0 < size <= buffer.num_samples * 2 * len(columns):
             raise IioError(errno.EINVAL)
         left, is_first = size, True
@@ -312,6 +314,11 @@ class Session:
 _KNOWN = frozenset(
     "VERSION PRINT TIMEOUT READ WRITE SET GETTRIG SETTRIG OPEN CLOSE READBUF WRITEBUF".split()
 )
+
+
+def _columns(bits: int) -> tuple[int, ...]:
+    """In phase and quadrature, as a mask asks for them."""
+    return tuple(i for i in (0, 1) if bits >> i & 1)
 
 
 def _number(word: str) -> int:

@@ -30,7 +30,7 @@ DEFAULT_BASE_PORT = 30431
 MAX_CONNECTIONS = 32
 """Of one radio."""
 
-_INITIAL_RATE_HZ = 3e6
+_INITIAL_RATE_HZ = 30.72e6
 _POLL_S = 0.05
 
 
@@ -43,6 +43,7 @@ class Bench:
         path_loss_db: from full scale of a transmitter at no attenuation to full scale of a receiver
             at a gain of 0 dB, for the nearest: 50 dB of attenuators on a desk.
         path_spread_db: further loss of the farthest; the others lie between, evenly.
+        own_path_db: likewise, from a radio's transmitter to its own receiver, over the board.
         noise_dbfs: of a receiver in its sample rate, at a gain of 0 dB.
         impairments: crystals, linewidth, mixers, amplifiers. Converters have 12 bits regardless,
             and path loss is told above.
@@ -53,6 +54,7 @@ class Bench:
     num_radios: int = 2
     path_loss_db: float = 50.0
     path_spread_db: float = 0.0
+    own_path_db: float = 70.0
     noise_dbfs: float = -105.0
     impairments: Impairments = IMPAIRMENTS["ideal"]
     is_stepped: bool = False
@@ -60,7 +62,7 @@ class Bench:
 
     def __post_init__(self) -> None:
         check_integer("num_radios", self.num_radios, minimum=1)
-        for name in ("path_loss_db", "path_spread_db"):
+        for name in ("path_loss_db", "path_spread_db", "own_path_db"):
             value = getattr(self, name)
             if not 0.0 <= value <= 200.0:
                 raise RadioConfigurationError(f"{name}: got {value}, wanted 0 to 200 dB.")
@@ -97,6 +99,10 @@ class Bench:
                 loss_db = losses_db[max(sender.index, receiver.index) - 1]
                 phase = np.exp(2j * math.pi * rng.random())
                 air.connect(sender, receiver, complex(amplitude_ratio_from_db(-loss_db) * phase))
+        for radio in radios:
+            phase = np.exp(2j * math.pi * rng.random())
+            gain = complex(amplitude_ratio_from_db(-self.own_path_db) * phase)
+            air.connect(radio, radio, gain)
         # Not of the seed: as with hardware, no two radios have one serial number.
         name = secrets.token_hex(4)
         return [VirtualPluto(air, radio, f"virtual-{name}-{radio.index:04d}") for radio in radios]

@@ -37,7 +37,7 @@ def test_the_description_is_as_long_as_it_says(plutos):
     length, rest = talk(plutos[0], b"PRINT\r\n").split(b"\n", 1)
     assert len(rest) == int(length) + 1
     assert rest.endswith(b"</context>\n")
-    assert rest.count(b"<device ") == 3
+    assert rest.count(b"<device ") == 4
     assert b"<!DOCTYPE" in rest
 
 
@@ -69,7 +69,7 @@ def test_a_written_text_is_read_back(plutos):
         (b"OPEN iio:device0 16 00000003", errno.EINVAL),
         (b"OPEN iio:device3 16 3", errno.EINVAL),
         (b"OPEN iio:device3 16 00000003 CYCLIC", errno.EINVAL),
-        (b"OPEN iio:device2 16 00000001", errno.EINVAL),
+        (b"OPEN iio:device2 16 00000004", errno.EINVAL),
         (b"OPEN iio:device3 0 00000003", errno.ENOMEM),
         (b"OPEN iio:device3 999999999 00000003", errno.ENOMEM),
         (b"CLOSE iio:device3", errno.EBADF),
