@@ -143,14 +143,21 @@ def charged(name: str, share: float) -> tuple[Profile, float]:
     return tuple(zip(epsilons.tolist(), deltas, strict=True)), total.get_epsilon_for_delta(DELTA)
 
 
-def most_noise(rows: Sequence[dict[str, Any]], name: str) -> tuple[int, float, str]:
-    """Runs of each kind; the largest share of noise, to 1 %, that no attack refutes; the best."""
+def counts(rows: Sequence[dict[str, Any]], name: str) -> tuple[int, dict[bool, list[list[int]]]]:
+    """Runs of each kind, and those above each threshold, [attacks, thresholds], by canary."""
     counted = [row for row in rows if row["cell"] == name and "above" in row]
     num = sum(row["runs"] for row in counted if row["has_canary"])
     above = {
-        has_canary: np.sum([r["above"] for r in counted if r["has_canary"] is has_canary], axis=0)
+        has_canary: np.sum(
+            [row["above"] for row in counted if row["has_canary"] is has_canary], axis=0
+        ).tolist()
         for has_canary in (True, False)
     }
+    return num, above
+
+
+def most_noise(num: int, above: dict[bool, list[list[int]]], name: str) -> tuple[float, str]:
+    """The largest share of noise, to 1 %, that no attack refutes, and the best attack."""
     each = ALPHA / (len(ATTACKS) * len(THRESHOLDS))
 
     def is_too_much(share: float, attack: int) -> bool:
@@ -168,7 +175,7 @@ def most_noise(rows: Sequence[dict[str, Any]], name: str) -> tuple[int, float, s
         return low / 100
 
     shares = [most(attack) for attack in range(len(ATTACKS))]
-    return num, min(shares), ATTACKS[int(np.argmin(shares))]
+    return min(shares), ATTACKS[int(np.argmin(shares))]
 
 
 def conclusions(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -177,12 +184,14 @@ def conclusions(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for name, cell in CELLS.items():
         if not any(row["cell"] == name and "above" in row for row in rows):
             continue
-        num, share, attack = most_noise(rows, name)
+        num, above = counts(rows, name)
+        share, attack = most_noise(num, above, name)
         found.append(
             {
                 "cell": name, "is_sound": cell.is_sound, "runs": 2 * num,
                 "charged": charged(name, 1.0)[1], "proved": charged(name, share)[1],
                 "share_of_noise": share, "attack": attack, "is_refuted": share < 1.0,
+                "above_with_canary": above[True], "above_without": above[False],
             }
         )  # fmt: skip
     return found
@@ -244,7 +253,7 @@ def main() -> None:
     if args.json:
         document = {
             "environment": environment(), "delta": DELTA, "alpha": ALPHA,
-            "thresholds": THRESHOLDS, "attacks": ATTACKS, "cells": found, "chunks": rows,
+            "thresholds": THRESHOLDS, "attacks": ATTACKS, "cells": found,
         }  # fmt: skip
         args.json.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
 
