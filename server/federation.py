@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from server.errors import ConfigurationError
-from server.simulation import simulation_rng
+from server.seeds import simulation_rng
 
 _T = TypeVar("_T")
 

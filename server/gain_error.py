@@ -14,7 +14,7 @@ from radio.waveforms.error_model import (
     noise_power_upper_bound,
 )
 from server.config import RunConfig
-from server.power.schedule import FloatArray
+from server.numeric import FloatArray
 
 _Number = TypeVar("_Number", float, FloatArray)
 

@@ -20,6 +20,7 @@ import numpy as np
 from edge_runtime.protocol.rounds import Access, Vote
 from server.config import RunConfig
 from server.errors import ConfigurationError, ServerError
+from server.numeric import BoolArray, FloatArray
 from server.power.catalogue import (
     POLICIES,
     check_plans_full_rounds,
@@ -33,7 +34,7 @@ from server.power.policies.paper import plan_paper
 from server.power.policies.perfect import perfect_for
 from server.power.policies.selection import plan_selection
 from server.power.reserve import budget_to_plan_with
-from server.power.schedule import BoolArray, FloatArray, PlanningProblem, Schedule
+from server.power.schedule import PlanningProblem, Schedule
 from server.power.water_filling import fill
 from server.predicted_noise import radio_sum_std
 from server.privacy.composition import (

@@ -32,9 +32,9 @@ from radio.waveforms.coherent import ChannelEstimate
 from radio.waveforms.error_model import receiver_noise_std
 from server.config import RunConfig
 from server.gain_error import MAX_AMPLITUDE_ERROR, gain_error_bound, sensitivity_growth
+from server.numeric import FloatArray
 from server.power.energy import EnergyPowerPlan, plan_energy
 from server.power.packets import PacketPowerPlan, plan_packets
-from server.power.schedule import FloatArray
 from server.power.static import PowerPlan, plan_static
 from server.privacy_statement import check_assumption
 from server.privacy_terms import PrivacyTerms

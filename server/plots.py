@@ -12,7 +12,7 @@ import numpy as np
 from radio.drawing import Axes, Figure, FigureCanvasAgg
 from server.config import RunConfig
 from server.plan_preview import PolicyPreview
-from server.privacy_statement import assumed_in_rounds, assumption
+from server.privacy_statement import assumption
 from server.run_records import EvaluationRow, RoundRow, heard_and_true
 
 # Okabe and Ito's palette: distinct for colour-blind readers and in grey print.
@@ -28,6 +28,8 @@ def draw_plots(
     rows: Sequence[RoundRow],
     evaluations: Sequence[EvaluationRow],
     reference: Sequence[EvaluationRow] | None = None,
+    *,
+    assumed: float | None = None,
 ) -> list[tuple[Path, str]]:
     """Draw what there is to draw; returns (file, caption) in reading order."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -40,7 +42,7 @@ def draw_plots(
         plots.append(_draw_noise(folder, rows))
         plots.append(_draw_channel(folder, config, rows))
     if any(row.epsilon is not None for row in evaluations):
-        plots.append(_draw_epsilon(folder, config, rows, evaluations))
+        plots.append(_draw_epsilon(folder, config, evaluations, assumed))
     return plots
 
 
@@ -143,8 +145,8 @@ def _draw_channel(folder: Path, config: RunConfig, rows: Sequence[RoundRow]) -> 
 def _draw_epsilon(
     folder: Path,
     config: RunConfig,
-    rows: Sequence[RoundRow],
     evaluations: Sequence[EvaluationRow],
+    assumed: float | None,
 ) -> tuple[Path, str]:
     figure, (axes,) = _figure(1)
     points = [
@@ -157,8 +159,8 @@ def _draw_epsilon(
     axes.set_ylim(bottom=0)
     _label(axes, "round", f"epsilon spent (delta {config.privacy.delta:g})")
     caption = "Privacy spent by the device that spent most; the dashed line is the budget."
-    if (assumed := assumption(config, assumed_in_rounds(config, rows))) is not None:
-        caption += f" Epsilon {assumed}."
+    if (said := assumption(config, assumed)) is not None:
+        caption += f" Epsilon {said}."
     return _save(figure, folder / "epsilon.png", caption)
 
 

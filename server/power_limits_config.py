@@ -8,8 +8,8 @@ import numpy as np
 
 from server.config_section import Section
 from server.errors import ConfigurationError
+from server.numeric import FloatArray
 from server.power.limits import PowerLimits
-from server.power.schedule import FloatArray
 
 _Each = float | tuple[float, ...] | None
 

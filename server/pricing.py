@@ -17,6 +17,7 @@ from edge_runtime.protocol.rounds import Access
 from radio.waveforms.error_model import noise_power_limits
 from server.config import RunConfig
 from server.errors import BudgetExceededError
+from server.numeric import FloatArray
 from server.planning import (
     ChannelKnowledge,
     PlannedRound,
@@ -24,7 +25,6 @@ from server.planning import (
     counted_noise_power,
     plan_round,
 )
-from server.power.schedule import FloatArray
 from server.power.static import PowerPlan
 from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger

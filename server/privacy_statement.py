@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +12,6 @@ from server.config import RunConfig
 from server.errors import PrivacyError
 from server.privacy.receiver_noise import receiver_noise_needed
 from server.privacy_terms import PrivacyTerms, sensitivity_of
-from server.run_records import RoundRow
 
 HOW_TO_KNOW = (
     "how large numbers are before noise is not known without public data. Set "
@@ -97,20 +95,6 @@ def largest_sum_noise_std(
     counted = math.sqrt(config.privacy.counted_noise_fraction) * np.asarray(radio)
     count = np.asarray(num_speakers)
     return float(np.max(count * np.hypot(own, counted), where=count > 0, initial=0.0))
-
-
-def assumed_in_rounds(config: RunConfig, rows: Sequence[RoundRow]) -> float | None:
-    """`assumed_receiver_noise` of rounds that were carried out."""
-    value = 1.0 if config.vote is Vote.NONE else config.optimizer.vote_value
-    return assumed_receiver_noise(
-        config,
-        largest_sum_noise_std(
-            config,
-            [row.artificial_noise_std for row in rows],
-            [row.receiver_noise_std / value for row in rows],
-            [row.num_speakers for row in rows],
-        ),
-    )
 
 
 def check_assumption(config: RunConfig, sum_noise_std: float, receiver_noise_std: float) -> None:

@@ -16,10 +16,10 @@ from edge_runtime import number_grid
 from edge_runtime.protocol.rounds import Access, Vote
 from server.config import RunConfig
 from server.errors import PrivacyError
+from server.numeric import FloatArray
 from server.power.catalogue import OWN_NOISE_POLICIES, own_noise_costs
 from server.power.policies.subsampled import subsampled_offsets
 from server.power.reserve import Dropouts, budget_to_plan_with, multiplier_to_plan_with
-from server.power.schedule import FloatArray
 from server.privacy import receiver_noise
 from server.privacy.calibration import (
     calibrate_noise_multiplier,

@@ -30,12 +30,8 @@ from server.config import RunConfig
 from server.energy_air import EnergyAir
 from server.kept_captures import KeptCaptures
 from server.receiver import IdealReceiver, RadioReceiver
-from server.simulation import (
-    ChannelSimulation,
-    NoChannelSimulation,
-    SoftwareChannelSimulation,
-    simulation_rng,
-)
+from server.seeds import simulation_rng
+from server.simulation import ChannelSimulation, NoChannelSimulation, SoftwareChannelSimulation
 from server.slotted_air import SlottedAir
 
 

@@ -14,17 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edge_runtime.protocol.rounds import Vote
 from radio.units import db_from_power_ratio
 from server.accounts import epsilon_spent
 from server.config import RadioSection, RunConfig
 from server.errors import ReportError
-from server.plain_json import to_json
+from server.files import to_json
 from server.plots import draw_plots
 from server.privacy.shown import shown_epsilon
 from server.privacy_statement import (
     HOW_TO_KNOW,
-    assumed_in_rounds,
+    assumed_receiver_noise,
     assumption,
+    largest_sum_noise_std,
     receiver_noise_counted,
     worth_in_words,
 )
@@ -106,6 +108,7 @@ def _write_one(run: ReportedRun, reference: ReportedRun | None) -> None:
             run.rows,
             run.evaluations,
             None if reference is None else reference.evaluations,
+            assumed=run.summary["assumed_receiver_noise"],
         )
         page = _page(run.config, [run.summary for run in runs], plots)
         _write_atomically(folder / REPORT_FILE, page, mode)
@@ -163,7 +166,7 @@ def summarise(
         if privacy.enabled
         else None,
         "access": config.access,
-        "assumed_receiver_noise": assumed_in_rounds(config, rows),
+        "assumed_receiver_noise": _assumed_in_rounds(config, rows),
         "trusted_noise_fraction": privacy.trusted_noise_fraction if privacy.enabled else None,
         "missing_devices": privacy.missing_devices if privacy.enabled else None,
         "worth_rounds": store.meta("worth_rounds"),
@@ -188,6 +191,20 @@ def summarise(
         "environment": store.meta("environment"),
         "bundle_digest": store.meta("bundle_digest"),
     }
+
+
+def _assumed_in_rounds(config: RunConfig, rows: Sequence[RoundRow]) -> float | None:
+    """`assumed_receiver_noise` of rounds that were carried out."""
+    value = 1.0 if config.vote is Vote.NONE else config.optimizer.vote_value
+    return assumed_receiver_noise(
+        config,
+        largest_sum_noise_std(
+            config,
+            [row.artificial_noise_std for row in rows],
+            [row.receiver_noise_std / value for row in rows],
+            [row.num_speakers for row in rows],
+        ),
+    )
 
 
 def _errors_db(rows: Sequence[RoundRow]) -> dict[str, float | None]:

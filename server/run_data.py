@@ -20,7 +20,7 @@ from server.config import BUNDLED_MODEL, RunConfig, TaskSection
 from server.device_keys import DeviceKeys
 from server.errors import ConfigurationError
 from server.federation import split_iid
-from server.simulation import simulation_rng
+from server.seeds import simulation_rng
 
 
 @dataclass(frozen=True, slots=True)

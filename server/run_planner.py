@@ -20,6 +20,7 @@ from edge_runtime.protocol.rounds import Access
 from radio.channel_models import channel_from_name
 from server.config import RunConfig
 from server.gain_error import MAX_AMPLITUDE_ERROR, gain_error_bound, sensitivity_growth
+from server.numeric import BoolArray, FloatArray
 from server.power.causal_policy import CausalPolicy
 from server.power.online import OnlinePlanner, Rule
 from server.power.policies import equal_split, optimal, selection, sign, truncated_inversion
@@ -27,12 +28,12 @@ from server.power.policies.constant_inversion import plan_constant_inversion
 from server.power.policies.truncated_inversion import plan_truncated_inversion
 from server.power.receding_horizon import PowerUsed, RecedingHorizonPlanner
 from server.power.reserve import budget_to_plan_with
-from server.power.schedule import BoolArray, FloatArray, PlanningProblem, Schedule
+from server.power.schedule import PlanningProblem, Schedule
 from server.power.static import SAMPLE_HEADROOM, PowerPlan
 from server.privacy.calibration import multiplier_above
 from server.privacy.composition import MIN_NOISE_MULTIPLIER
 from server.privacy_terms import PrivacyTerms, expected_dropouts, round_weights
-from server.simulation import simulation_rng
+from server.seeds import simulation_rng
 
 _DRAWS = 400
 """Of the channel, that a policy reckons with."""

@@ -6,7 +6,6 @@ that was interrupted continues with the same bits.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from typing import Protocol
@@ -20,13 +19,7 @@ from edge_runtime.vote import sign
 from radio.channel_models import ChannelModel
 from radio.impairments import Crystals
 from radio.medium import SoftwareMedium
-
-
-def simulation_rng(seed: int | str, purpose: str, index: int) -> np.random.Generator:
-    """The generator for one purpose and index of a simulated run."""
-    text = f"pairzero/simulation/{seed}/{purpose}/{index}".encode()
-    key = int.from_bytes(hashlib.sha256(text).digest()[:16], "little")
-    return np.random.Generator(np.random.Philox(key=key))
+from server.seeds import simulation_rng
 
 
 class ChannelSimulation(Protocol):

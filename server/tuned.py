@@ -33,8 +33,7 @@ from edge_runtime.tasks import label_token_ids, load_tokenizer
 from server.accounts import epsilon_spent
 from server.errors import ConfigurationError, RunStoreError
 from server.export.source_tokenizer import OPT_SPECIAL_TOKENS
-from server.new_folder import new_folder
-from server.plain_json import to_json
+from server.files import new_folder, to_json
 from server.run_data import bundle_folder
 from server.run_records import best_evaluation
 from server.run_store import STORE_FILE, RunStore

@@ -16,8 +16,8 @@ from server import privacy_statement
 from server.commands.run import overrides
 from server.config import DEFAULT_PRESET, RunConfig, load_config
 from server.errors import ConfigurationError
+from server.files import to_json
 from server.learnability import LEAST_ROUNDS, outlook, what_would_help
-from server.plain_json import to_json
 from server.plan_preview import PolicyPreview, preview_policies, preview_policy
 from server.plots import draw_plan
 from server.power.catalogue import POLICIES

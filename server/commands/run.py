@@ -19,7 +19,7 @@ from server.config import DEFAULT_PRESET, RunConfig, load_config, toml_value
 from server.device_keys import DeviceKeys
 from server.errors import ConfigurationError
 from server.experiment import Experiment
-from server.plain_json import to_json
+from server.files import to_json
 from server.privacy.shown import shown_epsilon
 from server.progress import ProgressPrinter
 from server.run_records import Outcome

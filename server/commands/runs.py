@@ -9,7 +9,7 @@ from pathlib import Path
 from server import report
 from server.device_keys import DeviceKeys
 from server.errors import RunStoreError
-from server.plain_json import to_json
+from server.files import to_json
 from server.progress import ProgressPrinter, list_line, list_notes, list_title
 from server.run_records import Outcome
 from server.run_store import STORE_FILE, RunStore

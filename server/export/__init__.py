@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from server.errors import ExportError
-from server.new_folder import check_is_free
+from server.files import check_is_free
 
 if TYPE_CHECKING:
     from edge_runtime.task_spec import TaskSpec

@@ -30,7 +30,7 @@ from edge_runtime.task_spec import TaskSpec
 from server.errors import ExportError
 from server.export.architecture import OptArchitecture
 from server.export.dependencies import load
-from server.new_folder import new_folder
+from server.files import new_folder
 
 LIBRARIES = ("pairzero", "torch", "transformers", "onnx")
 

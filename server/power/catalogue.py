@@ -16,7 +16,7 @@ import numpy as np
 
 from edge_runtime.protocol.rounds import Access, Vote
 from server.errors import ConfigurationError
-from server.power.schedule import FloatArray
+from server.numeric import FloatArray
 
 
 @dataclass(frozen=True, slots=True)

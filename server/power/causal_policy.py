@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from server.numeric import BoolArray, FloatArray
 from server.power.schedule import (
-    BoolArray,
-    FloatArray,
     PlanningProblem,
     Schedule,
     with_most_artificial_noise,

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from server.numeric import FloatArray
 from server.power.policies import equal_split, sign
 from server.power.policies.optimal import everybody
 from server.power.round_costs import RoundCosts
 from server.power.schedule import (
-    FloatArray,
     InfeasiblePlanError,
     PlanningProblem,
     Schedule,

@@ -20,7 +20,7 @@ from edge_runtime.protocol.rounds import BandLevels, TransmitOrder
 from radio.calibration import Calibration
 from radio.waveforms.energy import EnergyWaveform
 from radio.waveforms.energy_error_model import sum_variance
-from server.power.checks import check_not_negative, check_positive
+from server.numeric import check_not_negative, check_positive
 
 RANGE_IN_NOISE_STDS = 4.0
 """Room for a device's noise beyond its clip. What is beyond is sent as the end of the range, with

@@ -7,8 +7,7 @@ import math
 import numpy as np
 
 from server.errors import ConfigurationError
-from server.power.checks import check_not_negative, check_positive
-from server.power.schedule import FloatArray
+from server.numeric import FloatArray, check_not_negative, check_positive
 
 
 def noise_to_clip_ratio(*, mean_noise_std: float, clip: float) -> float:

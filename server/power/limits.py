@@ -15,10 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from server.errors import ConfigurationError
+from server.numeric import BoolArray, FloatArray
 from server.power.schedule import (
     FEASIBILITY_SLACK,
-    BoolArray,
-    FloatArray,
     InfeasiblePlanError,
     PlanningProblem,
     Schedule,

@@ -30,11 +30,12 @@ from collections.abc import Callable
 import numpy as np
 
 from server.errors import ConfigurationError
+from server.numeric import BoolArray, FloatArray
 from server.power.causal_policy import CausalPolicy, Response
 from server.power.policies import optimal
 from server.power.policies.optimal import everybody
 from server.power.round_costs import RoundCosts
-from server.power.schedule import BoolArray, FloatArray, PlanningProblem, Schedule
+from server.power.schedule import PlanningProblem, Schedule
 from server.power.water_filling import fill
 
 _GRID_POINTS = 800

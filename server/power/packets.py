@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from edge_runtime.protocol.rounds import PacketLevels, TransmitOrder
-from server.power.checks import check_not_negative, check_positive
+from server.numeric import check_not_negative, check_positive
 from server.power.energy import range_for
 
 

@@ -26,11 +26,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from server.numeric import BoolArray, FloatArray
 from server.power.limits import PowerLimits, energies
 from server.power.policies.limited import NAME, plan_limited
 from server.power.policies.optimal import optimal_for
 from server.power.policies.selection import plan_selection
-from server.power.schedule import BoolArray, FloatArray, PlanningProblem, Schedule
+from server.power.schedule import PlanningProblem, Schedule
 
 HORIZON = 24
 """Draws that stand for the rounds to come; fewer where fewer come."""

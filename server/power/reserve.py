@@ -31,7 +31,7 @@ import numpy as np
 from scipy.stats import binom
 
 from server.errors import ConfigurationError
-from server.power.schedule import FloatArray
+from server.numeric import FloatArray
 
 STANDARD_DEVIATIONS = 5.0
 """z: a full-price run with the dropouts it was told of ends early once in some millions."""

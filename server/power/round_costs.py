@@ -25,7 +25,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from server.power.schedule import BoolArray, FloatArray, PlanningProblem
+from server.numeric import BoolArray, FloatArray
+from server.power.schedule import PlanningProblem
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,14 +34,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from server.errors import ConfigurationError
-from server.power.checks import check_not_negative, check_positive
+from server.numeric import BoolArray, FloatArray, check_not_negative, check_positive
 from server.power.static import DEFAULT_PEAK_FACTOR
-
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 
 FEASIBILITY_SLACK = 1e-9
 """Relative; what float64 may do to an inequality that holds in exact arithmetic."""

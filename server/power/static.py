@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from edge_runtime.protocol.rounds import TransmitOrder
 from server.errors import ConfigurationError
-from server.power.checks import check_not_negative, check_positive
+from server.numeric import check_not_negative, check_positive
 
 DEFAULT_PEAK_FACTOR = 8.0
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from server.errors import ConfigurationError
-from server.power.schedule import FloatArray
+from server.numeric import FloatArray
 
 _LOG_LOW, _LOG_HIGH = math.log(1e-150), math.log(1e150)
 _BISECTIONS = 120

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from server.errors import TooLittleNoiseError
-from server.power.schedule import FloatArray
+from server.numeric import FloatArray
 from server.privacy.composition import gdp_mu_of_squares, price_class_of
 from server.privacy.corrections import LastReleases
 from server.privacy.mechanism import MechanismRecord

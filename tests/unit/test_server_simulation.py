@@ -8,12 +8,8 @@ from radio.channel_models import AwgnChannel, RayleighBlockFading
 from radio.impairments import Crystals, Impairments
 from radio.loopback import LoopbackTransceiver
 from radio.medium import SoftwareMedium
-from server.simulation import (
-    NoChannelSimulation,
-    ScalarTruth,
-    SoftwareChannelSimulation,
-    simulation_rng,
-)
+from server.seeds import simulation_rng
+from server.simulation import NoChannelSimulation, ScalarTruth, SoftwareChannelSimulation
 
 NUM_DEVICES = 3
 IDEAL = Impairments()

@@ -26,9 +26,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from server.errors import ConfigurationError
+from server.numeric import BoolArray, FloatArray
 from server.power.causal_policy import CausalPolicy, Response
 from server.power.policies.optimal import everybody
-from server.power.schedule import BoolArray, FloatArray, PlanningProblem, Schedule
+from server.power.schedule import PlanningProblem, Schedule
 from server.power.water_filling import fill
 
 NAME = "equal_split"

@@ -26,13 +26,12 @@ import dataclasses
 
 import numpy as np
 
+from server.numeric import BoolArray, FloatArray
 from server.power.convex import library, solve
 from server.power.limits import PowerLimits, energies
 from server.power.policies.optimal import optimal_for
 from server.power.policies.selection import plan_selection
 from server.power.schedule import (
-    BoolArray,
-    FloatArray,
     InfeasiblePlanError,
     PlanningProblem,
     Schedule,

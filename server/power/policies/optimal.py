@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from server.numeric import BoolArray
 from server.power.causal_policy import CausalPolicy, Response
 from server.power.round_costs import RoundCosts
 from server.power.schedule import (
-    BoolArray,
     PlanningProblem,
     Schedule,
     with_most_artificial_noise,

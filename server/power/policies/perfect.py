@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from server.numeric import BoolArray
 from server.power.policies.optimal import everybody
 from server.power.round_costs import RoundCosts
-from server.power.schedule import BoolArray, PlanningProblem, Schedule
+from server.power.schedule import PlanningProblem, Schedule
 
 NAME = "perfect"
 

@@ -23,10 +23,11 @@ import math
 import numpy as np
 
 from server.errors import ConfigurationError
+from server.numeric import BoolArray, FloatArray
 from server.power.causal_policy import CausalPolicy, Response
 from server.power.policies.optimal import everybody, optimal_for
 from server.power.round_costs import RoundCosts
-from server.power.schedule import BoolArray, FloatArray, PlanningProblem, Schedule
+from server.power.schedule import PlanningProblem, Schedule
 
 NAME = "selection"
 _BISECTIONS = 60

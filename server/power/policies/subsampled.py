@@ -27,10 +27,10 @@ import numpy as np
 from scipy.special import lambertw
 
 from server.errors import ConfigurationError
+from server.numeric import FloatArray
 from server.power.policies.optimal import everybody
 from server.power.round_costs import RoundCosts
 from server.power.schedule import (
-    FloatArray,
     PlanningProblem,
     Schedule,
     with_most_artificial_noise,

@@ -14,11 +14,10 @@ from __future__ import annotations
 import numpy as np
 
 from server.errors import ConfigurationError
+from server.numeric import BoolArray, FloatArray
 from server.power.causal_policy import CausalPolicy, Response
 from server.power.round_costs import RoundCosts
 from server.power.schedule import (
-    BoolArray,
-    FloatArray,
     PlanningProblem,
     Schedule,
     with_most_artificial_noise,

@@ -1,12 +1,18 @@
-"""A result folder appears whole or not at all: written hidden beside its place, then one rename."""
+"""Folders that appear whole or not at all, and JSON that every reader understands.
+
+A result folder is written hidden beside its place, then renamed once.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from server.errors import ServerError
 
@@ -49,3 +55,14 @@ def new_folder(out: Path, error_type: type[ServerError]) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def to_json(document: dict[str, Any]) -> str:
+    """A document as JSON; an infinite figure becomes the text "infinity", which float() reads."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return "infinity" if value == math.inf else value
+
+    return json.dumps(plain(document), indent=1, allow_nan=False)

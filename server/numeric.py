@@ -1,10 +1,16 @@
-"""The border of the package: which numbers a plan can be made of."""
+"""What numbers arrays hold, and which ones a plan can be made of."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
+import numpy.typing as npt
+
 from server.errors import ConfigurationError
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
 
 
 def check_positive(**values: float) -> None:
