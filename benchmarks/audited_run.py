@@ -33,13 +33,13 @@ from edge_runtime.protocol.direction import GENERATOR, derive_direction_seed
 from edge_runtime.protocol.rounds import RoundPlan, RoundResult, TransmitOrder
 from edge_runtime.spsa import ScalarEstimate, estimate_scalars
 from edge_runtime.tasks import Batch, PromptSet
-from server.air import CoherentAir
-from server.config import load_config
-from server.device_host import build_device_host
-from server.device_keys import DeviceKeys
-from server.planning import plan_round
-from server.privacy_terms import plan_privacy_terms
-from server.radio_link import build_radio_link
+from server.air.base import CoherentAir
+from server.air.link import build_radio_link
+from server.config.run_config import load_config
+from server.planning.privacy_terms import plan_privacy_terms
+from server.planning.round_plan import plan_round
+from server.run.device_host import build_device_host
+from server.store.device_keys import DeviceKeys
 
 EPSILON, DELTA = 8.0, 1e-5
 NUM_DIRECTIONS, BATCH_SIZE = 4, 10

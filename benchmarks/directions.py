@@ -35,12 +35,12 @@ from tune_snips import IDEAL, hold_out
 
 from edge_runtime.control.channel import ControlChannel
 from edge_runtime.protocol.rounds import Difference, RoundPlan, RoundResult
-from server.air import CoherentAir, Heard
-from server.config import load_config
-from server.evaluation import evaluate
-from server.experiment import Experiment, Progress
-from server.planning import RoundPower
-from server.round_loop import HeardMeans, RoundLoop
+from server.air.base import CoherentAir, Heard
+from server.config.run_config import load_config
+from server.planning.round_plan import RoundPower
+from server.run.evaluation import evaluate
+from server.run.experiment import Experiment, Progress
+from server.run.round_loop import HeardMeans, RoundLoop
 
 SWEEPS = 1620
 DIRECTIONS = (1, 2, 4, 8, 16)

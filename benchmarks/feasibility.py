@@ -19,10 +19,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from server.config import load_config
-from server.environment import environment
-from server.experiment import Experiment
-from server.report import read_runs
+from server.config.run_config import load_config
+from server.report.page import read_runs
+from server.run.environment import environment
+from server.run.experiment import Experiment
 
 EPSILONS = (20.0, 50.0, 100.0, 160.0, 300.0, 1200.0)
 RATE_FACTORS = (0.006, 0.02, 0.06, 0.2, 0.5)

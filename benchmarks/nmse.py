@@ -31,16 +31,16 @@ from typing import Any
 
 import numpy as np
 
-from radio.channel_models import AwgnChannel
-from radio.drawing import Figure, FigureCanvasAgg
 from radio.errors import RadioError
-from radio.impairments import IMPAIRMENTS, Impairments
 from radio.measurement import Setting, measure_coherent, measure_energy, measure_slotted
+from radio.recordings.drawing import Figure, FigureCanvasAgg
+from radio.software_air.channel_models import AwgnChannel
+from radio.software_air.impairments import IMPAIRMENTS, Impairments
 from radio.waveforms import WaveformName
 from radio.waveforms.coherent import CoherentWaveform
 from radio.waveforms.energy import EnergyWaveform
 from radio.waveforms.slotted import SlottedWaveform
-from server.environment import environment
+from server.run.environment import environment
 
 NUM_DEVICES = (1, 5, 10, 20)
 SNRS_DB = (-10.0, 0.0, 10.0, 20.0, 30.0)

@@ -40,12 +40,12 @@ from edge_runtime.protocol.rounds import RoundPlan, RoundResult
 from edge_runtime.spsa import clip_to_ball
 from edge_runtime.task_spec import load_task
 from edge_runtime.tasks import Batch, PromptSet
-from server.config import RunConfig, load_config
-from server.environment import environment
-from server.experiment import Experiment
+from server.config.run_config import RunConfig, load_config
 from server.privacy.audit import epsilon_from_guesses
-from server.run_data import RunData, load_run_data
-from server.run_records import RoundRow
+from server.run.data import RunData, load_run_data
+from server.run.environment import environment
+from server.run.experiment import Experiment
+from server.store.records import RoundRow
 
 EPSILONS = (1.0, 4.0, 16.0, None)
 SEEDS = (0,)
@@ -114,7 +114,7 @@ def one_run(epsilon: float | None, seed: int, rounds: int, per_device: int) -> d
                 for prompts, there in zip(data.device_prompts, takes_part, strict=True)
             ),
         )
-        with patch("server.experiment.load_run_data", lambda _: with_some):
+        with patch("server.run.experiment.load_run_data", lambda _: with_some):
             run = Experiment.start(config, Path(folder) / "run")
         try:
             run.run()

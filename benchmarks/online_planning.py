@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from server.environment import environment
 from server.power.online import OnlinePlanner, Rule
 from server.power.policies.optimal import plan_optimal
 from server.power.schedule import PlanningProblem
 from server.privacy.gaussian import budget_of
+from server.run.environment import environment
 
 NUM_PATHS, NUM_ROUNDS, NUM_DEVICES = 1000, 200, 5
 DRAWS = 500

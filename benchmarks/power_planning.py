@@ -28,7 +28,6 @@ from typing import Any
 
 import numpy as np
 
-from server.environment import environment
 from server.power import convex
 from server.power.limits import PowerLimits, energies
 from server.power.policies.equal_split import plan_equal_split
@@ -39,6 +38,7 @@ from server.power.policies.sign import plan_sign, wrong_majority_bound
 from server.power.policies.subsampled import central_limit_costs, plan_subsampled
 from server.power.schedule import InfeasiblePlanError, PlanningProblem
 from server.privacy.gaussian import budget_of, gdp_mu_of
+from server.run.environment import environment
 
 KINDS = {
     "optimal": 200, "trusted": 60, "equal_split": 60, "sign": 60, "subsampled": 60, "limited": 60,

@@ -32,13 +32,13 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from server.config import RunConfig, load_config
-from server.environment import environment
-from server.experiment import Experiment
-from server.learnability import outlook
-from server.plan_preview import preview_policy
-from server.report import read_runs
-from server.typical_number import TypicalNumber
+from server.config.run_config import RunConfig, load_config
+from server.planning.learnability import outlook
+from server.planning.policy_preview import preview_policy
+from server.planning.scalar_rms import TypicalNumber
+from server.report.page import read_runs
+from server.run.environment import environment
+from server.run.experiment import Experiment
 
 SNRS_DB = (-20.0, -10.0, 0.0, 10.0, 20.0)
 SEEDS = (0, 1, 2, 3, 4)

@@ -31,8 +31,8 @@ import numpy as np
 from audited_run import DELTA, EPSILON, NUM_DIRECTIONS, PATTERN, AuditedRun, Cell, FloatArray
 from dp_accounting.pld import privacy_loss_distribution as pld
 
-from server.environment import environment
 from server.privacy.audit import Profile, is_refuted
+from server.run.environment import environment
 
 ALPHA = 1e-6
 NUM_CHUNKS, CHUNK = 9, 5_000

@@ -143,7 +143,7 @@ class Bench:
 
 @contextlib.contextmanager
 def bench() -> Iterator[Bench]:
-    program = "import sys; from radio.cli import main; sys.exit(main())"
+    program = "import sys; from radio.commands.cli import main; sys.exit(main())"
     words = ["virtual-pluto", "--nodes", "3", "--base-port", "0", "--clock", "stepped"]
     process = subprocess.Popen(
         [sys.executable, "-P", "-c", program, *words],

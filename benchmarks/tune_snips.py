@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from edge_runtime.task_spec import TASKS_FOLDER
-from server.config import load_config, toml_value
-from server.experiment import Experiment, Progress
+from server.config.run_config import load_config, toml_value
+from server.run.experiment import Experiment, Progress
 
 HELD_OUT = 1000
 IDEAL = {"radio.backend": "ideal", "privacy.enabled": False}

@@ -34,9 +34,9 @@ from edge_runtime.spsa import ScalarEstimate
 from edge_runtime.task_spec import load_task
 from edge_runtime.tasks import PromptSet, label_token_ids, load_tokenizer, read_examples
 from edge_runtime.uplink import CoherentUplink
-from radio.channel_models import RayleighBlockFading
-from radio.loopback import LoopbackTransceiver
-from radio.medium import SoftwareMedium
+from radio.software_air.channel_models import RayleighBlockFading
+from radio.software_air.loopback import LoopbackTransceiver
+from radio.software_air.medium import SoftwareMedium
 from radio.waveforms.coherent import CoherentWaveform
 
 _RUN_ID = "selftest"

@@ -27,7 +27,7 @@ class Backend:
 
 BACKENDS: dict[str, Backend] = {
     "loopback": Backend(
-        module="radio.loopback",
+        module="radio.software_air.loopback",
         class_name="LoopbackTransceiver",
         install_hint="It needs numpy alone; from pairzero's folder: pip install .",
     ),
@@ -37,7 +37,7 @@ BACKENDS: dict[str, Backend] = {
         install_hint="From pairzero's folder: pip install '.[pluto]'",
     ),
     "replay": Backend(
-        module="radio.replay",
+        module="radio.recordings.replay",
         class_name="ReplayTransceiver",
         install_hint="It needs numpy alone; from pairzero's folder: pip install .",
     ),

@@ -161,7 +161,7 @@ def start_virtual_plutos() -> Iterator[Callable[..., VirtualPlutos]]:
     started: list[subprocess.Popen[str]] = []
 
     def start(num_nodes: int, *options: str) -> VirtualPlutos:
-        program = "import sys; from radio.cli import main; sys.exit(main())"
+        program = "import sys; from radio.commands.cli import main; sys.exit(main())"
         words = ["virtual-pluto", "--nodes", str(num_nodes), "--base-port", "0", *options]
         process = subprocess.Popen(
             [sys.executable, "-c", program, *words],

@@ -317,7 +317,8 @@ class SoundingOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag
 class PilotHold(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="pilot_hold"):
     """One device holds its pilot until it is told otherwise; everybody else is silent.
 
-    For radios without a common clock (`radio.calibration`). Pilots cost no privacy.
+    For radios without a common clock (`radio.waveforms.energy_calibration`). Pilots cost no
+    privacy.
     """
 
     run_id: str

@@ -9,12 +9,12 @@ import platform
 import numpy as np
 
 from radio.backends import BACKENDS, resolve_backend
-from radio.channel_models import AwgnChannel
 from radio.errors import RadioUnavailableError
 from radio.measurement import Setting, measure_coherent
 from radio.pluto.context import found_uris
 from radio.pluto.driver import describe_libraries
 from radio.pluto.usb import usb_plutos
+from radio.software_air.channel_models import AwgnChannel
 from radio.waveforms.coherent import CoherentWaveform
 
 SELF_CHECK_SNR_DB = 200.0

@@ -9,11 +9,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from radio.channel_models import CHANNEL_NAMES, AwgnChannel, channel_from_name
 from radio.checks import Complex64Array
 from radio.commands.radios import add_radio_options, open_radios
 from radio.errors import RadioConfigurationError
-from radio.impairments import IMPAIRMENTS, impairments_from_name
 from radio.measurement import (
     Measurement,
     Setting,
@@ -23,6 +21,8 @@ from radio.measurement import (
     measure_slotted,
 )
 from radio.measurement.coherent import SAMPLE_RATE_HZ
+from radio.software_air.channel_models import CHANNEL_NAMES, AwgnChannel, channel_from_name
+from radio.software_air.impairments import IMPAIRMENTS, impairments_from_name
 from radio.waveforms import WaveformName
 from radio.waveforms.coherent import CoherentWaveform
 from radio.waveforms.energy import EnergyWaveform
@@ -223,7 +223,7 @@ def draw(
         RadioConfigurationError: pictures cannot be drawn here.
     """
     try:
-        from radio.pictures import draw_measurement
+        from radio.recordings.pictures import draw_measurement
     except ImportError as error:
         raise RadioConfigurationError(
             f"--plot: {error}. Pictures need matplotlib; the figures were measured without. "

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from radio.commands.radios import add_radio_options, open_radios
-from radio.replay import RecordingTransceiver
+from radio.recordings.replay import RecordingTransceiver
 from radio.units import mean_power_dbfs
 
 

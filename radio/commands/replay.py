@@ -7,8 +7,8 @@ import datetime
 import sys
 from pathlib import Path
 
-from radio.captures import load_recording
 from radio.commands.measure import draw
+from radio.recordings.sigmf import load_recording
 from radio.units import db_from_power_ratio, mean_power_dbfs, peak_dbfs
 from radio.waveforms.energy import EnergyWaveform
 from radio.waveforms.energy_offset import estimate_offset_hz

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 
-from radio.impairments import IMPAIRMENTS, impairments_from_name
+from radio.software_air.impairments import IMPAIRMENTS, impairments_from_name
 from radio.virtual_pluto.server import DEFAULT_BASE_PORT, Bench, VirtualPlutoServer
 
 

@@ -8,7 +8,6 @@ from typing import Protocol
 
 import numpy as np
 
-from radio.channel_models import ChannelModel
 from radio.checks import (
     Complex64Array,
     Complex128Array,
@@ -18,10 +17,11 @@ from radio.checks import (
     check_probability,
 )
 from radio.errors import RadioConfigurationError
-from radio.impairments import Crystals, Impairments
-from radio.loopback import LoopbackTransceiver
-from radio.medium import SoftwareMedium
 from radio.self_closing import SelfClosing
+from radio.software_air.channel_models import ChannelModel
+from radio.software_air.impairments import Crystals, Impairments
+from radio.software_air.loopback import LoopbackTransceiver
+from radio.software_air.medium import SoftwareMedium
 from radio.transceiver import Transceiver
 from radio.units import power_ratio_from_db
 

@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 
-from radio.calibration import MAX_RELATIVE_ERROR, Moment, calibrate
 from radio.checks import Float64Array, check_integer, check_not_negative
 from radio.measurement.bench import Bench, HeldBench, Setting
 from radio.measurement.result import Log, Measurement
 from radio.waveforms import WaveformName
 from radio.waveforms.energy import BandEnergies, EnergyWaveform
+from radio.waveforms.energy_calibration import MAX_RELATIVE_ERROR, Moment, calibrate
 from radio.waveforms.energy_error_model import silence_relative_error, sum_variance
 
 

@@ -13,17 +13,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from radio.calibration import Calibration, Moment, calibrate
-from radio.channel_models import AwgnChannel
 from radio.checks import Complex64Array, Float64Array, check_integer
 from radio.errors import RadioCalibrationError
 from radio.measurement.bench import MAX_SNR_DB, MIN_SNR_DB, Setting
 from radio.measurement.energy import gains_from_pilots, listen, variance_of_gains
 from radio.measurement.result import Log, Measurement
+from radio.software_air.channel_models import AwgnChannel
 from radio.transceiver import Transceiver
 from radio.units import db_from_power_ratio, mean_power_dbfs
 from radio.waveforms import WaveformName
 from radio.waveforms.energy import EnergyWaveform
+from radio.waveforms.energy_calibration import Calibration, Moment, calibrate
 from radio.waveforms.energy_error_model import sum_variance
 from radio.waveforms.energy_offset import estimate_offset_hz
 

@@ -5,12 +5,13 @@ gain of 0 dB. A receiver hears, sample n at t = start + n / rate,
 
     r(t) = sum_k g_k a_k(t) exp(j psi_k(t)) x_k(c_k t) + w(t)
     psi_k' = 2 pi (carrier of k - carrier of the receiver) + Wiener process of both linewidths
-    c_k    = clock of k / clock of the receiver (`radio.resampling`)
+    c_k    = clock of k / clock of the receiver (`radio.software_air.resampling`)
 
 with g_k the path's gain, a_k what the transmitter's attenuator leaves, x_k the samples that its
-mixer and amplifier make of what the converter gives them (`radio.impairments.transmitted`) and w
-circular noise of power ``noise_power`` per sample at the antenna. Gain, mixer, DC and converter of
-the receiver follow (`radio.impairments.received`).
+mixer and amplifier make of what the converter gives them
+(`radio.software_air.impairments.transmitted`) and w circular noise of power ``noise_power`` per
+sample at the antenna. Gain, mixer, DC and converter of the receiver follow
+(`radio.software_air.impairments.received`).
 
 A carrier is its nominal frequency times what the crystal is off and what xo_correction makes up
 for, and so is a sampling clock; crystals drift as they warm up. Radios of different sample rates,
@@ -29,9 +30,9 @@ import numpy.typing as npt
 
 from radio.checks import Complex64Array, Complex128Array, check_not_negative
 from radio.errors import RadioConfigurationError
-from radio.impairments import Impairments
-from radio.phasors import turn, turns
-from radio.resampling import resampled
+from radio.software_air.impairments import Impairments
+from radio.software_air.phasors import turn, turns
+from radio.software_air.resampling import resampled
 from radio.units import amplitude_ratio_from_db, db_from_power_ratio
 from radio.virtual_pluto.clock import Clock
 from radio.virtual_pluto.timeline import Timeline

@@ -10,8 +10,8 @@ import subprocess
 import sys
 
 from radio.errors import RadioUnavailableError
-from radio.impairments import Impairments
 from radio.self_closing import SelfClosing
+from radio.software_air.impairments import Impairments
 from radio.virtual_pluto.server import Bench, VirtualPlutoServer
 
 _logger = logging.getLogger(__name__)

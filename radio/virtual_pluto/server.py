@@ -16,8 +16,8 @@ import numpy as np
 
 from radio.checks import check_integer
 from radio.errors import RadioConfigurationError, RadioUnavailableError
-from radio.impairments import IMPAIRMENTS, Impairments
 from radio.self_closing import SelfClosing
+from radio.software_air.impairments import IMPAIRMENTS, Impairments
 from radio.units import amplitude_ratio_from_db, power_ratio_from_db
 from radio.virtual_pluto.air import Crystal, VirtualAir
 from radio.virtual_pluto.clock import SteppedClock, WallClock

@@ -17,8 +17,8 @@ with N_B bins in a band, a the device's amplitude in it and independent uniform 
 receiver takes one capture of N samples anywhere inside the plateau: it holds every device's whole
 buffer, shifted round by an amount that nobody needs to know. A frequency offset moves a device's
 bands by less than the guards, and the phases of arrival fall out of an energy. With every device
-arriving at the same power P (its amplitudes undo abs(h_k), see `radio.calibration`), N0 the noise
-per sample and w a window:
+arriving at the same power P (its amplitudes undo abs(h_k), see
+`radio.waveforms.energy_calibration`), N0 the noise per sample and w a window:
 
     E_A = sum over band A and its guards of abs(FFT(w y))^2 / (N sum w^2)
     D_A = E_A of a plateau - E_A of a silent capture,   mean D_A = P sum_k p_Ak

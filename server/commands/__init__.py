@@ -1,1 +1,1 @@
-"""What the sub-commands of ``pairzero`` do, one story a function; `server.cli` parses for them."""
+"""What the sub-commands of ``pairzero`` do, one story a function; `cli` parses for them."""

@@ -12,8 +12,14 @@ from edge_runtime.task_spec import TaskSpec, load_task
 from edge_runtime.tasks import read_examples
 from server.errors import ConfigurationError
 from server.export import export_bundle
-from server.prediction import predict as label_texts
-from server.tuned import BUNDLE_FOLDER, HUGGING_FACE_FOLDER, TunedModel, load_model, save_model
+from server.model.label_prediction import predict as label_texts
+from server.model.tuned import (
+    BUNDLE_FOLDER,
+    HUGGING_FACE_FOLDER,
+    TunedModel,
+    load_model,
+    save_model,
+)
 
 NUM_COMPARED_TEXTS = 200
 STANDARD_INPUT = "-"

@@ -12,18 +12,18 @@ import numpy as np
 from edge_runtime.forward import OnnxForward
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.protocol.rounds import Access
-from server import privacy_statement
 from server.commands.run import overrides
-from server.config import DEFAULT_PRESET, RunConfig, load_config
+from server.config.run_config import DEFAULT_PRESET, RunConfig, load_config
 from server.errors import ConfigurationError
 from server.files import to_json
-from server.learnability import LEAST_ROUNDS, outlook, what_would_help
-from server.plan_preview import PolicyPreview, preview_policies, preview_policy
-from server.plots import draw_plan
+from server.planning import privacy_statement
+from server.planning.learnability import LEAST_ROUNDS, outlook, what_would_help
+from server.planning.policy_preview import PolicyPreview, preview_policies, preview_policy
+from server.planning.scalar_rms import TypicalNumber, typical_number
 from server.power.catalogue import POLICIES
 from server.privacy.shown import shown_epsilon
-from server.run_data import RunData, load_run_data
-from server.typical_number import TypicalNumber, typical_number
+from server.report.plots import draw_plan
+from server.run.data import RunData, load_run_data
 
 _COLUMNS = (
     ("power_db", 9, ".1f"),

@@ -14,17 +14,17 @@ from typing import Any
 
 import msgspec
 
-from server import report
-from server.config import DEFAULT_PRESET, RunConfig, load_config, toml_value
-from server.device_keys import DeviceKeys
+from server.config.run_config import DEFAULT_PRESET, RunConfig, load_config, toml_value
 from server.errors import ConfigurationError
-from server.experiment import Experiment
 from server.files import to_json
 from server.privacy.shown import shown_epsilon
-from server.progress import ProgressPrinter
-from server.run_records import Outcome
-from server.run_store import STORE_FILE, look_at
-from server.stretches import plan_more_rounds
+from server.report import page as report
+from server.report.terminal import ProgressPrinter
+from server.run.continuation import plan_more_rounds
+from server.run.experiment import Experiment
+from server.store.device_keys import DeviceKeys
+from server.store.records import Outcome
+from server.store.run_store import STORE_FILE, look_at
 
 EXIT_BUDGET_EXHAUSTED = 3
 EXIT_BUDGET_EXCEEDED = 4

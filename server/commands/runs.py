@@ -6,13 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from server import report
-from server.device_keys import DeviceKeys
 from server.errors import RunStoreError
 from server.files import to_json
-from server.progress import ProgressPrinter, list_line, list_notes, list_title
-from server.run_records import Outcome
-from server.run_store import STORE_FILE, RunStore
+from server.report import page as report
+from server.report.terminal import ProgressPrinter, list_line, list_notes, list_title
+from server.store.device_keys import DeviceKeys
+from server.store.records import Outcome
+from server.store.run_store import STORE_FILE, RunStore
 
 
 def write_report(args: argparse.Namespace) -> int:

@@ -6,9 +6,9 @@ others
 
     f y,     f = max(1, (K - q) / (K - m))
 
-instead of y, and the ledger charges it (`server.pricing`). If every device drops out of every round
-with probability p, independently, f has a mean and a variance, and a run planned for the budget R'
-spends in all, by a normal approximation of the sum of many rounds,
+instead of y, and the ledger charges it (`server.run.pricing`). If every device drops out of every
+round with probability p, independently, f has a mean and a variance, and a run planned for the
+budget R' spends in all, by a normal approximation of the sum of many rounds,
 
     R' (E f + z sd(f) sqrt(sum y^2) / sum y)
 

@@ -37,7 +37,7 @@ import numpy as np
 
 from server.errors import ConfigurationError
 from server.numeric import BoolArray, FloatArray, check_not_negative, check_positive
-from server.power.static import DEFAULT_PEAK_FACTOR
+from server.power.channel_inversion import DEFAULT_PEAK_FACTOR
 
 FEASIBILITY_SLACK = 1e-9
 """Relative; what float64 may do to an inequality that holds in exact arithmetic."""

@@ -34,8 +34,8 @@ r_rounding is what keeps the second term below 2^-19 of the first; `SHIFT_GROWTH
 Numbers are taken for at most their bound and 40 standard deviations of noise in each quadrature.
 
 Left out: the conversion to fewer bits of a radio that transmits: with 12 of them instead of 53 that
-much more noise is needed. (`radio.impairments` has such a converter, and is refused under
-superposed access with it.)
+much more noise is needed. (`radio.software_air.impairments` has such a converter, and is refused
+under superposed access with it.)
 """
 
 from __future__ import annotations

@@ -6,19 +6,19 @@ import math
 import numpy as np
 import pytest
 
-from radio.captures import Recording
 from radio.errors import (
     RadioConfigurationError,
     RadioSaturationError,
     RadioTimeoutError,
     RadioUnavailableError,
 )
-from radio.impairments import impairments_from_name
-from radio.loopback import LoopbackTransceiver
-from radio.medium import SoftwareMedium
 from radio.pluto.settings import PlutoSettings, Role
 from radio.pluto.transceiver import PlutoTransceiver
-from radio.replay import RecordingTransceiver, ReplayTransceiver
+from radio.recordings.replay import RecordingTransceiver, ReplayTransceiver
+from radio.recordings.sigmf import Recording
+from radio.software_air.impairments import impairments_from_name
+from radio.software_air.loopback import LoopbackTransceiver
+from radio.software_air.medium import SoftwareMedium
 from radio.transceiver import Mode, Transceiver
 from radio.virtual_pluto.server import Bench, VirtualPlutoServer
 

@@ -22,11 +22,11 @@ from edge_runtime.protocol.rounds import (
 )
 from edge_runtime.vote import said_plainly
 from radio.errors import RadioCalibrationError, RadioError
-from radio.medium import SoftwareMedium
+from radio.software_air.medium import SoftwareMedium
 from radio.waveforms import WaveformName
-from server.config import parse_config
-from server.planning import plan_round
-from server.radio_link import build_radio_link
+from server.air.link import build_radio_link
+from server.config.run_config import parse_config
+from server.planning.round_plan import plan_round
 
 Q = 2
 CLIP = 4.0

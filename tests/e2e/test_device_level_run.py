@@ -7,15 +7,15 @@ import pytest
 from whole_runs import carry_out, looked_at
 
 from edge_runtime.number_grid import SHIFT_GROWTH
-from server.config import load_config
+from server.config.run_config import load_config
 from server.errors import ConfigurationError, PrivacyError
-from server.experiment import Experiment
+from server.planning.privacy_terms import plan_privacy_terms
 from server.privacy import receiver_noise
 from server.privacy.gaussian import epsilon_of
 from server.privacy.mechanism import GAUSSIAN
 from server.privacy.units import PrivacyUnit
-from server.privacy_terms import plan_privacy_terms
-from server.stretches import plan_more_rounds
+from server.run.continuation import plan_more_rounds
+from server.run.experiment import Experiment
 
 ROUNDS, DEVICES, CLIP = 12, 6, 20.0
 SETTINGS = {

@@ -6,12 +6,13 @@ from whole_runs import carry_out, looked_at
 
 from edge_runtime.uplink import CoherentUplink
 from radio.errors import RadioUnavailableError
-from server import pricing, report
-from server.config import load_config, parse_config
+from server.config.run_config import load_config, parse_config
 from server.errors import ConfigurationError
-from server.experiment import Experiment
+from server.planning.privacy_terms import plan_privacy_terms
 from server.privacy.accountant import Accountant
-from server.privacy_terms import plan_privacy_terms
+from server.report import page as report
+from server.run import pricing
+from server.run.experiment import Experiment
 
 DEVICES, ROUNDS, PROBABILITY = 5, 40, 0.05
 SETTINGS = {

@@ -12,19 +12,19 @@ from whole_runs import carry_out, looked_at
 
 from edge_runtime.protocol.rounds import Access
 from edge_runtime.uplink import EnergyUplink
-from radio.captures import load_recording
 from radio.errors import RadioCalibrationError, RadioUnavailableError
+from radio.recordings.sigmf import load_recording
 from radio.waveforms import WaveformName
-from server import cli
-from server.air import HeldAir
-from server.config import load_config
-from server.energy_air import EnergyAir
+from server.air.base import HeldAir
+from server.air.energy import EnergyAir
+from server.commands import cli
+from server.config.run_config import load_config
 from server.errors import ConfigurationError
-from server.experiment import Experiment
-from server.planning import CALIBRATION_SLACK
+from server.planning.round_plan import CALIBRATION_SLACK
 from server.privacy.accountant import Accountant
-from server.run_store import RunStore
-from server.stretches import plan_more_rounds
+from server.run.continuation import plan_more_rounds
+from server.run.experiment import Experiment
+from server.store.run_store import RunStore
 
 ROUNDS = 8
 SETTINGS = {
@@ -103,7 +103,7 @@ def test_somebody_else_on_the_air_is_told_with_the_number_that_is_spoilt(
             samples = (samples + 0.1 * np.exp(2j * np.pi * turns)).astype(np.complex64)
         return samples
 
-    caplog.set_level(logging.WARNING, logger="server.energy_air")
+    caplog.set_level(logging.WARNING, logger="server.air.energy")
     assert carry_out(Experiment.start(config(optimizer__rounds=2), tmp_path / "clean"))
     assert "somebody else" not in caplog.text
     monkeypatch.setattr(HeldAir, "capture", with_a_tone)
@@ -189,7 +189,10 @@ def test_a_device_whose_pilot_fails_is_named_and_silent_and_the_others_go_on(
     ("changes", "message"),
     [
         ({"privacy.access": "superposed"}, 'does not hold for radio.waveform = "energy"'),
-        ({"radio.impairments": "uncorrected"}, "up to 45750 Hz, the guards of the bands have room"),
+        (
+            {"radio.impairments": "uncorrected"},
+            "up to 45750 Hz, the guards of the bands have room",
+        ),
         ({"radio.impairments": "ideel"}, "got 'ideel', wanted one of"),
         ({"radio.snr_db": -30.0}, "nobody would be heard"),
         ({"radio.waveform": "energetic"}, "energetic"),

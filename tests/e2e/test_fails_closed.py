@@ -8,15 +8,15 @@ import msgspec
 import pytest
 from whole_runs import carry_out, looked_at
 
-from radio.loopback import LoopbackTransceiver
-from server import pricing
-from server.cli import main
-from server.config import load_config
+from radio.software_air.loopback import LoopbackTransceiver
+from server.commands.cli import main
+from server.config.run_config import load_config
 from server.errors import LedgerCorruptError, PrivacyError, RunStoreError, UnknownMechanismError
-from server.experiment import Experiment
 from server.power import receding_horizon
 from server.power.schedule import InfeasiblePlanError
 from server.privacy.mechanism import MechanismRecord
+from server.run import pricing
+from server.run.experiment import Experiment
 
 ROUNDS, AT = 6, 3
 SETTINGS = {

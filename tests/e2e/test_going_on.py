@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from server import cli
-from server.config import load_config
-from server.device_keys import KEYS_FILE
+from server.commands import cli
+from server.config.run_config import load_config
 from server.errors import ConfigurationError
-from server.experiment import Experiment
 from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger
-from server.run_store import RunStore
-from server.stretches import plan_more_rounds
+from server.run.continuation import plan_more_rounds
+from server.run.experiment import Experiment
+from server.store.device_keys import KEYS_FILE
+from server.store.run_store import RunStore
 
 SETTINGS = {
     "federation.num_devices": 2, "optimizer.rounds": 6, "optimizer.batch_size": 4,

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from whole_runs import carry_out, looked_at
 
-from server.cli import main
-from server.config import load_config, parse_config
+from server.commands.cli import main
+from server.config.run_config import load_config, parse_config
 from server.errors import ConfigurationError
-from server.experiment import Experiment
 from server.power import receding_horizon
 from server.power.schedule import InfeasiblePlanError
-from server.stretches import plan_more_rounds
+from server.run.continuation import plan_more_rounds
+from server.run.experiment import Experiment
 
 ROUNDS, DEVICES = 12, 4
 SETTINGS = {

@@ -96,7 +96,7 @@ COMMANDS = {
     "selftest": [BIN / "pairzero-device", "selftest", "--devices", "2"],
     "measure": [BIN / "pairzero-radio", "measure", "--devices", "2", "--snr-db", "10"],
     "run": [BIN / "pairzero", "run", "snips", "--rounds", "2", *SMALL, "--out", "run"],
-    "library": [sys.executable, "-c", "import edge_runtime.forward, server.experiment"],
+    "library": [sys.executable, "-c", "import edge_runtime.forward, server.run.experiment"],
     "exporter": [
         sys.executable, "-c",
         "from server.export.dependencies import load; load('optimum.exporters.onnx')",

@@ -9,11 +9,11 @@ import pytest
 from edge_runtime.forward import OnnxForward
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.protocol.direction import derive_direction_seed, direction_seeds
-from server.cli import main
-from server.config import load_config
+from server.commands.cli import main
+from server.config.run_config import load_config
+from server.planning.scalar_rms import typical_number
 from server.power.catalogue import POLICIES
-from server.run_data import load_run_data
-from server.typical_number import typical_number
+from server.run.data import load_run_data
 
 SMALL = [
     "--set", "privacy.unit=device", "--set", "privacy.delta=1e-3", "--set", "task.max_tokens=24",

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from whole_runs import carry_out, looked_at
 
-from server.config import load_config
-from server.experiment import Experiment
-from server.plan_preview import preview_policy
-from server.run_planner import plans_as_it_goes
+from server.config.run_config import load_config
+from server.planning.online_run import plans_as_it_goes
+from server.planning.policy_preview import preview_policy
+from server.run.experiment import Experiment
 
 ROUNDS, DEVICES = 16, 6
 SETTINGS = {

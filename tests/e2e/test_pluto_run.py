@@ -17,12 +17,13 @@ from radio.errors import RadioConfigurationError, RadioNotSilentError, RadioUnav
 from radio.pluto.context import PlutoContext
 from radio.pluto.silence import may_radiate, silence
 from radio.virtual_pluto.server import Bench, VirtualPlutoServer
-from server import cli, radio_link
-from server.air import HeldAir
-from server.config import load_config
+from server.air import link as radio_link
+from server.air.base import HeldAir
+from server.commands import cli
+from server.config.run_config import load_config
 from server.errors import ConfigurationError, PrivacyError
-from server.experiment import Experiment
-from server.run_store import RunStore
+from server.run.experiment import Experiment
+from server.store.run_store import RunStore
 
 ROUNDS = 6
 SETTINGS = {
@@ -225,7 +226,7 @@ def test_a_radio_that_is_not_there_opens_no_run_and_leaves_the_others_silent(tmp
 
 def start_run(folder, *words):
     """A run in a process and a session of its own, which says every round."""
-    program = "import sys; from server.cli import main; sys.exit(main())"
+    program = "import sys; from server.commands.cli import main; sys.exit(main())"
     changed = {**SETTINGS, "optimizer.rounds": 60, "run.evaluation_interval": 1}
     settings = [f"--set={key}={value}" for key, value in changed.items()]
     return subprocess.Popen(

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from whole_runs import carry_out, looked_at
 
-from server.config import load_config
+from server.config.run_config import load_config
 from server.errors import ConfigurationError
-from server.experiment import Experiment
 from server.power.policies.subsampled import subsampled_offsets
 from server.privacy.accountant import Accountant
 from server.privacy.calibration import calibrate_noise_multiplier, calibrate_noise_schedule
+from server.run.experiment import Experiment
 
 ROUNDS = 20
 SETTINGS = {

@@ -17,8 +17,8 @@ from edge_runtime.bundle import TensorEntry
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.protocol.direction import direction_seeds
 from edge_runtime.protocol.rounds import RoundResult
-from server.run_records import RoundRow
-from server.run_store import RunStore
+from server.store.records import RoundRow
+from server.store.run_store import RunStore
 
 ROUNDS = 1000
 SCALE = 2.0**-10

@@ -31,16 +31,19 @@ from edge_runtime.task_spec import load_task
 from edge_runtime.tasks import read_examples
 from edge_runtime.uplink import CoherentUplink
 from radio.errors import RadioUnavailableError
-from server import cli, environment, experiment, pricing, privacy_terms, report
-from server.air import CoherentAir
-from server.config import load_config, parse_config
+from server.air.base import CoherentAir
+from server.commands import cli
+from server.config.run_config import load_config, parse_config
 from server.errors import LedgerCorruptError, RunStoreError
-from server.experiment import Experiment
-from server.federation import split_iid
+from server.planning import privacy_terms
 from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger
-from server.round_loop import RoundLoop
-from server.run_store import STORE_FILE, RunStore
+from server.report import page as report
+from server.run import environment, experiment, pricing
+from server.run.experiment import Experiment
+from server.run.federation import split_iid
+from server.run.round_loop import RoundLoop
+from server.store.run_store import STORE_FILE, RunStore
 
 ROOT = Path(__file__).parents[2]
 ROUNDS = 32
@@ -308,7 +311,7 @@ def num_rounds_in(folder):
 
 def test_a_run_killed_half_way_ends_like_the_uninterrupted_one(tmp_path, uninterrupted):
     folder = tmp_path / "killed"
-    child = start_child("-m", "server.cli", *arguments(SETTINGS, "--out", folder))
+    child = start_child("-m", "server.commands.cli", *arguments(SETTINGS, "--out", folder))
     wait_for_round(child, 8)
     child.kill()
     assert end(child)[0] == -signal.SIGKILL
@@ -373,8 +376,8 @@ def test_a_failure_after_the_store_was_made_lets_go_of_it(tmp_path, monkeypatch,
 
 DIE_AT = """
 import os, signal, sys
-from server import cli
-from server.run_store import RunStore
+from server.commands import cli
+from server.store.run_store import RunStore
 
 append_round = RunStore.append_round
 
@@ -435,7 +438,7 @@ def test_a_run_that_died_at_an_awkward_moment_ends_like_the_uninterrupted_one(
 
 def test_ctrl_c_stops_cleanly_and_the_run_can_be_resumed(tmp_path, uninterrupted):
     folder = tmp_path / "interrupted"
-    child = start_child("-m", "server.cli", *arguments(SETTINGS, "--out", folder))
+    child = start_child("-m", "server.commands.cli", *arguments(SETTINGS, "--out", folder))
     wait_for_round(child, 8)
     child.send_signal(signal.SIGINT)
     code, out, err = end(child)

@@ -7,11 +7,11 @@ from whole_runs import looked_at
 from edge_runtime.protocol.rounds import Access
 from radio.waveforms import WaveformName
 from radio.waveforms.slotted import SlottedWaveform
-from server.config import load_config
+from server.config.run_config import load_config
 from server.errors import ConfigurationError
-from server.experiment import Experiment
-from server.report import read_runs, write_runs
-from server.run_store import RunStore
+from server.report.page import read_runs, write_runs
+from server.run.experiment import Experiment
+from server.store.run_store import RunStore
 
 ROUNDS, DEVICES = 6, 3
 SETTINGS = {

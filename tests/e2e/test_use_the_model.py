@@ -17,10 +17,11 @@ from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, open_bundle
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.task_spec import load_task
 from edge_runtime.tasks import read_examples
-from server import cli, tuned
+from server.commands import cli
 from server.errors import ConfigurationError, RunStoreError
-from server.run_store import STORE_FILE
-from server.tuned import load_model, save_model
+from server.model import tuned
+from server.model.tuned import load_model, save_model
+from server.store.run_store import STORE_FILE
 
 ROUNDS = 30
 SETTINGS = [

@@ -7,13 +7,13 @@ from whole_runs import looked_at
 
 from edge_runtime.number_grid import SHIFT_GROWTH
 from edge_runtime.protocol.rounds import Access, Vote
-from server.config import load_config
+from server.config.run_config import load_config
 from server.errors import ConfigurationError
-from server.experiment import Experiment
-from server.planning import CALIBRATION_SLACK
+from server.planning.round_plan import CALIBRATION_SLACK
 from server.privacy import receiver_noise
 from server.privacy.accountant import Accountant
 from server.privacy.units import vote_sensitivity
+from server.run.experiment import Experiment
 
 ROUNDS, DIRECTIONS, DEVICES, BATCH, CLIP = 6, 4, 3, 4, 20.0
 SETTINGS = {

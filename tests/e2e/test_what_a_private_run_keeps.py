@@ -19,17 +19,19 @@ import pytest
 from edge_runtime.private_random import PrivateRandom
 from edge_runtime.protocol.rounds import DigestReport, RoundReport
 from edge_runtime.task_spec import load_task
-from server import cli, device_keys, report
-from server.config import load_config
-from server.device_keys import KEYS_FILE
+from server.air.link import build_radio_link
+from server.commands import cli
+from server.config.run_config import load_config
 from server.errors import PrivacyError, RunStoreError
-from server.experiment import Experiment, Progress
-from server.federation import split_iid
 from server.privacy.mechanism import MechanismRecord
-from server.progress import ProgressPrinter
-from server.radio_link import build_radio_link
-from server.run_records import EvaluationRow, Outcome
-from server.run_store import STORE_FILE
+from server.report import page as report
+from server.report.terminal import ProgressPrinter
+from server.run.experiment import Experiment, Progress
+from server.run.federation import split_iid
+from server.store import device_keys
+from server.store.device_keys import KEYS_FILE
+from server.store.records import EvaluationRow, Outcome
+from server.store.run_store import STORE_FILE
 
 CHOSEN = "chosen by whoever starts the run, before any data are read"
 PUBLIC_N = "how many records each device holds is public by the promise's own terms"

@@ -17,10 +17,10 @@ from edge_runtime.agent import DeviceAgent
 from edge_runtime.private_random import PrivateRandom, noise_stream
 from edge_runtime.tasks import PromptSet
 from edge_runtime.uplink import CoherentUplink
-from server import device_host
-from server.config import load_config
+from server.config.run_config import load_config
 from server.errors import PrivacyError
-from server.experiment import Experiment
+from server.run import device_host
+from server.run.experiment import Experiment
 
 DEVICES, ROUNDS, Q, SEED, BATCH, CLIP = 3, 4, 3, 11, 6, 5.0
 SETTINGS = {

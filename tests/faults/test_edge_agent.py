@@ -146,8 +146,8 @@ def test_a_dropped_device_does_not_say_how_large_its_secret_batch_was(make_host,
 def test_a_dropped_device_does_not_say_the_scalar_that_its_radio_refused(make_host, make_plan):
     # With superposed access the server may only ever meet the sum, so not even a noisy scalar.
     from edge_runtime.uplink import CoherentUplink
-    from radio.loopback import LoopbackTransceiver
-    from radio.medium import SoftwareMedium
+    from radio.software_air.loopback import LoopbackTransceiver
+    from radio.software_air.medium import SoftwareMedium
     from radio.waveforms.coherent import CoherentWaveform
 
     reasons = set()

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from radio.cli import main
+from radio.commands.cli import main
 from radio.pluto.settings import PlutoSettings, Role
 from radio.pluto.silence import silence
 from radio.pluto.transceiver import PlutoTransceiver

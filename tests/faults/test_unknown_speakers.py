@@ -14,17 +14,17 @@ import pytest
 
 from edge_runtime.control.channel import ControlChannel
 from radio.waveforms.coherent import ChannelEstimate
-from server.accounts import accounts_to_go_on_with, epsilon_spent
-from server.air import Air, Heard
-from server.config import dump_config, parse_config
+from server.air.base import Air, Heard
+from server.air.channel_simulation import ScalarTruth
+from server.config.run_config import dump_config, parse_config
 from server.errors import LedgerCorruptError, PrivacyError
-from server.pricing import Pricing
+from server.planning.privacy_terms import plan_privacy_terms
 from server.privacy.ledger import PrivacyLedger
 from server.privacy.on_air import SpeakersUnknown
-from server.privacy_terms import plan_privacy_terms
-from server.round_loop import RoundLoop
-from server.run_store import RunStore
-from server.simulation import ScalarTruth
+from server.run.accounts import accounts_to_go_on_with, epsilon_spent
+from server.run.pricing import Pricing
+from server.run.round_loop import RoundLoop
+from server.store.run_store import RunStore
 
 NUM_DEVICES, ROUNDS, TRIALS = 3, 3, 1000
 DELTA = 1e-4

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from radio.calibration import Moment, calibrate
-from radio.impairments import impairments_from_name
 from radio.pluto.settings import PlutoSettings, Role
 from radio.pluto.transceiver import PlutoTransceiver
-from radio.replay import RecordingTransceiver
+from radio.recordings.replay import RecordingTransceiver
+from radio.software_air.impairments import impairments_from_name
 from radio.virtual_pluto.process import VirtualPlutoProcess
 from radio.virtual_pluto.server import Bench
 from radio.waveforms.energy import EnergyWaveform
+from radio.waveforms.energy_calibration import Moment, calibrate
 
 FOLDER = Path(__file__).parent
 NUMBERS = ((0.8, 0.4), (-0.6, -0.9), (0.5, -0.7))

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from radio.captures import load_recording
-from radio.replay import ReplayTransceiver
+from radio.recordings.replay import ReplayTransceiver
+from radio.recordings.sigmf import load_recording
 from radio.waveforms.energy import EnergyWaveform
 
 FOLDER = Path(__file__).parent

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.power.static import plan_static
+from server.power.channel_inversion import plan_static
 
 gains = st.lists(
     st.complex_numbers(max_magnitude=10.0, allow_nan=False, allow_infinity=False),

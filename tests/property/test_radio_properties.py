@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from radio import units
 from radio.errors import RadioSaturationError
-from radio.loopback import LoopbackTransceiver
-from radio.medium import SoftwareMedium
+from radio.software_air.loopback import LoopbackTransceiver
+from radio.software_air.medium import SoftwareMedium
 from radio.waveforms.coherent import CoherentWaveform
 from radio.waveforms.error_model import (
     amplitude_error_bound,

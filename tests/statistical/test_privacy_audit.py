@@ -10,7 +10,7 @@ from privacy_records import make_record
 from scipy.stats import binom, chi2
 
 from edge_runtime.spsa import clip_to_ball, estimate_scalars
-from server.power.static import plan_static
+from server.power.channel_inversion import plan_static
 from server.privacy.accountant import Accountant
 from server.privacy.audit import epsilon_from_rates, is_refuted
 from server.privacy.calibration import calibrate_noise_multiplier

@@ -13,9 +13,9 @@ import time
 import numpy as np
 import pytest
 
-from radio.channel_models import AwgnChannel
 from radio.measurement import Setting, measure_energy
 from radio.measurement import energy as energy_measurement
+from radio.software_air.channel_models import AwgnChannel
 from radio.waveforms.energy import BandEnergies, EnergyWaveform, Mapping
 from radio.waveforms.energy_error_model import (
     measured_sum_variance,

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from scipy import integrate, special, stats
 
-from radio.channel_models import AwgnChannel, RayleighBlockFading
 from radio.measurement import Setting, measure_coherent
-from radio.medium import SoftwareMedium
+from radio.software_air.channel_models import AwgnChannel, RayleighBlockFading
+from radio.software_air.medium import SoftwareMedium
 from radio.waveforms.coherent import CoherentWaveform
 from radio.waveforms.error_model import (
     amplitude_error_bound,

@@ -6,11 +6,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from server.experiment import Experiment
 from server.privacy.ledger import PrivacyLedger
 from server.privacy.mechanism import MechanismRecord
-from server.run_records import RoundRow
-from server.run_store import RunStore
+from server.run.experiment import Experiment
+from server.store.records import RoundRow
+from server.store.run_store import RunStore
 
 
 class Left(NamedTuple):

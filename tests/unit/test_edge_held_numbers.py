@@ -20,8 +20,8 @@ from edge_runtime.protocol.rounds import (
 )
 from edge_runtime.uplink import CoherentUplink, EnergyUplink, IdealUplink, ScalarBox, SlottedUplink
 from radio.errors import RadioError, RadioNotSilentError, RadioTimeoutError
-from radio.loopback import LoopbackTransceiver
-from radio.medium import SoftwareMedium
+from radio.software_air.loopback import LoopbackTransceiver
+from radio.software_air.medium import SoftwareMedium
 from radio.waveforms.coherent import CoherentWaveform
 from radio.waveforms.energy import BandEnergies, EnergyWaveform
 from radio.waveforms.slotted import SlottedWaveform

@@ -8,7 +8,7 @@ import pytest
 from edge_runtime.protocol.rounds import SoundingOrder, TransmitOrder
 from edge_runtime.uplink import CoherentUplink, IdealUplink, ScalarBox
 from radio.errors import RadioError, RadioSaturationError
-from radio.loopback import LoopbackTransceiver
+from radio.software_air.loopback import LoopbackTransceiver
 from radio.transceiver import Mode, Transceiver
 from radio.waveforms.coherent import CoherentWaveform
 
@@ -78,7 +78,7 @@ def test_a_pilot_goes_out_in_the_devices_own_slot(uplink, radio, device_index):
 
 
 def test_what_is_sent_is_what_is_heard(make_plan):
-    from radio.medium import SoftwareMedium
+    from radio.software_air.medium import SoftwareMedium
 
     medium = SoftwareMedium(
         num_devices=3, sample_rate_hz=1e6, noise_power=1e-20, noise_rng=np.random.default_rng(1)

@@ -8,21 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from whole_runs import carry_out, looked_at
 
-from server.config import load_config
+from server.config.run_config import load_config
 from server.errors import ConfigurationError
-from server.experiment import Experiment
-from server.learnability import (
+from server.planning.learnability import (
     LEAST_ROUNDS,
     CannotLearnError,
     check_can_learn,
     outlook,
     what_would_help,
 )
-from server.plan_preview import preview_policies, preview_policy
+from server.planning.policy_preview import preview_policies, preview_policy
+from server.planning.scalar_rms import TypicalNumber
 from server.power.catalogue import POLICIES
 from server.power.feasibility import effective_rounds
 from server.privacy.gaussian import epsilon_of, gdp_mu_of
-from server.typical_number import TypicalNumber
+from server.run.experiment import Experiment
 
 TYPICAL = TypicalNumber(0.75, "a test")
 RECORDS = [2600] * 5
@@ -110,7 +110,7 @@ def test_batches_are_a_knob_where_they_are_part_of_the_promise(monkeypatch):
         asked.append(name)
         return [f"{name} would do"] if "batch" in name and works(256) and not works(2) else []
 
-    monkeypatch.setattr("server.learnability._least", largest)
+    monkeypatch.setattr("server.planning.learnability._least", largest)
     small = TypicalNumber(0.02, "a test")
     drowned = config(optimizer__batch_size=2, optimizer__rounds=100, radio__snr_db=40.0)
     helps = what_would_help(drowned, RECORDS, small)

@@ -188,10 +188,10 @@ def imported_names(path):
 
 
 ON_REQUEST = {
-    "radio/drawing.py": {"matplotlib"},
+    "radio/recordings/drawing.py": {"matplotlib"},
     "radio/pluto/context.py": {"iio"},
     "radio/pluto/driver.py": {"adi"},
-    "radio/captures.py": {"sigmf"},
+    "radio/recordings/sigmf.py": {"sigmf"},
 }
 
 
@@ -278,8 +278,8 @@ def test_a_device_runs_a_round_with_nothing_of_the_server_installed():
 @pytest.mark.parametrize(
     ("module", "banned"),
     [
-        ("server.cli", ["torch", "onnxruntime", "matplotlib", "scipy"]),
-        ("radio.cli", ["onnxruntime", "msgspec", "tokenizers", "server", "edge_runtime"]),
+        ("server.commands.cli", ["torch", "onnxruntime", "matplotlib", "scipy"]),
+        ("radio.commands.cli", ["onnxruntime", "msgspec", "tokenizers", "server", "edge_runtime"]),
         ("edge_runtime.cli", ["onnxruntime", "server"]),
     ],
 )

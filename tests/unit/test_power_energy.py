@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from radio.calibration import Calibration, Moment
 from radio.waveforms.energy import BandEnergies, EnergyWaveform
+from radio.waveforms.energy_calibration import Calibration, Moment
 from server.errors import ConfigurationError
-from server.power.energy import plan_energy
+from server.power.energy_waveform import plan_energy
 
 QUIET = BandEnergies(0.0, 0.0)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from server.errors import ConfigurationError
-from server.power.static import PowerPlan, plan_static
+from server.power.channel_inversion import PowerPlan, plan_static
 
 REQUEST = {
     "max_amplitude": 1.0,

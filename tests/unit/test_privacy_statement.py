@@ -6,18 +6,18 @@ import math
 import pytest
 from whole_runs import carry_out
 
-from server import report
-from server.cli import main
-from server.config import load_config
-from server.experiment import Experiment
-from server.privacy_statement import (
+from server.commands.cli import main
+from server.config.run_config import load_config
+from server.planning.privacy_statement import (
     assumed_as_planned,
     assumed_receiver_noise,
     assumption,
     largest_sum_noise_std,
     promise,
 )
-from server.privacy_terms import plan_privacy_terms
+from server.planning.privacy_terms import plan_privacy_terms
+from server.report import page as report
+from server.run.experiment import Experiment
 
 SHORT = {
     "optimizer.rounds": 2, "optimizer.directions": 1, "optimizer.batch_size": 2,

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from radio import backends, cli
-from radio.channel_models import AwgnChannel, RayleighBlockFading
+from radio import backends
+from radio.commands import cli
 from radio.errors import (
     RadioConfigurationError,
     RadioError,
@@ -14,8 +14,9 @@ from radio.errors import (
     RadioTimeoutError,
     RadioUnavailableError,
 )
-from radio.loopback import LoopbackTransceiver
 from radio.measurement import Setting, measure_coherent
+from radio.software_air.channel_models import AwgnChannel, RayleighBlockFading
+from radio.software_air.loopback import LoopbackTransceiver
 from radio.waveforms.coherent import CoherentWaveform
 
 
@@ -53,7 +54,7 @@ def test_missing_driver_says_what_to_install(monkeypatch):
 
 def test_radio_loads_numpy_alone():
     script = (
-        "import sys, radio.cli, radio.loopback\n"
+        "import sys, radio.commands.cli, radio.software_air.loopback\n"
         "heavy = {'scipy', 'torch', 'onnxruntime', 'msgspec', 'edge_runtime', 'server', 'adi'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
@@ -132,7 +133,7 @@ def test_pictures_and_figures_of_every_waveform(waveform, tmp_path, capsys):
 
 
 def test_pictures_without_their_library_are_a_named_error(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "radio.pictures", None)
+    monkeypatch.setitem(sys.modules, "radio.recordings.pictures", None)
     assert cli.main(["measure", "--trials", "5", "--plot", str(tmp_path)]) == 2
     assert "Pictures need matplotlib" in capsys.readouterr().err
 

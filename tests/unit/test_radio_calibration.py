@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from radio.calibration import Calibration, CalibrationLimits, Moment, calibrate
 from radio.errors import RadioCalibrationError, RadioConfigurationError
-from radio.medium import SoftwareMedium
+from radio.software_air.medium import SoftwareMedium
 from radio.waveforms.energy import BandEnergies, EnergyWaveform
+from radio.waveforms.energy_calibration import Calibration, CalibrationLimits, Moment, calibrate
 
 WAVEFORM = EnergyWaveform(plateau_samples=1 << 12)
 NOW = Moment(round_index=40, clock_s=1000.0, temperature_c=41.0)

@@ -7,11 +7,11 @@ import sys
 import numpy as np
 import pytest
 
-from radio.captures import Recording, load_recording, save_recording
 from radio.errors import RadioConfigurationError, RadioUnavailableError
-from radio.loopback import LoopbackTransceiver
-from radio.medium import SoftwareMedium
-from radio.replay import RecordingTransceiver, ReplayTransceiver
+from radio.recordings.replay import RecordingTransceiver, ReplayTransceiver
+from radio.recordings.sigmf import Recording, load_recording, save_recording
+from radio.software_air.loopback import LoopbackTransceiver
+from radio.software_air.medium import SoftwareMedium
 from radio.transceiver import Mode
 
 

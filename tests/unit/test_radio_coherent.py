@@ -6,7 +6,7 @@ import pytest
 from scipy import integrate, special
 
 from radio.errors import RadioConfigurationError
-from radio.medium import SoftwareMedium
+from radio.software_air.medium import SoftwareMedium
 from radio.waveforms.coherent import CoherentWaveform
 from radio.waveforms.error_model import (
     amplitude_error_bound,

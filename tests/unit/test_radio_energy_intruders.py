@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from radio.channel_models import AwgnChannel
-from radio.impairments import IMPAIRMENTS
 from radio.measurement import Setting, measure_energy
+from radio.software_air.channel_models import AwgnChannel
+from radio.software_air.impairments import IMPAIRMENTS
 from radio.waveforms.energy import EnergyWaveform
 from radio.waveforms.energy_intruders import LEAST_SHARE, find_intruder
 

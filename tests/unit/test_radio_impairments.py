@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from radio.errors import RadioConfigurationError
-from radio.impairments import IMPAIRMENTS, Crystals, Impairments, impairments_from_name
-from radio.medium import SoftwareMedium
+from radio.software_air.impairments import IMPAIRMENTS, Crystals, Impairments, impairments_from_name
+from radio.software_air.medium import SoftwareMedium
 
 RATE_HZ = 1e6
 SIZE = 1 << 14

@@ -3,16 +3,16 @@ import threading
 import numpy as np
 import pytest
 
-from radio.channel_models import (
+from radio.errors import RadioConfigurationError
+from radio.software_air.channel_models import (
     CHANNEL_NAMES,
     AwgnChannel,
     RayleighBlockFading,
     RicianBlockFading,
     channel_from_name,
 )
-from radio.errors import RadioConfigurationError
-from radio.loopback import LoopbackTransceiver
-from radio.medium import SoftwareMedium
+from radio.software_air.loopback import LoopbackTransceiver
+from radio.software_air.medium import SoftwareMedium
 
 
 def make_medium(num_devices=3, noise_power=0.0, seed=0, **options):

@@ -7,15 +7,15 @@ import math
 import numpy as np
 import pytest
 
-from radio import cli
-from radio.captures import load_recording
-from radio.channel_models import AwgnChannel
+from radio.commands import cli
 from radio.errors import RadioCalibrationError, RadioConfigurationError, RadioUnavailableError
-from radio.impairments import Impairments
-from radio.loopback import LoopbackTransceiver
 from radio.measurement import Setting, measure_over_the_air, survey
-from radio.medium import SoftwareMedium
 from radio.pluto import usb
+from radio.recordings.sigmf import load_recording
+from radio.software_air.channel_models import AwgnChannel
+from radio.software_air.impairments import Impairments
+from radio.software_air.loopback import LoopbackTransceiver
+from radio.software_air.medium import SoftwareMedium
 from radio.virtual_pluto.server import Bench, VirtualPlutoServer
 from radio.waveforms.energy import EnergyWaveform
 from radio.waveforms.energy_offset import MAX_SEARCH_HZ, estimate_offset_hz

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from radio.resampling import resampled
+from radio.software_air.resampling import resampled
 
 LENGTH = 4096
 

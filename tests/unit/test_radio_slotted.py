@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from radio.errors import RadioConfigurationError
-from radio.impairments import IMPAIRMENTS
-from radio.medium import SoftwareMedium
+from radio.software_air.impairments import IMPAIRMENTS
+from radio.software_air.medium import SoftwareMedium
 from radio.waveforms.slotted import SlottedWaveform
 
 WAVEFORM = SlottedWaveform(num_scalars=8)

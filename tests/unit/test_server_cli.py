@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, file_digest
 from edge_runtime.task_spec import TASKS_FOLDER, load_task
-from server import cli
+from server.commands import cli
 
 # Without privacy: no calibration, so that what is under test fails or passes quickly.
 QUICK = (
@@ -282,7 +282,7 @@ def test_a_good_task_file_is_the_control(tmp_path, capsys):
 
 
 def test_a_run_that_is_already_there_is_not_touched(tmp_path, capsys):
-    from server.run_store import RunStore
+    from server.store.run_store import RunStore
 
     RunStore.create(tmp_path, {"run_id": "mine"}).close()
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
@@ -336,7 +336,7 @@ def test_a_missing_library_is_named_with_the_cure(monkeypatch, capsys):
 def test_a_reader_that_leaves_early_gets_no_traceback(tmp_path):
     settings = [*QUICK, "--set", "run.evaluation_interval=1", "--out", str(tmp_path / "run")]
     child = subprocess.Popen(
-        [sys.executable, "-m", "server.cli", "run", *settings],
+        [sys.executable, "-m", "server.commands.cli", "run", *settings],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(cli.__file__).parents[1],
     )  # fmt: skip
     child.stdout.readline()
@@ -365,7 +365,7 @@ def test_a_configuration_may_begin_with_a_byte_order_mark(tmp_path):
 def test_a_run_without_the_kernel_says_so_once(tmp_path, kernel):
     """The build is optional and its failure silent, so the first run is where it must show."""
     done = subprocess.run(
-        [sys.executable, "-m", "server.cli", "run", *QUICK, "--out", str(tmp_path / "run")],
+        [sys.executable, "-m", "server.commands.cli", "run", *QUICK, "--out", tmp_path / "run"],
         env={**os.environ, "PAIRZERO_KERNEL": kernel},
         capture_output=True, text=True, timeout=600, check=True,
     )  # fmt: skip

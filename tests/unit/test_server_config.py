@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from radio.impairments import IMPAIRMENTS
-from server.config import (
+from radio.software_air.impairments import IMPAIRMENTS
+from server.config.run_config import (
     RunConfig,
     available_presets,
     dump_config,

@@ -7,10 +7,10 @@ import stat
 
 import pytest
 
-from server import device_keys
-from server.config import parse_config
-from server.device_keys import KEYS_FILE, DeviceKeys
+from server.config.run_config import parse_config
 from server.errors import RunStoreError
+from server.store import device_keys
+from server.store.device_keys import KEYS_FILE, DeviceKeys
 
 SYSTEM = parse_config({"privacy": {"noise_source": "system"}}, source="test")
 SIMULATION = parse_config({"privacy": {"noise_source": "simulation"}}, source="test")

@@ -3,7 +3,7 @@
 import pytest
 
 from server.errors import ConfigurationError
-from server.federation import split_iid
+from server.run.federation import split_iid
 
 
 @pytest.mark.parametrize(("num_examples", "num_devices"), [(10, 1), (10, 3), (10, 10), (101, 7)])

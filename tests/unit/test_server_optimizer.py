@@ -6,8 +6,8 @@ from fractions import Fraction
 
 import pytest
 
-from server.config import OptimizerSection
-from server.optimizer import hold_within, learning_rate, step_integers
+from server.config.run_config import OptimizerSection
+from server.run.optimizer import hold_within, learning_rate, step_integers
 
 
 def test_learning_rate_starts_at_the_first_rate_and_is_halfway_in_the_middle():

@@ -10,21 +10,21 @@ import pytest
 from edge_runtime.number_grid import SHIFT_GROWTH
 from edge_runtime.private_random import noise_stream
 from radio.waveforms.coherent import ChannelEstimate
-from server import pricing as pricing_module
-from server.config import parse_config
+from server.config.run_config import parse_config
 from server.errors import (
     BudgetExceededError,
     BudgetExhaustedError,
     ConfigurationError,
     PrivacyError,
 )
-from server.gain_error import MAX_AMPLITUDE_ERROR
-from server.pricing import Pricing
+from server.planning.gain_error import MAX_AMPLITUDE_ERROR
+from server.planning.privacy_terms import plan_privacy_terms
 from server.privacy import receiver_noise
 from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger
-from server.privacy_terms import plan_privacy_terms
-from server.run_store import RunStore
+from server.run import pricing as pricing_module
+from server.run.pricing import Pricing
+from server.store.run_store import RunStore
 
 NUM_RECORDS = (120, 100, 110, 130)
 COMMITMENTS = tuple(f"{index:08x}" for index in range(4))

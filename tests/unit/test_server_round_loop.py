@@ -19,17 +19,17 @@ from edge_runtime.protocol.rounds import (
 )
 from radio.errors import RadioTimeoutError
 from radio.waveforms.coherent import ChannelEstimate, Reception
-from server.air import CoherentAir
-from server.config import parse_config
+from server.air.base import CoherentAir
+from server.air.channel_simulation import NoChannelSimulation, ScalarTruth
+from server.air.receiver import Receiver
+from server.config.run_config import parse_config
 from server.errors import BudgetExceededError, BudgetExhaustedError, ReplicaMismatchError
-from server.pricing import Pricing
+from server.planning.privacy_terms import plan_privacy_terms
 from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger
-from server.privacy_terms import plan_privacy_terms
-from server.receiver import Receiver
-from server.round_loop import RoundLoop
-from server.run_store import RunStore
-from server.simulation import NoChannelSimulation, ScalarTruth
+from server.run.pricing import Pricing
+from server.run.round_loop import RoundLoop
+from server.store.run_store import RunStore
 
 NUM_DEVICES = 3
 ROUNDS = 4

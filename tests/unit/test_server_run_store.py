@@ -10,8 +10,8 @@ import time
 import pytest
 
 from server.errors import RunStoreError
-from server.run_records import EvaluationRow, RoundRow
-from server.run_store import STORE_FILE, RunStore
+from server.store.records import EvaluationRow, RoundRow
+from server.store.run_store import STORE_FILE, RunStore
 
 META = {"run_id": "toy-1", "config": {"optimizer": {"clip": math.inf}}, "wall_s": 0.0}
 # SQLite waits this long for another writer (2 s) and a loaded machine may add some.
@@ -90,7 +90,7 @@ def test_a_second_writer_is_refused_at_once(store, folder):
 
 def test_a_second_writer_in_another_process_is_refused(store, folder):
     program = (
-        "import sys, pathlib; from server.run_store import RunStore\n"
+        "import sys, pathlib; from server.store.run_store import RunStore\n"
         "from server.errors import RunStoreError\n"
         "try:\n    RunStore.open(pathlib.Path(sys.argv[1]))\n"
         "except RunStoreError as error:\n    sys.exit(f'refused: {error}')\n"

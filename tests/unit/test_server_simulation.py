@@ -4,12 +4,16 @@ import numpy as np
 import pytest
 
 from edge_runtime.spsa import ScalarEstimate
-from radio.channel_models import AwgnChannel, RayleighBlockFading
-from radio.impairments import Crystals, Impairments
-from radio.loopback import LoopbackTransceiver
-from radio.medium import SoftwareMedium
+from radio.software_air.channel_models import AwgnChannel, RayleighBlockFading
+from radio.software_air.impairments import Crystals, Impairments
+from radio.software_air.loopback import LoopbackTransceiver
+from radio.software_air.medium import SoftwareMedium
+from server.air.channel_simulation import (
+    NoChannelSimulation,
+    ScalarTruth,
+    SoftwareChannelSimulation,
+)
 from server.seeds import simulation_rng
-from server.simulation import NoChannelSimulation, ScalarTruth, SoftwareChannelSimulation
 
 NUM_DEVICES = 3
 IDEAL = Impairments()

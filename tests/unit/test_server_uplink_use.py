@@ -2,8 +2,8 @@
 
 import pytest
 
-from server.config import parse_config
-from server.uplink_use import UplinkUse, uplink_use
+from server.air.uplink_use import UplinkUse, uplink_use
+from server.config.run_config import parse_config
 
 
 def use(num_rounds=20, **radio):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from radio.errors import RadioConfigurationError
-from radio.impairments import Impairments, impairments_from_name
+from radio.software_air.impairments import Impairments, impairments_from_name
 from radio.virtual_pluto.air import Crystal, VirtualAir
 from radio.virtual_pluto.attributes import IioError
 from radio.virtual_pluto.clock import SteppedClock, WallClock

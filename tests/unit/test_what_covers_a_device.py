@@ -11,23 +11,23 @@ import pytest
 from edge_runtime.protocol.rounds import Access
 from radio.waveforms.coherent import ChannelEstimate
 from radio.waveforms.error_model import receiver_noise_std
-from server.config import parse_config
+from server.config.run_config import parse_config
 from server.errors import (
     BudgetExceededError,
     ConfigurationError,
     PrivacyError,
     UnknownMechanismError,
 )
-from server.power.static import plan_static
-from server.pricing import Pricing
+from server.planning.online_run import RunPlanner
+from server.planning.privacy_statement import assumed_receiver_noise, promise
+from server.planning.privacy_terms import plan_privacy_terms
+from server.power.channel_inversion import plan_static
 from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger
 from server.privacy.mechanism import ArtificialNoise, certified_noise_stds
 from server.privacy.receiver_noise import KEPT_BACK
-from server.privacy_statement import assumed_receiver_noise, promise
-from server.privacy_terms import plan_privacy_terms
-from server.run_planner import RunPlanner
-from server.run_store import RunStore
+from server.run.pricing import Pricing
+from server.store.run_store import RunStore
 from tests.support.privacy_records import make_record
 
 NUM_DEVICES, NOISE_SYMBOLS = 5, 256

@@ -1,0 +1,228 @@
+"""The radio of a run: every device's way out, the receiver, and the simulated channel between."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_runtime.uplink import (
+    CoherentUplink,
+    EnergyUplink,
+    IdealUplink,
+    ScalarBox,
+    SendingGate,
+    SlottedUplink,
+    Uplink,
+)
+from radio.recordings.sigmf import utc_now
+from radio.self_closing import silence_each
+from radio.software_air.channel_models import channel_from_name
+from radio.software_air.impairments import Crystals, Impairments
+from radio.software_air.loopback import LoopbackTransceiver
+from radio.software_air.medium import SoftwareMedium
+from radio.transceiver import Transceiver
+from radio.virtual_pluto.process import VirtualPlutoProcess
+from radio.waveforms.energy_calibration import CalibrationLimits
+from server.air.base import Air, CoherentAir, HeldAir
+from server.air.channel_simulation import (
+    ChannelSimulation,
+    NoChannelSimulation,
+    SoftwareChannelSimulation,
+)
+from server.air.energy import EnergyAir
+from server.air.kept_captures import KeptCaptures
+from server.air.receiver import IdealReceiver, RadioReceiver
+from server.air.slotted import SlottedAir
+from server.config.run_config import RunConfig
+from server.seeds import simulation_rng
+
+
+@dataclass(frozen=True, slots=True)
+class RadioLink:
+    """Both ends of the air.
+
+    Attributes:
+        uplinks: each device's, in device order.
+        air: the server's end.
+        noise_symbols: silent samples of a frame, from which noise power is measured.
+        served: what serves virtual radios, to be closed after both ends.
+    """
+
+    uplinks: tuple[Uplink, ...]
+    air: Air
+    noise_symbols: int
+    served: VirtualPlutoProcess | None = None
+
+    def keep_captures_in(self, run_folder: Path) -> None:
+        """Where captures of chosen rounds go, if this kind of radio has any."""
+        if isinstance(self.air, HeldAir):
+            self.air.kept.put_into(run_folder)
+
+    def close(self) -> None:
+        """Silence every device, let the receiver go, end what served them. Idempotent.
+
+        Raises:
+            RadioNotSilentError: of those that are not known to be silent; they keep no other from
+                being so.
+        """
+        try:
+            silence_each([*(uplink.close for uplink in self.uplinks), self.air.close])
+        finally:
+            if self.served is not None:
+                self.served.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Ends:
+    """Open transceivers, and what brings the channel between them into its state."""
+
+    transmitters: Sequence[Transceiver]
+    listener: Transceiver
+    simulation: ChannelSimulation
+    served: VirtualPlutoProcess | None = None
+
+
+def build_radio_link(config: RunConfig, noise_seed: int | str | None = None) -> RadioLink:
+    """The link of a configuration; everything that a simulation draws is drawn from its seed.
+
+    Args:
+        config: of the run.
+        noise_seed: of the noise of a software receiver instead (`DeviceKeys.software_noise_seed`).
+
+    Raises:
+        RadioError: a radio cannot be opened; those that could be are closed again.
+    """
+    if config.radio.backend == "ideal":
+        return _ideal_link(config)
+    if config.radio.has_plutos:
+        ends = _open_plutos(config)
+    else:
+        ends = _software_ends(config, config.run.seed if noise_seed is None else noise_seed)
+    return _link(config, ends)
+
+
+def _ideal_link(config: RunConfig) -> RadioLink:
+    num_devices = config.federation.num_devices
+    box = ScalarBox()
+    return RadioLink(
+        uplinks=(IdealUplink(box),) * num_devices,
+        air=CoherentAir(
+            IdealReceiver(box, num_devices),
+            NoChannelSimulation(),
+            num_devices,
+            config.radio.max_amplitude,
+            config.radio.coherence_rounds,
+        ),
+        noise_symbols=1,
+    )
+
+
+def _link(config: RunConfig, ends: _Ends) -> RadioLink:
+    """The waveform of a configuration on open radios."""
+    radio, num_devices = config.radio, config.federation.num_devices
+    transmitters, listener, simulation = ends.transmitters, ends.listener, ends.simulation
+    kept = KeptCaptures(
+        radio.keep_captures,
+        radio.carrier_hz,
+        now=None if config.privacy.has_system_keys else utc_now,
+    )
+    if radio.waveform.adds_powers:
+        bands = radio.energy_waveform
+        return RadioLink(
+            uplinks=tuple(EnergyUplink(transmitter, bands) for transmitter in transmitters),
+            air=EnergyAir(
+                listener,
+                simulation,
+                num_devices,
+                kept,
+                bands,
+                pilot_amplitude=radio.max_amplitude,
+                limits=CalibrationLimits(
+                    max_rounds=radio.coherence_rounds, max_age_s=radio.calibration_max_age_s
+                ),
+            ),
+            noise_symbols=bands.plateau_samples,
+            served=ends.served,
+        )
+    num_scalars = config.optimizer.directions
+    if not radio.waveform.superposes:
+        packets = radio.slotted_waveform(num_scalars)
+        return RadioLink(
+            uplinks=tuple(SlottedUplink(transmitter, packets) for transmitter in transmitters),
+            air=SlottedAir(listener, simulation, num_devices, kept, packets),
+            noise_symbols=1,
+            served=ends.served,
+        )
+    waveform, gate = radio.coherent_waveform(num_devices, num_scalars), SendingGate()
+    return RadioLink(
+        uplinks=tuple(CoherentUplink(transmitter, waveform, gate) for transmitter in transmitters),
+        air=CoherentAir(
+            RadioReceiver(listener, waveform),
+            simulation,
+            num_devices,
+            radio.max_amplitude,
+            radio.coherence_rounds,
+            gate,
+        ),
+        noise_symbols=waveform.noise_symbols,
+    )
+
+
+def _software_ends(config: RunConfig, noise_seed: int | str) -> _Ends:
+    """Loopback transceivers on a medium of their own."""
+    radio, seed = config.radio, config.run.seed
+    num_devices, impairments = config.federation.num_devices, config.impaired_by
+    channel = channel_from_name(radio.channel, rician_k_db=radio.rician_k_db)
+    medium = SoftwareMedium(
+        num_devices=num_devices,
+        sample_rate_hz=radio.sample_rate_hz,
+        noise_power=radio.noise_power,
+        noise_rng=simulation_rng(noise_seed, "noise/start", 0),
+        channel_name="+".join([channel.name, *_label(config)]),
+        impairments=impairments,
+        carrier_hz=radio.carrier_hz,
+    )
+    simulation = SoftwareChannelSimulation(
+        medium,
+        channel,
+        path_gains=impairments.path_gains(num_devices),
+        crystals=Crystals(
+            impairments, radio.carrier_hz, num_devices, simulation_rng(seed, "crystals", 0)
+        ),
+        seed=seed,
+        noise_seed=noise_seed,
+        coherence_rounds=radio.coherence_rounds,
+    )
+    transmitters = [
+        LoopbackTransceiver(medium, index, max_amplitude=radio.max_amplitude)
+        for index in range(num_devices)
+    ]
+    return _Ends(transmitters, LoopbackTransceiver(medium, None), simulation)
+
+
+def _open_plutos(config: RunConfig) -> _Ends:
+    """Plutos, the receiver first; of a process of their own if they are virtual."""
+    # Here and not above: a run without Plutos needs none of their libraries.
+    from radio.pluto.transceiver import PlutoTransceiver
+
+    radio, pluto, num_devices = config.radio, config.pluto, config.federation.num_devices
+    with contextlib.ExitStack() as opened:
+        served = None
+        uris = [pluto.receiver, *pluto.devices]
+        if radio.backend == "virtual-pluto":
+            bench = config.virtual_pluto.bench(num_devices, config.impaired_by, config.run.seed)
+            served = opened.enter_context(VirtualPlutoProcess(bench))
+            uris = served.uris
+        listener, *transmitters = (
+            opened.enter_context(PlutoTransceiver(settings, max_amplitude=radio.max_amplitude))
+            for settings in pluto.settings(uris, radio)
+        )
+        opened.pop_all()
+    return _Ends(transmitters, listener, NoChannelSimulation(), served)
+
+
+def _label(config: RunConfig) -> list[str]:
+    """What the air is called beside its channel; nothing where nothing is impaired."""
+    return [] if config.impaired_by == Impairments() else [config.impairments_label]

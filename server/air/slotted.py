@@ -1,0 +1,92 @@
+"""A digital packet from each device, one after the other, from the server's side.
+
+::
+
+    plan: all make ready | for each who is ready: it holds its packet | capture | ... | silence
+
+No calibration: a packet is read at any loudness, or it is an erasure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from edge_runtime.control.channel import ControlChannel
+from edge_runtime.protocol.rounds import PacketHold, Participation, RoundPlan, SilenceOrder
+from radio.waveforms.slotted import SlottedWaveform
+from server.air.base import Heard, HeldAir, check_devices, reports_of, those_who
+from server.planning.round_plan import ChannelKnowledge, NothingLearnt, RoundPower
+from server.power.slotted_waveform import PacketPowerPlan
+
+
+@dataclass(frozen=True, slots=True)
+class SlottedAir(HeldAir):
+    """Packets, held and captured one device after another.
+
+    Attributes:
+        waveform: packets.
+    """
+
+    waveform: SlottedWaveform
+
+    def needs_channel(self, round_index: int, channel: ChannelKnowledge | None) -> bool:
+        """Only to be told that there is nothing to learn."""
+        return channel is None
+
+    def check_channel(self, round_index: int, channel: ChannelKnowledge | None) -> None:
+        """Return if it was said of these devices; there is nothing that could be too old.
+
+        Raises:
+            RadioCalibrationError: it was said of others.
+        """
+        known = channel.num_devices if isinstance(channel, NothingLearnt) else 0
+        check_devices(known, self.num_devices)
+
+    def learn_channel(
+        self, control: ControlChannel, run_id: str, round_index: int
+    ) -> ChannelKnowledge:
+        """Nothing is sent, and nothing learnt."""
+        return NothingLearnt(self.num_devices)
+
+    def carry_out(
+        self,
+        control: ControlChannel,
+        plan: RoundPlan,
+        power: RoundPower,
+        on_spoken: Callable[[Sequence[int]], None],
+    ) -> Heard:
+        """The plan, and then a slot for each who is ready."""
+        if not isinstance(power, PacketPowerPlan):
+            raise TypeError(f"power: got {type(power).__name__}, wanted a PacketPowerPlan.")
+        self.simulation.begin_payload(plan.round_index)
+        control.broadcast(plan)
+        spoke, packets = [], []
+        try:
+            for device in those_who(Participation.READY, reports_of(control)):
+                control.broadcast(PacketHold(plan.run_id, plan.round_index, device))
+                if not those_who(Participation.TRANSMITTED, reports_of(control)):
+                    continue
+                spoke.append(device)
+                capture = self.capture(self.waveform.capture_samples, f"packet of device {device}")
+                packets.append(
+                    self.waveform.demodulate(capture, sender=device, round_index=plan.round_index)
+                )
+        finally:
+            control.broadcast(SilenceOrder(plan.run_id, plan.round_index))
+            on_spoken(spoke)
+        read = [packet for packet in packets if packet is not None]
+        if not read:
+            return Heard(tuple(spoke), num_erased=len(packets))
+        sums = tuple(power.full_range * math.fsum(column) for column in zip(*read, strict=True))
+        # What is left of the radio: half a step either way on each number.
+        step = power.full_range / self.waveform.largest_integer
+        return Heard(
+            speakers=tuple(spoke),
+            sums=sums,
+            num_speakers=(len(read),) * len(sums),
+            total_weights=(float(len(read)),) * len(sums),
+            sum_noise_std=step * math.sqrt(len(read) / 12.0),
+            num_erased=len(packets) - len(read),
+        )

@@ -1,0 +1,71 @@
+"""What a run's signals take of the air: symbols of a device, and time, by waveform."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from server.config.run_config import RunConfig
+
+
+@dataclass(frozen=True, slots=True)
+class UplinkUse:
+    """Averages over the rounds of a run.
+
+    A symbol is a complex sample at the sample rate. What is held is sent for as long as a receiver
+    takes to capture; counted are one period of it and the captures, without the pauses that real
+    radios need between them.
+
+    Attributes:
+        payload_symbols: of one device and round, that carry numbers.
+        pilot_symbols: of one device and round, that are known in advance.
+        airtime_s: of a round: all frames or captures, silence included, in seconds.
+        on_air_s: of one device and round: how long it is ordered to be on the air, pilots and the
+            settling of every capture included. A real radio is so for longer, until the slowest
+            device has answered.
+    """
+
+    payload_symbols: float
+    pilot_symbols: float
+    airtime_s: float
+    on_air_s: float
+
+
+def uplink_use(config: RunConfig, num_rounds: int) -> UplinkUse:
+    """Of the first ``num_rounds`` rounds, with one sounding or calibration for each block begun."""
+    radio, numbers = config.radio, config.optimizer.directions
+    if radio.backend == "ideal":
+        return UplinkUse(0.0, 0.0, 0.0, 0.0)
+    rounds = max(num_rounds, 1)
+    blocks_per_round = math.ceil(rounds / radio.coherence_rounds) / rounds
+    num_devices = config.federation.num_devices
+    settling_s = config.pluto.settling_s if radio.has_plutos else 0.0
+    if radio.waveform.adds_powers:
+        bands = radio.energy_waveform
+        period = bands.plateau_samples
+        calibrations = bands.captures_of_calibration(num_devices) * blocks_per_round
+        captures = bands.captures_of_round(numbers) + calibrations
+        return UplinkUse(
+            payload_symbols=float(numbers * period),
+            pilot_symbols=period * blocks_per_round,
+            airtime_s=captures * bands.plateau_s,
+            on_air_s=(numbers + blocks_per_round) * (settling_s + bands.plateau_s),
+        )
+    if not radio.waveform.superposes:
+        packets = radio.slotted_waveform(numbers)
+        return UplinkUse(
+            payload_symbols=float(packets.packet_samples),
+            pilot_symbols=0.0,
+            airtime_s=num_devices * packets.airtime_s,
+            on_air_s=settling_s + packets.airtime_s,
+        )
+    frames = radio.coherent_waveform(num_devices, numbers)
+    samples = frames.payload_samples + frames.sounding_samples * blocks_per_round
+    payload_symbols = float(numbers * radio.payload_symbols)
+    pilot_symbols = radio.pilot_symbols * blocks_per_round
+    return UplinkUse(
+        payload_symbols=payload_symbols,
+        pilot_symbols=pilot_symbols,
+        airtime_s=samples / radio.sample_rate_hz,
+        on_air_s=(payload_symbols + pilot_symbols) / radio.sample_rate_hz,
+    )

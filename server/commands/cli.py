@@ -1,0 +1,172 @@
+"""pairzero: the command of the person who runs experiments."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from edge_runtime.protocol.errors import EdgeError
+from radio.errors import RadioError
+from server.config.run_config import DEFAULT_PRESET, available_presets
+from server.errors import ServerError
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141  # what a shell reports for SIGPIPE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code.
+
+    0 done; 2 a named error; 3 the privacy budget ended the run early; 4 more than the
+    budget was spent; 130 interrupted.
+    """
+    parser = _build_parser()
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=args.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    try:
+        # Imported here, so that --help and mistakes on the command line answer at once.
+        module, function = args.command
+        command = getattr(importlib.import_module(f"server.commands.{module}"), function)
+        code: int = command(args)
+        return code
+    except (ServerError, EdgeError, RadioError) as error:
+        print(f"pairzero: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except ModuleNotFoundError as error:
+        print(
+            f"pairzero: the library {error.name!r} is not installed. From pairzero's folder: "
+            "pip install '.[server]', or '.[export]' for export.",
+            file=sys.stderr,
+        )
+        return EXIT_BAD_INPUT
+    except BrokenPipeError:
+        # The reader has gone (| head). Nothing more can be said, and the interpreter's own last
+        # flush must not complain about it either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    except KeyboardInterrupt:
+        print("pairzero: stopped at once. What a run had recorded is kept.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pairzero",
+        description="Fine-tune OPT over the air: forward passes only, one scalar per round, "
+        "an exact privacy budget.",
+    )
+    parser.add_argument("--log-level", default="warning", choices=("debug", "info", "warning"))
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser(
+        "run",
+        help="fine-tune in one process over the software radio",
+        description="Presets: "
+        + "; ".join(f"{name}: {text}" for name, text in available_presets().items()),
+    )
+    _add_configuration(run)
+    run.add_argument("--out", metavar="FOLDER", help="run folder (default: runs/NAME-N)")
+    run.add_argument(
+        "--resume", type=Path, metavar="RUN",
+        help="continue an interrupted run; one that has ended goes on with --rounds N (and --set "
+        "privacy.epsilon=E, on the old ledger)",
+    )  # fmt: skip
+    run.add_argument(
+        "--compare", action="store_true",
+        help="then run the same without privacy and noise, as a second line of the table; "
+        "refused where real people are promised privacy",
+    )  # fmt: skip
+    run.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
+    run.add_argument(
+        "--force", action="store_true",
+        help="run even where noise leaves nothing to learn (pairzero plan says how much it leaves)",
+    )  # fmt: skip
+    run.set_defaults(command=("run", "run"))
+
+    plan = commands.add_parser(
+        "plan",
+        help="every power policy side by side: noise, power, epsilon, and whether a run can learn",
+    )
+    _add_configuration(plan)
+    plan.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
+    plan.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the rounds of each")
+    plan.set_defaults(command=("plan", "plan"))
+
+    report = commands.add_parser("report", help="write the report of a run again")
+    report.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    report.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+    report.set_defaults(command=("runs", "write_report"))
+
+    listing = commands.add_parser("list", help="the runs in a folder, a line each")
+    listing.add_argument("folder", nargs="?", type=Path, default=Path("runs"), metavar="FOLDER")
+    listing.set_defaults(command=("runs", "list_runs"))
+
+    save = commands.add_parser(
+        "save", help="write the tuned model of a run: as a bundle and for transformers"
+    )
+    save.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    save.add_argument("out", type=Path, metavar="OUT", help="new folder")
+    _add_choice_of_rounds(save)
+    save.set_defaults(command=("model", "save"))
+
+    predict = commands.add_parser("predict", help="label texts with a tuned model")
+    predict.add_argument("model", type=Path, metavar="RUN|BUNDLE", help="run folder or bundle")
+    predict.add_argument("file", metavar="FILE|-", help="a text a line; - is standard input")
+    predict.add_argument(
+        "--labelled", action="store_true",
+        help="FILE holds label<TAB>text lines: also say how many were right",
+    )  # fmt: skip
+    predict.add_argument("--json", action="store_true", help="one JSON object a line")
+    _add_choice_of_rounds(predict)
+    predict.set_defaults(command=("model", "predict"))
+
+    destroy_keys = commands.add_parser(
+        "destroy-keys",
+        help="end an interrupted run for good: delete its devices' private keys",
+        description="Whoever has the keys of a run can take the noise off what it released. A run "
+        "that has ended has none; an interrupted one keeps them to be resumed.",
+    )
+    destroy_keys.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    destroy_keys.set_defaults(command=("runs", "destroy_keys"))
+
+    export = commands.add_parser("export", help="turn a Hugging Face OPT into a bundle")
+    export.add_argument("model", help="hub id (facebook/opt-125m) or local folder")
+    export.add_argument("out", type=Path, help="folder of the bundle; must not exist")
+    export.add_argument("--task", required=True, help="task name or task file")
+    export.add_argument(
+        "--via", default="native", choices=("native", "optimum"),
+        help="graph from the model's dimensions (default), or from the ecosystem's exporter",
+    )  # fmt: skip
+    export.set_defaults(command=("model", "export"))
+    return parser
+
+
+def _add_configuration(parser: argparse.ArgumentParser) -> None:
+    """Which run, and what of it is changed."""
+    parser.add_argument(
+        "config", nargs="?", metavar="PRESET|FILE.toml",
+        help=f"preset name or configuration file (default: {DEFAULT_PRESET})",
+    )  # fmt: skip
+    parser.add_argument("--rounds", type=int, help="rounds of the run; privacy is planned for them")
+    parser.add_argument("--seed", type=int, help="seed of everything that is simulated")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
+        help="change one setting, in TOML notation: --set radio.snr_db=0",
+    )  # fmt: skip
+
+
+def _add_choice_of_rounds(parser: argparse.ArgumentParser) -> None:
+    """Which of a run's weights: after every round there are some."""
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--rounds", type=int, metavar="N", help="after N rounds (default: all)")
+    choice.add_argument("--best", action="store_true", help="of the best evaluation")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

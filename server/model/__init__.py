@@ -1,0 +1,1 @@
+"""The tuned model: saved, and asked."""

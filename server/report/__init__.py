@@ -1,0 +1,1 @@
+"""What a run leaves for eyes: figures, plots, the page, the terminal."""

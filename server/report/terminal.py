@@ -1,0 +1,235 @@
+"""What a person sees while a run goes on, and the table at its end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from edge_runtime.kernel import KERNEL_NAME, KERNEL_REASON
+from edge_runtime.protocol.rounds import Access, Vote
+from server.config.run_config import RunConfig
+from server.planning import privacy_statement
+from server.planning.expected_noise import own_sum_std, radio_sum_std
+from server.planning.privacy_terms import PrivacyTerms
+from server.power.feasibility import information_ceiling_nats, noise_to_clip_ratio
+from server.privacy.shown import shown_epsilon
+from server.run.experiment import Experiment, Progress
+from server.store.records import RoundRow
+
+
+class ProgressPrinter:
+    """A line per evaluation, and between them one line that rewrites itself on a terminal."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._is_terminal = out.isatty()
+        self._keeps_time_secret = False
+
+    def header(self, experiment: Experiment) -> None:
+        """What is about to run, and what is promised."""
+        config = experiment.config
+        privacy, replica = config.privacy, experiment.components.replica
+        self._keeps_time_secret = privacy.has_system_keys
+        promise = "none: this run adds no noise and protects nobody"
+        if privacy.enabled:
+            promise = privacy_statement.promise(config)
+        self._line(
+            f"{experiment.folder}: {Path(config.task.name).stem}, "
+            f"{config.federation.num_devices} devices, {config.optimizer.rounds} rounds of "
+            f"{_numbers(config.optimizer.directions)}, {experiment.source}"
+        )
+        self._line(
+            f"  {replica.num_trainable:,} of {replica.num_parameters:,} weights move; "
+            f"privacy: {promise}"
+        )
+        if experiment.terms is not None:
+            assumed = privacy_statement.assumed_as_planned(config, experiment.terms)
+            if (said := privacy_statement.assumption(config, assumed)) is not None:
+                self._line(f"  epsilon {said}")
+            self._line(_what_noise_leaves(config, experiment.terms))
+        if experiment.outlook is not None:
+            found = experiment.outlook
+            self._line(
+                f"  all noise on a mean is {found.noise_to_typical:.3g} times a typical number: "
+                f"what the rounds are worth without it: {found.worth}"
+            )
+            if found.typical.is_bound:
+                self._line(f"  {privacy_statement.HOW_TO_KNOW}")
+        if KERNEL_NAME != "c":
+            self._line(
+                f"  the passes over the weights run in numpy, several times slower: {KERNEL_REASON}"
+            )
+        if privacy.has_simulated_keys:
+            self._line(
+                "  noise keys derive from the seed (a repeatable simulation): the figures are "
+                "those of the mechanism,\n  but whoever knows this configuration can undo the "
+                'noise. For real data: privacy.noise_source = "system".'
+            )
+        if experiment.num_shortened:
+            self._line(
+                f"  longer than task.max_tokens = {config.task.max_tokens}: "
+                f"{experiment.num_shortened} prompts, which keep their first token and their end"
+            )
+        if not config.evaluates_in_public:
+            self._line(
+                "  nothing is evaluated: loss and accuracy are stored and shown without noise, so "
+                "the validation data\n  must be public. If they are: task.validation_is_public = "
+                "true."
+            )
+        self._line(
+            "   round    loss  accuracy   |heard|  noise: added  measured  epsilon  rounds/s"
+        )
+
+    def update(self, progress: Progress) -> None:
+        """Show where the run stands."""
+        evaluation, row = progress.evaluation, progress.row
+        # The pace follows the secret batches.
+        pace = None if self._keeps_time_secret else progress.rounds_per_s
+        if evaluation is None:
+            if self._is_terminal and row is not None and row.round_index % 10 == 0:
+                self._out.write(
+                    f"\r{progress.rounds_done:8d}{'':18s}{_radio_columns(row)}"
+                    f"{'':9s}{_cell(pace, 10, '.1f')}"
+                )
+                self._out.flush()
+            return
+        radio = "         -             -         -" if row is None else _radio_columns(row)
+        start = "\r" if self._is_terminal else ""
+        self._line(
+            f"{start}{progress.rounds_done:8d}{_cell(evaluation.loss, 8, '.4f')}"
+            f"{_cell(evaluation.accuracy, 10, '.1%')}{radio}"
+            f"{'-' if evaluation.epsilon is None else shown_epsilon(evaluation.epsilon):>9s}"
+            f"{_cell(pace, 10, '.1f')}"
+        )
+
+    def table(self, summaries: Sequence[dict[str, Any]], folder: Path) -> None:
+        """The final table, one line per run."""
+        self._line("")
+        self._line(
+            "source                         waveform      rounds  accuracy before  after  noise dB"
+            "  radio dB  airtime s  epsilon  wall s  peak MB"
+        )
+        for s in summaries:
+            epsilon = shown_epsilon(s["epsilon"])
+            self._line(
+                f"{s['source']:31s}{s['waveform'] or '-':14s}{s['rounds']:6d}"
+                f"{_cell(s['accuracy_before'], 17, '.1%')}"
+                f"{_cell(s['accuracy_after'], 7, '.1%')}{_cell(s['noise_nmse_db'], 10, '.1f')}"
+                f"{_cell(s['radio_nmse_db'], 10, '.1f')}"
+                f"{_cell(s['airtime_s_per_round'] or None, 11, '.4f')}{epsilon:>9s}"
+                f"{_cell(s['wall_s'], 8, '.1f')}{_cell(s['peak_rss_mb'], 9, '.0f')}"
+            )
+        self._line(
+            "(noise and radio: errors of the mean, over its power, in dB; airtime: of a round)"
+        )
+        first = summaries[0]
+        if (noise := first["assumed_receiver_noise"]) is not None:
+            counted = first["trusted_noise_fraction"]
+            self._line(
+                f"(epsilon: superposed, with a receiver noise of at least {noise:.1e} assumed"
+                + (f" and {counted:.0%} of it counted)" if counted else ")")
+            )
+        if first["erasures"]:
+            self._line(f"{first['erasures']} packets could not be read: they are in no mean.")
+        if first["rounds_without_speakers"]:
+            self._line(
+                f"In {first['rounds_without_speakers']} rounds no device was heard well enough to "
+                "speak: raise radio.snr_db or radio.pilot_symbols, or lower radio.min_gain."
+            )
+        self._line(f"\nReport: {folder / 'report.html'}")
+
+    def _line(self, text: str) -> None:
+        self._out.write(text + "\n")
+        self._out.flush()
+
+
+def list_title() -> str:
+    """Column heads of `list_line`; symbols of a device and airtime are those of a round."""
+    return (
+        f"{'run':25s}{'outcome':18s}{'rounds':>10s}{'accuracy':>11s}   {'epsilon (of)':18s}"
+        f"{'waveform':14s}{'symbols':>9s}{'airtime s':>11s}{'radio dB':>10s}  source"
+    )
+
+
+def list_line(folder: Path, summary: dict[str, Any]) -> str:
+    """One run in a listing."""
+    s = summary
+    rounds = f"{s['rounds']}/{s['rounds_planned']}"
+    epsilon = shown_epsilon(s["epsilon"])
+    if s["epsilon"] is not None:
+        epsilon += f" ({s['epsilon_budget']:g})"
+    if s["assumed_receiver_noise"] is not None:
+        epsilon += "*"
+    return (
+        f"{folder.name:25s}{s['outcome']:18s}{rounds:>10s}{_cell(s['accuracy_after'], 11, '.1%')}"
+        f"   {epsilon:18s}{s['waveform'] or '-':14s}"
+        f"{_cell(s['uplink_symbols_per_device_per_round'], 9, '.0f')}"
+        f"{_cell(s['airtime_s_per_round'], 11, '.4f')}{_cell(s['radio_nmse_db'], 10, '.1f')}"
+        f"  {s['source'] or '-'}"
+    )
+
+
+def list_notes(summaries: Sequence[dict[str, Any]]) -> list[str]:
+    """What goes without saying in no line of a listing."""
+    assumed = [s["assumed_receiver_noise"] for s in summaries if s["assumed_receiver_noise"]]
+    if not assumed:
+        return []
+    figures = f"{min(assumed):.1e}"
+    if max(assumed) > min(assumed):
+        figures += f" to {max(assumed):.1e}, by clip and batch size,"
+    return [f"* superposed, with a receiver noise of at least {figures} assumed on each number"]
+
+
+def _cell(value: float | None, width: int, form: str) -> str:
+    return f"{'-' if value is None else format(value, form):>{width}s}"
+
+
+def _numbers(count: int) -> str:
+    return "one number" if count == 1 else f"{count} numbers"
+
+
+def _radio_columns(row: RoundRow) -> str:
+    return (
+        f"{math.hypot(*row.mean_estimates):10.3f}{row.artificial_noise_std:14.3f}"
+        f"{row.receiver_noise_std:10.3f}"
+    )
+
+
+def _what_noise_leaves(config: RunConfig, terms: PrivacyTerms) -> str:
+    """How much noise leaves to learn from, were every channel known and of unit gain."""
+    num_devices, clip = config.federation.num_devices, config.optimizer.clip
+    if config.vote is not Vote.NONE:
+        own = terms.least_noise_multiplier * terms.sensitivity
+        before = f"{own / clip:.2%} of the clip, before it takes its signs"
+        after = f"{own:.2f}, on signs of 1"
+        return (
+            f"  noise multiplier {_range_of(terms.noise_multipliers)}: noise of "
+            + ("each device: " if config.access is Access.SLOTTED else "all devices together: ")
+            + (before if config.vote is Vote.NOISE_BEFORE else after)
+        )
+    required = terms.least_noise_multiplier * terms.sensitivity
+    sum_noise_std = own_sum_std(config, required)
+    share = noise_to_clip_ratio(mean_noise_std=sum_noise_std / num_devices, clip=clip)
+    with_radio = ""
+    if not config.radio.has_plutos:  # what theirs is, pilots will tell
+        total_std = math.hypot(sum_noise_std, radio_sum_std(config, required))
+        total_share = noise_to_clip_ratio(mean_noise_std=total_std / num_devices, clip=clip)
+        with_radio = f"\n  ({total_share:.2%} with the radio's at unit gain)"
+    ceiling = information_ceiling_nats(
+        num_rounds=config.optimizer.rounds,
+        num_devices=num_devices,
+        num_scalars=config.optimizer.directions,
+        clip=clip,
+        sum_noise_std=sum_noise_std,
+    )
+    return (
+        f"  noise multiplier {_range_of(terms.noise_multipliers)}: privacy noise on each mean is "
+        f"{share:.2%} of the clip{with_radio}; information ceiling {ceiling:.0f} nats"
+    )
+
+
+def _range_of(multipliers: Sequence[float]) -> str:
+    low, high = f"{min(multipliers):.3f}", f"{max(multipliers):.3f}"
+    return low if low == high else f"{low} to {high}"

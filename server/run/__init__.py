@@ -1,0 +1,1 @@
+"""A run carried out: from data and keys to the last round, across interruptions."""

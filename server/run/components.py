@@ -1,0 +1,156 @@
+"""Assembly: a run's data, radio and devices, built each in its own place, connected here.
+
+Nothing in it writes to the disk, so whatever is wrong with a request is found before a run folder
+exists.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+
+from edge_runtime.control.inprocess import InProcessChannel
+from edge_runtime.forward import OnnxForward
+from edge_runtime.parameters import ParameterStore
+from edge_runtime.tasks import Batch
+from server.air.channel_simulation import ScalarTruth
+from server.air.link import RadioLink, build_radio_link
+from server.config.run_config import RunConfig
+from server.errors import PrivacyError
+from server.planning.privacy_terms import WHOLE_RUN, PrivacyTerms, Stretch, plan_privacy_terms
+from server.run.data import RunData
+from server.run.device_host import build_device_host
+from server.store.device_keys import DeviceKeys
+
+_EVALUATION_BATCH = 50
+
+
+@dataclass(frozen=True, slots=True)
+class RunComponents:
+    """Everything that takes part in a run, connected, but not yet written down anywhere."""
+
+    control: InProcessChannel
+    link: RadioLink
+    truth: ScalarTruth
+    replica: ParameterStore
+    forward: OnnxForward
+    validation: tuple[Batch, ...]
+
+    def close(self) -> None:
+        """Silence radios and stop threads; everything is tried, whatever fails."""
+        with contextlib.ExitStack() as ends:
+            ends.callback(self.replica.close)
+            ends.callback(self.forward.close)
+            ends.callback(self.link.close)
+            ends.callback(self.control.close)
+
+
+def connect(
+    config: RunConfig, data: RunData, keys: DeviceKeys, terms: PrivacyTerms | None, run_id: str
+) -> RunComponents:
+    """Build weights, devices, radio and receiver.
+
+    The devices share one copy of the weights; the server's replica is a second one, so that
+    comparing their digests means something.
+
+    Raises:
+        EdgeError, RadioError, PrivacyError: what does not fit together.
+    """
+    link = build_radio_link(config, keys.software_noise_seed(config))
+    try:
+        _check_keys_fit(config, link.air.source)
+        return _connect_to(link, config, data, keys, terms, run_id)
+    except BaseException:
+        link.close()
+        raise
+
+
+def _connect_to(
+    link: RadioLink,
+    config: RunConfig,
+    data: RunData,
+    keys: DeviceKeys,
+    terms: PrivacyTerms | None,
+    run_id: str,
+) -> RunComponents:
+    workers = config.run.workers or os.cpu_count() or 1
+
+    def load_weights() -> ParameterStore:
+        return ParameterStore.from_bundle(data.bundle, config.model.trainable, workers)
+
+    def forward_on(weights: ParameterStore) -> OnnxForward:
+        return OnnxForward(
+            data.bundle,
+            weights,
+            label_token_ids=data.label_token_ids,
+            intra_op_threads=config.run.intra_op_threads,
+            num_workers=workers,
+        )
+
+    device_weights, replica = load_weights(), load_weights()
+    truth = ScalarTruth(config.vote, config.optimizer.vote_value)
+    device_weights.check_perturbation_scale(2.0**config.optimizer.perturbation_scale_log2)
+    agent = build_device_host(
+        config,
+        run_id=run_id,
+        prompts=data.device_prompts,
+        keys=keys,
+        uplinks=link.uplinks,
+        terms=terms,
+        weights=device_weights,
+        forward=forward_on(device_weights),
+        vocab_size=int(data.bundle.manifest.architecture["vocab_size"]),
+        # Scalars before noise are written down only where nothing is promised to anybody.
+        observe_scalar=None if config.privacy.has_system_keys else truth.observe,
+    )
+    return RunComponents(
+        control=InProcessChannel([agent]),
+        link=link,
+        truth=truth,
+        replica=replica,
+        forward=forward_on(replica),
+        validation=_validation_batches(data),
+    )
+
+
+def plan_privacy(
+    config: RunConfig, data: RunData, keys: DeviceKeys, stretch: Stretch = WHOLE_RUN
+) -> PrivacyTerms | None:
+    """The privacy terms of a run on these data with these keys; None without privacy.
+
+    Raises:
+        ConfigurationError, PrivacyError: the promise cannot be made.
+    """
+    if not config.privacy.enabled:
+        return None
+    num_records = [len(prompts) for prompts in data.device_prompts]
+    return plan_privacy_terms(config, num_records, keys.commitments, stretch)
+
+
+def _validation_batches(data: RunData) -> tuple[Batch, ...]:
+    if data.validation is None:
+        return ()
+    everybody = range(len(data.validation))
+    return tuple(data.validation.batches_by_length(everybody, _EVALUATION_BATCH))
+
+
+def _check_keys_fit(config: RunConfig, source: str) -> None:
+    """Keys that anybody can derive belong to a software radio; noise that nobody can to a real one.
+
+    A software radio's noise is drawn by a program, for whoever has its seed to draw again.
+    """
+    is_real = not source.startswith(("loopback", "ideal", "virtual-pluto"))
+    counted = config.privacy.trusted_noise_fraction
+    if config.privacy.has_system_keys and counted > 0.0 and not is_real:
+        raise PrivacyError(
+            f"privacy.trusted_noise_fraction: got {counted:g} with {source}, whose receiver noise "
+            "a program draws: whoever has its seed takes it off again. Wanted 0 with "
+            'system keys on a software radio; or privacy.noise_source = "simulation", which '
+            "promises nothing to anybody."
+        )
+    if config.privacy.has_simulated_keys and is_real:
+        raise PrivacyError(
+            f'privacy.noise_source: "simulation" with {source}. Such noise can be undone by '
+            'whoever knows the configuration; on a radio use "system".'
+        )

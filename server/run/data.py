@@ -1,0 +1,134 @@
+"""Model, task and data of a run: found, read, dealt out to the devices, tokenised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, Bundle, open_bundle
+from edge_runtime.task_spec import TaskSpec, load_task
+from edge_runtime.tasks import (
+    Example,
+    PromptSet,
+    label_token_ids,
+    load_tokenizer,
+    read_examples,
+    warn_if_merged,
+)
+from server.config.run_config import BUNDLED_MODEL, RunConfig, TaskSection
+from server.errors import ConfigurationError
+from server.run.federation import split_iid
+from server.seeds import simulation_rng
+from server.store.device_keys import DeviceKeys
+
+
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """Model, task and data of a run, loaded and checked.
+
+    Attributes:
+        bundle: the model.
+        task: prompt template and label words.
+        label_token_ids: the token of each word, in class order.
+        device_prompts: each device's training data.
+        validation: public data to evaluate on; None where there are none.
+        num_shortened: prompts that were too long, those of private records left out.
+    """
+
+    bundle: Bundle
+    task: TaskSpec
+    label_token_ids: tuple[int, ...]
+    device_prompts: tuple[PromptSet, ...]
+    validation: PromptSet | None
+    num_shortened: int
+
+    def data_commitments(self, keys: DeviceKeys) -> list[str]:
+        """Names of each device's data that may be stored; see `PrivateRandom.commit_to_data`."""
+        pairs = zip(keys.private_randoms(), self.device_prompts, strict=True)
+        return [private_random.commit_to_data(p.digest()) for private_random, p in pairs]
+
+    @property
+    def validation_digest(self) -> str | None:
+        """Name of the validation data, which are public where there are any."""
+        return None if self.validation is None else self.validation.digest()
+
+
+def load_run_data(config: RunConfig) -> RunData:
+    """Load and check model, task and data.
+
+    Raises:
+        BundleError, TaskError, ConfigurationError: what does not fit.
+    """
+    bundle = open_bundle(bundle_folder(config.model.bundle))
+    task, task_folder = load_task(config.task.name)
+    train, validation = _read(config.task, task, task_folder, config.run.seed)
+    max_positions = int(bundle.manifest.architecture["max_position_embeddings"])
+    if config.task.max_tokens > max_positions:
+        raise ConfigurationError(
+            f"task.max_tokens: got {config.task.max_tokens}, the model has {max_positions} "
+            "positions."
+        )
+    parts = split_iid(train, config.federation.num_devices, config.run.seed)
+    _check_batch_fits(config.optimizer.batch_size, min(len(part) for part in parts))
+
+    tokenizer = load_tokenizer(bundle.tokenizer_path)
+    warn_if_merged(task, tokenizer)
+
+    def tokenise(examples: Sequence[Example]) -> PromptSet:
+        return PromptSet(examples, task, tokenizer, config.task.max_tokens)
+
+    device_prompts = tuple(tokenise(part) for part in parts)
+    # Evaluations are stored and shown, so they are made of public data or not at all.
+    public = tokenise(validation) if config.evaluates_in_public else None
+    counted = [public] if public is not None else []
+    if not config.privacy.has_system_keys:  # a count of private records is a release, too
+        counted += device_prompts
+    return RunData(
+        bundle=bundle,
+        task=task,
+        label_token_ids=label_token_ids(task, tokenizer),
+        device_prompts=device_prompts,
+        validation=public,
+        num_shortened=sum(owner.num_shortened for owner in counted),
+    )
+
+
+def bundle_folder(bundle: str) -> Path:
+    """Where a bundle lies: the one that comes along, by its name, or a path."""
+    return BUNDLED_MODEL_FOLDER if bundle == BUNDLED_MODEL else Path(bundle)
+
+
+def _read(
+    section: TaskSection, task: TaskSpec, task_folder: Path, seed: int
+) -> tuple[list[Example], list[Example]]:
+    """Training and validation examples, of the latter as many as are asked for."""
+    train_path = _data_path(section.train, task.train, task_folder)
+    validation_path = _data_path(section.validation, task.validation, task_folder)
+    train, validation = read_examples(train_path, task), read_examples(validation_path, task)
+    if 0 < section.validation_examples < len(validation):
+        rng = simulation_rng(seed, "validation", 0)
+        chosen = rng.permutation(len(validation))[: section.validation_examples]
+        validation = [validation[i] for i in sorted(chosen.tolist())]
+    return train, validation
+
+
+def _data_path(configured: str, of_task: str, task_folder: Path) -> Path:
+    if configured:
+        return Path(configured)
+    if not of_task:
+        raise ConfigurationError(
+            "task: neither the configuration nor the task file names the data. Set task.train and "
+            "task.validation."
+        )
+    return task_folder / of_task
+
+
+def _check_batch_fits(batch_size: int, fewest: int) -> None:
+    if batch_size > fewest:
+        raise ConfigurationError(
+            f"optimizer.batch_size: got {batch_size}, and a device has {fewest} examples. It would "
+            "divide their sum by the batch size all the same and take steps "
+            f"{fewest / batch_size:.2g} times as large as meant: lower it, or "
+            "federation.num_devices."
+        )

@@ -1,0 +1,394 @@
+"""Experiment: a run from its first round to its last, across interruptions.
+
+Takes what `server.run.components` has built, puts the store and the price beside it, and drives the
+round loop, evaluations and comparisons of the replicas.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from server.config.run_config import RunConfig, dump_config
+from server.errors import (
+    BudgetExceededError,
+    BudgetExhaustedError,
+    LedgerCorruptError,
+    RunStoreError,
+)
+from server.planning.learnability import Outlook, check_can_learn
+from server.planning.privacy_terms import PrivacyTerms
+from server.planning.round_plan import ChannelKnowledge
+from server.planning.scalar_rms import typical_number
+from server.privacy.ledger import PrivacyLedger
+from server.run.accounts import accounts_to_go_on_with, num_stretches, stretch_of
+from server.run.components import RunComponents, connect, plan_privacy
+from server.run.data import RunData, load_run_data
+from server.run.environment import environment, peak_rss_mb, probe
+from server.run.evaluation import Evaluation, evaluate
+from server.run.pricing import Pricing
+from server.run.round_loop import RoundLoop
+from server.store.device_keys import KEYS_FILE, DeviceKeys
+from server.store.records import EvaluationRow, Outcome, RoundRow
+from server.store.run_store import RunStore
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run stands, for whoever watches it."""
+
+    rounds_done: int
+    rounds_planned: int
+    row: RoundRow | None
+    evaluation: EvaluationRow | None
+    rounds_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """A run, ready to go on from wherever its store says it is."""
+
+    config: RunConfig
+    folder: Path
+    store: RunStore
+    loop: RoundLoop
+    pricing: Pricing
+    terms: PrivacyTerms | None
+    components: RunComponents
+    num_shortened: int
+    outlook: Outlook | None = None
+
+    @classmethod
+    def start(cls, config: RunConfig, folder: Path, *, has_to_learn: bool = False) -> Experiment:
+        """Begin a new run in an empty or missing folder.
+
+        Everything that can be wrong with the request, up to a first look at the loss, is found
+        before anything is written.
+
+        Args:
+            config: of the run.
+            folder: of it.
+            has_to_learn: refuse a run whose noise leaves nothing to learn.
+
+        Raises:
+            CannotLearnError: it would, and was not to.
+            ServerError, EdgeError, RadioError: what is wrong with the request.
+        """
+        run_id = f"{Path(config.task.name).stem}-{secrets.token_hex(4)}"
+        data = load_run_data(config)
+        keys = DeviceKeys.create(config)
+        terms = plan_privacy(config, data, keys)
+        components = connect(config, data, keys, terms, run_id)
+        try:
+            found = _look_ahead(config, data, terms, components) if has_to_learn else None
+            untrained = evaluate(components.forward, components.validation)
+            probed = probe(components.forward, data.bundle)
+            source = components.link.air.source
+            store = _create_store(config, folder, run_id, data, keys, probed, source)
+        except BaseException:
+            components.close()
+            raise
+        try:
+            experiment = cls._join(config, folder, store, components, data.num_shortened, terms)
+            experiment = dataclasses.replace(experiment, outlook=found)
+            if found is not None:
+                store.set_all_meta(
+                    {
+                        "worth_rounds": found.effective_rounds,
+                        "worth_is_bound": found.typical.is_bound,
+                    }
+                )
+            experiment.record_evaluation(0, untrained)
+        except BaseException:
+            components.close()
+            store.close()
+            raise
+        return experiment
+
+    @classmethod
+    def resume(cls, folder: Path) -> Experiment:
+        """Continue a run that was interrupted; it ends with the bits it would have had.
+
+        Raises:
+            RunStoreError: the run has ended; or model, data, keys or a library are not those it was
+                started with.
+            LedgerCorruptError: the privacy ledger cannot be trusted.
+        """
+        store = RunStore.open(folder)
+        try:
+            config = store.config()
+            if store.outcome.is_final and config.privacy.has_system_keys:
+                raise RunStoreError(
+                    f"{store.path}: the run has ended ({store.outcome}) and its private keys are "
+                    "destroyed. There is nothing to continue; start a new run."
+                )
+            data = load_run_data(config)
+            keys = DeviceKeys.load(config, folder)
+            _check_same(store, "bundle_digest", data.bundle.digest)
+            _check_same(store, "task", data.task.without_paths())
+            _check_same(store, "environment", environment())
+            _check_same(store, "keys", keys.commitments)
+            _check_same(store, "data_commitments", data.data_commitments(keys))
+            _check_same(store, "validation_digest", data.validation_digest)
+            terms = plan_privacy(config, data, keys, stretch_of(store, config))
+            components = connect(config, data, keys, terms, str(store.meta("run_id")))
+            try:
+                _check_same(store, "probe", probe(components.forward, data.bundle))
+                experiment = cls._join(config, folder, store, components, data.num_shortened, terms)
+                for result in store.results(experiment.loop.run_id):
+                    experiment.loop.take_step(result)
+            except BaseException:
+                components.close()
+                raise
+        except BaseException:
+            store.close()
+            raise
+        return experiment
+
+    @classmethod
+    def _join(
+        cls,
+        config: RunConfig,
+        folder: Path,
+        store: RunStore,
+        components: RunComponents,
+        num_shortened: int,
+        terms: PrivacyTerms | None,
+    ) -> Experiment:
+        components.link.keep_captures_in(folder)
+        pricing = _build_pricing(config, terms, store, components.link.noise_symbols)
+        loop = RoundLoop(
+            run_id=str(store.meta("run_id")),
+            config=config,
+            control=components.control,
+            air=components.link.air,
+            pricing=pricing,
+            replica=components.replica,
+            store=store,
+            truth=components.truth,
+        )
+        return cls(
+            config=config,
+            folder=folder,
+            store=store,
+            loop=loop,
+            pricing=pricing,
+            terms=terms,
+            components=components,
+            num_shortened=num_shortened,
+        )
+
+    @property
+    def source(self) -> str:
+        """Where the numbers come from, for every report."""
+        return self.components.link.air.source
+
+    def run(
+        self,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+        should_stop: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.perf_counter,
+        is_fresh_process: bool = True,
+    ) -> bool:
+        """Carry on to the last round, or until asked to stop between two rounds.
+
+        Args:
+            on_progress: told after every round.
+            should_stop: asked before every round.
+            clock: monotonic seconds.
+            is_fresh_process: whether this process's peak memory is this run's; a second run in one
+                process records none.
+
+        Returns:
+            Whether the run is complete. If not, the store's "outcome" says why (`Outcome`).
+        """
+        rounds = self.config.optimizer.rounds
+        started, wall_before = clock(), self.store.meta("wall_s")
+
+        def note_time() -> None:
+            if self._may_store_timing:
+                self.store.set_meta("wall_s", wall_before + clock() - started)
+
+        first = done = self.store.num_rounds()
+        channel: ChannelKnowledge | None = None
+        outcome = Outcome.INTERRUPTED
+        try:
+            self.pricing.check_not_exceeded()
+            on_progress(Progress(done, rounds, None, self._latest_evaluation(done), 0.0))
+            while done < rounds and not should_stop():
+                channel = self.loop.channel_for(done, channel)
+                row = self.loop.run_round(done, channel)
+                done += 1
+                if done % self.config.run.digest_interval == 0:
+                    self.loop.compare_replicas(done)
+                evaluation = None
+                if self._is_evaluated_after(done):
+                    evaluation = self.evaluate(done)
+                    note_time()
+                pace = (done - first) / (clock() - started)
+                on_progress(Progress(done, rounds, row, evaluation, pace))
+            if done == rounds:
+                outcome = Outcome.COMPLETE
+        except BudgetExhaustedError:
+            # The promise is kept by falling silent; what was learnt so far is the result.
+            outcome = Outcome.BUDGET_EXHAUSTED
+        except BudgetExceededError:
+            outcome = Outcome.BUDGET_EXCEEDED
+        finally:
+            note_time()
+            self._note_memory(is_fresh_process)
+            self.store.set_all_meta(
+                {
+                    "epsilon_spent": self.pricing.epsilon_spent(),
+                    "epsilon_records": self.pricing.num_records,
+                    "outcome": Outcome.INTERRUPTED,
+                }
+            )
+        if outcome.is_final:
+            if self._recorded_evaluation(done) is None:
+                on_progress(Progress(done, rounds, None, self.evaluate(done), 0.0))
+            self.store.set_meta("parameter_digest", self.loop.compare_replicas(done))
+            # Last, so that a run that dies before this line is finished by a resume.
+            self.store.set_meta("outcome", outcome)
+            DeviceKeys.destroy(self.folder)
+        return outcome is Outcome.COMPLETE
+
+    def evaluate(self, num_rounds: int) -> EvaluationRow:
+        """Evaluate the server's replica and record the result."""
+        result = evaluate(self.components.forward, self.components.validation)
+        return self.record_evaluation(num_rounds, result)
+
+    def record_evaluation(self, num_rounds: int, result: Evaluation | None) -> EvaluationRow:
+        """Write an evaluation, if there is one, down beside what has been spent by then."""
+        row = EvaluationRow(
+            num_rounds=num_rounds,
+            loss=None if result is None else result.loss,
+            accuracy=None if result is None else result.accuracy,
+            epsilon=self.pricing.epsilon_spent(),
+        )
+        self.store.append_evaluation(row)
+        if result is not None:
+            # Of the last evaluation only: what the report's table by class shows.
+            self.store.set_meta("class_examples", result.class_examples)
+            self.store.set_meta("class_correct", result.class_correct)
+        return row
+
+    @property
+    def _may_store_timing(self) -> bool:
+        """Time and memory follow the secret batches: real keys, no record of either."""
+        return not self.config.privacy.has_system_keys
+
+    def _note_memory(self, is_fresh_process: bool) -> None:
+        """The largest peak of all processes that carried this run, if they carried nothing else."""
+        before = self.store.meta("peak_rss_mb")
+        if self._may_store_timing and is_fresh_process and self.store.num_rounds() > 0:
+            self.store.set_meta("peak_rss_mb", max(peak_rss_mb(), before or 0.0))
+
+    def _is_evaluated_after(self, num_rounds: int) -> bool:
+        is_last = num_rounds == self.config.optimizer.rounds
+        return is_last or num_rounds % self.config.run.evaluation_interval == 0
+
+    def _latest_evaluation(self, num_rounds: int) -> EvaluationRow | None:
+        """The evaluation due now; made up for if the run died between its round and it."""
+        if not self._is_evaluated_after(num_rounds):
+            return None
+        return self._recorded_evaluation(num_rounds) or self.evaluate(num_rounds)
+
+    def _recorded_evaluation(self, num_rounds: int) -> EvaluationRow | None:
+        rows = self.store.evaluations()
+        return next((row for row in rows if row.num_rounds == num_rounds), None)
+
+    def close(self) -> None:
+        """Silence the devices, let the radio go, close the store. Idempotent."""
+        try:
+            self.components.close()
+        finally:
+            self.store.close()
+
+
+def _look_ahead(
+    config: RunConfig, data: RunData, terms: PrivacyTerms | None, components: RunComponents
+) -> Outlook | None:
+    """What noise leaves to learn; an error if it is nothing."""
+    typical = typical_number(config, components.forward, components.replica, data.validation)
+    num_records = [len(prompts) for prompts in data.device_prompts]
+    return check_can_learn(config, num_records, typical, terms)
+
+
+def _create_store(
+    config: RunConfig,
+    folder: Path,
+    run_id: str,
+    data: RunData,
+    keys: DeviceKeys,
+    probed: str,
+    source: str,
+) -> RunStore:
+    """The run folder with its store and, where the devices have real keys, the keys."""
+    if (folder / KEYS_FILE).exists():
+        raise RunStoreError(
+            f"{folder / KEYS_FILE}: keys of another run are there. Name another folder with --out."
+        )
+    store = RunStore.create(
+        folder,
+        {
+            "run_id": run_id,
+            "config": dump_config(config),
+            "bundle_digest": data.bundle.digest,
+            "task": data.task.without_paths(),
+            "data_commitments": data.data_commitments(keys),
+            "validation_digest": data.validation_digest,
+            "environment": environment(),
+            "keys": keys.commitments,
+            "probe": probed,
+            "source": source,
+            "worth_rounds": None,
+            "worth_is_bound": None,
+            "wall_s": None if config.privacy.has_system_keys else 0.0,
+            "stretches": [{"first_round": 0, "num_records": 0}],
+        },
+    )
+    if config.privacy.has_system_keys:
+        try:
+            keys.keep(folder)
+        except BaseException:
+            store.remove()
+            raise
+    return store
+
+
+def _build_pricing(
+    config: RunConfig, terms: PrivacyTerms | None, store: RunStore, noise_symbols: int
+) -> Pricing:
+    """The accountant starts from what the ledger says was spent, never from memory."""
+    if terms is None:
+        return Pricing(config, None, None, None, noise_symbols)
+    ledger = PrivacyLedger(store.connection)
+    digest = store.config_digest()
+    ledger.check_configuration(digest)
+    ledger.note_configuration(digest)
+    accountant = accounts_to_go_on_with(config, num_stretches(store), ledger)
+    spoken = sum(row.num_speakers for row in store.rounds())
+    if len(ledger.records()) < spoken:
+        raise LedgerCorruptError(
+            f"{store.path}: {spoken} transmissions were recorded and only {len(ledger.records())} "
+            "of them are in the privacy ledger. What was spent is unknown: start a new run."
+        )
+    return Pricing(config, terms, accountant, ledger, noise_symbols, store.rounds())
+
+
+def _check_same(store: RunStore, key: str, now: Any) -> None:
+    then = store.meta(key)
+    if then != now:
+        change = f"{key} was {then} when the run was started and is {now} now"
+        if isinstance(then, list):  # a long name for each device tells a person nothing
+            change = f"{key} are not those that the run was started with"
+        raise RunStoreError(
+            f"{store.path}: {change}. The same bits cannot be promised, and a round repeated with "
+            "other bits would be a second release. Restore what was there, or start a new run."
+        )

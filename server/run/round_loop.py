@@ -1,0 +1,284 @@
+"""RoundLoop: one round as a story. No arithmetic here; each sentence is a function elsewhere."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from edge_runtime.control.channel import ControlChannel
+from edge_runtime.parameters import ParameterStore
+from edge_runtime.protocol.direction import GENERATOR, derive_direction_seed
+from edge_runtime.protocol.rounds import (
+    Access,
+    DigestReport,
+    DigestRequest,
+    RoundPlan,
+    RoundResult,
+    Vote,
+)
+from server.air.base import Air, Heard
+from server.config.run_config import RunConfig
+from server.errors import ReplicaMismatchError
+from server.planning.round_plan import ChannelKnowledge, PlannedRound, RoundPower
+from server.power.channel_inversion import PowerPlan
+from server.privacy.mechanism import MechanismRecord
+from server.run.optimizer import hold_within, learning_rate, step_integers, votes_decided
+from server.run.pricing import Pricing
+from server.store.records import RoundRow
+from server.store.run_store import RunStore
+
+
+class ScalarObservations(Protocol):
+    """What only a simulation knows: the scalars before noise and channel."""
+
+    def true_means(self, round_index: int) -> tuple[float, ...] | None:
+        """The means over the devices that spoke, before noise [Q]."""
+
+    def mean_noises(self, round_index: int) -> tuple[float, ...] | None:
+        """The means of the artificial noise that they added in phase [Q]."""
+
+    def share_clipped(self, round_index: int) -> float | None:
+        """The share of examples that were clipped."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeardMeans:
+    """What the receiver made of a round.
+
+    Attributes:
+        estimates: of the mean scalars, held within the clip, or what votes were decided to be [Q].
+        as_received: the same before that [Q].
+        receiver_noise_std: on each of them, measured.
+    """
+
+    estimates: tuple[float, ...]
+    as_received: tuple[float, ...]
+    receiver_noise_std: float
+
+
+@dataclass(frozen=True, slots=True)
+class RoundLoop:
+    """The server's side of a run."""
+
+    run_id: str
+    config: RunConfig
+    control: ControlChannel
+    air: Air
+    pricing: Pricing
+    replica: ParameterStore
+    store: RunStore
+    truth: ScalarObservations
+    clock: Callable[[], float] = time.perf_counter
+
+    def run_round(self, round_index: int, channel: ChannelKnowledge) -> RoundRow:
+        """Plan, pay, announce and hear, decide, step, record.
+
+        Args:
+            round_index: the next round.
+            channel: from `channel_for`.
+
+        Raises:
+            BudgetExhaustedError: the round may not be afforded; nothing was transmitted.
+            BudgetExceededError: devices fell silent, and what was heard cost more than the budget;
+                no step is taken.
+            NonFiniteScalarError: the model has diverged: no device had a finite loss.
+            RadioCalibrationError: the channel is not known well enough; nothing was paid.
+        """
+        started = self.clock()
+        if self.pricing.was_charged_before(round_index) and not self.air.repeats_bit_for_bit:
+            return self.skip_round(round_index)
+        self.air.check_channel(round_index, channel)
+        planned = self.pricing.plan_round(round_index, channel)
+        plan = self.make_plan(round_index, planned.power)
+        price = self.pricing.price(planned, plan.release)
+        self.pricing.charge(price)
+        heard = self.air.carry(
+            self.control,
+            plan,
+            planned.power,
+            lambda speakers: self.pricing.charge_correction(price, planned.power, speakers),
+            lambda: self.pricing.note_sending(planned),
+        )
+        self.pricing.charge_quiet_receiver(
+            price, planned.power, heard.speakers, heard.sum_noise_std
+        )
+        self.pricing.note_speakers(round_index, heard.speakers)
+        means = self.means_of(heard)
+        is_enough = min(heard.num_speakers, default=0) >= self.config.federation.min_speakers
+        result = self.decide_step(round_index, means.estimates if is_enough else self._nothing)
+        row = self.describe(planned, price, heard, means, result, started)
+        self.take_step(result)
+        self.store.append_round(row)
+        self.pricing.note(row)
+        return row
+
+    def skip_round(self, round_index: int) -> RoundRow:
+        """Pass over a round that was paid for, and perhaps sent, before the run was interrupted.
+
+        A radio cannot say the same again: the gains have changed, and the difference of two sums
+        would hold single devices with nobody else's noise. The price stays paid.
+        """
+        result = self.decide_step(round_index, self._nothing)
+        row = RoundRow(
+            round_index=round_index,
+            direction_seed=result.direction_seed,
+            step_integers=result.step_integers,
+            num_speakers=0,
+            num_erased=0,
+            is_skipped=True,
+            mean_estimates=self._nothing,
+            true_means=None,
+            squared_error_of_noise=None,
+            squared_error_of_radio=None,
+            share_clipped=None,
+            artificial_noise_std=0.0,
+            receiver_noise_std=0.0,
+            amplitude_error_bound=0.0,
+            noise_multiplier=0.0,
+            receive_scale=0.0,
+            energies=(),
+            weakest_gain=0.0,
+            learning_rate=learning_rate(self.config.optimizer, round_index),
+            wall_s=None,
+        )
+        self.take_step(result)
+        self.store.append_round(row)
+        self.pricing.note(row)
+        return row
+
+    def channel_for(
+        self, round_index: int, known: ChannelKnowledge | None = None
+    ) -> ChannelKnowledge:
+        """What is known of the channel, or, where that will not do, what new pilots tell."""
+        if known is not None and not self.air.needs_channel(round_index, known):
+            return known
+        return self.air.learn_channel(self.control, self.run_id, round_index)
+
+    def make_plan(self, round_index: int, power: RoundPower) -> RoundPlan:
+        """The order that goes to every device."""
+        return RoundPlan(
+            run_id=self.run_id,
+            round_index=round_index,
+            direction_seed=derive_direction_seed(self.config.run.seed, round_index),
+            num_directions=self.config.optimizer.directions,
+            difference=self.config.optimizer.difference,
+            direction_generator=GENERATOR,
+            perturbation_scale=2.0**self.config.optimizer.perturbation_scale_log2,
+            clip=self.config.optimizer.clip,
+            batch_size=self.config.optimizer.batch_size,
+            access=self.config.access,
+            vote=self.config.vote,
+            frame_start_sample=0,
+            orders=power.orders(),
+        )
+
+    @property
+    def _nothing(self) -> tuple[float, ...]:
+        """What is learnt where nobody is heard."""
+        return (0.0,) * self.config.optimizer.directions
+
+    def _energies(self, power: RoundPower) -> tuple[float, ...]:
+        """Of every device, where a common level was planned and noise is on the air."""
+        is_ideal = self.config.radio.backend == "ideal"
+        is_slotted = self.config.access is Access.SLOTTED
+        if is_ideal or is_slotted or not isinstance(power, PowerPlan):
+            return ()
+        return power.energies(self.config.largest_number, self.config.federation.num_devices)
+
+    def means_of(self, heard: Heard) -> HeardMeans:
+        """The mean estimates and their measured receiver noise; zero when nobody spoke."""
+        if not heard.sums:
+            return HeardMeans(self._nothing, self._nothing, 0.0)
+        means = tuple(s / w for s, w in zip(heard.sums, heard.total_weights, strict=True))
+        noise_std = heard.sum_noise_std / min(heard.total_weights)
+        optimizer = self.config.optimizer
+        if self.config.vote is Vote.NONE:
+            return HeardMeans(hold_within(means, optimizer.clip), means, noise_std)
+        value = optimizer.vote_value
+        return HeardMeans(
+            estimates=votes_decided(means, optimizer.vote_decision, value),
+            as_received=tuple(value * mean for mean in means),
+            receiver_noise_std=value * noise_std,
+        )
+
+    def decide_step(self, round_index: int, mean_estimates: Sequence[float]) -> RoundResult:
+        """The step that everybody will take."""
+        seed = derive_direction_seed(self.config.run.seed, round_index)
+        rate = learning_rate(self.config.optimizer, round_index)
+        return RoundResult(self.run_id, round_index, seed, step_integers(rate, mean_estimates))
+
+    def take_step(self, result: RoundResult) -> None:
+        """Every device and the server's own replica move by the same integers."""
+        self.control.broadcast(result)
+        self.replica.apply_step(result)
+
+    def compare_replicas(self, round_index: int) -> str:
+        """Ask every host for its digest; equal bits, or an error.
+
+        Raises:
+            ReplicaMismatchError: a host holds other weights than the server.
+        """
+        own = self.replica.digest()
+        self.control.broadcast(DigestRequest(self.run_id, round_index))
+        for report in self.control.collect():
+            if isinstance(report, DigestReport) and report.parameter_digest != own:
+                raise ReplicaMismatchError(
+                    f"after round {round_index}: {report.host} holds weights "
+                    f"{report.parameter_digest[:16]}, the server {own[:16]}. Its base weights or "
+                    "its direction generator differ; it must join again from the bundle."
+                )
+        return own
+
+    def describe(
+        self,
+        planned: PlannedRound,
+        price: Sequence[MechanismRecord],
+        heard: Heard,
+        means: HeardMeans,
+        result: RoundResult,
+        started: float,
+    ) -> RoundRow:
+        """Everything worth remembering of the round."""
+        power = planned.power
+        true_means = self.truth.true_means(result.round_index)
+        noises = self.truth.mean_noises(result.round_index)
+        return RoundRow(
+            round_index=result.round_index,
+            direction_seed=result.direction_seed,
+            step_integers=result.step_integers,
+            num_speakers=len(heard.speakers),
+            num_erased=heard.num_erased,
+            is_skipped=False,
+            mean_estimates=means.estimates,
+            true_means=true_means,
+            squared_error_of_noise=_squared_norm(noises),
+            squared_error_of_radio=_radio_error(means, true_means, noises),
+            share_clipped=self.truth.share_clipped(result.round_index),
+            artificial_noise_std=planned.noise_std_of_mean(heard.speakers),
+            receiver_noise_std=means.receiver_noise_std,
+            amplitude_error_bound=planned.amplitude_error_bound,
+            noise_multiplier=min((r.noise_multiplier for r in price), default=0.0),
+            receive_scale=power.receive_scale,
+            energies=self._energies(power),
+            weakest_gain=planned.weakest_gain,
+            learning_rate=learning_rate(self.config.optimizer, result.round_index),
+            # Real keys, real batches: how long they took to compute is nobody's business.
+            wall_s=None if self.config.privacy.has_system_keys else self.clock() - started,
+        )
+
+
+def _squared_norm(values: Sequence[float] | None) -> float | None:
+    return None if values is None else math.fsum(value * value for value in values)
+
+
+def _radio_error(
+    heard: HeardMeans, true_means: Sequence[float] | None, noises: Sequence[float] | None
+) -> float | None:
+    """What was received less what was sent, noise included: channel and receiver alone."""
+    if true_means is None or noises is None:
+        return None
+    sent = zip(heard.as_received, true_means, noises, strict=True)
+    return _squared_norm([received - (true + noise) for received, true, noise in sent])
