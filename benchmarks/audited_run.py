@@ -21,7 +21,6 @@ from unittest.mock import patch
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from edge_runtime import agent
 from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, open_bundle
@@ -33,6 +32,7 @@ from edge_runtime.protocol.direction import GENERATOR, derive_direction_seed
 from edge_runtime.protocol.rounds import RoundPlan, RoundResult, TransmitOrder
 from edge_runtime.spsa import ScalarEstimate, estimate_scalars
 from edge_runtime.tasks import Batch, PromptSet
+from radio.arrays import Float64Array
 from server.air.base import CoherentAir
 from server.air.link import build_radio_link
 from server.config.run_config import load_config
@@ -49,8 +49,6 @@ PATTERN = np.array([1.0, -1.0, 1.0, 1.0]) / math.sqrt(NUM_DIRECTIONS)
 
 CANARY = 1
 """Target of its row; every other row has 0."""
-
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +229,7 @@ class AuditedRun:
         """Norm of what one record may move, without what rounding is charged."""
         return self.config.optimizer.clip / BATCH_SIZE
 
-    def views(self, num: int) -> Iterator[FloatArray]:
+    def views(self, num: int) -> Iterator[Float64Array]:
         """Of so many runs what the receiver has, [rounds, 2 Q]: both quadratures of every sum.
 
         Turned so that the canary's shift has the same sign in every round.
@@ -273,7 +271,7 @@ class AuditedRun:
         if self.cell.clip == 1.0:
             return contextlib.nullcontext()
 
-        def wider(gradients: FloatArray, *, clip: float, **settings: Any) -> ScalarEstimate:
+        def wider(gradients: Float64Array, *, clip: float, **settings: Any) -> ScalarEstimate:
             return estimate_scalars(gradients, clip=self.cell.clip * clip, **settings)
 
         return patch.object(agent, "estimate_scalars", wider)

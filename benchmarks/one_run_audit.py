@@ -40,6 +40,7 @@ from edge_runtime.protocol.rounds import RoundPlan, RoundResult
 from edge_runtime.spsa import clip_to_ball
 from edge_runtime.task_spec import load_task
 from edge_runtime.tasks import Batch, PromptSet
+from radio.arrays import Float64Array
 from server.config.run_config import RunConfig, load_config
 from server.privacy.audit import epsilon_from_guesses
 from server.run.data import RunData, load_run_data
@@ -53,8 +54,6 @@ RECORDS_PER_DEVICE, NUM_DEVICES = 100, 5
 ALPHA = 1e-3
 PARTS_GUESSED = (0.05, 0.1, 0.25, 0.5, 1.0)
 ROWS = 50
-
-FloatArray = npt.NDArray[np.float64]
 
 
 class SomeZeroedOut:
@@ -132,7 +131,7 @@ def one_run(epsilon: float | None, seed: int, rounds: int, per_device: int) -> d
 
 def attack(
     config: RunConfig, data: RunData, rows: Sequence[RoundRow], results: Sequence[RoundResult]
-) -> FloatArray:
+) -> Float64Array:
     """The score of every canary [K, records]: a sum of log likelihood ratios."""
     weights = ParameterStore.from_bundle(data.bundle, config.model.trainable, 2)
     forward = OnnxForward(data.bundle, weights, label_token_ids=data.label_token_ids, num_workers=2)
@@ -173,7 +172,7 @@ def attack(
     return scores
 
 
-def _log_ratios(said: FloatArray, row: RoundRow, rate: float) -> FloatArray:
+def _log_ratios(said: Float64Array, row: RoundRow, rate: float) -> Float64Array:
     """Of one round [K, records]: what each canary would have said, in what was received.
 
     The others' numbers are noise as well: half of them take part, and of those a share is drawn.
@@ -186,11 +185,11 @@ def _log_ratios(said: FloatArray, row: RoundRow, rate: float) -> FloatArray:
     variances = others + noise
     residual = received - expected
     exponents = ((2.0 * residual - said) * said / (2.0 * variances)).sum(axis=-1)
-    ratios: FloatArray = np.logaddexp(np.log1p(-rate), np.log(rate) + exponents)
+    ratios: Float64Array = np.logaddexp(np.log1p(-rate), np.log(rate) + exponents)
     return ratios
 
 
-def guesses(scores: FloatArray, takes_part: npt.NDArray[np.bool_]) -> list[dict[str, Any]]:
+def guesses(scores: Float64Array, takes_part: npt.NDArray[np.bool_]) -> list[dict[str, Any]]:
     """For each number of guesses, how many were right."""
     order = np.argsort(scores)
     found = []

@@ -28,9 +28,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from audited_run import DELTA, EPSILON, NUM_DIRECTIONS, PATTERN, AuditedRun, Cell, FloatArray
+from audited_run import DELTA, EPSILON, NUM_DIRECTIONS, PATTERN, AuditedRun, Cell
 from dp_accounting.pld import privacy_loss_distribution as pld
 
+from radio.arrays import Float64Array
 from server.privacy.audit import Profile, is_refuted
 from server.run.environment import environment
 
@@ -75,7 +76,7 @@ class Attack:
             noise that was charged.
     """
 
-    def __init__(self, run: AuditedRun, seen: tuple[FloatArray, FloatArray] | None) -> None:
+    def __init__(self, run: AuditedRun, seen: tuple[Float64Array, Float64Array] | None) -> None:
         rounds = run.cell.rounds
         self._rate = run.terms.sampling_probabilities[0]
         shift = np.concatenate([run.shift * PATTERN, np.zeros(NUM_DIRECTIONS)])
@@ -90,17 +91,17 @@ class Attack:
             blocks = np.kron(np.eye(rounds), np.ones((2 * NUM_DIRECTIONS,) * 2))
             self._inverse = self._inverse * blocks
 
-    def scores(self, views: FloatArray) -> FloatArray:
+    def scores(self, views: Float64Array) -> Float64Array:
         """Log likelihood ratios of views [num, rounds 2 Q], canary or not."""
         pull = (views - self._mean) @ self._inverse * self._shift
         drag = self._inverse @ self._shift * self._shift
         exponents = pull - drag / 2.0
         if self._rate == 1.0:
-            total: FloatArray = exponents.sum(axis=1)
+            total: Float64Array = exponents.sum(axis=1)
             return total
         per_round = exponents.reshape(len(views), -1, 2 * NUM_DIRECTIONS).sum(axis=2)
         drawn = np.log(self._rate) + per_round
-        ratios: FloatArray = np.logaddexp(drawn, np.log1p(-self._rate)).sum(axis=1)
+        ratios: Float64Array = np.logaddexp(drawn, np.log1p(-self._rate)).sum(axis=1)
         return ratios
 
 

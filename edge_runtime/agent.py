@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge_runtime.forward import Float32Array, OnnxForward
+from edge_runtime.forward import OnnxForward
 from edge_runtime.number_grid import NumberGrid
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.pass_shapes import MAX_ROWS
@@ -38,15 +38,11 @@ from edge_runtime.protocol.rounds import (
     TransmitOrder,
     Vote,
 )
-from edge_runtime.spsa import (
-    Float64Array,
-    ScalarEstimate,
-    estimate_scalars,
-    projected_gradients,
-)
+from edge_runtime.spsa import ScalarEstimate, estimate_scalars, projected_gradients
 from edge_runtime.tasks import Batch, PromptSet
 from edge_runtime.uplink import Uplink
 from edge_runtime.vote import said_on_grid, said_plainly
+from radio.arrays import Float32Array, Float64Array
 from radio.errors import RadioError, RadioNotSilentError
 from radio.self_closing import silence_each
 

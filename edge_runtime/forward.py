@@ -20,10 +20,11 @@ from typing import TypeVar
 import numpy as np
 
 from edge_runtime.bundle import GRAPH_FILES, Bundle
-from edge_runtime.layer_graphs import BoundLayers, Float32Array, ForwardOutput, LayerGraphs
+from edge_runtime.layer_graphs import BoundLayers, ForwardOutput, LayerGraphs
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.protocol.errors import BundleError
 from edge_runtime.tasks import Batch
+from radio.arrays import Float32Array
 
 __all__ = ["BegunBatch", "Float32Array", "ForwardOutput", "OnnxForward"]
 

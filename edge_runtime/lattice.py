@@ -19,11 +19,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 
 from edge_runtime.protocol.errors import LatticeError
-
-Float32Array = npt.NDArray[np.float32]
+from radio.arrays import Float32Array
 
 HEADROOM_BITS = 1
 FLOOR = 1.0

@@ -32,9 +32,7 @@ from edge_runtime.bundle import (
 from edge_runtime.onnx_runtime import SHARED_ARENA, onnxruntime
 from edge_runtime.protocol.errors import BundleError
 from edge_runtime.tasks import Batch
-
-Float32Array = npt.NDArray[np.float32]
-Int64Array = npt.NDArray[np.int64]
+from radio.arrays import Float32Array, Int64Array
 
 DATA_INPUTS = {"input_ids", "answer_position", "target", "label_token_ids", HIDDEN_INPUT}
 _WHOLE_MODEL = ("model.", "lm_head.")

@@ -36,8 +36,7 @@ from edge_runtime.protocol.direction import (
 from edge_runtime.protocol.errors import LatticeError
 from edge_runtime.protocol.rounds import STEP_QUANTUM, RoundResult
 from edge_runtime.weights_file import check_shape, read_weights
-
-Float32Array = npt.NDArray[np.float32]
+from radio.arrays import Float32Array
 
 TRAINABLE_ALL = "all"
 TRAINABLE_NORMS_AND_BIASES = "norms_and_biases"

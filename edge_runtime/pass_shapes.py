@@ -21,7 +21,8 @@ from __future__ import annotations
 import numpy as np
 
 from edge_runtime.forward import OnnxForward
-from edge_runtime.tasks import Batch, Int64Array, pad_rows
+from edge_runtime.tasks import Batch, pad_rows
+from radio.arrays import Int64Array
 
 MAX_ROWS = 8
 """Rows of one forward pass: smaller passes pad less and spread better over the workers."""

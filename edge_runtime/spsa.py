@@ -23,12 +23,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from edge_runtime.protocol.errors import NonFiniteScalarError
-
-Float32Array = npt.NDArray[np.float32]
-Float64Array = npt.NDArray[np.float64]
+from radio.arrays import Float32Array, Float64Array
 
 _BALL_MARGIN = 2.0**-44
 """A norm of up to 256 numbers is known to 2**-45 of itself in float64."""

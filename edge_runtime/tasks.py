@@ -16,15 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from edge_runtime.protocol.errors import BundleError, TaskError
 from edge_runtime.task_spec import TaskSpec
+from radio.arrays import Int64Array
 
 _logger = logging.getLogger(__name__)
 
-Int64Array = npt.NDArray[np.int64]
 
 PAD_TOKEN_ID = 1
 

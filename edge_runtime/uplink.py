@@ -24,7 +24,7 @@ from edge_runtime.protocol.rounds import (
     SoundingOrder,
     TransmitOrder,
 )
-from radio.checks import Complex64Array
+from radio.arrays import Complex64Array
 from radio.errors import RadioConfigurationError
 from radio.transceiver import Transceiver
 from radio.waveforms.coherent import CoherentWaveform

@@ -13,12 +13,8 @@ from typing import Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from radio.arrays import BurstArray, Complex64Array
 from radio.errors import RadioConfigurationError
-
-Complex64Array = npt.NDArray[np.complex64]
-Complex128Array = npt.NDArray[np.complex128]
-Float64Array = npt.NDArray[np.float64]
-BurstArray = Complex64Array | Complex128Array
 
 
 def check_integer(name: str, value: SupportsIndex, *, minimum: int) -> int:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from radio.checks import Float64Array, check_not_negative, check_positive
+from radio.arrays import Float64Array
+from radio.checks import check_not_negative, check_positive
 from radio.errors import RadioConfigurationError
 from radio.units import db_from_power_ratio
 

@@ -29,14 +29,8 @@ from typing import Self, final
 
 import numpy as np
 
-from radio.checks import (
-    BurstArray,
-    Complex64Array,
-    check_burst,
-    check_exact_burst,
-    check_integer,
-    check_positive,
-)
+from radio.arrays import BurstArray, Complex64Array
+from radio.checks import check_burst, check_exact_burst, check_integer, check_positive
 from radio.errors import (
     RadioConfigurationError,
     RadioSaturationError,

@@ -13,7 +13,8 @@ import math
 
 import numpy as np
 
-from radio.checks import Complex64Array, check_burst, check_not_negative
+from radio.arrays import Complex64Array
+from radio.checks import check_burst, check_not_negative
 from radio.errors import RadioConfigurationError
 
 

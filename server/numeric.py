@@ -1,27 +1,27 @@
-"""What numbers arrays hold, and which ones a plan can be made of."""
+"""The border of the arithmetic: which numbers a plan or a configuration can be made of."""
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
-import numpy.typing as npt
-
 from server.errors import ConfigurationError
 
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
+
+def check_positive(name: str, value: float) -> None:
+    """Return if a number is finite and > 0.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
+    if not (math.isfinite(value) and value > 0):
+        raise ConfigurationError(f"{name}: got {value}, wanted a finite number > 0.")
 
 
-def check_positive(**values: float) -> None:
-    """Return if every value is finite and > 0, or raise ConfigurationError with its name."""
-    for name, value in values.items():
-        if not (math.isfinite(value) and value > 0):
-            raise ConfigurationError(f"{name}: got {value}, wanted a finite number > 0.")
+def check_not_negative(name: str, value: float) -> None:
+    """Return if a number is finite and >= 0.
 
-
-def check_not_negative(**values: float) -> None:
-    """Return if every value is finite and >= 0, or raise ConfigurationError with its name."""
-    for name, value in values.items():
-        if not (math.isfinite(value) and value >= 0):
-            raise ConfigurationError(f"{name}: got {value}, wanted a finite number >= 0.")
+    Raises:
+        ConfigurationError: it is not.
+    """
+    if not (math.isfinite(value) and value >= 0):
+        raise ConfigurationError(f"{name}: got {value}, wanted a finite number >= 0.")

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from edge_runtime.protocol.direction import WEIGHTS_PER_WORD, sign_bytes
-
-Float32Array = npt.NDArray[np.float32]
+from radio.arrays import Float32Array
 
 WORDS_PER_BLOCK = 4
 _CHUNK_WORDS = 1024  # 64 Ki weights: the scratch stays in the second-level cache

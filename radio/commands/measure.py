@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from radio.checks import Complex64Array
+from radio.arrays import Complex64Array
 from radio.commands.radios import add_radio_options, open_radios
 from radio.errors import RadioConfigurationError
 from radio.measurement import (

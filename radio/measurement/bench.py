@@ -8,14 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-from radio.checks import (
-    Complex64Array,
-    Complex128Array,
-    Float64Array,
-    check_integer,
-    check_positive,
-    check_probability,
-)
+from radio.arrays import Complex64Array, Complex128Array, Float64Array
+from radio.checks import check_integer, check_positive, check_probability
 from radio.errors import RadioConfigurationError
 from radio.self_closing import SelfClosing
 from radio.software_air.channel_models import ChannelModel

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from radio.checks import Float64Array, check_integer, check_not_negative
+from radio.arrays import Float64Array
+from radio.checks import check_integer, check_not_negative
 from radio.measurement.bench import Bench, HeldBench, Setting
 from radio.measurement.result import Log, Measurement
 from radio.waveforms import WaveformName

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from radio.checks import Complex64Array, Float64Array, check_integer
+from radio.arrays import Complex64Array, Float64Array
+from radio.checks import check_integer
 from radio.errors import RadioCalibrationError
 from radio.measurement.bench import MAX_SNR_DB, MIN_SNR_DB, Setting
 from radio.measurement.energy import gains_from_pilots, listen, variance_of_gains

@@ -16,7 +16,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from radio.checks import Complex64Array, check_positive
+from radio.arrays import Complex64Array
+from radio.checks import check_positive
 from radio.errors import (
     RadioConfigurationError,
     RadioError,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from radio.checks import Complex64Array, Complex128Array, Float64Array
+from radio.arrays import Complex64Array, Complex128Array, Float64Array
 from radio.recordings.drawing import Figure, FigureCanvasAgg
 from radio.waveforms.coherent import CoherentWaveform
 from radio.waveforms.energy import EnergyWaveform

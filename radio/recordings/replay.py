@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Sequence
 from pathlib import Path
 
-from radio.checks import Complex64Array
+from radio.arrays import Complex64Array
 from radio.errors import RadioConfigurationError, RadioUnavailableError
 from radio.recordings.sigmf import (
     Clock,

@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from radio.checks import Complex64Array, check_burst, check_not_negative, check_positive
+from radio.arrays import Complex64Array
+from radio.checks import check_burst, check_not_negative, check_positive
 from radio.errors import RadioConfigurationError, RadioUnavailableError
 from radio.units import mean_power_dbfs, peak_dbfs
 

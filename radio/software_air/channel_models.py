@@ -15,7 +15,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from radio.checks import Complex128Array, check_integer, check_not_negative
+from radio.arrays import Complex128Array
+from radio.checks import check_integer, check_not_negative
 from radio.errors import RadioConfigurationError
 from radio.units import power_ratio_from_db
 

@@ -44,14 +44,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from radio.checks import (
-    BurstArray,
-    Complex128Array,
-    Float64Array,
-    check_integer,
-    check_not_negative,
-    check_positive,
-)
+from radio.arrays import BurstArray, Complex128Array, Float64Array
+from radio.checks import check_integer, check_not_negative, check_positive
 from radio.errors import RadioConfigurationError
 from radio.units import amplitude_ratio_from_db
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from radio.checks import BurstArray, Complex64Array, check_integer, check_positive
+from radio.arrays import BurstArray, Complex64Array
+from radio.checks import check_integer, check_positive
 from radio.errors import RadioConfigurationError
 from radio.software_air.medium import SoftwareMedium
 from radio.transceiver import Mode, Transceiver

@@ -29,10 +29,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from radio.arrays import BurstArray, Complex64Array, Complex128Array
 from radio.checks import (
-    BurstArray,
-    Complex64Array,
-    Complex128Array,
     check_all_finite,
     check_burst,
     check_exact_burst,

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from radio.checks import Complex128Array
+from radio.arrays import Complex128Array
 
 
 def turns(cycles_per_sample: float, count: int) -> Complex128Array:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from radio.checks import Complex128Array, Float64Array
+from radio.arrays import Complex128Array, Float64Array
 
 _TAPS = 24
 _PARTS = 1024

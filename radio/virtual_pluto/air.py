@@ -28,7 +28,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from radio.checks import Complex64Array, Complex128Array, check_not_negative
+from radio.arrays import Complex64Array, Complex128Array
+from radio.checks import check_not_negative
 from radio.errors import RadioConfigurationError
 from radio.software_air.impairments import Impairments
 from radio.software_air.phasors import turn, turns

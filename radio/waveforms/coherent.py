@@ -36,14 +36,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from radio.checks import (
-    Complex64Array,
-    Complex128Array,
-    check_all_finite,
-    check_integer,
-    check_not_negative,
-    check_positive,
-)
+from radio.arrays import Complex64Array, Complex128Array
+from radio.checks import check_all_finite, check_integer, check_not_negative, check_positive
 from radio.errors import RadioConfigurationError
 from radio.waveforms.error_model import (
     gain_error_variance,

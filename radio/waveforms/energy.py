@@ -47,18 +47,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from radio.checks import (
-    Complex64Array,
-    Float64Array,
-    check_all_finite,
-    check_integer,
-    check_not_negative,
-    check_positive,
-)
+from radio.arrays import Complex64Array, Float64Array, Int64Array
+from radio.checks import check_all_finite, check_integer, check_not_negative, check_positive
 from radio.errors import RadioConfigurationError
 from radio.units import amplitude_ratio_from_db
-
-Int64Array = npt.NDArray[np.int64]
 
 MAX_DRAWS = 100
 """So often are phases drawn again that peak above full scale; half a percent do so at 12 dB."""

@@ -29,7 +29,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from radio.checks import Float64Array, check_integer, check_not_negative, check_positive
+from radio.arrays import Float64Array
+from radio.checks import check_integer, check_not_negative, check_positive
 from radio.errors import RadioCalibrationError
 from radio.waveforms.energy import PILOT_POWERS, BandEnergies, EnergyWaveform
 from radio.waveforms.energy_error_model import pilot_relative_error

@@ -28,13 +28,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from radio.checks import (
-    Float64Array,
-    check_integer,
-    check_not_negative,
-    check_paired,
-    check_positive,
-)
+from radio.arrays import Float64Array
+from radio.checks import check_integer, check_not_negative, check_paired, check_positive
 from radio.waveforms.energy import PILOT_POWERS, BandEnergies, EnergyWaveform, Mapping
 
 

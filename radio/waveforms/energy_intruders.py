@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from radio.checks import Float64Array
+from radio.arrays import Float64Array
 from radio.waveforms.energy import EnergyWaveform
 
 WIDTH = 5

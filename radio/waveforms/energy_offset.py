@@ -20,7 +20,7 @@ import math
 
 import numpy as np
 
-from radio.checks import Complex64Array
+from radio.arrays import Complex64Array
 from radio.waveforms.energy import EnergyWaveform
 
 MAX_SEARCH_HZ = 50e3

@@ -17,8 +17,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from radio.arrays import Float64Array
 from radio.checks import (
-    Float64Array,
     check_all_finite,
     check_integer,
     check_not_negative,

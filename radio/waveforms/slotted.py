@@ -38,14 +38,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from radio.checks import (
-    Complex64Array,
-    Complex128Array,
-    check_all_finite,
-    check_integer,
-    check_not_negative,
-    check_positive,
-)
+from radio.arrays import BoolArray, Complex64Array, Complex128Array
+from radio.checks import check_all_finite, check_integer, check_not_negative, check_positive
 from radio.errors import RadioConfigurationError
 
 PREAMBLE_SYMBOLS = 64
@@ -55,8 +49,6 @@ MAX_CLOCK_PPM = 60.0
 """Of a device's sampling clock beside the receiver's: 25 ppm at both ends, and warming up."""
 
 _SLIPS_PER_SAMPLE = 2
-
-BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)

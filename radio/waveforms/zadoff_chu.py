@@ -14,7 +14,8 @@ import math
 
 import numpy as np
 
-from radio.checks import Complex128Array, check_integer
+from radio.arrays import Complex128Array
+from radio.checks import check_integer
 from radio.errors import RadioConfigurationError
 
 

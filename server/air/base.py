@@ -12,7 +12,7 @@ from edge_runtime.control.channel import ControlChannel
 from edge_runtime.protocol.errors import NonFiniteScalarError
 from edge_runtime.protocol.rounds import Participation, RoundPlan, RoundReport, SoundingOrder
 from edge_runtime.uplink import SendingGate
-from radio.checks import Complex64Array
+from radio.arrays import Complex64Array
 from radio.errors import RadioCalibrationError, RadioError
 from radio.transceiver import Transceiver
 from radio.waveforms.coherent import ChannelEstimate

@@ -25,7 +25,7 @@ from edge_runtime.protocol.rounds import (
     RoundPlan,
     SilenceOrder,
 )
-from radio.checks import Complex64Array, Float64Array
+from radio.arrays import Complex64Array, Float64Array
 from radio.errors import RadioCalibrationError
 from radio.waveforms.energy import BandEnergies, EnergyWaveform
 from radio.waveforms.energy_calibration import Calibration, CalibrationLimits, Moment, calibrate

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from radio.checks import Complex64Array
+from radio.arrays import Complex64Array
 from radio.errors import RadioError
 from radio.recordings.sigmf import META_SUFFIX, Clock, Recording, begin_of, save_recording
 from radio.transceiver import Transceiver

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
+from radio.arrays import Float64Array
 from server.config.section import Section
 from server.errors import ConfigurationError
-from server.numeric import FloatArray
 from server.power.limits import PowerLimits
 
 _Each = float | tuple[float, ...] | None
@@ -51,7 +51,7 @@ class PowerLimitsSection(Section, frozen=True, forbid_unknown_fields=True, kw_on
             ConfigurationError: a value out of range, or not one for every device.
         """
 
-        def each(name: str, default: float) -> FloatArray:
+        def each(name: str, default: float) -> Float64Array:
             value = getattr(self, name)
             values = np.asarray(default if value is None else value, dtype=np.float64)
             if values.shape not in ((), (num_devices,)):

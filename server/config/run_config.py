@@ -28,8 +28,9 @@ from radio.software_air.impairments import Impairments, impairments_from_name
 from radio.waveforms.energy_calibration import check_can_be_heard
 from server.config.power_limits import PowerLimitsSection
 from server.config.radio import PlutoSection, RadioSection, VirtualPlutoSection
-from server.config.section import Section, check_count, check_positive, check_within
+from server.config.section import Section, check_count, check_within
 from server.errors import ConfigurationError
+from server.numeric import check_positive
 from server.power.catalogue import (
     EQUAL_NOISE_POLICIES,
     check_plans_full_rounds,

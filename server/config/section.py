@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import msgspec
 
 from server.errors import ConfigurationError
@@ -35,13 +33,3 @@ def check_within(name: str, value: float, low: float, high: float) -> None:
     """
     if not low <= value <= high:
         raise ConfigurationError(f"{name}: got {value}, wanted {low} to {high}.")
-
-
-def check_positive(name: str, value: float) -> None:
-    """Return if a number is finite and above 0.
-
-    Raises:
-        ConfigurationError: it is not.
-    """
-    if not (value > 0 and math.isfinite(value)):
-        raise ConfigurationError(f"{name}: got {value}, wanted a finite number > 0.")

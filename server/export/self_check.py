@@ -30,9 +30,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from edge_runtime.protocol.errors import BundleError
+from radio.arrays import Float32Array, Int64Array
 from server.errors import ExportError
 from server.export.architecture import (
     EMBEDDING,
@@ -45,8 +45,6 @@ from server.export.interface import check_interfaces
 
 logger = logging.getLogger(__name__)
 
-Float32Array = npt.NDArray[np.float32]
-Int64Array = npt.NDArray[np.int64]
 
 TOLERANCE = 5e-5
 """Float32 sums in another order differ by some 5e-6 of the logits; ten times that is a fault."""

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+from radio.arrays import Float64Array
 from radio.waveforms.error_model import (
     amplitude_error_bound,
     gain_error_variance,
     noise_power_upper_bound,
 )
 from server.config.run_config import RunConfig
-from server.numeric import FloatArray
 
-_Number = TypeVar("_Number", float, FloatArray)
+_Number = TypeVar("_Number", float, Float64Array)
 
 MAX_AMPLITUDE_ERROR = 0.5
 """A device whose gain is known worse than this stays silent: its noise price would explode."""

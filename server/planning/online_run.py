@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.protocol.rounds import Access
+from radio.arrays import BoolArray, Float64Array
 from radio.software_air.channel_models import channel_from_name
 from server.config.run_config import RunConfig
-from server.numeric import BoolArray, FloatArray
 from server.planning.gain_error import MAX_AMPLITUDE_ERROR, gain_error_bound, sensitivity_growth
 from server.planning.privacy_terms import PrivacyTerms, expected_dropouts, round_weights
 from server.power.causal_policy import CausalPolicy
@@ -103,7 +103,7 @@ class RunPlanner:
         gains: npt.NDArray[np.complex128],
         may_speak: BoolArray,
         amplitude_error: float,
-        spent: FloatArray,
+        spent: Float64Array,
     ) -> PowerPlan:
         """One round, after those that were noted.
 
@@ -135,8 +135,8 @@ class RunPlanner:
     def _schedule(
         self,
         position: int,
-        power_gains: FloatArray,
-        left: FloatArray,
+        power_gains: Float64Array,
+        left: Float64Array,
         may_speak: BoolArray,
         sensitivity: float,
     ) -> Schedule:
@@ -174,7 +174,7 @@ class RunPlanner:
         )
 
 
-def policy_weights(config: RunConfig, num_rounds: int) -> FloatArray:
+def policy_weights(config: RunConfig, num_rounds: int) -> Float64Array:
     """omega as the policy takes it: its opposite order for ``reversed`` [T]."""
     weights = round_weights(config, num_rounds)
     return weights[::-1].copy() if config.power_policy == "reversed" else weights

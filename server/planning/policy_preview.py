@@ -18,9 +18,9 @@ import msgspec
 import numpy as np
 
 from edge_runtime.protocol.rounds import Access, Vote
+from radio.arrays import BoolArray, Float64Array
 from server.config.run_config import RunConfig
 from server.errors import ConfigurationError, ServerError
-from server.numeric import BoolArray, FloatArray
 from server.planning.expected_noise import radio_sum_std
 from server.planning.online_run import assumed_problem, causal_policy, policy_weights
 from server.planning.privacy_terms import (
@@ -76,17 +76,17 @@ class PolicyPreview:
 
     name: str
     refusal: str = ""
-    own_noise_std: FloatArray = dataclasses.field(default_factory=lambda: np.empty(0))
-    radio_noise_std: FloatArray = dataclasses.field(default_factory=lambda: np.empty(0))
-    num_speakers: FloatArray = dataclasses.field(default_factory=lambda: np.empty(0))
+    own_noise_std: Float64Array = dataclasses.field(default_factory=lambda: np.empty(0))
+    radio_noise_std: Float64Array = dataclasses.field(default_factory=lambda: np.empty(0))
+    num_speakers: Float64Array = dataclasses.field(default_factory=lambda: np.empty(0))
     power_db: float = math.nan
     checkpoints: tuple[int, ...] = ()
     epsilon: tuple[float, ...] = ()
 
     @property
-    def mean_noise_std(self) -> FloatArray:
+    def mean_noise_std(self) -> Float64Array:
         """Of everything on a round's means [T]; infinite where nobody speaks."""
-        total: FloatArray = np.hypot(self.own_noise_std, self.radio_noise_std)
+        total: Float64Array = np.hypot(self.own_noise_std, self.radio_noise_std)
         return np.where(self.num_speakers > 0, total, math.inf)
 
 
@@ -260,7 +260,7 @@ def planned_in_hindsight(
     never = np.full(problem.num_rounds, math.inf)
     multiplier = 1.0
 
-    def costs_at(tau: float) -> FloatArray:
+    def costs_at(tau: float) -> Float64Array:
         nonlocal multiplier
         multiplier = tau
         return respond(tau)[0]
@@ -270,7 +270,7 @@ def planned_in_hindsight(
 
 
 def _of_schedule(
-    config: RunConfig, terms: PrivacyTerms, schedule: Schedule, costs: FloatArray
+    config: RunConfig, terms: PrivacyTerms, schedule: Schedule, costs: Float64Array
 ) -> PolicyPreview:
     largest = config.largest_number
     spoken = ~schedule.is_silent
@@ -355,7 +355,7 @@ def _no_terms(config: RunConfig) -> PrivacyTerms:
 
 
 def _epsilon_over_rounds(
-    config: RunConfig, terms: PrivacyTerms, costs: FloatArray
+    config: RunConfig, terms: PrivacyTerms, costs: Float64Array
 ) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """Spent at some rounds, with prices y of all of them."""
     delta = config.privacy.delta - csi_delta(config, 1) if config.privacy.enabled else 0.0

@@ -14,9 +14,9 @@ import numpy as np
 
 from edge_runtime import number_grid
 from edge_runtime.protocol.rounds import Access, Vote
+from radio.arrays import Float64Array
 from server.config.run_config import RunConfig
 from server.errors import PrivacyError
-from server.numeric import FloatArray
 from server.power.catalogue import OWN_NOISE_POLICIES, own_noise_costs
 from server.power.policies.subsampled import subsampled_offsets
 from server.power.reserve import Dropouts, budget_to_plan_with, multiplier_to_plan_with
@@ -214,9 +214,9 @@ def _gaussian_multipliers(
     return tuple(multiplier_above(1.0 / math.sqrt(2.0 * cost)) for cost in costs)
 
 
-def round_weights(config: RunConfig, num_rounds: int) -> FloatArray:
+def round_weights(config: RunConfig, num_rounds: int) -> Float64Array:
     """omega of the last rounds of a run: what is left of each one's noise at the end."""
-    weights: FloatArray = config.power.contraction ** np.arange(num_rounds - 1, -1, -1.0)
+    weights: Float64Array = config.power.contraction ** np.arange(num_rounds - 1, -1, -1.0)
     return weights
 
 

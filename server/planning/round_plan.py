@@ -27,11 +27,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edge_runtime.protocol.rounds import Access, Vote
+from radio.arrays import Float64Array
 from radio.waveforms.coherent import ChannelEstimate
 from radio.waveforms.energy_calibration import Calibration
 from radio.waveforms.error_model import receiver_noise_std
 from server.config.run_config import RunConfig
-from server.numeric import FloatArray
 from server.planning.gain_error import MAX_AMPLITUDE_ERROR, gain_error_bound, sensitivity_growth
 from server.planning.online_run import RunPlanner
 from server.planning.privacy_statement import check_assumption
@@ -83,7 +83,7 @@ def plan_round(
     channel: ChannelKnowledge,
     noise_symbols: int,
     planner: RunPlanner | None = None,
-    spent: FloatArray | None = None,
+    spent: Float64Array | None = None,
 ) -> PlannedRound:
     """Who speaks, how loud, and with how much noise.
 
@@ -112,7 +112,7 @@ def _plan_superposed(
     channel: ChannelEstimate,
     noise_symbols: int,
     planner: RunPlanner | None,
-    spent: FloatArray | None,
+    spent: Float64Array | None,
 ) -> PlannedRound:
     radio = config.radio
     min_gain, gain_error = radio.min_gain, 0.0

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge_runtime.protocol.rounds import Access, Vote
+from radio.arrays import Float64Array
 from server.errors import ConfigurationError
-from server.numeric import FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +134,8 @@ def check_plans_full_rounds(name: str, access: Access, vote: Vote) -> None:
 
 
 def own_noise_costs(
-    name: str, *, weights: FloatArray, sensitivities: FloatArray, budget: float
-) -> FloatArray:
+    name: str, *, weights: Float64Array, sensitivities: Float64Array, budget: float
+) -> Float64Array:
     """Prices of rounds without subsampling by their weights alone; noise is Delta / sqrt(2 y).
 
     ``optimal`` deals the budget out as b = Delta sqrt(omega), ``reversed`` as the weights of the

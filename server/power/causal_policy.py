@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from server.numeric import BoolArray, FloatArray
+from radio.arrays import BoolArray, Float64Array
 from server.power.schedule import (
     PlanningProblem,
     Schedule,
     with_most_artificial_noise,
 )
 
-Response = Callable[[float], tuple[FloatArray, BoolArray]]
+Response = Callable[[float], tuple[Float64Array, BoolArray]]
 """x -> prices y [T], none of them falling as x grows, and who speaks [K, T]."""
 
 
@@ -34,11 +34,11 @@ class CausalPolicy:
 
     name: str
     respond: Callable[[PlanningProblem, BoolArray], Response]
-    carry_out: Callable[[PlanningProblem, FloatArray, BoolArray], Schedule] | None = None
+    carry_out: Callable[[PlanningProblem, Float64Array, BoolArray], Schedule] | None = None
     is_fixed: bool = False
 
     def schedule(
-        self, problem: PlanningProblem, costs: FloatArray, speakers: BoolArray
+        self, problem: PlanningProblem, costs: Float64Array, speakers: BoolArray
     ) -> Schedule:
         """Levels and noises of these prices, checked against every limit.
 

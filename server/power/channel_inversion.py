@@ -142,17 +142,13 @@ def plan_static(
     Source: theory.md, sections 1 and 5.3.
     """
     gains = _check_gains(gain_estimates)
-    check_positive(
-        max_amplitude=max_amplitude,
-        scalar_bound=scalar_bound,
-        min_gain=min_gain,
-        peak_factor=peak_factor,
-    )
-    check_not_negative(
-        required_noise_std=required_noise_std,
-        num_missing=num_missing,
-        trusted_noise_power=trusted_noise_power,
-    )
+    check_positive("max_amplitude", max_amplitude)
+    check_positive("scalar_bound", scalar_bound)
+    check_positive("min_gain", min_gain)
+    check_positive("peak_factor", peak_factor)
+    check_not_negative("required_noise_std", required_noise_std)
+    check_not_negative("num_missing", num_missing)
+    check_not_negative("trusted_noise_power", trusted_noise_power)
     magnitudes = {k: abs(gain) for k, gain in enumerate(gains)}
     participants = tuple(k for k, magnitude in magnitudes.items() if magnitude >= min_gain)
     silent = tuple(k for k, magnitude in magnitudes.items() if magnitude < min_gain)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from server.numeric import FloatArray
+from radio.arrays import Float64Array
 from server.power.policies import equal_split, sign
 from server.power.policies.optimal import everybody
 from server.power.round_costs import RoundCosts
@@ -192,8 +192,8 @@ def library() -> Any:
     return cvxpy
 
 
-def _even_costs(problem: PlanningProblem) -> FloatArray:
+def _even_costs(problem: PlanningProblem) -> Float64Array:
     """An equal price for every round, or what it costs without noise of its own."""
     largest = RoundCosts.of(problem, everybody(problem)).largest
-    costs: FloatArray = np.minimum(problem.budget / problem.num_rounds, largest)
+    costs: Float64Array = np.minimum(problem.budget / problem.num_rounds, largest)
     return costs

@@ -122,8 +122,11 @@ def plan_energy(
 
     Source: theory.md, sections 1.1 and 11; levels and weights are ours.
     """
-    check_positive(max_amplitude=max_amplitude, scalar_bound=scalar_bound, min_gain=min_gain)
-    check_not_negative(noise_std=noise_std, air_noise_std=air_noise_std)
+    check_positive("max_amplitude", max_amplitude)
+    check_positive("scalar_bound", scalar_bound)
+    check_positive("min_gain", min_gain)
+    check_not_negative("noise_std", noise_std)
+    check_not_negative("air_noise_std", air_noise_std)
     devices = range(calibration.num_devices)
     heard = {k: calibration.gains(k) for k in devices if calibration.is_heard(k)}
     gains = {k: both for k, both in heard.items() if min(both) >= min_gain}

@@ -6,14 +6,15 @@ import math
 
 import numpy as np
 
+from radio.arrays import Float64Array
 from server.errors import ConfigurationError
-from server.numeric import FloatArray, check_not_negative, check_positive
+from server.numeric import check_not_negative, check_positive
 
 
 def noise_to_clip_ratio(*, mean_noise_std: float, clip: float) -> float:
     """Noise of the mean estimate in units of the clip; far above 1 nothing is learnt in a round."""
-    check_positive(clip=clip)
-    check_not_negative(mean_noise_std=mean_noise_std)
+    check_positive("clip", clip)
+    check_not_negative("mean_noise_std", mean_noise_std)
     return mean_noise_std / clip
 
 
@@ -38,8 +39,8 @@ def information_ceiling_nats(
 
     Source: theory.md, section 4.6, for Q = 1. For more, equal shares of the power give the most.
     """
-    check_positive(clip=clip)
-    check_not_negative(sum_noise_std=sum_noise_std)
+    check_positive("clip", clip)
+    check_not_negative("sum_noise_std", sum_noise_std)
     _check_count(num_rounds=num_rounds, num_devices=num_devices, num_scalars=num_scalars)
     if sum_noise_std == 0:
         return math.inf
@@ -48,7 +49,7 @@ def information_ceiling_nats(
     return 0.5 * num_rounds * num_scalars * per_number
 
 
-def effective_rounds(mean_noise_std: FloatArray, typical_number: float) -> float:
+def effective_rounds(mean_noise_std: Float64Array, typical_number: float) -> float:
     """How many rounds without noise a run is worth: sum_t S / (S + nu_t).
 
     The best step on a number of power S under noise of variance nu is shorter by that factor
@@ -63,7 +64,7 @@ def effective_rounds(mean_noise_std: FloatArray, typical_number: float) -> float
 
     Source: theory.md, section 4.4.
     """
-    check_positive(typical_number=typical_number)
+    check_positive("typical_number", typical_number)
     if np.any(np.isnan(mean_noise_std)) or np.any(mean_noise_std < 0.0):
         raise ConfigurationError("mean_noise_std: wanted numbers >= 0.")
     return float(np.sum(1.0 / (1.0 + np.square(mean_noise_std / typical_number))))

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from radio.arrays import BoolArray, Float64Array
 from server.errors import ConfigurationError
-from server.numeric import BoolArray, FloatArray
 from server.power.schedule import (
     FEASIBILITY_SLACK,
     InfeasiblePlanError,
@@ -39,10 +39,10 @@ class PowerLimits:
         ConfigurationError: a value out of range, or more wanted of a device than it is allowed.
     """
 
-    max_energy: FloatArray | float = math.inf
-    max_duty: FloatArray | float = 1.0
-    min_duty: FloatArray | float = 0.0
-    peak_caps: FloatArray | float = math.inf
+    max_energy: Float64Array | float = math.inf
+    max_duty: Float64Array | float = 1.0
+    min_duty: Float64Array | float = 0.0
+    peak_caps: Float64Array | float = math.inf
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -59,16 +59,16 @@ class PowerLimits:
                 f"min_duty: got {least}, wanted 0 to max_duty = {self.max_duty}."
             )
 
-    def energies_allowed(self, num_devices: int) -> FloatArray:
+    def energies_allowed(self, num_devices: int) -> Float64Array:
         """Of every device [K]."""
         return _each("max_energy", self.max_energy, num_devices)
 
-    def duties(self, num_devices: int) -> tuple[FloatArray, FloatArray]:
+    def duties(self, num_devices: int) -> tuple[Float64Array, Float64Array]:
         """Smallest and largest share of the rounds of every device [K]."""
         least = _each("min_duty", self.min_duty, num_devices)
         return least, _each("max_duty", self.max_duty, num_devices)
 
-    def powers_allowed(self, problem: PlanningProblem) -> FloatArray:
+    def powers_allowed(self, problem: PlanningProblem) -> Float64Array:
         """Squared peak amplitude of every device [K]."""
         caps = _each("peak_caps", self.peak_caps, problem.num_devices)
         return np.minimum(caps, problem.max_power)
@@ -93,7 +93,7 @@ class PowerLimits:
             chosen[device, order[:count]] = True
         return chosen
 
-    def check(self, schedule: Schedule, repeats: FloatArray | None = None) -> Schedule:
+    def check(self, schedule: Schedule, repeats: Float64Array | None = None) -> Schedule:
         """A schedule itself, if it keeps these limits.
 
         Args:
@@ -133,7 +133,7 @@ class PowerLimits:
         return schedule
 
 
-def energies(schedule: Schedule, repeats: FloatArray | None = None) -> FloatArray:
+def energies(schedule: Schedule, repeats: Float64Array | None = None) -> Float64Array:
     """Sum of e_kt of every device [K], each round as often as it repeats."""
     each = mean_squares(schedule)
     if repeats is not None:
@@ -141,7 +141,7 @@ def energies(schedule: Schedule, repeats: FloatArray | None = None) -> FloatArra
     return np.array([math.fsum(row) for row in each])
 
 
-def mean_squares(schedule: Schedule) -> FloatArray:
+def mean_squares(schedule: Schedule) -> Float64Array:
     """e_kt [K, T], 0 for who is silent."""
     problem = schedule.problem
     with np.errstate(invalid="ignore"):
@@ -151,7 +151,7 @@ def mean_squares(schedule: Schedule) -> FloatArray:
     return np.where(schedule.speakers, each, 0.0)
 
 
-def _each(name: str, value: FloatArray | float, num_devices: int) -> FloatArray:
+def _each(name: str, value: Float64Array | float, num_devices: int) -> Float64Array:
     values = np.asarray(value, dtype=np.float64)
     if values.shape not in ((), (num_devices,)):
         raise ConfigurationError(

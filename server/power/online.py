@@ -29,8 +29,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from radio.arrays import BoolArray, Float64Array
 from server.errors import ConfigurationError
-from server.numeric import BoolArray, FloatArray
 from server.power.causal_policy import CausalPolicy, Response
 from server.power.policies import optimal
 from server.power.policies.optimal import everybody
@@ -74,7 +74,7 @@ class OnlinePlanner:
     def __init__(
         self,
         assumed: PlanningProblem,
-        weights: FloatArray,
+        weights: Float64Array,
         rule: Rule,
         policy: CausalPolicy = optimal.AS_IT_GOES,
         assumed_speakers: BoolArray | None = None,
@@ -111,7 +111,7 @@ class OnlinePlanner:
         """Of the run, by `plan_round`."""
         return len(self._weights) - len(self._spent)
 
-    def plan_round(self, power_gains: FloatArray) -> Schedule:
+    def plan_round(self, power_gains: Float64Array) -> Schedule:
         """The next round, on its channel; what it pays is remembered.
 
         Args:
@@ -132,7 +132,7 @@ class OnlinePlanner:
     def plan(
         self,
         position: int,
-        power_gains: FloatArray,
+        power_gains: Float64Array,
         remaining: float,
         *,
         may_speak: BoolArray | None = None,
@@ -168,7 +168,7 @@ class OnlinePlanner:
 
     def _decide(
         self, present: PlanningProblem, may_speak: BoolArray, position: int, remaining: float
-    ) -> tuple[FloatArray, BoolArray]:
+    ) -> tuple[Float64Array, BoolArray]:
         if self._rule is Rule.MPC:
             respond = self._policy.respond(present.with_weights(np.ones(1)), may_speak)
             return self._by_expectation(respond, position, remaining)
@@ -185,7 +185,7 @@ class OnlinePlanner:
 
     def _by_expectation(
         self, respond: Response, position: int, remaining: float
-    ) -> tuple[FloatArray, BoolArray]:
+    ) -> tuple[Float64Array, BoolArray]:
         assert self._expected is not None
         roots = np.sqrt(self._weights[position:])
         log_tail = np.log(roots[1:])
@@ -199,14 +199,14 @@ class OnlinePlanner:
         return respond(roots[0] * math.exp(low))
 
 
-def _as_if_all_alike(rounds: RoundCosts, tail: FloatArray, remaining: float) -> float:
+def _as_if_all_alike(rounds: RoundCosts, tail: Float64Array, remaining: float) -> float:
     """The present round's price, if all that come had its channel."""
     count = len(tail)
     largest = np.full(count, rounds.largest[0])
 
-    def at(tau: float) -> FloatArray:
+    def at(tau: float) -> Float64Array:
         inner = np.minimum(rounds.fitting[0], math.sqrt(rounds.steepness[0]) * tail * tau)
-        costs: FloatArray = np.minimum(largest, np.maximum(tail * tau, inner))
+        costs: Float64Array = np.minimum(largest, np.maximum(tail * tau, inner))
         return costs
 
     return float(fill(at, remaining, largest)[0])
@@ -238,7 +238,7 @@ class _ExpectedCost:
         self._log_x = np.linspace(*self.log_range, _GRID_POINTS)
         self._costs = np.array([mean_cost(x) for x in self._log_x])
 
-    def total(self, log_x: FloatArray) -> float:
+    def total(self, log_x: Float64Array) -> float:
         """Sum over rounds; nothing below the table, its end above."""
         return float(np.interp(log_x, self._log_x, self._costs, left=0.0).sum())
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from server.numeric import BoolArray, FloatArray
+from radio.arrays import BoolArray, Float64Array
 from server.power.limits import PowerLimits, energies
 from server.power.policies.limited import NAME, plan_limited
 from server.power.policies.optimal import optimal_for
@@ -49,15 +49,15 @@ class PowerUsed:
         rounds: in which it was asked to speak [K].
     """
 
-    energy: FloatArray
-    rounds: FloatArray
+    energy: Float64Array
+    rounds: Float64Array
 
     @classmethod
     def nothing(cls, num_devices: int) -> PowerUsed:
         """At the start of a run."""
         return cls(np.zeros(num_devices), np.zeros(num_devices))
 
-    def and_round(self, energy: FloatArray) -> PowerUsed:
+    def and_round(self, energy: Float64Array) -> PowerUsed:
         """After one more round, with what each device sent in it [K]."""
         return PowerUsed(self.energy + energy, self.rounds + (energy > 0.0))
 
@@ -77,7 +77,7 @@ class RecedingHorizonPlanner:
     def __init__(
         self,
         assumed: PlanningProblem,
-        weights: FloatArray,
+        weights: Float64Array,
         limits: PowerLimits,
         assumed_speakers: BoolArray,
         rounds_before: int = 0,
@@ -94,8 +94,8 @@ class RecedingHorizonPlanner:
     def plan(
         self,
         position: int,
-        power_gains: FloatArray,
-        accounts: FloatArray,
+        power_gains: Float64Array,
+        accounts: Float64Array,
         used: PowerUsed,
         *,
         may_speak: BoolArray,
@@ -142,8 +142,8 @@ class RecedingHorizonPlanner:
         return _first_of(whole, dataclasses.replace(present, budget=problem.budget))
 
     def _horizon(
-        self, position: int, power_gains: FloatArray, may_speak: BoolArray, sensitivity: float
-    ) -> tuple[PlanningProblem, BoolArray, FloatArray]:
+        self, position: int, power_gains: Float64Array, may_speak: BoolArray, sensitivity: float
+    ) -> tuple[PlanningProblem, BoolArray, Float64Array]:
         """The present round and those that stand for the others; who is loud enough; how many."""
         to_come = self._weights[position + 1 :]
         num_draws = min(HORIZON, len(to_come), self._assumed.num_rounds)
@@ -177,7 +177,7 @@ class RecedingHorizonPlanner:
         wished: BoolArray = (chosen | has_to) & allowed & loud
         return wished
 
-    def _in_best(self, power_gains: FloatArray, shares: FloatArray) -> BoolArray:
+    def _in_best(self, power_gains: Float64Array, shares: Float64Array) -> BoolArray:
         """Whether gains [K, any] are in the upper shares [K] of what is assumed."""
         count = self._ranked.shape[1]
         num_above = np.stack(
@@ -194,7 +194,7 @@ class RecedingHorizonPlanner:
         problem: PlanningProblem,
         wished: BoolArray,
         limits: PowerLimits,
-        repeats: FloatArray,
+        repeats: Float64Array,
     ) -> BoolArray:
         """Devices whose batteries would not last are put into their best rounds, one by one."""
         allowed = limits.energies_allowed(problem.num_devices)

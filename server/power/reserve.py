@@ -30,8 +30,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binom
 
+from radio.arrays import Float64Array
 from server.errors import ConfigurationError
-from server.numeric import FloatArray
 
 STANDARD_DEVIATIONS = 5.0
 """z: a full-price run with the dropouts it was told of ends early once in some millions."""
@@ -69,7 +69,7 @@ class Dropouts:
             )
 
     @property
-    def factors(self) -> tuple[FloatArray, FloatArray]:
+    def factors(self) -> tuple[Float64Array, Float64Array]:
         """f for 0 to K - 1 devices missing, and how likely each is if somebody speaks."""
         missing = np.arange(self.num_devices)
         chances = binom.pmf(missing, self.num_devices, self.probability)
@@ -82,7 +82,7 @@ class Dropouts:
         return _moments(*self.factors)
 
 
-def budget_to_plan_with(budget: float, costs: FloatArray, dropouts: Dropouts) -> float:
+def budget_to_plan_with(budget: float, costs: Float64Array, dropouts: Dropouts) -> float:
     """R', of a plan whose prices are in the proportions of ``costs``.
 
     Args:
@@ -127,6 +127,6 @@ def multiplier_to_plan_with(multiplier: float, num_rounds: int, dropouts: Dropou
     return 1.0 / math.sqrt(low)
 
 
-def _moments(values: FloatArray, chances: FloatArray) -> tuple[float, float]:
+def _moments(values: Float64Array, chances: Float64Array) -> tuple[float, float]:
     mean = float(np.sum(chances * values))
     return mean, math.sqrt(max(0.0, float(np.sum(chances * np.square(values - mean)))))

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from server.numeric import BoolArray, FloatArray
+from radio.arrays import BoolArray, Float64Array
 from server.power.schedule import PlanningProblem
 
 
@@ -46,14 +46,14 @@ class RoundCosts:
     """
 
     problem: PlanningProblem
-    num_speakers: FloatArray
-    least: FloatArray
-    total_reach: FloatArray
-    total_need: FloatArray
-    largest: FloatArray
-    fitting: FloatArray
-    slopes: FloatArray
-    steepness: FloatArray
+    num_speakers: Float64Array
+    least: Float64Array
+    total_reach: Float64Array
+    total_need: Float64Array
+    largest: Float64Array
+    fitting: Float64Array
+    slopes: Float64Array
+    steepness: Float64Array
 
     @classmethod
     def of(cls, problem: PlanningProblem, speakers: BoolArray) -> RoundCosts:
@@ -82,13 +82,13 @@ class RoundCosts:
             steepness=np.where(spoken, steepness, 1.0),
         )
 
-    def at(self, tau: float) -> FloatArray:
+    def at(self, tau: float) -> Float64Array:
         """y(tau)."""
         inner = np.minimum(self.fitting, np.sqrt(self.steepness) * self.slopes * tau)
-        costs: FloatArray = np.minimum(self.largest, np.maximum(self.slopes * tau, inner))
+        costs: Float64Array = np.minimum(self.largest, np.maximum(self.slopes * tau, inner))
         return costs
 
-    def mean_noise(self, costs: FloatArray) -> FloatArray:
+    def mean_noise(self, costs: Float64Array) -> Float64Array:
         """x(y) / n^2; infinite in silent rounds."""
         problem = self.problem
         counted = problem.noise_of_costs(costs)

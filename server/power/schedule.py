@@ -35,8 +35,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from radio.arrays import BoolArray, Float64Array
 from server.errors import ConfigurationError
-from server.numeric import BoolArray, FloatArray, check_not_negative, check_positive
+from server.numeric import check_not_negative, check_positive
 from server.power.channel_inversion import DEFAULT_PEAK_FACTOR
 
 FEASIBILITY_SLACK = 1e-9
@@ -73,10 +74,10 @@ class PlanningProblem:
         ConfigurationError: shapes that do not fit, or a value out of range.
     """
 
-    power_gains: FloatArray
-    bounds: FloatArray
-    sensitivities: FloatArray
-    weights: FloatArray
+    power_gains: Float64Array
+    bounds: Float64Array
+    sensitivities: Float64Array
+    weights: Float64Array
     noise_power: float
     budget: float
     max_power: float = 1.0
@@ -97,14 +98,16 @@ class PlanningProblem:
             values = getattr(self, name)
             if not np.all(np.isfinite(values) & (values > 0)):
                 raise ConfigurationError(f"{name}: wanted finite numbers > 0 only.")
-        check_positive(budget=self.budget, max_power=self.max_power)
-        check_not_negative(noise_power=self.noise_power, peak_factor=self.peak_factor)
+        check_positive("budget", self.budget)
+        check_positive("max_power", self.max_power)
+        check_not_negative("noise_power", self.noise_power)
+        check_not_negative("peak_factor", self.peak_factor)
         if not 0.0 <= self.trusted_noise_fraction <= 1.0:
             raise ConfigurationError(
                 f"trusted_noise_fraction: got {self.trusted_noise_fraction}, wanted 0 to 1."
             )
 
-    def _check_shape(self, name: str, values: FloatArray, ndim: int) -> tuple[int, ...]:
+    def _check_shape(self, name: str, values: Float64Array, ndim: int) -> tuple[int, ...]:
         shape: tuple[int, ...] = np.shape(values)
         if len(shape) != ndim or 0 in shape:
             raise ConfigurationError(f"{name}: got shape {shape}, wanted {ndim} axes, none empty.")
@@ -126,30 +129,30 @@ class PlanningProblem:
         return self.trusted_noise_fraction * self.noise_power
 
     @property
-    def needs(self) -> FloatArray:
+    def needs(self) -> Float64Array:
         """g [K]: what a device's bound takes of its reach."""
         if self.peak_factor == 0.0:
             return np.square(self.bounds)
         return np.square(self.bounds / self.peak_factor)
 
     @property
-    def reaches(self) -> FloatArray:
+    def reaches(self) -> Float64Array:
         """r [K, T]: how far a device's power goes at a = 1."""
         if self.peak_factor == 0.0:
             return self.max_power * self.power_gains
         return self.max_power * self.power_gains / (2.0 * self.peak_factor**2)
 
     @property
-    def least_inverse_levels(self) -> FloatArray:
+    def least_inverse_levels(self) -> Float64Array:
         """g / r [K, T]: the smallest a at which a device can speak, without noise of its own."""
-        least: FloatArray = self.needs[:, None] / self.reaches
+        least: Float64Array = self.needs[:, None] / self.reaches
         return least
 
-    def with_weights(self, weights: FloatArray) -> PlanningProblem:
+    def with_weights(self, weights: Float64Array) -> PlanningProblem:
         """The same, other rounds being worth more."""
         return dataclasses.replace(self, weights=weights)
 
-    def noise_of_costs(self, costs: FloatArray) -> FloatArray:
+    def noise_of_costs(self, costs: Float64Array) -> Float64Array:
         """v [T] that has these prices; infinite where nothing is paid."""
         with np.errstate(divide="ignore"):
             return np.square(self.sensitivities) / (2.0 * costs)
@@ -171,20 +174,20 @@ class Schedule:
     problem: PlanningProblem
     policy: str
     speakers: BoolArray
-    inverse_levels: FloatArray
-    noise_variances: FloatArray
-    costs: FloatArray
+    inverse_levels: Float64Array
+    noise_variances: Float64Array
+    costs: Float64Array
 
     @property
-    def receive_scales(self) -> FloatArray:
+    def receive_scales(self) -> Float64Array:
         """c [T], the amplitude at which a number of 1 arrives; 0 in silent rounds."""
-        scales: FloatArray = 1.0 / np.sqrt(self.inverse_levels)
+        scales: Float64Array = 1.0 / np.sqrt(self.inverse_levels)
         return scales
 
     @property
-    def num_speakers(self) -> FloatArray:
+    def num_speakers(self) -> Float64Array:
         """n [T]."""
-        count: FloatArray = self.speakers.sum(axis=0).astype(np.float64)
+        count: Float64Array = self.speakers.sum(axis=0).astype(np.float64)
         return count
 
     @property
@@ -194,21 +197,21 @@ class Schedule:
         return silent
 
     @property
-    def artificial_noise(self) -> FloatArray:
+    def artificial_noise(self) -> Float64Array:
         """s [T]: variance of all devices' artificial noise together."""
-        total: FloatArray = self.noise_variances.sum(axis=0)
+        total: Float64Array = self.noise_variances.sum(axis=0)
         return total
 
     @property
-    def sum_noise(self) -> FloatArray:
+    def sum_noise(self) -> Float64Array:
         """x [T]; infinite in silent rounds."""
         receiver = self.problem.noise_power * self.inverse_levels
         silent = np.where(self.is_silent, math.inf, 0.0)
-        noise: FloatArray = self.artificial_noise + np.nan_to_num(receiver, posinf=0.0) + silent
+        noise: Float64Array = self.artificial_noise + np.nan_to_num(receiver, posinf=0.0) + silent
         return noise
 
     @property
-    def mean_noise(self) -> FloatArray:
+    def mean_noise(self) -> Float64Array:
         """x / n^2 [T]: noise variance of the mean of those who speak."""
         return self.sum_noise / np.square(np.maximum(self.num_speakers, 1.0))
 
@@ -272,7 +275,7 @@ class Schedule:
 
 
 def with_most_artificial_noise(
-    problem: PlanningProblem, policy: str, costs: FloatArray, speakers: BoolArray
+    problem: PlanningProblem, policy: str, costs: Float64Array, speakers: BoolArray
 ) -> Schedule:
     """The schedule of given prices that counts as little receiver noise as it can.
 

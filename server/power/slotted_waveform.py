@@ -70,8 +70,9 @@ def plan_packets(
     Raises:
         ConfigurationError: a value out of range.
     """
-    check_positive(max_amplitude=max_amplitude, scalar_bound=scalar_bound)
-    check_not_negative(noise_std=noise_std)
+    check_positive("max_amplitude", max_amplitude)
+    check_positive("scalar_bound", scalar_bound)
+    check_not_negative("noise_std", noise_std)
     everybody = tuple(range(num_devices))
     return PacketPowerPlan(
         participants=everybody,

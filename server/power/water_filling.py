@@ -7,14 +7,16 @@ from collections.abc import Callable
 
 import numpy as np
 
+from radio.arrays import Float64Array
 from server.errors import ConfigurationError
-from server.numeric import FloatArray
 
 _LOG_LOW, _LOG_HIGH = math.log(1e-150), math.log(1e150)
 _BISECTIONS = 120
 
 
-def fill(costs_at: Callable[[float], FloatArray], budget: float, largest: FloatArray) -> FloatArray:
+def fill(
+    costs_at: Callable[[float], Float64Array], budget: float, largest: Float64Array
+) -> Float64Array:
     """The prices at the largest multiplier that keeps the budget; ``largest`` if they all fit.
 
     Args:

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from radio.arrays import Float64Array
 from server.errors import TooLittleNoiseError
-from server.numeric import FloatArray
 from server.privacy.composition import gdp_mu_of_squares, price_class_of
 from server.privacy.corrections import LastReleases
 from server.privacy.mechanism import MechanismRecord
@@ -43,7 +43,7 @@ class RoundSquares:
             if record.round_index < self._asked:
                 _count(self._before, record.device_index, square)
 
-    def before(self, round_index: int, num_devices: int) -> FloatArray:
+    def before(self, round_index: int, num_devices: int) -> Float64Array:
         """Sum of y = mu^2 / 2 over the rounds before this one, rounded up, of every device [K].
 
         Infinite for all after a release with hardly any noise.

@@ -14,10 +14,10 @@ import msgspec
 
 from edge_runtime.private_random import noise_stream
 from edge_runtime.protocol.rounds import Access
+from radio.arrays import Float64Array
 from radio.waveforms.error_model import noise_power_limits
 from server.config.run_config import RunConfig
 from server.errors import BudgetExceededError
-from server.numeric import FloatArray
 from server.planning.online_run import RunPlanner, plans_as_it_goes
 from server.planning.privacy_terms import PrivacyTerms
 from server.planning.round_plan import (
@@ -101,7 +101,7 @@ class Pricing:
             None if self._planner is None else self._spent_before(round_index),
         )
 
-    def _spent_before(self, round_index: int) -> FloatArray:
+    def _spent_before(self, round_index: int) -> Float64Array:
         return self._squares.before(round_index, self._config.federation.num_devices)
 
     def note(self, row: RoundRow) -> None:

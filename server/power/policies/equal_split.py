@@ -25,8 +25,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from radio.arrays import BoolArray, Float64Array
 from server.errors import ConfigurationError
-from server.numeric import BoolArray, FloatArray
 from server.power.causal_policy import CausalPolicy, Response
 from server.power.policies.optimal import everybody
 from server.power.schedule import PlanningProblem, Schedule
@@ -68,7 +68,7 @@ def as_it_goes(problem: PlanningProblem, num_missing: int = 0) -> CausalPolicy:
 
 
 def with_equal_noises(
-    problem: PlanningProblem, costs: FloatArray, may_speak: BoolArray, num_missing: int = 0
+    problem: PlanningProblem, costs: Float64Array, may_speak: BoolArray, num_missing: int = 0
 ) -> Schedule:
     """The schedule of given prices [T] in which all who may speak [K, T] do, with equal noises.
 
@@ -91,14 +91,14 @@ class _Split:
 
     problem: PlanningProblem
     speakers: BoolArray
-    count: FloatArray
-    left: FloatArray
-    need: FloatArray
-    weakest: FloatArray
+    count: Float64Array
+    left: Float64Array
+    need: Float64Array
+    weakest: Float64Array
     by_level: BoolArray
-    steepness: FloatArray
-    slopes: FloatArray
-    largest: FloatArray
+    steepness: Float64Array
+    slopes: Float64Array
+    largest: Float64Array
 
     @classmethod
     def of(cls, problem: PlanningProblem, may_speak: BoolArray, num_missing: int) -> _Split:
@@ -130,12 +130,12 @@ class _Split:
             largest=largest,
         )
 
-    def at(self, tau: float) -> FloatArray:
+    def at(self, tau: float) -> Float64Array:
         """y(tau)."""
-        costs: FloatArray = np.minimum(self.largest, np.sqrt(self.steepness) * self.slopes * tau)
+        costs: Float64Array = np.minimum(self.largest, np.sqrt(self.steepness) * self.slopes * tau)
         return costs
 
-    def schedule(self, costs: FloatArray) -> Schedule:
+    def schedule(self, costs: Float64Array) -> Schedule:
         """Of these prices."""
         problem, trusted = self.problem, self.problem.trusted_noise
         spoken = self.speakers.any(axis=0)

@@ -26,7 +26,7 @@ import dataclasses
 
 import numpy as np
 
-from server.numeric import BoolArray, FloatArray
+from radio.arrays import BoolArray, Float64Array
 from server.power.convex import library, solve
 from server.power.limits import PowerLimits, energies
 from server.power.policies.optimal import optimal_for
@@ -47,8 +47,8 @@ def plan_limited(
     limits: PowerLimits,
     *,
     speakers: BoolArray | None = None,
-    repeats: FloatArray | None = None,
-    accounts: FloatArray | None = None,
+    repeats: Float64Array | None = None,
+    accounts: Float64Array | None = None,
     solver: str = "CLARABEL",
 ) -> Schedule:
     """The best schedule within the limits, for the speakers chosen.
@@ -81,15 +81,15 @@ def plan_limited(
     return limits.check(polished.check(), repeats)
 
 
-_Purses = list[tuple[FloatArray, float]]
+_Purses = list[tuple[Float64Array, float]]
 """Rounds [T] that are paid out of a budget, 1 or 0, and the budget."""
 
 
-def _purses(start: Schedule, accounts: FloatArray | None) -> _Purses:
+def _purses(start: Schedule, accounts: Float64Array | None) -> _Purses:
     if accounts is None:
         return [(np.ones(start.problem.num_rounds), start.problem.budget)]
     # Of devices that speak in the same rounds the poorest counts: solvers stumble over repetitions.
-    least: dict[bytes, tuple[FloatArray, float]] = {}
+    least: dict[bytes, tuple[Float64Array, float]] = {}
     for speaks, account in zip(start.speakers.astype(np.float64), accounts, strict=True):
         _, before = least.get(speaks.tobytes(), (speaks, np.inf))
         if speaks.any():
@@ -110,10 +110,10 @@ def _solved(
     problem: PlanningProblem,
     limits: PowerLimits,
     start: Schedule,
-    repeats: FloatArray,
+    repeats: Float64Array,
     purses: _Purses,
     solver: str,
-) -> tuple[FloatArray, FloatArray]:
+) -> tuple[Float64Array, Float64Array]:
     """(a, sigma) of all rounds.
 
     A solver that ends near the optimum is started again in units of where it was, in which the
@@ -147,7 +147,7 @@ class InaccurateSolutionError(InfeasiblePlanError):
     Examples: units of rounds that differ by many orders of magnitude.
     """
 
-    def __init__(self, message: str, values: tuple[FloatArray, FloatArray]) -> None:
+    def __init__(self, message: str, values: tuple[Float64Array, Float64Array]) -> None:
         super().__init__(message)
         self.values = values
 
@@ -156,11 +156,11 @@ def _solved_in_units(
     problem: PlanningProblem,
     limits: PowerLimits,
     start: Schedule,
-    units: tuple[FloatArray, FloatArray],
-    repeats: FloatArray,
+    units: tuple[Float64Array, Float64Array],
+    repeats: Float64Array,
     purses: _Purses,
     solver: str,
-) -> tuple[FloatArray, FloatArray]:
+) -> tuple[Float64Array, Float64Array]:
     cp = library()
     spoken = np.flatnonzero(~start.is_silent)
     speaking = start.speakers[:, spoken]
@@ -218,10 +218,10 @@ def _solved_in_units(
     return full_levels, full_noises
 
 
-def noise_shares(schedule: Schedule) -> FloatArray:
+def noise_shares(schedule: Schedule) -> Float64Array:
     """theta [K, T]: each device's share of a round's noise, as amplitudes."""
     total = schedule.artificial_noise
-    shares: FloatArray = np.sqrt(
+    shares: Float64Array = np.sqrt(
         np.divide(
             schedule.noise_variances,
             total[None, :],
@@ -236,9 +236,9 @@ def _polished(
     problem: PlanningProblem,
     limits: PowerLimits,
     start: Schedule,
-    levels: FloatArray,
-    noises: FloatArray,
-    repeats: FloatArray,
+    levels: Float64Array,
+    noises: Float64Array,
+    repeats: Float64Array,
     purses: _Purses,
 ) -> Schedule:
     """The solver's answer, with what its tolerance broke made good."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from server.numeric import BoolArray
+from radio.arrays import BoolArray
 from server.power.policies.optimal import everybody
 from server.power.round_costs import RoundCosts
 from server.power.schedule import PlanningProblem, Schedule

@@ -22,8 +22,8 @@ import math
 
 import numpy as np
 
+from radio.arrays import BoolArray, Float64Array
 from server.errors import ConfigurationError
-from server.numeric import BoolArray, FloatArray
 from server.power.causal_policy import CausalPolicy, Response
 from server.power.policies.optimal import everybody, optimal_for
 from server.power.round_costs import RoundCosts
@@ -64,7 +64,7 @@ def _best_at(problem: PlanningProblem, may_speak: BoolArray) -> Response:
         RoundCosts.of(problem, may_speak & (ranks < n)) for n in range(1, problem.num_devices + 1)
     ]
 
-    def at(tau: float) -> tuple[FloatArray, BoolArray]:
+    def at(tau: float) -> tuple[Float64Array, BoolArray]:
         costs = np.stack([rounds.at(tau) for rounds in counts])
         noise = np.stack([r.mean_noise(own) for r, own in zip(counts, costs, strict=True)])
         worth = problem.weights * noise + costs / tau**2
@@ -90,7 +90,7 @@ def as_it_goes(assumed: PlanningProblem, min_participation: float = 0.0) -> Caus
             return choose
         owed = may_speak & (problem.power_gains >= floor)
 
-        def at(x: float) -> tuple[FloatArray, BoolArray]:
+        def at(x: float) -> tuple[Float64Array, BoolArray]:
             speakers = choose(x)[1] | owed
             return RoundCosts.of(problem, speakers).at(x), speakers
 

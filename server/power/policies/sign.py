@@ -24,8 +24,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from radio.arrays import BoolArray, Float64Array
 from server.errors import ConfigurationError
-from server.numeric import BoolArray, FloatArray
 from server.power.causal_policy import CausalPolicy, Response
 from server.power.policies.optimal import everybody
 from server.power.round_costs import RoundCosts
@@ -71,25 +71,25 @@ def as_it_goes(wrong_sign_probability: float) -> CausalPolicy:
 
 def _prices(
     problem: PlanningProblem, rounds: RoundCosts, wrong_sign_probability: float
-) -> Callable[[float], FloatArray]:
+) -> Callable[[float], Float64Array]:
     """y(tau) of votes."""
     spread, margin = vote_moments(rounds.num_speakers, wrong_sign_probability)
     squared = np.square(problem.sensitivities)
     untrusted = problem.noise_power - problem.trusted_noise
     below = untrusted / (rounds.total_reach + problem.trusted_noise)
 
-    def candidate(tau: float, kappa: FloatArray, shift: FloatArray) -> FloatArray:
+    def candidate(tau: float, kappa: Float64Array, shift: Float64Array) -> Float64Array:
         """Price at which the derivative of the bound is 1 / tau^2 a unit of y."""
         u = (np.sqrt(problem.weights * margin * kappa / squared * 2.0) * tau - kappa) / (
             np.maximum(spread + margin + shift, 1e-300)
         )
         return np.maximum(u, 0.0) * squared / 2.0
 
-    def at(tau: float) -> FloatArray:
+    def at(tau: float) -> Float64Array:
         loud = candidate(tau, np.ones_like(below), untrusted * rounds.least)
         quiet = candidate(tau, 1.0 + below, below * rounds.total_need)
         beyond = np.maximum(rounds.fitting, loud)
-        costs: FloatArray = np.minimum(
+        costs: Float64Array = np.minimum(
             rounds.largest, np.where(quiet <= rounds.fitting, quiet, beyond)
         )
         return costs
@@ -98,19 +98,19 @@ def _prices(
 
 
 def vote_moments(
-    num_voters: FloatArray, wrong_sign_probability: float
-) -> tuple[FloatArray, FloatArray]:
+    num_voters: Float64Array, wrong_sign_probability: float
+) -> tuple[Float64Array, Float64Array]:
     """V and B2 of so many voters."""
     e0 = wrong_sign_probability
     return 4.0 * num_voters * e0 * (1.0 - e0), (num_voters * (1.0 - 2.0 * e0)) ** 2
 
 
-def wrong_majority_bound(schedule: Schedule, wrong_sign_probability: float) -> FloatArray:
+def wrong_majority_bound(schedule: Schedule, wrong_sign_probability: float) -> Float64Array:
     """e_t [T]; 1 in silent rounds, which decide nothing."""
     spread, margin = vote_moments(schedule.num_speakers, wrong_sign_probability)
     with np.errstate(invalid="ignore"):
         share = margin / (spread + schedule.sum_noise + margin)
-    bound: FloatArray = 1.0 - share
+    bound: Float64Array = 1.0 - share
     return bound
 
 

@@ -26,8 +26,8 @@ from collections import Counter
 import numpy as np
 from scipy.special import lambertw
 
+from radio.arrays import Float64Array
 from server.errors import ConfigurationError
-from server.numeric import FloatArray
 from server.power.policies.optimal import everybody
 from server.power.round_costs import RoundCosts
 from server.power.schedule import (
@@ -87,22 +87,22 @@ def plan_subsampled(
 
 def central_limit_costs(
     problem: PlanningProblem, *, sampling_probability: float, mu: float
-) -> FloatArray:
+) -> Float64Array:
     """y [T] = Delta^2 u / 2 of the optimum under the central limit."""
     rounds = RoundCosts.of(problem, everybody(problem))
     limit = (mu / sampling_probability) ** 2
 
-    def at(tau: float) -> FloatArray:
+    def at(tau: float) -> Float64Array:
         argument = rounds.slopes * tau
         return np.minimum(np.real(lambertw(argument)), rounds.largest)
 
-    def price(costs: FloatArray) -> FloatArray:
+    def price(costs: Float64Array) -> Float64Array:
         return np.expm1(np.minimum(2.0 * costs, 700.0))
 
     with np.errstate(over="ignore"):
         dearest = price(rounds.largest)
     filled = fill(lambda tau: price(at(tau)), limit, dearest)
-    costs: FloatArray = np.log1p(filled) / 2.0
+    costs: Float64Array = np.log1p(filled) / 2.0
     return costs
 
 
@@ -127,7 +127,7 @@ def subsampled_offsets(
     slopes = np.sqrt(weights / weights.max())
     limit = (mu / sampling_probability) ** 2
 
-    def price(tau: float) -> FloatArray:
+    def price(tau: float) -> Float64Array:
         return np.expm1(np.minimum(2.0 * np.real(lambertw(slopes * tau)), 700.0))
 
     filled = fill(price, limit, np.full(num_rounds, np.inf))
@@ -139,12 +139,12 @@ def subsampled_offsets(
 
 def repaired(
     problem: PlanningProblem,
-    costs: FloatArray,
+    costs: Float64Array,
     *,
     sampling_probability: float,
     epsilon: float,
     delta: float,
-) -> FloatArray:
+) -> Float64Array:
     """The prices times one factor, the largest found at which the composition keeps epsilon."""
     composer = Composer(loss_interval=loss_interval_for(epsilon), delta=delta)
     rounds = RoundCosts.of(problem, everybody(problem))
@@ -168,12 +168,12 @@ def repaired(
             break
         middle = 0.5 * (low + high)
         low, high = (middle, high) if keeps(middle) else (low, middle)
-    kept: FloatArray = np.minimum(costs * math.exp(low), rounds.largest)
+    kept: Float64Array = np.minimum(costs * math.exp(low), rounds.largest)
     return kept
 
 
 def _history(
-    multipliers: FloatArray, sampling_probability: float
+    multipliers: Float64Array, sampling_probability: float
 ) -> tuple[tuple[PriceClass, int], ...]:
     classes = np.floor(_CLASSES_PER_OCTAVE * np.log2(multipliers)) / _CLASSES_PER_OCTAVE
     counts = Counter(

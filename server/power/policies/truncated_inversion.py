@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from radio.arrays import BoolArray, Float64Array
 from server.errors import ConfigurationError
-from server.numeric import BoolArray, FloatArray
 from server.power.causal_policy import CausalPolicy, Response
 from server.power.round_costs import RoundCosts
 from server.power.schedule import (
@@ -67,7 +67,7 @@ def as_it_goes(planned: Schedule) -> CausalPolicy:
         costs = np.where(speakers.any(axis=0), costs, 0.0)
         return lambda x: (costs, speakers)
 
-    def carry_out(problem: PlanningProblem, costs: FloatArray, speakers: BoolArray) -> Schedule:
+    def carry_out(problem: PlanningProblem, costs: Float64Array, speakers: BoolArray) -> Schedule:
         speakers = speakers & (costs > 0.0)[None, :]
         return _levelled(problem, speakers, costs, level, planned.policy)
 
@@ -75,7 +75,7 @@ def as_it_goes(planned: Schedule) -> CausalPolicy:
 
 
 def at_one_level(
-    problem: PlanningProblem, speakers: BoolArray, shares: FloatArray, policy: str
+    problem: PlanningProblem, speakers: BoolArray, shares: Float64Array, policy: str
 ) -> Schedule:
     """Prices in given proportions, one level for all rounds.
 
@@ -98,7 +98,7 @@ def at_one_level(
 def _levelled(
     problem: PlanningProblem,
     speakers: BoolArray,
-    costs: FloatArray,
+    costs: Float64Array,
     level: float,
     policy: str,
 ) -> Schedule:
