@@ -88,7 +88,9 @@ class VirtualPluto:
             IioError: ENOMEM.
         """
         blocks = self._blocks(self.adc, num_samples, 2)
-        return ReceiveBuffer(self, num_samples, blocks)
+        return ReceiveBuffer(
+            self.air, self.radio, num_samples, blocks, lambda: self._adc.status.note(OVERFLOW)
+        )
 
     def open_transmit(
         self, num_samples: int, *, is_cyclic: bool, columns: tuple[int, ...] = (0, 1)
@@ -106,7 +108,15 @@ class VirtualPluto:
         blocks = self._blocks(self.dac, num_samples, len(columns))
         with self.air.lock:
             self._end_bursts(self.air.clock.now_s())
-        return TransmitBuffer(self, num_samples, blocks, is_cyclic, columns)
+        return TransmitBuffer(
+            self.air,
+            self.radio,
+            num_samples,
+            blocks,
+            is_cyclic=is_cyclic,
+            columns=columns,
+            on_underflow=lambda: self._dac.status.note(UNDERFLOW),
+        )
 
     def _blocks(self, device: Device, num_samples: int, num_columns: int) -> int:
         blocks = self._kernel_buffers.get(device.identifier, _DEFAULT_BLOCKS)
@@ -123,11 +133,3 @@ class VirtualPluto:
     def _end_bursts(self, now_s: float) -> None:
         for burst in self.radio.bursts:
             burst.end_s = min(burst.end_s, now_s)
-
-    def note_overflow(self) -> None:
-        """Samples were lost between two blocks."""
-        self._adc.status.note(OVERFLOW)
-
-    def note_underflow(self) -> None:
-        """The converter ran out of samples between two blocks."""
-        self._dac.status.note(UNDERFLOW)

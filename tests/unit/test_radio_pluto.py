@@ -30,6 +30,7 @@ from radio.pluto.transceiver import PlutoTransceiver
 from radio.transceiver import Mode
 from radio.virtual_pluto.attributes import Attribute
 from radio.virtual_pluto.buffers import ReceiveBuffer
+from radio.virtual_pluto.converters import OVERFLOW
 from radio.virtual_pluto.server import Bench, VirtualPlutoServer
 
 # A busy machine is no hung program: its guardian waits long.
@@ -680,12 +681,12 @@ def test_only_samples_that_were_lost_are_counted(bench, monkeypatch):
         transmitter.hold(tone())
         for _ in range(9):
             receiver.capture(4000, timeout_s=5.0)
-            bench.plutos[0].note_overflow()  # between captures nobody fetches anything
+            bench.plutos[0]._adc.status.note(OVERFLOW)  # between captures nobody fetches anything
         assert receiver.take_health().num_overflows == 0
         read_block = ReceiveBuffer.read_block
 
         def lose(self):
-            self._pluto.note_overflow()
+            self._on_overflow()
             yield from read_block(self)
 
         monkeypatch.setattr(ReceiveBuffer, "read_block", lose)
