@@ -35,7 +35,7 @@ from edge_runtime.tasks import Batch, PromptSet
 from radio.arrays import Float64Array
 from server.air.base import CoherentAir
 from server.air.link import build_radio_link
-from server.config.run_config import load_config
+from server.config.files import load_config
 from server.planning.privacy_terms import plan_privacy_terms
 from server.planning.round_plan import plan_round
 from server.run.device_host import build_device_host

@@ -36,7 +36,7 @@ from tune_snips import IDEAL, hold_out
 from edge_runtime.control.channel import ControlChannel
 from edge_runtime.protocol.rounds import Difference, RoundPlan, RoundResult
 from server.air.base import CoherentAir, Heard
-from server.config.run_config import load_config
+from server.config.files import load_config
 from server.planning.round_plan import RoundPower
 from server.run.evaluation import evaluate
 from server.run.experiment import Experiment, Progress

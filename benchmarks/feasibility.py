@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from server.config.run_config import load_config
+from server.config.files import load_config
 from server.report.page import read_runs
 from server.run.environment import environment
 from server.run.experiment import Experiment

@@ -41,7 +41,8 @@ from edge_runtime.spsa import clip_to_ball
 from edge_runtime.task_spec import load_task
 from edge_runtime.tasks import Batch, PromptSet
 from radio.arrays import Float64Array
-from server.config.run_config import RunConfig, load_config
+from server.config.files import load_config
+from server.config.run_config import RunConfig
 from server.privacy.audit import epsilon_from_guesses
 from server.run.data import RunData, load_run_data
 from server.run.environment import environment

@@ -32,7 +32,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from server.config.run_config import RunConfig, load_config
+from server.config.files import load_config
+from server.config.run_config import RunConfig
 from server.planning.learnability import outlook
 from server.planning.policy_preview import preview_policy
 from server.planning.scalar_rms import TypicalNumber

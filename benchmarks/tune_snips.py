@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from edge_runtime.task_spec import TASKS_FOLDER
-from server.config.run_config import load_config, toml_value
+from server.config.files import load_config, toml_value
 from server.run.experiment import Experiment, Progress
 
 HELD_OUT = 1000

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edge_runtime.protocol.errors import EdgeError
 from radio.errors import RadioError
-from server.config.run_config import DEFAULT_PRESET, available_presets
+from server.config.files import DEFAULT_PRESET, available_presets
 from server.errors import ServerError
 
 EXIT_BAD_INPUT = 2

@@ -13,7 +13,8 @@ from edge_runtime.forward import OnnxForward
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.protocol.rounds import Access
 from server.commands.run import overrides
-from server.config.run_config import DEFAULT_PRESET, RunConfig, load_config
+from server.config.files import DEFAULT_PRESET, load_config
+from server.config.run_config import RunConfig
 from server.errors import ConfigurationError
 from server.files import to_json
 from server.planning import privacy_statement

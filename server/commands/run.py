@@ -14,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from server.config.run_config import DEFAULT_PRESET, RunConfig, load_config, toml_value
+from server.config.files import DEFAULT_PRESET, load_config, toml_value
+from server.config.run_config import RunConfig
 from server.errors import ConfigurationError
 from server.files import to_json
 from server.privacy.shown import shown_epsilon

@@ -7,11 +7,8 @@ with the nearest valid name, never a silent default. Presets in `server/presets`
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
-import tomllib
-from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any
 
 import msgspec
 
@@ -20,13 +17,20 @@ from edge_runtime.protocol.rounds import (
     MAX_DIRECTIONS,
     STEP_QUANTUM,
     Access,
-    Difference,
     Vote,
 )
 from radio.errors import RadioError
 from radio.software_air.impairments import Impairments, impairments_from_name
 from radio.waveforms.energy_calibration import check_can_be_heard
-from server.config.power_limits import PowerLimitsSection
+from server.config.learning import (
+    FederationSection,
+    ModelSection,
+    OptimizerSection,
+    RunSection,
+    TaskSection,
+)
+from server.config.power import PowerSection
+from server.config.privacy import PrivacySection
 from server.config.radio import PlutoSection, RadioSection, VirtualPlutoSection
 from server.config.section import Section, check_count, check_within
 from server.errors import ConfigurationError
@@ -36,122 +40,14 @@ from server.power.catalogue import (
     check_plans_full_rounds,
     policy_named,
 )
-from server.privacy.receiver_noise import KEPT_BACK
 from server.privacy.units import NeighbouringRelation, PrivacyUnit
 
-PRESETS_FOLDER = Path(__file__).parents[1] / "presets"
-DEFAULT_PRESET = "snips"
-BUNDLED_MODEL = "bundled"
 _MAX_LEARNING_RATE = 1e3
 _LARGEST_SCALAR = 1e6
 """Stands for an infinite clip on the ideal link, where loudness means nothing."""
 
 MAX_WEIGHT_SPREAD = 1e3
 """Of the last round over the first: measured forgetting is some tens (theory.md, section 4.3)."""
-
-_LOSS_ROUNDING = 2.0**-18  # float32 sums in another order move a loss by some 5e-6 (self_check)
-
-
-class ModelSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which model, and which of its weights move.
-
-    Paths in a configuration file are relative to the file, on the command line to the folder it is
-    typed in.
-
-    Attributes:
-        bundle: "bundled", or the path of a folder made by ``pairzero export``.
-        trainable: "all", "norms_and_biases", or a list of tensor name patterns.
-    """
-
-    bundle: str = BUNDLED_MODEL
-    trainable: str | tuple[str, ...] = "all"
-
-
-class TaskSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What is learned.
-
-    Attributes:
-        name: a task that comes with pairzero, or the path of a task file.
-        train: training data; empty takes the task's own.
-        validation: validation data, likewise.
-        validation_is_public: what is learnt from the validation data may be published. Where
-            devices hold real keys nothing is evaluated without this, because loss and accuracy
-            are stored and shown and no noise covers them.
-        max_tokens: longer prompts keep their first token and their end.
-        validation_examples: how many validation examples an evaluation uses; 0 means all.
-    """
-
-    name: str = "snips"
-    train: str = ""
-    validation: str = ""
-    validation_is_public: bool = False
-    max_tokens: int = 64
-    validation_examples: int = 0
-
-
-class FederationSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Who takes part. Training examples are shuffled and dealt out evenly (IID).
-
-    Attributes:
-        num_devices: K.
-        min_speakers: a round in which fewer speak moves nothing, and if so few are loud enough
-            from the start, nobody speaks. It guards learning and not privacy: a sum that is not
-            used was heard all the same, and is charged in full.
-        dropout_probability: of each device in each round, after the round was paid for, as far as
-            is expected. What the missing noise will cost is kept back, so that a run with such
-            dropouts ends with its last round. Superposed access only; nobody else's noise covers a
-            device elsewhere.
-    """
-
-    num_devices: int = 5
-    min_speakers: int = 1
-    dropout_probability: float = 0.0
-
-
-class OptimizerSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The zeroth-order step: w <- w - learning_rate(t) * (1/Q) sum_q mean_estimate_q * z_q.
-
-    Attributes:
-        rounds: rounds of the whole run; the privacy budget is planned for exactly these.
-        directions: Q, directions of a round, and numbers that each device sends in it.
-        difference: "two_sided": 2 Q forward sweeps a round. "one_sided": Q + 1, because the losses
-            at w serve all directions.
-        batch_size: nominal examples per device and round.
-        perturbation_scale_log2: log2 of mu; -10 is about the 1e-3 of the literature.
-        learning_rate: at the first round.
-        final_learning_rate_fraction: the rate falls along a half cosine to this fraction.
-        clip: gamma, the bound on the norm of one example's Q projected gradients.
-        typical_number: root mean square of a mean number before noise, if it is known; else it is
-            looked at on public validation data (`server.planning.scalar_rms`). A run that noise
-            would drown is refused by it.
-        vote_value: waveforms that carry signs: what all votes one way count as, in place of a mean
-            scalar.
-        vote_decision: "majority": plus or minus the value, whichever more devices say. "soft": the
-            value times the mean of the votes.
-    """
-
-    rounds: int = 1000
-    directions: int = 1
-    difference: Difference = Difference.TWO_SIDED
-    batch_size: int = 16
-    perturbation_scale_log2: int = -10
-    learning_rate: float = 1e-4
-    final_learning_rate_fraction: float = 0.05
-    clip: float = 50.0
-    typical_number: float | None = None
-    vote_value: float = 1.0
-    vote_decision: Literal["majority", "soft"] = "majority"
-
-    @property
-    def sweeps_per_round(self) -> int:
-        """Forward passes over its batch that a device makes in a round."""
-        return self.difference.num_sweeps(self.directions)
-
-    @property
-    def rounding_of_a_gradient(self) -> float:
-        """What a loss that is off in its last bits does to a projected gradient."""
-        sides = 1 if self.difference is Difference.ONE_SIDED else 2
-        return _LOSS_ROUNDING * 2.0**-self.perturbation_scale_log2 / sides
 
 
 # One key for every attribute of Impairments; left out, the named set's.
@@ -163,107 +59,6 @@ ImpairmentsSection = msgspec.defstruct(
     forbid_unknown_fields=True,
     kw_only=True,
 )
-
-
-class PowerSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How the budget is dealt out over the rounds; policies in `server.power.policies`.
-
-    Rounds with Poisson batches (`RunConfig.is_subsampled`) are planned by two of them: "static",
-    the same noise in every round, and "subsampled", the least noise at the end of a model that
-    forgets. The others plan rounds without subsampling.
-
-    Attributes:
-        policy: see above. Left out: "subsampled", or "optimal" where nothing is subsampled.
-        contraction: A, 0 to 1: the noise of round t weighs A^(T - t) at the end. 1 forgets nothing
-            and has the same noise in every round.
-        min_participation: with "selection", the share of the rounds that a device speaks in at
-            least, those in which its own channel is best.
-        wrong_sign_probability: with "sign", e0, how often a device's sign is not that of the mean.
-        limits: batteries, duty cycles, caps and fairness, by the policy "limited", which needs a
-            solver (pip install 'pairzero[plan]').
-    """
-
-    policy: str | None = None
-    contraction: float = 1.0
-    min_participation: float = 0.0
-    wrong_sign_probability: float = 0.3
-    limits: PowerLimitsSection = PowerLimitsSection()
-
-
-class PrivacySection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The promise.
-
-    Attributes:
-        enabled: false adds no noise and promises nothing; the run says so everywhere.
-        unit: whom it protects. "example": one record of one device. "device": all that a device
-            holds; a mean of few devices then has more noise than signal, of many it learns.
-        relation: which change it survives, "zero_out_one" or "replace_one". Only examples that are
-            zeroed out gain from being drawn in batches; everything else pays every round in full.
-        epsilon: budget of the whole run.
-        delta: failure probability of the whole run, below 1/n.
-        access: "superposed": the receiver meets only the sum, and all devices' noise covers each
-            of them. "slotted": it may tell them apart, and each is covered by its own. Left out,
-            what holds for the waveform: superposed for the coherent ones (not with noise before
-            a sign), slotted for others.
-        vote_noise: waveforms that carry signs: "before_sign", the sign of a noisy number, or
-            "after_sign", a sign with noise on it, which one record can turn whatever the batch.
-        trusted_noise_fraction: rho, the part of the receiver's noise power that may be counted
-            besides the devices' own; 0 unless somebody vouches for the receiver. Superposed only.
-        missing_devices: q; the promise to a device holds without the noise of any q others, who may
-            fall silent after they were paid for or tell the server theirs. Superposed access is
-            planned for it by the policies with equal noises; slotted access holds for any q.
-        csi_failure_fraction: share of delta set aside for channel estimates worse than the bound
-            that the noise was planned with; nothing is where access is slotted, because a device's
-            noise arrives as loud as its number.
-        noise_source: "system": keys from the operating system's generator, kept by the devices.
-            "simulation": keys derived from the run's seed, so that a run can be repeated bit for
-            bit; protects nobody from a reader of the configuration; software radio only.
-    """
-
-    enabled: bool = True
-    unit: PrivacyUnit = PrivacyUnit.EXAMPLE
-    relation: NeighbouringRelation = NeighbouringRelation.ZERO_OUT_ONE
-    epsilon: float = 8.0
-    delta: float = 1e-5
-    access: Access | None = None
-    vote_noise: Literal["before_sign", "after_sign"] = "before_sign"
-    trusted_noise_fraction: float = 0.0
-    missing_devices: int = 0
-    csi_failure_fraction: float = 0.1
-    noise_source: Literal["system", "simulation"] = "system"
-
-    @property
-    def counted_noise_fraction(self) -> float:
-        """rho but for what is kept back for another purpose (`server.privacy.receiver_noise`)."""
-        return min(self.trusted_noise_fraction, 1.0 - KEPT_BACK)
-
-    @property
-    def has_system_keys(self) -> bool:
-        """A promise that rests on secrets only the devices hold."""
-        return self.enabled and self.noise_source == "system"
-
-    @property
-    def has_simulated_keys(self) -> bool:
-        """A promise whose noise whoever knows the configuration can undo."""
-        return self.enabled and self.noise_source == "simulation"
-
-
-class RunSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How the run is carried out.
-
-    Attributes:
-        seed: of everything that a simulation draws: data split, directions, channel.
-        evaluation_interval: rounds between evaluations.
-        digest_interval: rounds between comparisons of the replicas' weights.
-        workers: forward passes at a time; 0 means one per core.
-        intra_op_threads: threads within one forward pass.
-    """
-
-    seed: int = 0
-    evaluation_interval: int = 100
-    digest_interval: int = 100
-    workers: int = 0
-    intra_op_threads: int = 1
 
 
 class RunConfig(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -589,108 +384,3 @@ class RunConfig(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 'radio.backend "ideal" sends no samples and adds no noise: set '
                 "privacy.enabled = false."
             )
-
-
-def available_presets() -> dict[str, str]:
-    """Preset name -> its one-line description."""
-    presets = {}
-    for path in sorted(PRESETS_FOLDER.glob("*.toml")):
-        presets[path.stem] = str(tomllib.loads(path.read_text("utf-8")).get("description", ""))
-    return presets
-
-
-def load_config(preset_or_path: str, overrides: dict[str, Any] | None = None) -> RunConfig:
-    """Load a preset by name or a file by path; ``overrides`` are "section.key" -> value.
-
-    Raises:
-        ConfigurationError: no such preset or file, unknown key, wrong type, impossible value.
-    """
-    path = Path(preset_or_path)
-    if path.suffix != ".toml":
-        path = PRESETS_FOLDER / f"{preset_or_path}.toml"
-        if not path.is_file():
-            known = available_presets()
-            raise ConfigurationError(
-                f"preset: no preset {preset_or_path!r}.{_did_you_mean(preset_or_path, known)} "
-                f"Known: {', '.join(known)}; or give the path of a .toml file."
-            )
-    try:
-        # utf-8-sig: editors on Windows put a byte-order mark first.
-        document = tomllib.loads(path.read_text("utf-8-sig"))
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read ({error.strerror}).") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: not TOML: {error}") from error
-    _resolve_paths(document, path.parent)
-    for dotted, value in (overrides or {}).items():
-        *sections, key = dotted.split(".")
-        keys = document
-        for section in sections:
-            keys = keys.setdefault(section, {})
-            if not isinstance(keys, dict):
-                raise ConfigurationError(
-                    f"{dotted}: {section!r} is a plain value, it has no keys. Write {section} = "
-                    "... in a configuration file."
-                )
-        keys[key] = value
-    # What came from the command line is relative to where it was typed.
-    _resolve_paths(document, Path.cwd())
-    return parse_config(document, source=str(path))
-
-
-def _resolve_paths(document: dict[str, Any], folder: Path) -> None:
-    """Paths in a file are relative to the file; stored absolute, so that resume finds them."""
-    for section, key in (
-        ("model", "bundle"), ("task", "name"), ("task", "train"), ("task", "validation"),
-    ):  # fmt: skip
-        keys = document.get(section)
-        value = keys.get(key) if isinstance(keys, dict) else None
-        if not isinstance(keys, dict) or not isinstance(value, str):
-            continue
-        is_name = key == "name" and not value.endswith(".toml")
-        if value not in ("", BUNDLED_MODEL) and not is_name:
-            keys[key] = str((folder / value).resolve())
-
-
-def toml_value(text: str) -> Any:
-    """A TOML value from a command line; bare words are strings: --set radio.channel=awgn."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def parse_config(document: dict[str, Any], *, source: str) -> RunConfig:
-    """Turn a parsed TOML document into a checked configuration."""
-    sections = {f.name: f.type for f in msgspec.structs.fields(RunConfig)}
-    for name, value in document.items():
-        if name not in sections:
-            raise ConfigurationError(
-                f"{source}: unknown section [{name}].{_did_you_mean(name, sections)} "
-                f"Known: {', '.join(sections)}."
-            )
-        if isinstance(value, dict):
-            known = get_type_hints(sections[name])
-            for key in value:
-                if key not in known:
-                    raise ConfigurationError(
-                        f"{source}: unknown key {key!r} in [{name}].{_did_you_mean(key, known)} "
-                        f"Known: {', '.join(known)}."
-                    )
-    try:
-        return msgspec.convert(document, RunConfig)
-    except msgspec.ValidationError as error:
-        if isinstance(error.__cause__, ConfigurationError):
-            raise error.__cause__ from None
-        raise ConfigurationError(f"{source}: {error}") from error
-
-
-def _did_you_mean(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
-
-
-def dump_config(config: RunConfig) -> dict[str, Any]:
-    """The configuration as plain values, for the run store and summaries."""
-    plain: dict[str, Any] = msgspec.to_builtins(config)
-    return plain

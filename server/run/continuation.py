@@ -15,7 +15,8 @@ from typing import Any
 
 import msgspec
 
-from server.config.run_config import RunConfig, dump_config, parse_config
+from server.config.files import dump_config, parse_config
+from server.config.run_config import RunConfig
 from server.errors import ConfigurationError, ServerError
 from server.planning.learnability import Outlook, outlook
 from server.planning.policy_preview import preview_policy

@@ -16,7 +16,8 @@ from edge_runtime.tasks import (
     read_examples,
     warn_if_merged,
 )
-from server.config.run_config import BUNDLED_MODEL, RunConfig, TaskSection
+from server.config.learning import BUNDLED_MODEL, TaskSection
+from server.config.run_config import RunConfig
 from server.errors import ConfigurationError
 from server.run.federation import split_iid
 from server.seeds import simulation_rng

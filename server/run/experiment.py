@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from server.config.run_config import RunConfig, dump_config
+from server.config.files import dump_config
+from server.config.run_config import RunConfig
 from server.errors import (
     BudgetExceededError,
     BudgetExhaustedError,

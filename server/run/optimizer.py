@@ -10,7 +10,7 @@ import numpy as np
 from edge_runtime.protocol.rounds import STEP_QUANTUM
 from edge_runtime.spsa import clip_to_ball
 from edge_runtime.vote import sign
-from server.config.run_config import OptimizerSection
+from server.config.learning import OptimizerSection
 
 
 def learning_rate(optimizer: OptimizerSection, round_index: int) -> float:

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.protocol.rounds import RoundResult
-from server.config.run_config import RunConfig, parse_config
+from server.config.files import parse_config
+from server.config.run_config import RunConfig
 from server.errors import RunStoreError
 from server.store.records import EvaluationRow, Outcome, RoundRow
 

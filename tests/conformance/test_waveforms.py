@@ -25,7 +25,7 @@ from radio.errors import RadioCalibrationError, RadioError
 from radio.software_air.medium import SoftwareMedium
 from radio.waveforms import WaveformName
 from server.air.link import build_radio_link
-from server.config.run_config import parse_config
+from server.config.files import parse_config
 from server.planning.round_plan import plan_round
 
 Q = 2

@@ -7,7 +7,7 @@ import pytest
 from whole_runs import carry_out, looked_at
 
 from edge_runtime.number_grid import SHIFT_GROWTH
-from server.config.run_config import load_config
+from server.config.files import load_config
 from server.errors import ConfigurationError, PrivacyError
 from server.planning.privacy_terms import plan_privacy_terms
 from server.privacy import receiver_noise

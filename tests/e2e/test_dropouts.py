@@ -6,7 +6,7 @@ from whole_runs import carry_out, looked_at
 
 from edge_runtime.uplink import CoherentUplink
 from radio.errors import RadioUnavailableError
-from server.config.run_config import load_config, parse_config
+from server.config.files import load_config, parse_config
 from server.errors import ConfigurationError
 from server.planning.privacy_terms import plan_privacy_terms
 from server.privacy.accountant import Accountant

@@ -18,7 +18,7 @@ from radio.waveforms import WaveformName
 from server.air.base import HeldAir
 from server.air.energy import EnergyAir
 from server.commands import cli
-from server.config.run_config import load_config
+from server.config.files import load_config
 from server.errors import ConfigurationError
 from server.planning.round_plan import CALIBRATION_SLACK
 from server.privacy.accountant import Accountant

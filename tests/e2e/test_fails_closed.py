@@ -10,7 +10,7 @@ from whole_runs import carry_out, looked_at
 
 from radio.software_air.loopback import LoopbackTransceiver
 from server.commands.cli import main
-from server.config.run_config import load_config
+from server.config.files import load_config
 from server.errors import LedgerCorruptError, PrivacyError, RunStoreError, UnknownMechanismError
 from server.power import receding_horizon
 from server.power.schedule import InfeasiblePlanError

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from server.commands import cli
-from server.config.run_config import load_config
+from server.config.files import load_config
 from server.errors import ConfigurationError
 from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger

@@ -7,7 +7,7 @@ import pytest
 from whole_runs import carry_out, looked_at
 
 from server.commands.cli import main
-from server.config.run_config import load_config, parse_config
+from server.config.files import load_config, parse_config
 from server.errors import ConfigurationError
 from server.power import receding_horizon
 from server.power.schedule import InfeasiblePlanError

@@ -10,7 +10,7 @@ from edge_runtime.forward import OnnxForward
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.protocol.direction import derive_direction_seed, direction_seeds
 from server.commands.cli import main
-from server.config.run_config import load_config
+from server.config.files import load_config
 from server.planning.scalar_rms import typical_number
 from server.power.catalogue import POLICIES
 from server.run.data import load_run_data

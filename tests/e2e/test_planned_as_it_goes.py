@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from whole_runs import carry_out, looked_at
 
-from server.config.run_config import load_config
+from server.config.files import load_config
 from server.planning.online_run import plans_as_it_goes
 from server.planning.policy_preview import preview_policy
 from server.run.experiment import Experiment

@@ -20,7 +20,7 @@ from radio.virtual_pluto.server import Bench, VirtualPlutoServer
 from server.air import link as radio_link
 from server.air.base import HeldAir
 from server.commands import cli
-from server.config.run_config import load_config
+from server.config.files import load_config
 from server.errors import ConfigurationError, PrivacyError
 from server.run.experiment import Experiment
 from server.store.run_store import RunStore

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from whole_runs import carry_out, looked_at
 
-from server.config.run_config import load_config
+from server.config.files import load_config
 from server.errors import ConfigurationError
 from server.power.policies.subsampled import subsampled_offsets
 from server.privacy.accountant import Accountant

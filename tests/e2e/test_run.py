@@ -33,7 +33,7 @@ from edge_runtime.uplink import CoherentUplink
 from radio.errors import RadioUnavailableError
 from server.air.base import CoherentAir
 from server.commands import cli
-from server.config.run_config import load_config, parse_config
+from server.config.files import load_config, parse_config
 from server.errors import LedgerCorruptError, RunStoreError
 from server.planning import privacy_terms
 from server.privacy.accountant import Accountant

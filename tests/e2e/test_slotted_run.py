@@ -7,7 +7,7 @@ from whole_runs import looked_at
 from edge_runtime.protocol.rounds import Access
 from radio.waveforms import WaveformName
 from radio.waveforms.slotted import SlottedWaveform
-from server.config.run_config import load_config
+from server.config.files import load_config
 from server.errors import ConfigurationError
 from server.report.page import read_runs, write_runs
 from server.run.experiment import Experiment

@@ -7,7 +7,7 @@ from whole_runs import looked_at
 
 from edge_runtime.number_grid import SHIFT_GROWTH
 from edge_runtime.protocol.rounds import Access, Vote
-from server.config.run_config import load_config
+from server.config.files import load_config
 from server.errors import ConfigurationError
 from server.planning.round_plan import CALIBRATION_SLACK
 from server.privacy import receiver_noise

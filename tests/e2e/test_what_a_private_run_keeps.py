@@ -21,7 +21,7 @@ from edge_runtime.protocol.rounds import DigestReport, RoundReport
 from edge_runtime.task_spec import load_task
 from server.air.link import build_radio_link
 from server.commands import cli
-from server.config.run_config import load_config
+from server.config.files import load_config
 from server.errors import PrivacyError, RunStoreError
 from server.privacy.mechanism import MechanismRecord
 from server.report import page as report

@@ -17,7 +17,7 @@ from edge_runtime.agent import DeviceAgent
 from edge_runtime.private_random import PrivateRandom, noise_stream
 from edge_runtime.tasks import PromptSet
 from edge_runtime.uplink import CoherentUplink
-from server.config.run_config import load_config
+from server.config.files import load_config
 from server.errors import PrivacyError
 from server.run import device_host
 from server.run.experiment import Experiment

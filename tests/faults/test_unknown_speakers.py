@@ -16,7 +16,7 @@ from edge_runtime.control.channel import ControlChannel
 from radio.waveforms.coherent import ChannelEstimate
 from server.air.base import Air, Heard
 from server.air.channel_simulation import ScalarTruth
-from server.config.run_config import dump_config, parse_config
+from server.config.files import dump_config, parse_config
 from server.errors import LedgerCorruptError, PrivacyError
 from server.planning.privacy_terms import plan_privacy_terms
 from server.privacy.ledger import PrivacyLedger

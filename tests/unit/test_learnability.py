@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from whole_runs import carry_out, looked_at
 
-from server.config.run_config import load_config
+from server.config.files import load_config
 from server.errors import ConfigurationError
 from server.planning.learnability import (
     LEAST_ROUNDS,

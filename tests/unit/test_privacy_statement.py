@@ -7,7 +7,7 @@ import pytest
 from whole_runs import carry_out
 
 from server.commands.cli import main
-from server.config.run_config import load_config
+from server.config.files import load_config
 from server.planning.privacy_statement import (
     assumed_as_planned,
     assumed_receiver_noise,

@@ -9,7 +9,7 @@ import pytest
 
 from server.commands import cli
 from server.commands.run import overrides
-from server.config.run_config import parse_config
+from server.config.files import parse_config
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")

@@ -6,13 +6,8 @@ import math
 import pytest
 
 from radio.software_air.impairments import IMPAIRMENTS
-from server.config.run_config import (
-    RunConfig,
-    available_presets,
-    dump_config,
-    load_config,
-    parse_config,
-)
+from server.config.files import available_presets, dump_config, load_config, parse_config
+from server.config.run_config import RunConfig
 from server.errors import ConfigurationError
 
 

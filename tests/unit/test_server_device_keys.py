@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from server.config.run_config import parse_config
+from server.config.files import parse_config
 from server.errors import RunStoreError
 from server.store import device_keys
 from server.store.device_keys import KEYS_FILE, DeviceKeys

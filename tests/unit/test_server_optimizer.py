@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import pytest
 
-from server.config.run_config import OptimizerSection
+from server.config.learning import OptimizerSection
 from server.run.optimizer import hold_within, learning_rate, step_integers
 
 

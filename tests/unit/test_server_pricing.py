@@ -10,7 +10,7 @@ import pytest
 from edge_runtime.number_grid import SHIFT_GROWTH
 from edge_runtime.private_random import noise_stream
 from radio.waveforms.coherent import ChannelEstimate
-from server.config.run_config import parse_config
+from server.config.files import parse_config
 from server.errors import (
     BudgetExceededError,
     BudgetExhaustedError,

@@ -22,7 +22,7 @@ from radio.waveforms.coherent import ChannelEstimate, Reception
 from server.air.base import CoherentAir
 from server.air.channel_simulation import NoChannelSimulation, ScalarTruth
 from server.air.receiver import Receiver
-from server.config.run_config import parse_config
+from server.config.files import parse_config
 from server.errors import BudgetExceededError, BudgetExhaustedError, ReplicaMismatchError
 from server.planning.privacy_terms import plan_privacy_terms
 from server.privacy.accountant import Accountant

@@ -3,7 +3,7 @@
 import pytest
 
 from server.air.uplink_use import UplinkUse, uplink_use
-from server.config.run_config import parse_config
+from server.config.files import parse_config
 
 
 def use(num_rounds=20, **radio):

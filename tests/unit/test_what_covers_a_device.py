@@ -11,7 +11,7 @@ import pytest
 from edge_runtime.protocol.rounds import Access
 from radio.waveforms.coherent import ChannelEstimate
 from radio.waveforms.error_model import receiver_noise_std
-from server.config.run_config import parse_config
+from server.config.files import parse_config
 from server.errors import (
     BudgetExceededError,
     ConfigurationError,

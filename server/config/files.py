@@ -1,0 +1,122 @@
+"""Configurations from files, presets and command lines, and back."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import msgspec
+
+from server.config.learning import BUNDLED_MODEL
+from server.config.run_config import RunConfig
+from server.errors import ConfigurationError
+
+PRESETS_FOLDER = Path(__file__).parents[1] / "presets"
+DEFAULT_PRESET = "snips"
+
+
+def available_presets() -> dict[str, str]:
+    """Preset name -> its one-line description."""
+    presets = {}
+    for path in sorted(PRESETS_FOLDER.glob("*.toml")):
+        presets[path.stem] = str(tomllib.loads(path.read_text("utf-8")).get("description", ""))
+    return presets
+
+
+def load_config(preset_or_path: str, overrides: dict[str, Any] | None = None) -> RunConfig:
+    """Load a preset by name or a file by path; ``overrides`` are "section.key" -> value.
+
+    Raises:
+        ConfigurationError: no such preset or file, unknown key, wrong type, impossible value.
+    """
+    path = Path(preset_or_path)
+    if path.suffix != ".toml":
+        path = PRESETS_FOLDER / f"{preset_or_path}.toml"
+        if not path.is_file():
+            known = available_presets()
+            raise ConfigurationError(
+                f"preset: no preset {preset_or_path!r}.{_did_you_mean(preset_or_path, known)} "
+                f"Known: {', '.join(known)}; or give the path of a .toml file."
+            )
+    try:
+        # utf-8-sig: editors on Windows put a byte-order mark first.
+        document = tomllib.loads(path.read_text("utf-8-sig"))
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read ({error.strerror}).") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: not TOML: {error}") from error
+    _resolve_paths(document, path.parent)
+    for dotted, value in (overrides or {}).items():
+        *sections, key = dotted.split(".")
+        keys = document
+        for section in sections:
+            keys = keys.setdefault(section, {})
+            if not isinstance(keys, dict):
+                raise ConfigurationError(
+                    f"{dotted}: {section!r} is a plain value, it has no keys. Write {section} = "
+                    "... in a configuration file."
+                )
+        keys[key] = value
+    # What came from the command line is relative to where it was typed.
+    _resolve_paths(document, Path.cwd())
+    return parse_config(document, source=str(path))
+
+
+def _resolve_paths(document: dict[str, Any], folder: Path) -> None:
+    """Paths in a file are relative to the file; stored absolute, so that resume finds them."""
+    for section, key in (
+        ("model", "bundle"), ("task", "name"), ("task", "train"), ("task", "validation"),
+    ):  # fmt: skip
+        keys = document.get(section)
+        value = keys.get(key) if isinstance(keys, dict) else None
+        if not isinstance(keys, dict) or not isinstance(value, str):
+            continue
+        is_name = key == "name" and not value.endswith(".toml")
+        if value not in ("", BUNDLED_MODEL) and not is_name:
+            keys[key] = str((folder / value).resolve())
+
+
+def toml_value(text: str) -> Any:
+    """A TOML value from a command line; bare words are strings: --set radio.channel=awgn."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def parse_config(document: dict[str, Any], *, source: str) -> RunConfig:
+    """Turn a parsed TOML document into a checked configuration."""
+    sections = {f.name: f.type for f in msgspec.structs.fields(RunConfig)}
+    for name, value in document.items():
+        if name not in sections:
+            raise ConfigurationError(
+                f"{source}: unknown section [{name}].{_did_you_mean(name, sections)} "
+                f"Known: {', '.join(sections)}."
+            )
+        if isinstance(value, dict):
+            known = get_type_hints(sections[name])
+            for key in value:
+                if key not in known:
+                    raise ConfigurationError(
+                        f"{source}: unknown key {key!r} in [{name}].{_did_you_mean(key, known)} "
+                        f"Known: {', '.join(known)}."
+                    )
+    try:
+        return msgspec.convert(document, RunConfig)
+    except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, ConfigurationError):
+            raise error.__cause__ from None
+        raise ConfigurationError(f"{source}: {error}") from error
+
+
+def _did_you_mean(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def dump_config(config: RunConfig) -> dict[str, Any]:
+    """The configuration as plain values, for the run store and summaries."""
+    plain: dict[str, Any] = msgspec.to_builtins(config)
+    return plain

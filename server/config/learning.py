@@ -1,0 +1,131 @@
+"""Configuration of what is learnt, by whom, and how: model, task, federation, optimizer, run."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from edge_runtime.protocol.rounds import Difference
+from server.config.section import Section
+
+BUNDLED_MODEL = "bundled"
+_LOSS_ROUNDING = 2.0**-18  # float32 sums in another order move a loss by some 5e-6 (self_check)
+
+
+class ModelSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which model, and which of its weights move.
+
+    Paths in a configuration file are relative to the file, on the command line to the folder it is
+    typed in.
+
+    Attributes:
+        bundle: "bundled", or the path of a folder made by ``pairzero export``.
+        trainable: "all", "norms_and_biases", or a list of tensor name patterns.
+    """
+
+    bundle: str = BUNDLED_MODEL
+    trainable: str | tuple[str, ...] = "all"
+
+
+class TaskSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is learned.
+
+    Attributes:
+        name: a task that comes with pairzero, or the path of a task file.
+        train: training data; empty takes the task's own.
+        validation: validation data, likewise.
+        validation_is_public: what is learnt from the validation data may be published. Where
+            devices hold real keys nothing is evaluated without this, because loss and accuracy
+            are stored and shown and no noise covers them.
+        max_tokens: longer prompts keep their first token and their end.
+        validation_examples: how many validation examples an evaluation uses; 0 means all.
+    """
+
+    name: str = "snips"
+    train: str = ""
+    validation: str = ""
+    validation_is_public: bool = False
+    max_tokens: int = 64
+    validation_examples: int = 0
+
+
+class FederationSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Who takes part. Training examples are shuffled and dealt out evenly (IID).
+
+    Attributes:
+        num_devices: K.
+        min_speakers: a round in which fewer speak moves nothing, and if so few are loud enough
+            from the start, nobody speaks. It guards learning and not privacy: a sum that is not
+            used was heard all the same, and is charged in full.
+        dropout_probability: of each device in each round, after the round was paid for, as far as
+            is expected. What the missing noise will cost is kept back, so that a run with such
+            dropouts ends with its last round. Superposed access only; nobody else's noise covers a
+            device elsewhere.
+    """
+
+    num_devices: int = 5
+    min_speakers: int = 1
+    dropout_probability: float = 0.0
+
+
+class OptimizerSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The zeroth-order step: w <- w - learning_rate(t) * (1/Q) sum_q mean_estimate_q * z_q.
+
+    Attributes:
+        rounds: rounds of the whole run; the privacy budget is planned for exactly these.
+        directions: Q, directions of a round, and numbers that each device sends in it.
+        difference: "two_sided": 2 Q forward sweeps a round. "one_sided": Q + 1, because the losses
+            at w serve all directions.
+        batch_size: nominal examples per device and round.
+        perturbation_scale_log2: log2 of mu; -10 is about the 1e-3 of the literature.
+        learning_rate: at the first round.
+        final_learning_rate_fraction: the rate falls along a half cosine to this fraction.
+        clip: gamma, the bound on the norm of one example's Q projected gradients.
+        typical_number: root mean square of a mean number before noise, if it is known; else it is
+            looked at on public validation data (`server.planning.scalar_rms`). A run that noise
+            would drown is refused by it.
+        vote_value: waveforms that carry signs: what all votes one way count as, in place of a mean
+            scalar.
+        vote_decision: "majority": plus or minus the value, whichever more devices say. "soft": the
+            value times the mean of the votes.
+    """
+
+    rounds: int = 1000
+    directions: int = 1
+    difference: Difference = Difference.TWO_SIDED
+    batch_size: int = 16
+    perturbation_scale_log2: int = -10
+    learning_rate: float = 1e-4
+    final_learning_rate_fraction: float = 0.05
+    clip: float = 50.0
+    typical_number: float | None = None
+    vote_value: float = 1.0
+    vote_decision: Literal["majority", "soft"] = "majority"
+
+    @property
+    def sweeps_per_round(self) -> int:
+        """Forward passes over its batch that a device makes in a round."""
+        return self.difference.num_sweeps(self.directions)
+
+    @property
+    def rounding_of_a_gradient(self) -> float:
+        """What a loss that is off in its last bits does to a projected gradient."""
+        sides = 1 if self.difference is Difference.ONE_SIDED else 2
+        return _LOSS_ROUNDING * 2.0**-self.perturbation_scale_log2 / sides
+
+
+class RunSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the run is carried out.
+
+    Attributes:
+        seed: of everything that a simulation draws: data split, directions, channel.
+        evaluation_interval: rounds between evaluations.
+        digest_interval: rounds between comparisons of the replicas' weights.
+        workers: forward passes at a time; 0 means one per core.
+        intra_op_threads: threads within one forward pass.
+    """
+
+    seed: int = 0
+    evaluation_interval: int = 100
+    digest_interval: int = 100
+    workers: int = 0
+    intra_op_threads: int = 1
