@@ -11,17 +11,15 @@ the best one falls with the noise. Resumes; a run takes some 20 s, all of them s
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from study import Study
+
 from server.config.files import load_config
 from server.report.page import read_runs
-from server.run.environment import environment
 from server.run.experiment import Experiment
 
 EPSILONS = (20.0, 50.0, 100.0, 160.0, 300.0, 1200.0)
@@ -77,16 +75,8 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("results", type=Path)
-    parser.add_argument("--quick", action="store_true", help="one short run")
-    parser.add_argument("--show", action="store_true", help="run nothing more")
-    parser.add_argument("--json", type=Path, help="write everything there, with provenance")
-    args = parser.parse_args()
-    rows: list[dict[str, Any]] = []
-    if args.results.exists():
-        rows = [json.loads(line) for line in args.results.read_text("utf-8").splitlines()]
-    done = {(row["epsilon"], row["factor"], row["seed"]) for row in rows}
+    study = Study(__doc__, quick="one short run")
+    args = study.begin()
     # The best factor is about the share of its progress that a round keeps.
     wanted = [
         (epsilon, factor, seed)
@@ -95,18 +85,13 @@ def main() -> None:
     ]
     if args.quick:
         wanted = [(300.0, 0.2, 0)]
-    for epsilon, factor, seed in [] if args.show else wanted:
-        if (epsilon, factor, seed) in done:
-            continue
+    for epsilon, factor, seed in study.missing(
+        wanted, lambda row: (row["epsilon"], row["factor"], row["seed"])
+    ):
         row = one_run(epsilon, factor, seed, 5 if args.quick else 450)
-        with args.results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        rows.append(row)
-        print(f"epsilon {epsilon:g}, factor {factor:g}, seed {seed}", file=sys.stderr)
-    show(rows)
-    if args.json:
-        document = {"environment": environment(), "runs": rows}
-        args.json.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+        study.add(row, f"epsilon {epsilon:g}, factor {factor:g}, seed {seed}")
+    show(study.rows)
+    study.finish(runs=study.rows)
 
 
 if __name__ == "__main__":

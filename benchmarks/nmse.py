@@ -19,17 +19,15 @@ the formula leaves out every impairment but carriers, timing and path loss.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import itertools
-import json
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from study import Study
 
 from radio.errors import RadioError
 from radio.measurement import Setting, measure_coherent, measure_energy, measure_slotted
@@ -40,7 +38,6 @@ from radio.waveforms import WaveformName
 from radio.waveforms.coherent import CoherentWaveform
 from radio.waveforms.energy import EnergyWaveform
 from radio.waveforms.slotted import SlottedWaveform
-from server.run.environment import environment
 
 NUM_DEVICES = (1, 5, 10, 20)
 SNRS_DB = (-10.0, 0.0, 10.0, 20.0, 30.0)
@@ -155,11 +152,6 @@ def demodulation_share() -> float:
     return float(np.median(shares))
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    lines = path.read_text("utf-8").splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines]
-
-
 def show(rows: list[dict[str, Any]]) -> None:
     print(f"{'waveform':14s}{'impairments':13s}{'calibrated':>11s}{'ms':>7s}{'K':>4s}  "
           + "".join(f"{snr:>+16.0f} dB" for snr in SNRS_DB))  # fmt: skip
@@ -231,39 +223,28 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("results", type=Path)
-    parser.add_argument("--quick", action="store_true", help="a few cells of few trials")
-    parser.add_argument("--trials", type=int, help="of a cell (default 200, quick 20)")
-    parser.add_argument("--show", action="store_true", help="measure nothing more")
-    parser.add_argument("--json", type=Path, help="write everything there, with provenance")
-    parser.add_argument("--plot", type=Path, help="a PNG")
-    args = parser.parse_args()
+    study = Study(__doc__, quick="a few cells of few trials")
+    study.parser.add_argument("--trials", type=int, help="of a cell (default 200, quick 20)")
+    study.parser.add_argument("--plot", type=Path, help="a PNG")
+    args = study.begin()
     trials = args.trials or (20 if args.quick else 200)
-    rows = read(args.results)
-    done = [(row["cell"], row["trials"]) for row in rows]
-    todo = [c for c in cells(args.quick) if not args.show and (c, trials) not in done]
-    for number, cell in enumerate(todo, 1):
+    wanted = [(cell, trials) for cell in cells(args.quick)]
+    todo = study.missing(wanted, lambda row: (row["cell"], row["trials"]))
+    for number, (cell, _) in enumerate(todo, 1):
         row = {"cell": cell, "trials": trials, "result": measure(cell, trials)}
-        with args.results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        rows.append(row)
-        print(f"{number}/{len(todo)}", cell, _text(row["result"]), file=sys.stderr, flush=True)
-    show(rows)
+        study.add(row, f"{number}/{len(todo)} {cell} {_text(row['result'])}")
+    show(study.rows)
     share = demodulation_share()
     print(f"reading one capture of 65.5 ms takes {share:.1%} of it on one core")
-    if args.json:
-        document = {
-            "environment": environment(),
-            "seed": SEED,
-            "alpha": ALPHA,
-            "settings": settings(),
-            "demodulation_share_of_airtime": round(share, 4),
-            "cells": rows,
-        }
-        args.json.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+    study.finish(
+        seed=SEED,
+        alpha=ALPHA,
+        settings=settings(),
+        demodulation_share_of_airtime=round(share, 4),
+        cells=study.rows,
+    )
     if args.plot:
-        plot(rows, args.plot)
+        plot(study.rows, args.plot)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,7 @@ Resumes; a run and its replay take a few minutes::
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +28,7 @@ from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
+from study import Study
 
 from edge_runtime.agent import DeviceAgent
 from edge_runtime.forward import OnnxForward
@@ -45,7 +43,6 @@ from server.config.files import load_config
 from server.config.run_config import RunConfig
 from server.privacy.audit import epsilon_from_guesses
 from server.run.data import RunData, load_run_data
-from server.run.environment import environment
 from server.run.experiment import Experiment
 from server.store.records import RoundRow
 
@@ -213,40 +210,23 @@ def proved(row: dict[str, Any], delta: float) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("results", type=Path)
-    parser.add_argument("--quick", action="store_true", help="two short runs")
-    parser.add_argument("--show", action="store_true", help="run nothing more")
-    parser.add_argument("--json", type=Path, help="write everything there, with provenance")
-    args = parser.parse_args()
-    rows: list[dict[str, Any]] = []
-    if args.results.exists():
-        rows = [json.loads(line) for line in args.results.read_text("utf-8").splitlines()]
-    done = {(row["epsilon"], row["seed"]) for row in rows}
+    study = Study(__doc__, quick="two short runs")
+    args = study.begin()
     wanted = [(epsilon, seed) for seed in SEEDS for epsilon in EPSILONS]
     rounds, per_device = (450, RECORDS_PER_DEVICE)
     if args.quick:
         wanted, rounds, per_device = [(1.0, 0), (None, 0)], 30, 30
-    for epsilon, seed in [] if args.show else wanted:
-        if (epsilon, seed) in done:
-            continue
+    for epsilon, seed in study.missing(wanted, lambda row: (row["epsilon"], row["seed"])):
         row = one_run(epsilon, seed, rounds, per_device)
-        with args.results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        rows.append(row)
-        print(f"epsilon {epsilon}, seed {seed}", file=sys.stderr)
+        study.add(row, f"epsilon {epsilon}, seed {seed}")
     delta = load_config("snips", {}).privacy.delta
     print("claimed   proved   right guesses of how many")
-    for row in rows:
+    for row in study.rows:
         row["proved"] = proved(row, delta)
         claimed = "none" if row["claimed"] is None else f"{row['claimed']:.3f}"
         cells = ", ".join(f"{g['right']}/{g['guesses']}" for g in row["guesses"])
         print(f"{claimed:>7}{row['proved']:9.3f}   {cells}")
-    if args.json:
-        document = {
-            "environment": environment(), "delta": delta, "alpha": ALPHA, "runs": rows
-        }  # fmt: skip
-        args.json.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+    study.finish(delta=delta, alpha=ALPHA, runs=study.rows)
 
 
 if __name__ == "__main__":

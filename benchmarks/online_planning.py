@@ -11,21 +11,17 @@ path, and what was spent of the budget::
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import math
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from study import Study
 
 from server.power.online import OnlinePlanner, Rule
 from server.power.policies.optimal import plan_optimal
 from server.power.schedule import PlanningProblem
 from server.privacy.gaussian import budget_of
-from server.run.environment import environment
 
 NUM_PATHS, NUM_ROUNDS, NUM_DEVICES = 1000, 200, 5
 DRAWS = 500
@@ -84,29 +80,13 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("results", type=Path)
-    parser.add_argument("--quick", action="store_true", help="five paths")
-    parser.add_argument("--show", action="store_true", help="plan nothing more")
-    parser.add_argument("--json", type=Path, help="write everything there, with provenance")
-    args = parser.parse_args()
-    rows: list[dict[str, Any]] = []
-    if args.results.exists():
-        rows = [json.loads(line) for line in args.results.read_text("utf-8").splitlines()]
-    done = {row["index"] for row in rows}
-    wanted = range(0 if args.show else 5 if args.quick else NUM_PATHS)
-    for index in wanted:
-        if index in done:
-            continue
-        row = path(index)
-        with args.results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        rows.append(row)
-        print(f"path {index}", file=sys.stderr)
-    show(rows)
-    if args.json:
-        document = {"environment": environment(), "paths": rows}
-        args.json.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+    study = Study(__doc__, quick="five paths")
+    args = study.begin()
+    wanted = range(5 if args.quick else NUM_PATHS)
+    for index in study.missing(wanted, lambda row: int(row["index"])):
+        study.add(path(index), f"path {index}")
+    show(study.rows)
+    study.finish(paths=study.rows)
 
 
 if __name__ == "__main__":

@@ -17,16 +17,13 @@ feasible, and agree as well as SCS does.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from study import Study
 
 from server.power import convex
 from server.power.limits import PowerLimits, energies
@@ -38,7 +35,6 @@ from server.power.policies.sign import plan_sign, wrong_majority_bound
 from server.power.policies.subsampled import central_limit_costs, plan_subsampled
 from server.power.schedule import InfeasiblePlanError, PlanningProblem
 from server.privacy.gaussian import budget_of, gdp_mu_of
-from server.run.environment import environment
 
 KINDS = {
     "optimal": 200, "trusted": 60, "equal_split": 60, "sign": 60, "subsampled": 60, "limited": 60,
@@ -201,35 +197,22 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("results", type=Path)
-    parser.add_argument("--quick", action="store_true", help="a few small instances")
-    parser.add_argument("--show", action="store_true", help="solve nothing more")
-    parser.add_argument("--json", type=Path, help="write everything there, with provenance")
-    args = parser.parse_args()
-    rows: list[dict[str, Any]] = []
-    if args.results.exists():
-        rows = [json.loads(line) for line in args.results.read_text("utf-8").splitlines()]
-    done = {(row["kind"], row["index"]) for row in rows}
-    todo = [
+    study = Study(__doc__, quick="a few small instances")
+    args = study.begin()
+    wanted = [
         (kind, index)
         for kind, count in KINDS.items()
         for index in range(4 if args.quick else count)
-        if not args.show and (kind, index) not in done
     ]
+    todo = study.missing(wanted, lambda row: (row["kind"], row["index"]))
     for number, (kind, index) in enumerate(todo, 1):
         row = compare(kind, index, args.quick)
-        with args.results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        rows.append(row)
-        print(f"{number}/{len(todo)} {kind} {row.get('worse_by', 'failed')}", file=sys.stderr)
-    show(rows)
+        study.add(row, f"{number}/{len(todo)} {kind} {row.get('worse_by', 'failed')}")
+    show(study.rows)
     times = {} if args.quick else largest_run()
     for name, seconds in times.items():
         print(f"T = 8000, K = 50: {name} {seconds:.3f}")
-    if args.json:
-        document = {"environment": environment(), "largest_run": times, "instances": rows}
-        args.json.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+    study.finish(largest_run=times, instances=study.rows)
 
 
 if __name__ == "__main__":

@@ -18,11 +18,8 @@ takes some 14 s on one core, all of them half an hour on two::
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
 import math
-import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -31,6 +28,7 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import t as student
+from study import Study
 
 from server.config.files import load_config
 from server.config.run_config import RunConfig
@@ -38,7 +36,6 @@ from server.planning.learnability import outlook
 from server.planning.policy_preview import preview_policy
 from server.planning.scalar_rms import TypicalNumber
 from server.report.page import read_runs
-from server.run.environment import environment
 from server.run.experiment import Experiment
 
 SNRS_DB = (-20.0, -10.0, 0.0, 10.0, 20.0)
@@ -163,33 +160,20 @@ def show(lines: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("results", type=Path)
-    parser.add_argument("--quick", action="store_true", help="a few short runs")
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--show", action="store_true", help="run nothing more")
-    parser.add_argument("--json", type=Path, help="write everything there, with provenance")
-    args = parser.parse_args()
-    rows: list[dict[str, Any]] = []
-    if args.results.exists():
-        rows = [json.loads(line) for line in args.results.read_text("utf-8").splitlines()]
-    done = {(row["policy"], row["snr_db"], row["seed"]) for row in rows}
+    study = Study(__doc__, quick="a few short runs")
+    study.parser.add_argument("--processes", type=int, default=2)
+    args = study.begin()
     wanted = [(p, snr, seed) for seed, snr, p in itertools.product(SEEDS, SNRS_DB, POLICIES)]
     rounds = 150
     if args.quick:
         wanted, rounds = [(p, 20.0, s) for s in (0, 1) for p in ("static", "sign", "perfect")], 3
-    missing = [] if args.show else [cell for cell in wanted if cell not in done]
+    todo = study.missing(wanted, lambda row: (row["policy"], row["snr_db"], row["seed"]))
     with ProcessPoolExecutor(args.processes) as pool:
-        for row in pool.map(one_cell, missing, itertools.repeat(rounds)):
-            with args.results.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-            rows.append(row)
-            print(f"{row['policy']} at {row['snr_db']:g} dB, seed {row['seed']}", file=sys.stderr)
-    lines = conclusions(rows)
+        for row in pool.map(one_cell, todo, itertools.repeat(rounds)):
+            study.add(row, f"{row['policy']} at {row['snr_db']:g} dB, seed {row['seed']}")
+    lines = conclusions(study.rows)
     show(lines)
-    if args.json:
-        document = {"environment": environment(), "cells": lines, "runs": rows}
-        args.json.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+    study.finish(cells=lines, runs=study.rows)
 
 
 if __name__ == "__main__":

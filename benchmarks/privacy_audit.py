@@ -18,22 +18,18 @@ is the figure. Resumes; half an hour on two cores::
 
 from __future__ import annotations
 
-import argparse
 import functools
-import json
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from audited_run import DELTA, EPSILON, NUM_DIRECTIONS, PATTERN, AuditedRun, Cell
 from dp_accounting.pld import privacy_loss_distribution as pld
+from study import Study
 
 from radio.arrays import Float64Array
 from server.privacy.audit import Profile, is_refuted
-from server.run.environment import environment
 
 ALPHA = 1e-6
 NUM_CHUNKS, CHUNK = 9, 5_000
@@ -199,50 +195,34 @@ def conclusions(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("results", type=Path)
-    parser.add_argument("--quick", action="store_true", help="few runs of some cells")
-    parser.add_argument("--show", action="store_true", help="run nothing more")
-    parser.add_argument("--json", type=Path, help="write everything there, with provenance")
-    parser.add_argument("--workers", type=int, default=2, help="processes")
-    args = parser.parse_args()
-    rows: list[dict[str, Any]] = []
-    if args.results.exists():
-        rows = [json.loads(line) for line in args.results.read_text("utf-8").splitlines()]
+    study = Study(__doc__, quick="few runs of some cells")
+    study.parser.add_argument("--workers", type=int, default=2, help="processes")
+    args = study.begin()
     names, size, num_chunks = list(CELLS), CHUNK, NUM_CHUNKS
     if args.quick:
         names, size, num_chunks = ["two rounds", "one noise for two rounds"], 500, 2
-    with (
-        ProcessPoolExecutor(args.workers) as pool,
-        args.results.open("a", encoding="utf-8") as file,
-    ):
+    with ProcessPoolExecutor(args.workers) as pool:
         # First what the attacker sees, then what is counted.
-        for chunks in ([0], range(1, num_chunks)) if not args.show else []:
-            done = {(row["cell"], row["has_canary"], row["chunk"]) for row in rows}
+        for chunks in ([0], range(1, num_chunks)):
             models = {
-                row["cell"]: (row["mean"], row["covariance"])
-                for row in rows
-                if "mean" in row and not row["has_canary"]
+                row["cell"]: (row["mean"], row["covariance"]) for row in study.rows if "mean" in row
             }
             wanted = [
                 (name, has_canary, chunk)
                 for chunk in chunks
                 for name in names
                 for has_canary in ((True, False) if chunk else (False,))
-                if (name, has_canary, chunk) not in done
             ]
             jobs = [
-                pool.submit(examine, *which, size, models[which[0]] if which[2] else None)
-                for which in wanted
+                pool.submit(examine, *part, size, models[part[0]] if part[2] else None)
+                for part in study.missing(
+                    wanted, lambda row: (row["cell"], row["has_canary"], row["chunk"])
+                )
             ]
             for job in jobs:
                 row = job.result()
-                file.write(json.dumps(row) + "\n")
-                file.flush()
-                rows.append(row)
-                print(f"{row['cell']}, canary {row['has_canary']}, chunk {row['chunk']}",
-                      file=sys.stderr)  # fmt: skip
-    found = conclusions(rows)
+                study.add(row, f"{row['cell']}, canary {row['has_canary']}, chunk {row['chunk']}")
+    found = conclusions(study.rows)
     print(f"{'cell':30}{'runs':>9}{'charged':>9}{'proved':>9}{'noise':>7}  attack")
     for line in found:
         kind = "sound" if line["is_sound"] else "fault"
@@ -251,12 +231,7 @@ def main() -> None:
             f"{line['cell']:30}{line['runs']:>9,}{line['charged']:>9.3f}{line['proved']:>9.3f}"
             f"{line['share_of_noise']:>7.2f}  {line['attack']:12}{kind}, {verdict}"
         )
-    if args.json:
-        document = {
-            "environment": environment(), "delta": DELTA, "alpha": ALPHA,
-            "thresholds": THRESHOLDS, "attacks": ATTACKS, "cells": found,
-        }  # fmt: skip
-        args.json.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+    study.finish(delta=DELTA, alpha=ALPHA, thresholds=THRESHOLDS, attacks=ATTACKS, cells=found)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,7 @@ moments take a quarter of an hour::
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -26,6 +24,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from study import Study
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "support"))
@@ -266,29 +266,19 @@ def is_well(row: dict[str, Any]) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("results", type=Path)
-    parser.add_argument("--quick", action="store_true", help="every way at one moment")
-    parser.add_argument("--show", action="store_true", help="run nothing more")
-    parser.add_argument("--json", type=Path, help="write everything there, with provenance")
-    args = parser.parse_args()
-    rows: list[dict[str, Any]] = []
-    if args.results.exists():
-        rows = [json.loads(line) for line in args.results.read_text("utf-8").splitlines()]
-    done = {(row["way"], row["moment"]) for row in rows}
+    study = Study(__doc__, quick="every way at one moment")
+    args = study.begin()
     wanted = [(way, moment) for way in WAYS for moment in MOMENTS]
     if args.quick:
         wanted = [(way, MOMENTS[(3 * k + 3) % len(MOMENTS)]) for k, way in enumerate(WAYS)]
-    todo = [] if args.show else [trial for trial in wanted if trial not in done]
+    todo = study.missing(wanted, lambda row: (row["way"], row["moment"]))
     if todo:
         with bench() as running:
             for number, (way, moment) in enumerate(todo, 1):
                 row = one_trial(running, way, moment)
-                rows.append(row)
-                with args.results.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
                 mark = "" if is_well(row) else "   LOUD"
-                print(f"{number}/{len(todo)} {way}, moment {moment}{mark}", file=sys.stderr)
+                study.add(row, f"{number}/{len(todo)} {way}, moment {moment}{mark}")
+    rows = study.rows
     print(f"{'way out':24s}{'trials':>7s}{'loud':>6s}{'silent':>8s}{'slowest s':>11s}")
     for way in dict.fromkeys(row["way"] for row in rows):
         of_way = [row for row in rows if row["way"] == way]
@@ -302,10 +292,7 @@ def main() -> int:
         f"{len(rows)} trials, {num_loud} of them hit with a burst on the air: "
         f"{well} silent in time, {len(rows) - well} not"
     )
-    if args.json:
-        trials = ",\n ".join(json.dumps(row) for row in rows)
-        head = f'"max_hold_s": {MAX_HOLD_S}, "within_s": {WITHIN_S}'
-        args.json.write_text(f'{{{head}, "trials": [\n {trials}\n]}}\n', "utf-8")
+    study.finish(max_hold_s=MAX_HOLD_S, within_s=WITHIN_S, trials=rows)
     return 0 if well == len(rows) else 1
 
 
