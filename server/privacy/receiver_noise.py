@@ -15,11 +15,12 @@ r_grid, four steps of the coarsest grid. Under that much Gaussian noise a sum of
 is a continuous one but for a factor of 1 + 2 exp(-2 pi^2 4^2) < 1 + 1e-136 (Micciancio and Regev
 2007, lemma 4.1, for the smoothing of a lattice), whatever the gains are.
 
-r_rounding. A number, its level, each sample and its way through the medium are a product each, of
-relative error at most sqrt(5) u in complex arithmetic, u = 2^-53 (Brent, Percival, Zimmermann
-2007), and the sum of K devices adds (K - 1) u:
+r_rounding. Level, sample and way through the medium are a product each, of relative error at most
+sqrt(5) u in complex arithmetic, u = 2^-53 (Brent, Percival, Zimmermann 2007), the number itself is
+rounded once, and the sum of K devices adds (K - 1) u. Every device arrives within c (1 + 1/2), or is
+silent (`server.planning.gain_error`). 1.5 (3 sqrt(5) + 1 + K - 1) is below 2 (5 + K), so
 
-    norm(R) <= B = (10 + K) u c sqrt(L) sum_k max abs(s_k)
+    norm(R) <= B = 2 (5 + K) u c sqrt(L) sum_k max abs(s_k)
 
 (What adding the noise rounds off is a function of what is covered by then.) Given the noisy sum Z,
 the rest is N(R, v^2), v = r_rounding c sqrt(L), with R distributed in some way that may depend on
@@ -52,7 +53,7 @@ KEPT_BACK = 2.0**-10
 
 _GRID = 4.0 * 2.0**-FINENESS_LOG2
 _UNIT_ROUNDOFF = 2.0**-53
-_PRODUCTS = 10
+_PRODUCTS = 5
 _SHARE_OF_LOSS = 2.0**-19
 _REACH = 40.0 * math.sqrt(2.0)
 
@@ -84,6 +85,6 @@ def receiver_noise_needed(
     grid = _GRID * step
     # sum_k sigma_k <= sqrt(K) sqrt(sum_k sigma_k^2), however noise is dealt out.
     largest_sum = num_devices * bound + _REACH * math.sqrt(num_devices) * sum_noise_std
-    rounding = (_PRODUCTS + num_devices) * _UNIT_ROUNDOFF * largest_sum
+    rounding = 2.0 * (_PRODUCTS + num_devices) * _UNIT_ROUNDOFF * largest_sum
     per_loss = math.sqrt(num_scalars / _SHARE_OF_LOSS) * sum_noise_std / sensitivity
     return math.hypot(grid, 2.0 * rounding * per_loss) / math.sqrt(1.0 - counted_fraction)

@@ -95,7 +95,7 @@ def test_the_growth_of_a_shift_pays_for_what_rounding_tells(num_devices, num_sca
     )
     share = noise_std / math.sqrt(num_devices)
     largest = num_devices * (bound + 40 * math.sqrt(2) * share)
-    shift = 2 * (10 + num_devices) * 2.0**-53 * largest / needed
+    shift = 2 * 2 * (5 + num_devices) * 2.0**-53 * largest / needed
     own = sensitivity / noise_std
     both = math.sqrt(own**2 + num_scalars * shift**2)
     assert own * (1 + 2.0**-22) < both <= own * SHIFT_GROWTH
