@@ -17,8 +17,8 @@ is a continuous one but for a factor of 1 + 2 exp(-2 pi^2 4^2) < 1 + 1e-136 (Mic
 
 r_rounding. Level, sample and way through the medium are a product each, of relative error at most
 sqrt(5) u in complex arithmetic, u = 2^-53 (Brent, Percival, Zimmermann 2007), the number itself is
-rounded once, and the sum of K devices adds (K - 1) u. Every device arrives within c (1 + 1/2), or is
-silent (`server.planning.gain_error`). 1.5 (3 sqrt(5) + 1 + K - 1) is below 2 (5 + K), so
+rounded once, and the sum of K devices adds (K - 1) u. Every device arrives within c (1 + 1/2), or
+is silent (`server.planning.gain_error`). 1.5 (3 sqrt(5) + 1 + K - 1) is below 2 (5 + K), so
 
     norm(R) <= B = 2 (5 + K) u c sqrt(L) sum_k max abs(s_k)
 
