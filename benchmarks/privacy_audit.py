@@ -29,6 +29,7 @@ from dp_accounting.pld import privacy_loss_distribution as pld
 from study import Study
 
 from radio.arrays import Float64Array
+from server.planning.privacy_terms import PrivacyTerms
 from server.privacy.audit import Profile, is_refuted
 
 ALPHA = 1e-6
@@ -120,16 +121,22 @@ def examine(
 
 
 @functools.cache
+def terms_of(name: str) -> PrivacyTerms:
+    """What a cell is charged by; the same with and without the canary."""
+    run = AuditedRun(CELLS[name], has_canary=False, seed=1)
+    run.close()
+    return run.terms
+
+
+@functools.cache
 def charged(name: str, share: float) -> tuple[Profile, float]:
     """Profile and epsilon of what a cell is charged, with a share of the noise."""
-    cell = CELLS[name]
-    run = AuditedRun(cell, has_canary=False, seed=1)
-    run.close()
-    rate = run.terms.sampling_probabilities[0]
+    terms = terms_of(name)
+    rate = terms.sampling_probabilities[0]
     total = None
-    for t in range(cell.rounds):
+    for multiplier in terms.noise_multipliers:
         one = pld.from_gaussian_mechanism(
-            share * run.terms.noise_multiplier(t),
+            share * multiplier,
             value_discretization_interval=1e-3,
             sampling_prob=rate,
         )

@@ -77,9 +77,7 @@ def check_burst(name: str, samples: Any) -> Complex64Array:
     Raises:
         RadioConfigurationError: says which of the four is wrong.
     """
-    _check_is_array_of(name, samples, np.complex64)
-    _check_samples(name, samples)
-    burst: Complex64Array = samples
+    burst: Complex64Array = _check_samples(name, samples, np.complex64)
     return burst
 
 
@@ -92,13 +90,11 @@ def check_exact_burst(name: str, samples: Any) -> BurstArray:
     Raises:
         RadioConfigurationError: as `check_burst`.
     """
-    _check_is_array_of(name, samples, np.complex64, np.complex128)
-    _check_samples(name, samples)
-    burst: BurstArray = samples
+    burst: BurstArray = _check_samples(name, samples, np.complex64, np.complex128)
     return burst
 
 
-def _check_is_array_of(name: str, samples: Any, *types: type[np.complexfloating]) -> None:
+def _check_samples(name: str, samples: Any, *types: type[np.complexfloating]) -> Any:
     if not isinstance(samples, np.ndarray) or samples.dtype not in types:
         kind = samples.dtype if isinstance(samples, np.ndarray) else type(samples).__name__
         wanted = " or ".join(np.dtype(each).name for each in types)
@@ -106,14 +102,12 @@ def _check_is_array_of(name: str, samples: Any, *types: type[np.complexfloating]
             f"{name}: got {kind}, wanted a {wanted} array. "
             "Convert with samples.astype(np.complex64) where the rounding is meant."
         )
-
-
-def _check_samples(name: str, samples: npt.NDArray[Any]) -> None:
     if samples.ndim != 1 or samples.size == 0:
         raise RadioConfigurationError(
             f"{name}: got shape {samples.shape}, wanted [num_samples] with at least one sample."
         )
     check_all_finite(name, samples)
+    return samples
 
 
 def check_all_finite(name: str, samples: npt.NDArray[Any]) -> None:

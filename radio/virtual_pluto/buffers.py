@@ -12,6 +12,9 @@ import numpy as np
 from radio.virtual_pluto.air import Burst, Radio, VirtualAir
 from radio.virtual_pluto.attributes import IioError
 
+BYTES_PER_NUMBER = 2
+"""Of a sample's part in phase or in quadrature."""
+
 CHUNK_SAMPLES = 1 << 16
 """A long buffer is handed over in pieces, as the real daemon does."""
 
@@ -118,7 +121,7 @@ class TransmitBuffer:
 
     def fits(self, size: int) -> bool:
         """Whether so many bytes are whole samples, and not more than a block has."""
-        of_sample = 2 * len(self._columns)
+        of_sample = BYTES_PER_NUMBER * len(self._columns)
         return size % of_sample == 0 and 0 < size <= self._num_samples * of_sample
 
     def push(self, data: bytes) -> None:

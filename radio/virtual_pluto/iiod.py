@@ -36,7 +36,7 @@ from io import BufferedIOBase
 import numpy as np
 
 from radio.virtual_pluto.attributes import Attribute, Attributes, Device, IioError
-from radio.virtual_pluto.buffers import ReceiveBuffer, TransmitBuffer
+from radio.virtual_pluto.buffers import BYTES_PER_NUMBER, ReceiveBuffer, TransmitBuffer
 from radio.virtual_pluto.description import describe
 from radio.virtual_pluto.pluto import VirtualPluto
 
@@ -271,7 +271,7 @@ class Session:
             raise IioError(errno.EBADF)
         buffer, mask = self._receiving
         columns = _columns(int(mask, 16))
-        if not 0 < size <= buffer.num_samples * 2 * len(columns):
+        if not 0 < size <= buffer.num_samples * BYTES_PER_NUMBER * len(columns):
             raise IioError(errno.EINVAL)
         left, is_first = size, True
         for piece in buffer.read_block():

@@ -6,14 +6,13 @@ import errno
 
 from radio.virtual_pluto.air import Radio, VirtualAir
 from radio.virtual_pluto.attributes import Device, IioError
-from radio.virtual_pluto.buffers import ReceiveBuffer, TransmitBuffer
+from radio.virtual_pluto.buffers import BYTES_PER_NUMBER, ReceiveBuffer, TransmitBuffer
 from radio.virtual_pluto.chip import Chip
 from radio.virtual_pluto.converters import OVERFLOW, UNDERFLOW, Adc, Dac
 from radio.virtual_pluto.supplies import make_xadc
 
 MAX_BUFFER_BYTES = 256 << 20
 _DEFAULT_BLOCKS = 4
-_BYTES_PER_NUMBER = 2
 
 
 class VirtualPluto:
@@ -120,7 +119,7 @@ class VirtualPluto:
 
     def _blocks(self, device: Device, num_samples: int, num_columns: int) -> int:
         blocks = self._kernel_buffers.get(device.identifier, _DEFAULT_BLOCKS)
-        size = num_samples * num_columns * _BYTES_PER_NUMBER * blocks
+        size = num_samples * num_columns * BYTES_PER_NUMBER * blocks
         if not 1 <= size <= MAX_BUFFER_BYTES:
             raise IioError(errno.ENOMEM)
         return blocks

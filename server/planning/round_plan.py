@@ -145,7 +145,7 @@ def _plan_superposed(
     if terms is not None and power.participants:
         check_assumption(
             config,
-            math.hypot(power.sum_noise_std, _counted_std(config, power.receive_scale)),
+            math.hypot(power.sum_noise_std, counted_noise_std(config, power.receive_scale)),
             receiver_noise_std(channel.noise_power, radio.payload_symbols, power.receive_scale),
         )
     return PlannedRound(
@@ -163,8 +163,8 @@ def counted_noise_power(config: RunConfig) -> float:
     return config.privacy.counted_noise_fraction * floor
 
 
-def _counted_std(config: RunConfig, receive_scale: float) -> float:
-    """Of it, in units of the scalar."""
+def counted_noise_std(config: RunConfig, receive_scale: float) -> float:
+    """Standard deviation of it at a common level, in units of the scalar."""
     return math.sqrt(counted_noise_power(config)) / receive_scale
 
 

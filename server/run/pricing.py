@@ -24,7 +24,7 @@ from server.planning.round_plan import (
     ChannelKnowledge,
     PlannedRound,
     RoundPower,
-    counted_noise_power,
+    counted_noise_std,
     plan_round,
 )
 from server.power.channel_inversion import PowerPlan
@@ -325,10 +325,9 @@ class Pricing:
 
     def _counted_noise_std(self, power: RoundPower) -> float:
         """What a sum's price counts of the receiver's noise, in units of the scalar."""
-        counted = counted_noise_power(self._config)
-        if counted == 0.0 or not isinstance(power, PowerPlan) or power.receive_scale == 0.0:
+        if not isinstance(power, PowerPlan) or power.receive_scale == 0.0:
             return 0.0
-        return math.sqrt(counted) / power.receive_scale * (1.0 - _ROUNDING)
+        return counted_noise_std(self._config, power.receive_scale) * (1.0 - _ROUNDING)
 
     def _certified(
         self,
