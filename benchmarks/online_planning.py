@@ -16,10 +16,10 @@ import math
 from typing import Any
 
 import numpy as np
+from hindsight import plan_optimal
 from study import Study
 
 from server.power.online import OnlinePlanner, Rule
-from server.power.policies.optimal import plan_optimal
 from server.power.schedule import PlanningProblem
 from server.privacy.gaussian import budget_of
 

@@ -22,17 +22,21 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import convex_oracle
 import numpy as np
+from hindsight import (
+    central_limit_costs,
+    plan_optimal,
+    plan_sign,
+    plan_subsampled,
+    wrong_majority_bound,
+)
 from study import Study
 
-from server.power import convex
 from server.power.limits import PowerLimits, energies
 from server.power.policies.equal_split import plan_equal_split
 from server.power.policies.limited import plan_limited
-from server.power.policies.optimal import plan_optimal
 from server.power.policies.selection import plan_selection
-from server.power.policies.sign import plan_sign, wrong_majority_bound
-from server.power.policies.subsampled import central_limit_costs, plan_subsampled
 from server.power.schedule import InfeasiblePlanError, PlanningProblem
 from server.privacy.gaussian import budget_of, gdp_mu_of
 
@@ -124,16 +128,16 @@ def limits_of(problem: PlanningProblem, told: dict[str, Any]) -> PowerLimits:
 def by_solver(kind: str, problem: PlanningProblem, told: dict[str, Any]) -> float:
     """The objective that cvxpy finds."""
     if kind == "sign":
-        return convex.sign_objective(problem, told["e0"])
+        return convex_oracle.sign_objective(problem, told["e0"])
     if kind == "subsampled":
-        return convex.central_limit_objective(
+        return convex_oracle.central_limit_objective(
             problem, sampling_probability=SAMPLING_PROBABILITY, mu=told["mu"]
         )
     if kind == "limited":
         return plan_limited(problem, limits_of(problem, told), solver="SCS").objective
     if kind == "equal_split":
-        return convex.equal_split_objective(problem, told["missing"])
-    return convex.plan_convex(problem).objective
+        return convex_oracle.equal_split_objective(problem, told["missing"])
+    return convex_oracle.plan_convex(problem).objective
 
 
 def timed(act: Callable[[], Any]) -> tuple[Any, float]:

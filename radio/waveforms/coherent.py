@@ -73,7 +73,7 @@ class Reception:
         sum_estimates: of each number, the estimate of sum_k s_k over the devices that spoke, in
             scalar units.
         receiver_noise_std: standard deviation of the receiver noise on each, from the measured
-            noise power. The error of the gain estimates is not in it (`csi_variance`).
+            noise power. The error of the gain estimates is not in it (`csi_covariance`).
         noise_power: measured in the silence of this frame, per complex sample.
         quadrature_estimates: the imaginary parts, same units. Noise of the same size if all arrive
             in phase; many receiver_noise_std mean that the gains are out of date.
@@ -91,7 +91,7 @@ class CoherentWaveform:
 
     Guarantees: pure, no state; slots never overlap; every sum is formed in float64 in a fixed
     order, so equal captures give equal bits (on one machine and numpy version); a noise-free round
-    with exact gains is off by at most `rounding_error_bound`.
+    with exact gains is off by at most 2^-23 (1 + 2^-20) sum_k abs(s_k).
 
     Attributes:
         num_devices: pilot slots, >= 1.

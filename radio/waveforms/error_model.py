@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from radio.arrays import Float64Array
+from radio.bisection import bisect
 from radio.checks import (
     check_all_finite,
     check_integer,
@@ -27,6 +28,8 @@ from radio.checks import (
     check_probability,
 )
 from radio.errors import RadioConfigurationError
+
+_BISECTIONS = 100
 
 
 def gain_error_variance(noise_power: float, pilot_symbols: int, amplitude: float) -> float:
@@ -51,48 +54,15 @@ def receiver_noise_std(noise_power: float, payload_symbols: int, receive_scale: 
     return math.sqrt(noise_power / (2.0 * payload_symbols)) / receive_scale
 
 
-def csi_bias(scalars: npt.ArrayLike, gains: npt.ArrayLike, error_variance: float) -> float:
-    """Mean of the error that imperfect gain estimates add to the sum: -sum_k s_k exp(-abs(h)^2/v).
-
-    Exact for fixed true gains. For abs(e) = r < abs(h) the mean of h / (h + e) over the phase of e
-    is 1, and for r > abs(h) it is 0 (Cauchy), and P(r > abs(h)) = exp(-abs(h)^2 / v).
-
-    Leaves out selection: a rule that silences abs(h_hat) < m lets a device whose abs(h) is close to
-    m speak only when its error was favourable, and it then arrives weaker by about
-    0.56 sqrt(v) / m on average. For abs(h) - m of several sqrt(v) that is exponentially small too.
-
-    Args:
-        scalars: s_k, real [num_devices].
-        gains: true h_k, complex [num_devices], none zero.
-        error_variance: v >= 0.
-    """
-    values, power = _scalars_and_power(scalars, gains)
-    check_not_negative("error_variance", error_variance)
-    if error_variance == 0.0:
-        return 0.0
-    return -float(np.sum(values * np.exp(-power / error_variance)))
-
-
-def csi_variance(scalars: npt.ArrayLike, gains: npt.ArrayLike, error_variance: float) -> float:
-    """Variance that imperfect gain estimates add to the sum: sum_k s_k^2 v / (2 abs(h_k)^2).
-
-    First order in v / abs(h)^2; the next term is about 2 v / abs(h)^2 relative. (The exact second
-    moment is infinite, by a logarithm, unless small abs(h_hat) are silenced: nobody should invert
-    a gain that was not heard.) Arguments as `csi_bias`; ``gains`` may be the estimates as well, to
-    the same order.
-    """
-    values, power = _scalars_and_power(scalars, gains)
-    check_not_negative("error_variance", error_variance)
-    return float(np.sum(np.square(values) * (error_variance / 2.0) / power))
-
-
 def csi_covariance(
     scalars: npt.ArrayLike, gains: npt.ArrayLike, error_variance: float
 ) -> Float64Array:
     """Covariance of what imperfect gains add to Q sums: sum_k s_k s_k' v / (2 abs(h_k)^2).
 
-    The Q numbers of one payload share each device's gain error. First order, as `csi_variance`,
-    which is its diagonal.
+    The Q numbers of one payload share each device's gain error. First order in
+    v / abs(h)^2; the next term is about 2 v / abs(h)^2 relative. (The exact second moment is
+    infinite, by a logarithm, unless small abs(h_hat) are silenced: nobody should invert a gain that
+    was not heard.)
 
     Args:
         scalars: s_k, real [num_devices, Q].
@@ -160,16 +130,11 @@ def noise_power_upper_bound(
     # The margin is more than float64 loses in f(r) below.
     exponent = -math.log(failure_probability) / count * (1.0 + 1e-12) + 1e-15
     # f(r) = r - 1 - ln r falls from infinity to 0 on (0, 1]; f(exp(-1 - exponent)) > exponent.
-    low, high = math.exp(-1.0 - exponent), 1.0
+    low = math.exp(-1.0 - exponent)
     if low == 0.0:
         return math.inf
-    for _ in range(100):
-        middle = (low + high) / 2.0
-        if middle - 1.0 - math.log(middle) >= exponent:
-            low = middle
-        else:
-            high = middle
-    return noise_power / low
+    root, _ = bisect(lambda r: r - 1.0 - math.log(r) >= exponent, low, 1.0, _BISECTIONS)
+    return noise_power / root
 
 
 def noise_power_limits(
@@ -183,26 +148,10 @@ def noise_power_limits(
     upper = noise_power_upper_bound(noise_power, num_samples, failure_probability)
     exponent = -math.log(failure_probability) / num_samples * (1.0 + 1e-12) + 1e-15
     # f(r) = r - 1 - ln r grows on r > 1, and f(2 + 2 exponent) > exponent.
-    low, high = 1.0, 2.0 + 2.0 * exponent
-    for _ in range(100):
-        middle = (low + high) / 2.0
-        if middle - 1.0 - math.log(middle) >= exponent:
-            high = middle
-        else:
-            low = middle
-    return noise_power / high, upper
-
-
-def rounding_error_bound(scalars: npt.ArrayLike) -> float:
-    """Largest error of the sum from rounding samples to complex64, without noise and CSI error.
-
-    A burst sample and a captured sample each move by at most 2^-24 of their magnitude, so the
-    estimate moves by at most 2^-23 sum_k abs(s_k); a factor 1 + 2^-20 covers second-order terms
-    and float64. Holds while amplitudes stay far above 2^-126.
-    """
-    values = np.asarray(scalars, dtype=np.float64)
-    check_all_finite("scalars", np.atleast_1d(values))
-    return 2.0**-23 * (1.0 + 2.0**-20) * float(np.sum(np.abs(values)))
+    _, root = bisect(
+        lambda r: r - 1.0 - math.log(r) < exponent, 1.0, 2.0 + 2.0 * exponent, _BISECTIONS
+    )
+    return noise_power / root, upper
 
 
 def _scalars_and_power(

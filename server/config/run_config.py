@@ -35,11 +35,7 @@ from server.config.radio import PlutoSection, RadioSection, VirtualPlutoSection
 from server.config.section import Section, check_count, check_within
 from server.errors import ConfigurationError
 from server.numeric import check_positive
-from server.power.catalogue import (
-    EQUAL_NOISE_POLICIES,
-    check_plans_full_rounds,
-    policy_named,
-)
+from server.power.catalogue import POLICIES, check_plans_rounds
 from server.privacy.units import NeighbouringRelation, PrivacyUnit
 
 _MAX_LEARNING_RATE = 1e3
@@ -283,16 +279,8 @@ class RunConfig(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         self.pluto.settings(["ip:127.0.0.1"] * (1 + num_devices), radio)
 
     def _check_power(self) -> None:
-        policy_named(self.power_policy, access=self.access, has_promise=True)
-        if self.is_subsampled and self.power_policy not in ("static", "subsampled"):
-            raise ConfigurationError(
-                f'power.policy: "{self.power_policy}" plans rounds without subsampling, those of '
-                'privacy.unit = "device"; rounds with Poisson batches have "static" and '
-                '"subsampled".'
-            )
-        if not self.is_subsampled:
-            check_plans_full_rounds(self.power_policy, self.access, self.vote)
-        self._check_limits()
+        self.check_policy(self.power_policy)
+        self.power.limits.over(self.federation.num_devices, self.optimizer.rounds, 1.0)
         check_within("power.min_participation", self.power.min_participation, 0.0, 1.0)
         check_within("power.wrong_sign_probability", self.power.wrong_sign_probability, 0.0, 0.499)
         check_within("power.contraction", self.power.contraction, 0.5, 1.0)
@@ -305,6 +293,23 @@ class RunConfig(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 f"like that. Wanted at least {least:.6f}."
             )
 
+    def check_policy(self, name: str) -> None:
+        """Return if a power policy can plan this run.
+
+        Args:
+            name: of the policy, the configuration's own or another one.
+
+        Raises:
+            ConfigurationError: it cannot; the message says why, and which can.
+        """
+        check_plans_rounds(
+            name,
+            access=self.access,
+            vote=self.vote,
+            is_subsampled=self.is_subsampled,
+            has_limits=self.power.limits.limits_anything,
+        )
+
     def _check_what_covers(self) -> None:
         """Whose noise counts."""
         privacy, num_devices = self.privacy, self.federation.num_devices
@@ -315,30 +320,14 @@ class RunConfig(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 f"privacy.trusted_noise_fraction: got {privacy.trusted_noise_fraction}, and each "
                 "device is covered by its own noise alone here. Leave it out."
             )
-        has_equal_noises = self.power_policy in EQUAL_NOISE_POLICIES
+        has_equal_noises = POLICIES[self.power_policy].has_equal_noises
         is_superposed = self.access is Access.SUPERPOSED
         if privacy.missing_devices > 0 and is_superposed and not has_equal_noises:
+            able = [policy.name for policy in POLICIES.values() if policy.has_equal_noises]
             raise ConfigurationError(
                 f"privacy.missing_devices: got {privacy.missing_devices}, and power.policy = "
                 f'"{self.power_policy}" deals noise out as power allows it, some of it to few. '
-                f"Use one of: {', '.join(EQUAL_NOISE_POLICIES)}."
-            )
-
-    def _check_limits(self) -> None:
-        """Whether the policy keeps the limits that are set, and they can be kept at all."""
-        limits = self.power.limits
-        limits.over(self.federation.num_devices, self.optimizer.rounds, 1.0)
-        is_limited = self.power_policy == "limited"
-        if limits.limits_anything and not is_limited:
-            raise ConfigurationError(
-                f'[power.limits]: power.policy = "{self.power_policy}" does not keep them; '
-                'wanted "limited", for superposed rounds that are paid in full '
-                '(privacy.unit = "device").'
-            )
-        if is_limited and not limits.limits_anything:
-            raise ConfigurationError(
-                'power.policy: "limited" without limits. Set some in [power.limits], or use '
-                '"selection".'
+                f"Use one of: {', '.join(able)}."
             )
 
     def _check_privacy(self) -> None:

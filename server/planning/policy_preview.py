@@ -31,7 +31,6 @@ from server.planning.privacy_terms import (
 )
 from server.power.catalogue import (
     POLICIES,
-    check_plans_full_rounds,
     policy_named,
 )
 from server.power.causal_policy import CausalPolicy
@@ -136,7 +135,7 @@ def preview_policy(
         return _without_a_promise(config, name, num_records)
     if not config.privacy.enabled:
         raise ConfigurationError("privacy.enabled = false: there is no promise to plan for.")
-    _check(config, name)
+    config.check_policy(name)
     own = msgspec.structs.replace(config, power=msgspec.structs.replace(config.power, policy=name))
     if terms is None:
         terms = plan_privacy_terms(own, num_records, _nameless(config))
@@ -148,25 +147,6 @@ def preview_policy(
 def _nameless(config: RunConfig) -> list[str]:
     """Commitments of devices whose keys nobody has drawn."""
     return [f"{k:08x}" for k in range(config.federation.num_devices)]
-
-
-def _check(config: RunConfig, name: str) -> None:
-    """What the configuration's own check would say of the policy."""
-    policy_named(name, access=config.access, has_promise=True)
-    if not config.is_subsampled:
-        check_plans_full_rounds(name, config.access, config.vote)
-        _check_limits(config, name)
-    elif name not in ("static", "subsampled"):
-        raise ConfigurationError("plans rounds that are paid in full; these have Poisson batches.")
-
-
-def _check_limits(config: RunConfig, name: str) -> None:
-    if config.power.limits.limits_anything is not (name == "limited"):
-        raise ConfigurationError(
-            "there are no [power.limits] to keep."
-            if name == "limited"
-            else "it does not keep [power.limits]."
-        )
 
 
 def _superposed(config: RunConfig, terms: PrivacyTerms, spending: bool) -> PolicyPreview:
@@ -314,7 +294,8 @@ def _covered_alone(config: RunConfig, terms: PrivacyTerms, spending: bool) -> Po
 
 def _without_a_promise(config: RunConfig, name: str, num_records: Sequence[int]) -> PolicyPreview:
     """``perfect`` and ``paper``: for comparison, where levels mean something."""
-    _check_limits(config, name)
+    if config.power.limits.limits_anything:
+        raise ConfigurationError("it does not keep [power.limits].")
     if config.access is Access.SLOTTED and config.privacy.enabled:
         policy_named(name, access=config.access, has_promise=False)
     if not config.radio.waveform.needs_common_clock or config.vote is Vote.NOISE_BEFORE:

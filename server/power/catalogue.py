@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,68 +18,128 @@ import numpy as np
 from edge_runtime.protocol.rounds import Access, Vote
 from radio.arrays import Float64Array
 from server.errors import ConfigurationError
+from server.power.policies import optimal, reversed, static
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """What is known of a policy before it plans.
 
     Attributes:
         name: of it, and of its file in `server.power.policies`.
         summary: one line.
+        reads: keys of [power] that it asks for; another that is set beside it would do nothing.
         promises: whether it keeps a promise at all.
-        slotted: whether its shares of the budget mean something where devices are covered alone.
-        why_not_slotted: otherwise, the reason.
+        plans_full_rounds: whether it plans rounds without subsampling, each paid in full.
+        plans_subsampled: whether it plans rounds with Poisson batches.
+        has_equal_noises: whether all who speak have the same noise, so that it can be planned
+            without some of it.
+        only_votes: whether it plans signs with noise after them and nothing else.
+        keeps_limits: whether it keeps [power.limits].
+        why_not_slotted: where devices are covered by their own noise alone, the reason why it plans
+            nothing; empty if it does.
+        own_noise_shares: shares of the budget there [T], by weights and sensitivities.
     """
 
     name: str
     summary: str
+    reads: tuple[str, ...] = ("contraction",)
     promises: bool = True
-    slotted: bool = False
+    plans_full_rounds: bool = True
+    plans_subsampled: bool = False
+    has_equal_noises: bool = False
+    only_votes: bool = False
+    keeps_limits: bool = False
     why_not_slotted: str = ""
+    own_noise_shares: Callable[[Float64Array, Float64Array], Float64Array] | None = None
 
-
-OWN_NOISE_POLICIES = ("optimal", "static", "reversed")
-"""Those that deal a budget out over rounds by their weights alone (`own_noise_costs`)."""
-
-EQUAL_NOISE_POLICIES = ("static", "subsampled", "equal_split")
-"""Those in which all who speak have the same noise, so that it can be planned without some."""
 
 _NO_LEVEL = "there is no common level to invert to"
+_NO_PROMISE = "it plans levels that are common to all"
 
 POLICIES: dict[str, Policy] = {
     policy.name: policy
     for policy in (
-        Policy("optimal", "least noise of the means, everybody speaking", slotted=True),
-        Policy("static", "the same price for every round", slotted=True),
-        Policy("reversed", "the optimum of the opposite order, for comparison", slotted=True),
-        Policy("constant_inversion", "one level for the whole run", why_not_slotted=_NO_LEVEL),
-        Policy("truncated_inversion", "one level, the weak silent", why_not_slotted=_NO_LEVEL),
-        Policy("perfect", "full power, no noise of its own", promises=False),
-        Policy("paper", "what is printed in arXiv 2604.12401", promises=False),
         Policy(
-            "selection",
-            "in each round those who are worth it, with a fairness floor",
+            name="optimal",
+            summary="least noise of the means, everybody speaking",
+            own_noise_shares=optimal.own_noise_shares,
+        ),
+        Policy(
+            name="static",
+            summary="the same price for every round",
+            reads=(),
+            plans_subsampled=True,
+            has_equal_noises=True,
+            own_noise_shares=static.own_noise_shares,
+        ),
+        Policy(
+            name="reversed",
+            summary="the optimum of the opposite order, for comparison",
+            own_noise_shares=reversed.own_noise_shares,
+        ),
+        Policy(
+            name="constant_inversion",
+            summary="one level for the whole run",
+            why_not_slotted=_NO_LEVEL,
+        ),
+        Policy(
+            name="truncated_inversion",
+            summary="one level, the weak silent",
+            why_not_slotted=_NO_LEVEL,
+        ),
+        Policy(
+            name="perfect",
+            summary="full power, no noise of its own",
+            promises=False,
+            plans_full_rounds=False,
+            why_not_slotted=_NO_PROMISE,
+        ),
+        Policy(
+            name="paper",
+            summary="what is printed in arXiv 2604.12401",
+            promises=False,
+            plans_full_rounds=False,
+            why_not_slotted=_NO_PROMISE,
+        ),
+        Policy(
+            name="selection",
+            summary="in each round those who are worth it, with a fairness floor",
+            reads=("contraction", "min_participation"),
             why_not_slotted="a device more costs the others nothing",
         ),
         Policy(
-            "equal_split",
-            "equal noises that hold without q devices",
+            name="equal_split",
+            summary="equal noises that hold without q devices",
+            has_equal_noises=True,
             why_not_slotted="no noise is shared, so nothing can be split",
         ),
         Policy(
-            "sign",
-            "votes, silent where noise would decide",
+            name="sign",
+            summary="votes, silent where noise would decide",
+            reads=("contraction", "wrong_sign_probability"),
+            only_votes=True,
             why_not_slotted="votes in two bands have their noise before the sign",
         ),
-        Policy("subsampled", "record level, Poisson batches", slotted=True),
         Policy(
-            "limited",
-            "batteries, duty cycles, caps and fairness, by a solver",
+            name="subsampled",
+            summary="record level, Poisson batches",
+            plans_full_rounds=False,
+            plans_subsampled=True,
+            has_equal_noises=True,
+        ),
+        Policy(
+            name="limited",
+            summary="batteries, duty cycles, caps and fairness, by a solver",
+            reads=("contraction", "limits"),
+            keeps_limits=True,
             why_not_slotted="its levels and shared noises do not exist there",
         ),
     )
 }
+
+OWN_NOISE_POLICIES = tuple(name for name, policy in POLICIES.items() if policy.own_noise_shares)
+"""Those that deal a budget out over rounds by their weights alone (`own_noise_costs`)."""
 
 
 def policy_named(name: str, *, access: Access, has_promise: bool) -> Policy:
@@ -105,31 +166,55 @@ def policy_named(name: str, *, access: Access, has_promise: bool) -> Policy:
             f"power policy {name!r} keeps no promise: {policy.summary}. It is for comparison, with "
             "privacy.enabled = false."
         )
-    if access is Access.SLOTTED and not policy.slotted:
-        why = policy.why_not_slotted or "it plans levels that are common to all"
-        able = ", ".join(p.name for p in POLICIES.values() if p.slotted)
+    if access is Access.SLOTTED and policy.why_not_slotted:
+        able = ", ".join(p.name for p in POLICIES.values() if not p.why_not_slotted)
         raise ConfigurationError(
             f"power policy {name!r}: not for radios whose devices are covered by their own noise "
-            f"alone: {why}. Use one of: {able}."
+            f"alone: {policy.why_not_slotted}. Use one of: {able}."
         )
     return policy
 
 
-def check_plans_full_rounds(name: str, access: Access, vote: Vote) -> None:
-    """Return if a policy plans a run's rounds without subsampling.
+def check_plans_rounds(
+    name: str, *, access: Access, vote: Vote, is_subsampled: bool, has_limits: bool
+) -> None:
+    """Return if a policy can plan a run with a promise.
+
+    Args:
+        name: of it.
+        access: what the receiver may tell apart.
+        vote: whether devices say numbers or signs, and where their noise comes in.
+        is_subsampled: whether rounds have Poisson batches; else each is paid in full.
+        has_limits: whether there are [power.limits] to keep.
 
     Raises:
-        ConfigurationError: it does not; the message says which do.
+        ConfigurationError: it cannot; the message says why, and which can.
     """
-    able = [*OWN_NOISE_POLICIES]
-    if access is Access.SUPERPOSED:
-        able += ["equal_split", "selection", "constant_inversion", "truncated_inversion"]
-        able += ["limited"]
-        able += ["sign"] if vote is Vote.NOISE_AFTER else []
-    if name not in able:
+    policy = policy_named(name, access=access, has_promise=True)
+
+    def is_able(other: Policy) -> bool:
+        if is_subsampled:
+            return other.plans_subsampled
+        may_vote = vote is Vote.NOISE_AFTER or not other.only_votes
+        may_hear = access is Access.SUPERPOSED or not other.why_not_slotted
+        return other.plans_full_rounds and may_vote and may_hear
+
+    if not is_able(policy):
+        able = ", ".join(other.name for other in POLICIES.values() if is_able(other))
+        rounds = "with Poisson batches" if is_subsampled else "that are each paid in full"
         raise ConfigurationError(
-            f'power.policy: "{name}" does not plan such rounds, each of which is paid in full. '
-            f"Use one of: {', '.join(able)}."
+            f'power.policy: "{name}" does not plan rounds {rounds}, those of '
+            f'privacy.unit = "{"example" if is_subsampled else "device"}". Use one of: {able}.'
+        )
+    if has_limits and not policy.keeps_limits:
+        raise ConfigurationError(
+            f'[power.limits]: power.policy = "{name}" does not keep them; wanted "limited", for '
+            'superposed rounds that are paid in full (privacy.unit = "device").'
+        )
+    if policy.keeps_limits and not has_limits:
+        raise ConfigurationError(
+            f'power.policy: "{name}" without limits. Set some in [power.limits], or use '
+            '"selection".'
         )
 
 
@@ -156,18 +241,13 @@ def own_noise_costs(
         raise ConfigurationError("weights and sensitivities: wanted numbers > 0, one a round.")
     if not (math.isfinite(budget) and budget > 0):
         raise ConfigurationError(f"budget: got {budget}, wanted a finite number > 0.")
-    match name:
-        case "static":
-            shares = np.ones(len(values[0]))
-        case "optimal":
-            shares = values[1] * np.sqrt(values[0])
-        case "reversed":
-            shares = values[1] * np.sqrt(values[0][::-1])
-        case _:
-            raise ConfigurationError(
-                f"power policy {name!r} deals no budget out by weights alone; "
-                f"{', '.join(OWN_NOISE_POLICIES)} do."
-            )
+    policy = POLICIES.get(name)
+    if policy is None or policy.own_noise_shares is None:
+        raise ConfigurationError(
+            f"power policy {name!r} deals no budget out by weights alone; "
+            f"{', '.join(OWN_NOISE_POLICIES)} do."
+        )
+    shares = policy.own_noise_shares(*values)
     costs = budget * shares / shares.sum()
     # The last bits of a sum of quotients may lie above the budget.
     while math.fsum(costs) > budget:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.protocol.rounds import TransmitOrder
+from radio.bisection import bisect
 from server.errors import ConfigurationError
 from server.numeric import check_not_negative, check_positive
 
@@ -217,14 +218,11 @@ def _less_by_receiver(
     bisection always is enough.
     """
 
-    def is_enough(noise_std: float) -> bool:
+    def is_too_little(noise_std: float) -> bool:
         receiver = noise_per_scalar * (scalar_bound + peak_factor * noise_std)
-        return math.hypot(receiver, math.sqrt(num_counted) * noise_std) >= required_noise_std
+        return math.hypot(receiver, math.sqrt(num_counted) * noise_std) < required_noise_std
 
-    if is_enough(0.0):
+    if not is_too_little(0.0):
         return 0.0
-    low, high = 0.0, most
-    for _ in range(_BISECTIONS):
-        middle = 0.5 * (low + high)
-        low, high = (low, middle) if is_enough(middle) else (middle, high)
-    return high
+    _, enough = bisect(is_too_little, 0.0, most, _BISECTIONS)
+    return enough

@@ -30,6 +30,7 @@ from collections.abc import Callable
 import numpy as np
 
 from radio.arrays import BoolArray, Float64Array
+from radio.bisection import bisect
 from server.errors import ConfigurationError
 from server.power.causal_policy import CausalPolicy, Response
 from server.power.policies import optimal
@@ -191,12 +192,14 @@ class OnlinePlanner:
         log_tail = np.log(roots[1:])
         low, high = self._expected.log_range
         low, high = low - math.log(roots.max()), high - math.log(roots.min())
-        for _ in range(_BISECTIONS):
-            middle = 0.5 * (low + high)
-            now = float(respond(roots[0] * math.exp(middle))[0][0])
-            planned = now + self._expected.total(log_tail + middle)
-            low, high = (middle, high) if planned <= remaining else (low, middle)
-        return respond(roots[0] * math.exp(low))
+        expected = self._expected
+
+        def fits(log_multiplier: float) -> bool:
+            now = float(respond(roots[0] * math.exp(log_multiplier))[0][0])
+            return now + expected.total(log_tail + log_multiplier) <= remaining
+
+        log_multiplier, _ = bisect(fits, low, high, _BISECTIONS)
+        return respond(roots[0] * math.exp(log_multiplier))
 
 
 def _as_if_all_alike(rounds: RoundCosts, tail: Float64Array, remaining: float) -> float:
@@ -248,7 +251,4 @@ def _first(holds: Callable[[float], bool]) -> float:
     low, high = _LOG_RANGE
     if holds(low):
         return low
-    for _ in range(_BISECTIONS):
-        middle = 0.5 * (low + high)
-        low, high = (low, middle) if holds(middle) else (middle, high)
-    return high
+    return bisect(lambda log_x: not holds(log_x), low, high, _BISECTIONS)[1]

@@ -31,6 +31,7 @@ import numpy as np
 from scipy.stats import binom
 
 from radio.arrays import Float64Array
+from radio.bisection import bisect
 from server.errors import ConfigurationError
 
 STANDARD_DEVIATIONS = 5.0
@@ -120,11 +121,8 @@ def multiplier_to_plan_with(multiplier: float, num_rounds: int, dropouts: Dropou
         mean, deviation = _moments(prices, chances)
         return mean + spread * deviation <= -math.expm1(-1.0 / multiplier**2)
 
-    low, high = 0.0, 1.0 / multiplier**2
-    for _ in range(_BISECTIONS):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if is_enough(middle) else (low, middle)
-    return 1.0 / math.sqrt(low)
+    square, _ = bisect(is_enough, 0.0, 1.0 / multiplier**2, _BISECTIONS)
+    return 1.0 / math.sqrt(square)
 
 
 def _moments(values: Float64Array, chances: Float64Array) -> tuple[float, float]:

@@ -179,12 +179,6 @@ class Schedule:
     costs: Float64Array
 
     @property
-    def receive_scales(self) -> Float64Array:
-        """c [T], the amplitude at which a number of 1 arrives; 0 in silent rounds."""
-        scales: Float64Array = 1.0 / np.sqrt(self.inverse_levels)
-        return scales
-
-    @property
     def num_speakers(self) -> Float64Array:
         """n [T]."""
         count: Float64Array = self.speakers.sum(axis=0).astype(np.float64)

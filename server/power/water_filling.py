@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from radio.arrays import Float64Array
+from radio.bisection import bisect
 from server.errors import ConfigurationError
 
 _LOG_LOW, _LOG_HIGH = math.log(1e-150), math.log(1e150)
@@ -29,13 +30,13 @@ def fill(
     """
     if np.all(np.isfinite(largest)) and math.fsum(largest) <= budget:
         return largest.copy()
-    low, high = _LOG_LOW, _LOG_HIGH
-    if math.fsum(costs_at(math.exp(low))) > budget:
+
+    def fits(log_multiplier: float) -> bool:
+        return math.fsum(costs_at(math.exp(log_multiplier))) <= budget
+
+    if not fits(_LOG_LOW):
         raise ConfigurationError(
             f"budget: {budget:g} is too small for any noise that float64 can hold."
         )
-    for _ in range(_BISECTIONS):
-        middle = 0.5 * (low + high)
-        fits = math.fsum(costs_at(math.exp(middle))) <= budget
-        low, high = (middle, high) if fits else (low, middle)
-    return costs_at(math.exp(low))
+    log_multiplier, _ = bisect(fits, _LOG_LOW, _LOG_HIGH, _BISECTIONS)
+    return costs_at(math.exp(log_multiplier))

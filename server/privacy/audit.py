@@ -31,6 +31,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import beta, binom
 
+from radio.bisection import bisect
+
 _LARGEST_EPSILON = 50.0
 _BISECTIONS = 60
 
@@ -109,13 +111,9 @@ def epsilon_from_guesses(
             < alpha
         )
 
-    low, high = 0.0, _LARGEST_EPSILON
-    if not is_refuted(low):
+    if not is_refuted(0.0):
         return 0.0
-    for _ in range(_BISECTIONS):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if is_refuted(middle) else (low, middle)
-    return low
+    return bisect(is_refuted, 0.0, _LARGEST_EPSILON, _BISECTIONS)[0]
 
 
 def chance_of_guesses(

@@ -19,6 +19,7 @@ import math
 
 from scipy.special import log_ndtr
 
+from radio.bisection import bisect
 from server.errors import PrivacyError
 
 _ROUNDING = 1e-9
@@ -58,11 +59,10 @@ def epsilon_of(gdp_mu: float, delta: float) -> float:
         return 0.0
     if delta_of(_MAX_EPSILON, gdp_mu) > delta:
         raise PrivacyError(f"gdp_mu: {gdp_mu:g} keeps no epsilon below {_MAX_EPSILON:g}.")
-    low, high = 0.0, _MAX_EPSILON
-    for _ in range(_BISECTIONS):
-        middle = 0.5 * (low + high)
-        low, high = (low, middle) if delta_of(middle, gdp_mu) <= delta else (middle, high)
-    return high
+    _, kept = bisect(
+        lambda epsilon: delta_of(epsilon, gdp_mu) > delta, 0.0, _MAX_EPSILON, _BISECTIONS
+    )
+    return kept
 
 
 def gdp_mu_of(epsilon: float, delta: float) -> float:
@@ -73,13 +73,10 @@ def gdp_mu_of(epsilon: float, delta: float) -> float:
     """
     _check("epsilon", epsilon, at_least=0.0)
     _check_delta(delta)
-    low, high = 0.0, _MAX_MU
-    for _ in range(_BISECTIONS):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if delta_of(epsilon, middle) <= delta else (low, middle)
-    if low <= 0.0:
+    gdp_mu, _ = bisect(lambda mu: delta_of(epsilon, mu) <= delta, 0.0, _MAX_MU, _BISECTIONS)
+    if gdp_mu <= 0.0:
         raise PrivacyError(f"({epsilon:g}, {delta:g}): no round at all keeps it.")
-    return low
+    return gdp_mu
 
 
 def budget_of(epsilon: float, delta: float) -> float:

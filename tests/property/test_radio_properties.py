@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from coherent_errors import rounding_error_bound
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +16,6 @@ from radio.waveforms.coherent import CoherentWaveform
 from radio.waveforms.error_model import (
     amplitude_error_bound,
     noise_power_upper_bound,
-    rounding_error_bound,
 )
 from radio.waveforms.zadoff_chu import zadoff_chu
 

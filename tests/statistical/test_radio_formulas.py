@@ -11,6 +11,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
+from coherent_errors import csi_variance
 from scipy import integrate, special, stats
 
 from radio.measurement import Setting, measure_coherent
@@ -20,7 +21,6 @@ from radio.waveforms.coherent import CoherentWaveform
 from radio.waveforms.error_model import (
     amplitude_error_bound,
     csi_covariance,
-    csi_variance,
     gain_error_variance,
     noise_power_limits,
     noise_power_upper_bound,

@@ -5,12 +5,12 @@ import math
 
 import numpy as np
 import pytest
+from hindsight import plan_optimal
 from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import ConfigurationError
 from server.power.online import OnlinePlanner, Rule
-from server.power.policies.optimal import plan_optimal
 from server.power.schedule import PlanningProblem
 
 NUM_DEVICES = 5

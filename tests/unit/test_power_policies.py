@@ -5,21 +5,26 @@ import math
 
 import numpy as np
 import pytest
+from convex_oracle import central_limit_objective, equal_split_objective, sign_objective
+from hindsight import (
+    central_limit_costs,
+    plan_optimal,
+    plan_reversed,
+    plan_sign,
+    plan_static_prices,
+    plan_subsampled,
+    wrong_majority_bound,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import ConfigurationError
-from server.power.convex import central_limit_objective, equal_split_objective, sign_objective
 from server.power.policies.constant_inversion import plan_constant_inversion
 from server.power.policies.equal_split import plan_equal_split
-from server.power.policies.optimal import plan_optimal
+from server.power.policies.optimal import everybody
 from server.power.policies.paper import plan_paper, printed_budget
-from server.power.policies.perfect import plan_perfect
-from server.power.policies.reversed import plan_reversed
+from server.power.policies.perfect import perfect_for
 from server.power.policies.selection import plan_selection
-from server.power.policies.sign import plan_sign, wrong_majority_bound
-from server.power.policies.static import plan_static_prices
-from server.power.policies.subsampled import central_limit_costs, plan_subsampled
 from server.power.policies.truncated_inversion import plan_truncated_inversion
 from server.power.schedule import PlanningProblem
 from server.privacy.composition import (
@@ -130,7 +135,7 @@ def test_selection_drops_the_weakest_where_power_is_short():
 
 def test_perfect_and_paper_promise_less_than_they_spend():
     problem = make_problem(snr_db=10.0)
-    perfect = plan_perfect(problem)
+    perfect = perfect_for(problem, everybody(problem))
     assert not perfect.artificial_noise.any()
     assert perfect.objective < plan_optimal(problem).objective
     paper = plan_paper(problem, epsilon=5.0, delta=0.01)

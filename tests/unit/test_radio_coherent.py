@@ -3,6 +3,7 @@ import math
 
 import numpy as np
 import pytest
+from coherent_errors import csi_bias, csi_variance, rounding_error_bound
 from scipy import integrate, special
 
 from radio.errors import RadioConfigurationError
@@ -10,12 +11,10 @@ from radio.software_air.medium import SoftwareMedium
 from radio.waveforms.coherent import CoherentWaveform
 from radio.waveforms.error_model import (
     amplitude_error_bound,
-    csi_bias,
-    csi_variance,
+    csi_covariance,
     gain_error_variance,
     noise_power_upper_bound,
     receiver_noise_std,
-    rounding_error_bound,
 )
 from radio.waveforms.zadoff_chu import zadoff_chu
 
@@ -159,12 +158,12 @@ def test_waveform_is_frozen():
         (lambda w: CoherentWaveform(num_devices=1, noise_symbols=0), "noise_symbols: got 0"),
         (lambda w: zadoff_chu(6, 3), "gcd is 3"),
         (lambda w: zadoff_chu(0), "length: got 0"),
-        (lambda w: csi_variance([1.0], [0.0], 0.1), "gains: one is zero"),
-        (lambda w: csi_bias([1.0, 2.0], [1.0], 0.1), "scalars and gains: got shapes"),
+        (lambda w: csi_covariance([[1.0]], [0.0], 0.1), "gains: one is zero"),
+        (lambda w: csi_covariance([[1.0], [2.0]], [1.0], 0.1), "scalars and gains: got shapes"),
         (lambda w: amplitude_error_bound(0.1, 0.0, 0.1), "min_gain: got"),
         (lambda w: amplitude_error_bound(0.1, 1.0, 1.0), "failure_probability: got"),
         (lambda w: noise_power_upper_bound(1.0, 0, 0.1), "num_samples: got 0"),
-        (lambda w: rounding_error_bound([math.inf]), "scalars: sample 0"),
+        (lambda w: csi_covariance([[math.inf]], [1.0], 0.1), "scalars: sample 0"),
     ],
 )
 def test_bad_requests_are_refused_with_the_reason(call, message):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from radio.arrays import BoolArray
+from radio.arrays import BoolArray, Float64Array
 from server.power.causal_policy import CausalPolicy, Response
 from server.power.round_costs import RoundCosts
 from server.power.schedule import (
@@ -25,20 +25,15 @@ from server.power.water_filling import fill
 NAME = "optimal"
 
 
-def plan_optimal(problem: PlanningProblem) -> Schedule:
-    """The best schedule in which everybody speaks in every round.
+def optimal_for(problem: PlanningProblem, speakers: BoolArray, policy: str) -> Schedule:
+    """The best schedule for given speakers [K, T], under the name of a policy.
 
-    Guarantees: within the budget and the peak limits; no other schedule of full participation has a
+    Guarantees: within the budget and the peak limits; no other schedule with these speakers has a
     smaller objective; of equally good ones it has the most artificial noise.
 
     Raises:
         ConfigurationError: see `PlanningProblem`.
     """
-    return optimal_for(problem, everybody(problem), NAME)
-
-
-def optimal_for(problem: PlanningProblem, speakers: BoolArray, policy: str) -> Schedule:
-    """The best schedule for given speakers [K, T], under the name of a policy."""
     rounds = RoundCosts.of(problem, speakers)
     costs = fill(rounds.at, problem.budget, rounds.largest)
     return with_most_artificial_noise(problem, policy, costs, speakers).check()
@@ -51,6 +46,15 @@ def _respond(problem: PlanningProblem, may_speak: BoolArray) -> Response:
 
 AS_IT_GOES = CausalPolicy(NAME, _respond)
 """Everybody who may speak does."""
+
+
+def own_noise_shares(weights: Float64Array, sensitivities: Float64Array) -> Float64Array:
+    """b = Delta sqrt(omega): what each round gets of the budget, up to a factor [T].
+
+    The optimum where devices are covered by their own noise alone, and no price is the largest.
+    """
+    shares: Float64Array = sensitivities * np.sqrt(weights)
+    return shares
 
 
 def everybody(problem: PlanningProblem) -> BoolArray:

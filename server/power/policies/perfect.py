@@ -11,20 +11,14 @@ from __future__ import annotations
 import numpy as np
 
 from radio.arrays import BoolArray
-from server.power.policies.optimal import everybody
 from server.power.round_costs import RoundCosts
 from server.power.schedule import PlanningProblem, Schedule
 
 NAME = "perfect"
 
 
-def plan_perfect(problem: PlanningProblem) -> Schedule:
-    """a = a_min, s = 0; its prices are 0 because none is paid."""
-    return perfect_for(problem, everybody(problem))
-
-
 def perfect_for(problem: PlanningProblem, speakers: BoolArray) -> Schedule:
-    """The same for given speakers [K, T]."""
+    """a = a_min, s = 0 for given speakers [K, T]; its prices are 0 because none is paid."""
     rounds = RoundCosts.of(problem, speakers)
     return Schedule(
         problem=problem,

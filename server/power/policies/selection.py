@@ -23,6 +23,7 @@ import math
 import numpy as np
 
 from radio.arrays import BoolArray, Float64Array
+from radio.bisection import bisect
 from server.errors import ConfigurationError
 from server.power.causal_policy import CausalPolicy, Response
 from server.power.policies.optimal import everybody, optimal_for
@@ -46,12 +47,12 @@ def plan_selection(problem: PlanningProblem, min_participation: float = 0.0) -> 
     if not 0.0 <= min_participation <= 1.0:
         raise ConfigurationError(f"min_participation: got {min_participation}, wanted 0 to 1.")
     choose = _best_at(problem, everybody(problem))
-    low, high = math.log(1e-60), math.log(1e60)
-    for _ in range(_BISECTIONS * 2):
-        middle = 0.5 * (low + high)
-        costs, _ = choose(math.exp(middle))
-        low, high = (middle, high) if math.fsum(costs) <= problem.budget else (low, middle)
-    _, speakers = choose(math.exp(low))
+
+    def fits(log_multiplier: float) -> bool:
+        return math.fsum(choose(math.exp(log_multiplier))[0]) <= problem.budget
+
+    log_multiplier, _ = bisect(fits, math.log(1e-60), math.log(1e60), _BISECTIONS * 2)
+    _, speakers = choose(math.exp(log_multiplier))
     return optimal_for(problem, _with_floor(problem, speakers, min_participation), NAME)
 
 

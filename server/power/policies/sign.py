@@ -27,49 +27,31 @@ import numpy as np
 from radio.arrays import BoolArray, Float64Array
 from server.errors import ConfigurationError
 from server.power.causal_policy import CausalPolicy, Response
-from server.power.policies.optimal import everybody
 from server.power.round_costs import RoundCosts
 from server.power.schedule import (
     PlanningProblem,
-    Schedule,
-    with_most_artificial_noise,
 )
-from server.power.water_filling import fill
 
 NAME = "sign"
 
 
-def plan_sign(problem: PlanningProblem, wrong_sign_probability: float) -> Schedule:
-    """The schedule of the least bound on wrong majorities; bounds and sensitivities are votes'.
+def as_it_goes(wrong_sign_probability: float) -> CausalPolicy:
+    """The policy ``sign``, one round at a time.
 
     Args:
-        problem: to be solved; a vote has amplitude 1 and one record turns it by 2.
         wrong_sign_probability: e0, below one half.
-
-    Raises:
-        ConfigurationError: a probability out of range, or bounds that are no votes'.
     """
-    check_votes(problem, wrong_sign_probability)
-    speakers = everybody(problem)
-    rounds = RoundCosts.of(problem, speakers)
-    costs_at = _prices(problem, rounds, wrong_sign_probability)
-    costs = fill(costs_at, problem.budget, rounds.largest)
-    return with_most_artificial_noise(problem, NAME, costs, speakers).check()
-
-
-def as_it_goes(wrong_sign_probability: float) -> CausalPolicy:
-    """The same, one round at a time."""
 
     def respond(problem: PlanningProblem, may_speak: BoolArray) -> Response:
         check_votes(problem, wrong_sign_probability)
         rounds = RoundCosts.of(problem, may_speak)
-        costs_at = _prices(problem, rounds, wrong_sign_probability)
+        costs_at = prices(problem, rounds, wrong_sign_probability)
         return lambda x: (costs_at(x), may_speak)
 
     return CausalPolicy(NAME, respond)
 
 
-def _prices(
+def prices(
     problem: PlanningProblem, rounds: RoundCosts, wrong_sign_probability: float
 ) -> Callable[[float], Float64Array]:
     """y(tau) of votes."""
@@ -103,15 +85,6 @@ def vote_moments(
     """V and B2 of so many voters."""
     e0 = wrong_sign_probability
     return 4.0 * num_voters * e0 * (1.0 - e0), (num_voters * (1.0 - 2.0 * e0)) ** 2
-
-
-def wrong_majority_bound(schedule: Schedule, wrong_sign_probability: float) -> Float64Array:
-    """e_t [T]; 1 in silent rounds, which decide nothing."""
-    spread, margin = vote_moments(schedule.num_speakers, wrong_sign_probability)
-    with np.errstate(invalid="ignore"):
-        share = margin / (spread + schedule.sum_noise + margin)
-    bound: Float64Array = 1.0 - share
-    return bound
 
 
 def check_votes(problem: PlanningProblem, wrong_sign_probability: float) -> None:
