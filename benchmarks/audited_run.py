@@ -205,6 +205,7 @@ class AuditedRun:
         self.losses = Losses()
         host = build_device_host(
             self.config,
+            max_tokens=self.config.task.max_tokens,
             run_id="audit",
             prompts=[
                 cast(PromptSet, Rows(cell.held, has_canary=has_canary and k == 0)) for k in (0, 1)

@@ -18,14 +18,12 @@ at any time and goes on where it was. Seconds are of the machine at hand: run no
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import itertools
 import json
 import math
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +31,11 @@ import msgspec
 import numpy as np
 from tune_snips import IDEAL, hold_out
 
-from edge_runtime.control.channel import ControlChannel
-from edge_runtime.protocol.rounds import Difference, RoundPlan, RoundResult
-from server.air.base import CoherentAir, Heard
+from edge_runtime.protocol.rounds import Difference, RoundResult
 from server.config.files import load_config
-from server.planning.round_plan import RoundPower
 from server.run.evaluation import evaluate
 from server.run.experiment import Experiment, Progress
-from server.run.round_loop import HeardMeans, RoundLoop
+from server.run.round_loop import HeardMeans, StepRule, as_heard
 
 SWEEPS = 1620
 DIRECTIONS = (1, 2, 4, 8, 16)
@@ -56,7 +51,6 @@ SHORT = {"rounds": 90, "directions": 8, "difference": "one_sided"}
 SHORT_RATE, SHORT_CLIP = 0.025, 7.0  # as tuned for 8 one-sided directions at epsilon 1
 
 Settings = dict[str, Any]
-After = Callable[[HeardMeans, float], HeardMeans]
 
 
 def overrides(settings: Settings) -> Settings:
@@ -71,17 +65,16 @@ def overrides(settings: Settings) -> Settings:
         "optimizer.difference": settings["difference"],
         "optimizer.learning_rate": settings["rate"] * math.sqrt(settings["directions"]),
         "optimizer.clip": settings["clip"] * math.sqrt(settings["directions"]),
-        "radio.payload_symbols": 256,
         "run.evaluation_interval": max(1, rounds // settings.get("points", POINTS)),
         "run.digest_interval": rounds,
     }
     if settings["epsilon"] is None:
-        return changed | IDEAL
+        return changed | IDEAL  # the preset's payload of 256 symbols else
     return changed | {"privacy.epsilon": settings["epsilon"]}
 
 
 def run_once(
-    settings: Settings, seed: int, data: Settings, after: After | None = None, average: float = 0.0
+    settings: Settings, seed: int, data: Settings, rule: StepRule = as_heard, average: float = 0.0
 ) -> Settings:
     """One run; its curve and what it cost. ``average``: part of the iterates that are averaged."""
     curve: list[tuple[int, float, float]] = []
@@ -92,11 +85,10 @@ def run_once(
 
     with tempfile.TemporaryDirectory() as folder:
         config = load_config("snips", overrides(settings) | data | {"run.seed": seed})
-        experiment = Experiment.start(config, Path(folder) / "run")
+        experiment = Experiment.start(config, Path(folder) / "run", step_rule=rule)
         failure = ""
         try:
-            with processing(after):
-                experiment.run(note)
+            experiment.run(note)
             if average:
                 curve.append((len(experiment.store.rounds()), *averaged(experiment, average)))
         except Exception as error:  # a diverged setting is a result, not the end of the study
@@ -120,65 +112,34 @@ def run_once(
     }
 
 
-@contextmanager
-def processing(after: After | None) -> Iterator[None]:
-    """While it lasts, every run's heard numbers pass through ``after(heard, noise variance)``."""
-    carry, original = CoherentAir.carry, RoundLoop.means_of
-    added = [0.0]  # noise on the means of the round that is being heard
-
-    def carry_and_note(
-        air: CoherentAir,
-        control: ControlChannel,
-        plan: RoundPlan,
-        power: RoundPower,
-        on_spoken: Callable[[Sequence[int]], None],
-    ) -> Heard:
-        heard = carry(air, control, plan, power, on_spoken)
-        stds = power.artificial_noise_std.values()
-        added[0] = math.hypot(*stds) / max(1, len(heard.speakers))
-        return heard
-
-    def means_of(loop: RoundLoop, heard: Heard) -> HeardMeans:
-        means = original(loop, heard)
-        variance = added[0] ** 2 + means.receiver_noise_std**2
-        return means if after is None else after(means, variance)
-
-    CoherentAir.carry = carry_and_note  # type: ignore[method-assign]
-    RoundLoop.means_of = means_of  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        CoherentAir.carry = carry  # type: ignore[method-assign]
-        RoundLoop.means_of = original  # type: ignore[method-assign]
-
-
-def normalised() -> After:
+def normalised() -> StepRule:
     """FZOO's: divided by the spread of the round's numbers, brought back by its running mean."""
     spreads: list[float] = []
 
-    def after(heard: HeardMeans, _: float) -> HeardMeans:
+    def rule(heard: HeardMeans) -> tuple[float, ...]:
         spread = float(np.std(heard.estimates, ddof=1))
         if spread == 0.0:
-            return heard
+            return heard.estimates
         spreads.append(spread)
         factor = statistics.fmean(spreads[:10]) / spread
-        return dataclasses.replace(heard, estimates=tuple(factor * p for p in heard.estimates))
+        return tuple(factor * p for p in heard.estimates)
 
-    return after
+    return rule
 
 
-def wiener() -> After:
+def wiener() -> StepRule:
     """Shrunk by S / (S + noise variance), S from a running mean of what is heard."""
     power = [0.0]
 
-    def after(heard: HeardMeans, noise_variance: float) -> HeardMeans:
+    def rule(heard: HeardMeans) -> tuple[float, ...]:
+        noise_variance = heard.artificial_noise_std**2 + heard.receiver_noise_std**2
         now = float(np.mean(np.square(heard.estimates)))
         power[0] = now if power[0] == 0.0 else 0.9 * power[0] + 0.1 * now
         signal = max(power[0] - noise_variance, 0.05 * power[0])
         factor = signal / (signal + noise_variance)
-        return dataclasses.replace(heard, estimates=tuple(factor * p for p in heard.estimates))
+        return tuple(factor * p for p in heard.estimates)
 
-    return after
+    return rule
 
 
 def averaged(experiment: Experiment, part: float) -> tuple[float, float]:
@@ -201,12 +162,12 @@ def averaged(experiment: Experiment, part: float) -> tuple[float, float]:
     return got.accuracy, got.loss
 
 
-AFTER: dict[str, tuple[Callable[[], After] | None, float]] = {
-    "nothing": (None, 0.0),
+AFTER: dict[str, tuple[Callable[[], StepRule], float]] = {
+    "nothing": (lambda: as_heard, 0.0),
     "normalised": (normalised, 0.0),
     "wiener": (wiener, 0.0),
-    "mean of the last tenth": (None, 0.1),
-    "mean of the last quarter": (None, 0.25),
+    "mean of the last tenth": (lambda: as_heard, 0.1),
+    "mean of the last quarter": (lambda: as_heard, 0.25),
 }
 
 
@@ -300,7 +261,7 @@ def run_after(results: Results) -> None:
         for seed in SEEDS:
             settings = winner | {"after": name}
             if results.get("after", settings, seed) is None:
-                row = run_once(winner, seed, {}, make and make(), average)
+                row = run_once(winner, seed, {}, make(), average)
                 results.add("after", row | {"settings": settings})
 
 

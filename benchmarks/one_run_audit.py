@@ -92,8 +92,7 @@ def one_run(epsilon: float | None, seed: int, rounds: int, per_device: int) -> d
             "snips",
             {
                 "task.train": f"{folder}/canaries.tsv",
-                "privacy.enabled": epsilon is not None,
-                "privacy.epsilon": epsilon or 1.0,
+                **({"privacy.epsilon": epsilon} if epsilon else {"privacy.enabled": False}),
                 "federation.num_devices": NUM_DEVICES,
                 "optimizer.rounds": rounds,
                 # Labels at random teach nothing; weights need not go far.
@@ -161,7 +160,7 @@ def attack(
             )
             said = [
                 clip_to_ball(gradients, optimizer.clip) / optimizer.batch_size
-                for gradients in agent.look_around(plan, batches)
+                for gradients in agent.measure_gradients(plan, batches)
             ]
             scores += _log_ratios(np.stack(said), row, rate)
             weights.apply_step(result)

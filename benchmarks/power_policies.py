@@ -71,11 +71,18 @@ def configure(policy: str, snr_db: float, seed: int, rounds: int, rate: float) -
     }
     if policy == "sign":
         changes |= {"radio.waveform": "coherent_vote", "privacy.vote_noise": "after_sign"}
+        del changes["optimizer.typical_number"]
     if policy == "subsampled":
         changes |= {"privacy.unit": "example", "privacy.epsilon": 1.0, "privacy.delta": 1e-5}
+    if policy == "static":
+        del changes["power.contraction"]  # its rounds are all alike
     if policy == "perfect":
-        changes |= {"privacy.enabled": False}
-        del changes["power.policy"]
+        promise = (
+            "privacy.unit", "privacy.epsilon", "privacy.delta", "power.contraction",
+            "power.policy", "optimizer.typical_number",
+        )  # fmt: skip
+        changes = {key: value for key, value in changes.items() if key not in promise}
+        changes["privacy.enabled"] = False
     return load_config("snips", changes)
 
 

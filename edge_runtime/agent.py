@@ -23,7 +23,6 @@ from edge_runtime.protocol.direction import GENERATOR, direction_seeds
 from edge_runtime.protocol.errors import NonFiniteScalarError, PlanRefusedError
 from edge_runtime.protocol.rounds import (
     Access,
-    Difference,
     DigestReport,
     DigestRequest,
     NumberHold,
@@ -38,7 +37,7 @@ from edge_runtime.protocol.rounds import (
     TransmitOrder,
     Vote,
 )
-from edge_runtime.spsa import ScalarEstimate, estimate_scalars, projected_gradients
+from edge_runtime.spsa import ScalarEstimate, estimate_scalars, gradients_along
 from edge_runtime.tasks import Batch, PromptSet
 from edge_runtime.uplink import Uplink
 from edge_runtime.vote import said_on_grid, said_plainly
@@ -251,7 +250,7 @@ class DeviceAgent:
         speaking = [(d, orders[d.device_index]) for d in self._devices if d.device_index in orders]
         release = plan.release  # a digest of every order; taken once for all devices
         batches = [self._draw_batches(device, plan, release) for device, _ in speaking]
-        gradients = self.look_around(plan, batches)
+        gradients = self.measure_gradients(plan, batches)
 
         reports = {
             device.device_index: self._report(plan, device, Participation.TRUNCATED)
@@ -292,7 +291,7 @@ class DeviceAgent:
             if device.device_index in orders:
                 _check_limits(plan, orders[device.device_index], device)
 
-    def look_around(
+    def measure_gradients(
         self, plan: RoundPlan, batches: Sequence[Sequence[Batch]]
     ) -> list[Float64Array]:
         """Projected gradients of each device's examples [num_examples, Q]; w is w again afterwards.
@@ -301,27 +300,22 @@ class DeviceAgent:
             LatticeError: w + mu z or w - mu z lies beyond the exact range.
         """
         begun = self._forward.begin([batch for own in batches for batch in own])
-        scale = plan.perturbation_scale
 
         def losses() -> Float32Array:
             """Of all examples, device by device, on the weights as they are now."""
             nothing = np.empty(0, dtype=np.float32)
             return np.concatenate([nothing, *(o.losses for o in self._forward.finish(begun))])
 
-        at_home = losses() if plan.difference is Difference.ONE_SIDED else None
-        columns = []
-        for seed in direction_seeds(plan.direction_seed, plan.num_directions):
-            with self._store.moved(seed, scale):
-                there = losses()
-            if at_home is not None:
-                columns.append(projected_gradients(there, at_home, scale))
-                continue
-            with self._store.moved(seed, -scale):
-                opposite = losses()
-            columns.append(projected_gradients(there, opposite, 2.0 * scale))
+        gradients = gradients_along(
+            self._store,
+            losses,
+            direction_seeds(plan.direction_seed, plan.num_directions),
+            plan.perturbation_scale,
+            plan.difference,
+        )
         sizes = [sum(batch.num_examples for batch in own) for own in batches]
         ends = np.cumsum(sizes, dtype=int)
-        return np.split(np.stack(columns, axis=1), ends)[:-1]  # behind the last end is nothing
+        return np.split(gradients, ends)[:-1]  # behind the last end is nothing
 
     def apply_result(self, result: RoundResult) -> None:
         """Take the step that everybody takes.

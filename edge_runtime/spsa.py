@@ -20,11 +20,15 @@ one clean loss for all directions, FZOO (arXiv 2506.09034).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from edge_runtime.protocol.errors import NonFiniteScalarError
+from edge_runtime.protocol.rounds import Difference
 from radio.arrays import Float32Array, Float64Array
 
 _BALL_MARGIN = 2.0**-44
@@ -80,6 +84,46 @@ def projected_gradients(
     # inf - inf is met by the caller as what it is, a number that is not finite.
     with np.errstate(invalid="ignore", over="ignore"):
         return (losses_there.astype(np.float64) - losses_here.astype(np.float64)) / distance
+
+
+class MovableWeights(Protocol):
+    """Weights that go along a seeded direction and come back (`ParameterStore`)."""
+
+    def moved(self, direction_seed: int, scale: float) -> AbstractContextManager[None]:
+        """The weights at w + scale * z for a while, and at w again afterwards."""
+
+
+def gradients_along(
+    weights: MovableWeights,
+    losses: Callable[[], Float32Array],
+    seeds: Iterable[int],
+    scale: float,
+    difference: Difference,
+) -> Float64Array:
+    """Projected gradients of every example along every direction [num_examples, Q].
+
+    Args:
+        weights: at w before and afterwards, whatever happens.
+        losses: of all examples, on the weights as they are when it is called [num_examples].
+        seeds: of the directions z_q.
+        scale: mu.
+        difference: two-sided, 2 Q sweeps; or one-sided, Q + 1, the first at w.
+
+    Raises:
+        LatticeError: w + mu z or w - mu z lies beyond the exact range.
+    """
+    at_home = losses() if difference is Difference.ONE_SIDED else None
+    columns = []
+    for seed in seeds:
+        with weights.moved(seed, scale):
+            there = losses()
+        if at_home is not None:
+            columns.append(projected_gradients(there, at_home, scale))
+            continue
+        with weights.moved(seed, -scale):
+            opposite = losses()
+        columns.append(projected_gradients(there, opposite, 2.0 * scale))
+    return np.stack(columns, axis=1)
 
 
 def estimate_scalars(

@@ -93,7 +93,12 @@ class Transceiver(abc.ABC):
     @property
     @abc.abstractmethod
     def source(self) -> str:
-        """Where the samples come from, printed by every report, e.g. "loopback+awgn"."""
+        """Where the samples come from, for eyes only: every report prints it, nothing reads it."""
+
+    @property
+    @abc.abstractmethod
+    def is_simulated(self) -> bool:
+        """Whether a program makes what is received: nothing in it was measured on hardware."""
 
     @property
     def name(self) -> str:

@@ -115,16 +115,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 1
 
 
-def _is_simulated(measurement: Measurement) -> bool:
-    return measurement.source.startswith("loopback")
-
-
 def _disclaimer(measurement: Measurement) -> str:
-    return " (software; not a radio measurement)" if _is_simulated(measurement) else ""
+    return " (software; not a radio measurement)" if measurement.is_simulated else ""
 
 
 def _verb(measurement: Measurement) -> str:
-    return "simulated" if _is_simulated(measurement) else "measured"
+    return "simulated" if measurement.is_simulated else "measured"
 
 
 def _measurement(arguments: argparse.Namespace) -> Measurement:

@@ -20,7 +20,8 @@ class Measurement:
     """Result of a measurement. Every dB is a power ratio.
 
     Attributes:
-        source: of the transceivers; says whether this is a simulation.
+        source: of the transceivers.
+        is_simulated: whether no hardware is behind them.
         waveform: its name.
         num_devices: K.
         num_scalars: Q, numbers of one payload.
@@ -43,6 +44,7 @@ class Measurement:
     """
 
     source: str
+    is_simulated: bool
     waveform: WaveformName
     num_devices: int
     num_scalars: int
@@ -115,6 +117,7 @@ class Log:
         power = float(np.sum(np.square(self._truths)))
         return Measurement(
             source=bench.receiver.source,
+            is_simulated=bench.receiver.is_simulated,
             waveform=waveform,
             num_devices=bench.num_devices,
             num_scalars=num_scalars,

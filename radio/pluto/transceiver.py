@@ -251,6 +251,11 @@ class PlutoTransceiver(Transceiver, Silenceable):
         return self._source
 
     @property
+    def is_simulated(self) -> bool:
+        """Whether the radio says that no hardware is behind it."""
+        return self._pluto.is_virtual
+
+    @property
     def modes(self) -> frozenset[Mode]:
         """Held alone: stock firmware starts a burst whenever it comes to it."""
         return frozenset({Mode.HELD})

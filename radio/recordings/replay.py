@@ -58,6 +58,11 @@ class RecordingTransceiver(Transceiver):
         return self._radio.source
 
     @property
+    def is_simulated(self) -> bool:
+        """What the radio says of itself."""
+        return self._radio.is_simulated
+
+    @property
     def repeats_bit_for_bit(self) -> bool:
         """What the radio says of itself."""
         return self._radio.repeats_bit_for_bit
@@ -96,6 +101,7 @@ class RecordingTransceiver(Transceiver):
             self.source,
             tuple(self._moments),
             self.rx_gain_db,
+            self.is_simulated,
         )
         return save_recording(recording, path)
 
@@ -148,6 +154,11 @@ class ReplayTransceiver(Transceiver):
     def source(self) -> str:
         """Says that it is a recording, and of what."""
         return f"replay of {self._recording.source}"
+
+    @property
+    def is_simulated(self) -> bool:
+        """As recorded; what does not say is taken for simulated."""
+        return self._recording.is_simulated
 
     @property
     def modes(self) -> frozenset[Mode]:

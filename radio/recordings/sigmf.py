@@ -32,7 +32,8 @@ DATA_SUFFIX, META_SUFFIX, ARCHIVE_SUFFIX = ".sigmf-data", ".sigmf-meta", ".sigmf
 _INTEGER_FULL_SCALE = 1 << 15
 _SOURCE_KEY = "pairzero:source"
 _GAIN_KEY = "pairzero:rx_gain_db"
-_EXTENSION = {"name": "pairzero", "version": "1.1.0", "optional": True}
+_SIMULATED_KEY = "pairzero:is_simulated"
+_EXTENSION = {"name": "pairzero", "version": "1.2.0", "optional": True}
 
 
 Clock = Callable[[], datetime.datetime]
@@ -66,6 +67,7 @@ class Recording:
         moments: of each capture's first sample, as well as the host knows; None where it does not,
             and all of them where there are none.
         rx_gain_db: of the receiver, as it was set; None where that is not known.
+        is_simulated: whether no hardware was behind it; so is taken for what does not say.
     """
 
     captures: tuple[Complex64Array, ...]
@@ -75,6 +77,7 @@ class Recording:
     source: str
     moments: tuple[datetime.datetime | None, ...] = ()
     rx_gain_db: float | None = None
+    is_simulated: bool = True
 
 
 def save_recording(recording: Recording, path: Path) -> Path:
@@ -132,6 +135,7 @@ def save_recording(recording: Recording, path: Path) -> Path:
                 "core:description": "baseband samples, 1.0 = full scale",
                 "core:extensions": [_EXTENSION],
                 _SOURCE_KEY: recording.source,
+                _SIMULATED_KEY: recording.is_simulated,
             },
         )
         start = 0
@@ -220,6 +224,7 @@ def load_recording(path: Path) -> Recording:
         source=str(header.get(_SOURCE_KEY, header.get("core:hw", "unknown"))),
         moments=tuple(_moment(piece) for piece in pieces),
         rx_gain_db=_gain_db(pieces),
+        is_simulated=header.get(_SIMULATED_KEY) is not False,
     )
 
 

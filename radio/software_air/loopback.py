@@ -74,6 +74,11 @@ class LoopbackTransceiver(Transceiver):
         return f"loopback+{self._medium.channel_name}"
 
     @property
+    def is_simulated(self) -> bool:
+        """Always."""
+        return True
+
+    @property
     def modes(self) -> frozenset[Mode]:
         """Both: a medium can do what each of them asks for."""
         return frozenset(Mode)

@@ -39,3 +39,23 @@ class WaveformName(enum.StrEnum):
     def carries_signs(self) -> bool:
         """A device says which way, not how far."""
         return self in (WaveformName.VOTE, WaveformName.COHERENT_VOTE)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Keys of a configuration that it asks for; others' would change nothing."""
+        signs = ("optimizer.vote_value", "optimizer.vote_decision", "privacy.vote_noise")
+        keys: tuple[str, ...] = ()
+        if self.needs_common_clock:
+            keys = _AT_POSITIONS_READ
+        elif self.adds_powers:
+            keys = _HELD_READ
+        return (*keys, *signs) if self.carries_signs else keys
+
+
+_AT_POSITIONS_READ = (
+    "radio.min_gain", "radio.pilot_symbols", "radio.payload_symbols", "radio.coherence_rounds",
+)  # fmt: skip
+_HELD_READ = (
+    "radio.min_band_gain", "radio.plateau_samples", "radio.energy_mapping",
+    "radio.calibration_max_age_s", "radio.coherence_rounds",
+)  # fmt: skip

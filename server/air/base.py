@@ -57,7 +57,12 @@ class Air(ABC):
     @property
     @abstractmethod
     def source(self) -> str:
-        """What the numbers come from, for every report: "loopback+rayleigh", "ideal"."""
+        """What the numbers come from, for eyes only: "loopback+rayleigh", "ideal (no radio)"."""
+
+    @property
+    @abstractmethod
+    def is_simulated(self) -> bool:
+        """Whether a program makes what is received; see `Transceiver.is_simulated`."""
 
     @property
     @abstractmethod
@@ -143,6 +148,11 @@ class CoherentAir(Air):
         return self.receiver.source
 
     @property
+    def is_simulated(self) -> bool:
+        """What the receiver says of itself."""
+        return self.receiver.is_simulated
+
+    @property
     def repeats_bit_for_bit(self) -> bool:
         """What the receiver says of itself."""
         return self.receiver.repeats_bit_for_bit
@@ -220,6 +230,11 @@ class HeldAir(Air):
     def source(self) -> str:
         """The transceiver's own name for itself."""
         return self.transceiver.source
+
+    @property
+    def is_simulated(self) -> bool:
+        """What the transceiver says of itself."""
+        return self.transceiver.is_simulated
 
     @property
     def repeats_bit_for_bit(self) -> bool:

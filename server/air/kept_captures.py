@@ -72,6 +72,7 @@ class KeptCaptures:
                     transceiver.source,
                     moments,
                     transceiver.rx_gain_db,
+                    transceiver.is_simulated,
                 )
                 self._write(self._folder / f"{what}-{round_index:06d}", recording)
 

@@ -35,6 +35,7 @@ from server.air.energy import EnergyAir
 from server.air.kept_captures import KeptCaptures
 from server.air.receiver import IdealReceiver, RadioReceiver
 from server.air.slotted import SlottedAir
+from server.config.plan_config import PlanConfig
 from server.config.run_config import RunConfig
 from server.seeds import simulation_rng
 
@@ -103,7 +104,7 @@ def build_radio_link(config: RunConfig, noise_seed: int | str | None = None) -> 
     return _link(config, ends)
 
 
-def _ideal_link(config: RunConfig) -> RadioLink:
+def _ideal_link(config: PlanConfig) -> RadioLink:
     num_devices = config.federation.num_devices
     box = ScalarBox()
     return RadioLink(
@@ -119,7 +120,7 @@ def _ideal_link(config: RunConfig) -> RadioLink:
     )
 
 
-def _link(config: RunConfig, ends: _Ends) -> RadioLink:
+def _link(config: PlanConfig, ends: _Ends) -> RadioLink:
     """The waveform of a configuration on open radios."""
     radio, num_devices = config.radio, config.federation.num_devices
     transmitters, listener, simulation = ends.transmitters, ends.listener, ends.simulation
@@ -170,7 +171,7 @@ def _link(config: RunConfig, ends: _Ends) -> RadioLink:
     )
 
 
-def _software_ends(config: RunConfig, noise_seed: int | str) -> _Ends:
+def _software_ends(config: PlanConfig, noise_seed: int | str) -> _Ends:
     """Loopback transceivers on a medium of their own."""
     radio, seed = config.radio, config.run.seed
     num_devices, impairments = config.federation.num_devices, config.impaired_by
@@ -223,6 +224,6 @@ def _open_plutos(config: RunConfig) -> _Ends:
     return _Ends(transmitters, listener, NoChannelSimulation(), served)
 
 
-def _label(config: RunConfig) -> list[str]:
+def _label(config: PlanConfig) -> list[str]:
     """What the air is called beside its channel; nothing where nothing is impaired."""
     return [] if config.impaired_by == Impairments() else [config.impairments_label]

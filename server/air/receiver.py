@@ -21,7 +21,12 @@ class Receiver(ABC):
     @property
     @abstractmethod
     def source(self) -> str:
-        """What the numbers come from, for every report: "loopback+rayleigh", "ideal"."""
+        """What the numbers come from, for eyes only: "loopback+rayleigh", "ideal (no radio)"."""
+
+    @property
+    @abstractmethod
+    def is_simulated(self) -> bool:
+        """Whether a program makes what is received; see `Transceiver.is_simulated`."""
 
     @property
     @abstractmethod
@@ -52,6 +57,11 @@ class RadioReceiver(Receiver):
     def source(self) -> str:
         """The transceiver's own name for itself."""
         return self.transceiver.source
+
+    @property
+    def is_simulated(self) -> bool:
+        """What the transceiver says of itself."""
+        return self.transceiver.is_simulated
 
     @property
     def repeats_bit_for_bit(self) -> bool:
@@ -96,6 +106,11 @@ class IdealReceiver(Receiver):
     def source(self) -> str:
         """Says that nothing was on any air."""
         return "ideal (no radio)"
+
+    @property
+    def is_simulated(self) -> bool:
+        """No radio is no hardware."""
+        return True
 
     @property
     def repeats_bit_for_bit(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from server.config.run_config import RunConfig
+from server.config.radio import RadioSection
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,37 +31,45 @@ class UplinkUse:
     on_air_s: float
 
 
-def uplink_use(config: RunConfig, num_rounds: int) -> UplinkUse:
-    """Of the first ``num_rounds`` rounds, with one sounding or calibration for each block begun."""
-    radio, numbers = config.radio, config.optimizer.directions
+def uplink_use(
+    radio: RadioSection, num_devices: int, num_numbers: int, num_rounds: int, settling_s: float
+) -> UplinkUse:
+    """What a run takes, with one sounding or calibration for each fading block begun.
+
+    Args:
+        radio: waveform, backend and lengths.
+        num_devices: K.
+        num_numbers: Q, of each device and round.
+        num_rounds: that were or will be carried out.
+        settling_s: that real radios throw away of every capture.
+    """
     if radio.backend == "ideal":
         return UplinkUse(0.0, 0.0, 0.0, 0.0)
     rounds = max(num_rounds, 1)
     blocks_per_round = math.ceil(rounds / radio.coherence_rounds) / rounds
-    num_devices = config.federation.num_devices
-    settling_s = config.pluto.settling_s if radio.has_plutos else 0.0
+    settling_s = settling_s if radio.has_plutos else 0.0
     if radio.waveform.adds_powers:
         bands = radio.energy_waveform
         period = bands.plateau_samples
         calibrations = bands.captures_of_calibration(num_devices) * blocks_per_round
-        captures = bands.captures_of_round(numbers) + calibrations
+        captures = bands.captures_of_round(num_numbers) + calibrations
         return UplinkUse(
-            payload_symbols=float(numbers * period),
+            payload_symbols=float(num_numbers * period),
             pilot_symbols=period * blocks_per_round,
             airtime_s=captures * bands.plateau_s,
-            on_air_s=(numbers + blocks_per_round) * (settling_s + bands.plateau_s),
+            on_air_s=(num_numbers + blocks_per_round) * (settling_s + bands.plateau_s),
         )
     if not radio.waveform.superposes:
-        packets = radio.slotted_waveform(numbers)
+        packets = radio.slotted_waveform(num_numbers)
         return UplinkUse(
             payload_symbols=float(packets.packet_samples),
             pilot_symbols=0.0,
             airtime_s=num_devices * packets.airtime_s,
             on_air_s=settling_s + packets.airtime_s,
         )
-    frames = radio.coherent_waveform(num_devices, numbers)
+    frames = radio.coherent_waveform(num_devices, num_numbers)
     samples = frames.payload_samples + frames.sounding_samples * blocks_per_round
-    payload_symbols = float(numbers * radio.payload_symbols)
+    payload_symbols = float(num_numbers * radio.payload_symbols)
     pilot_symbols = radio.pilot_symbols * blocks_per_round
     return UplinkUse(
         payload_symbols=payload_symbols,

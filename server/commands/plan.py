@@ -84,7 +84,10 @@ def _document(
     assumed = privacy_statement.assumed_receiver_noise(
         config,
         privacy_statement.largest_sum_noise_std(
-            config, planned.own_noise_std, planned.radio_noise_std, planned.num_speakers
+            config.privacy.counted_noise_fraction,
+            planned.own_noise_std,
+            planned.radio_noise_std,
+            planned.num_speakers,
         ),
     )
     return {
@@ -98,11 +101,13 @@ def _document(
         "delta": privacy.delta if privacy.enabled else None,
         "unit": str(privacy.unit) if privacy.enabled else None,
         "relation": str(privacy.relation) if privacy.enabled else None,
-        "promise": privacy_statement.promise(config) if privacy.enabled else None,
-        "assumption": privacy_statement.assumption(config, assumed),
+        "promise": privacy_statement.promise(config.privacy, config.access)
+        if privacy.enabled
+        else None,
+        "assumption": privacy_statement.assumption(config.largest_number, assumed),
         "assumed_receiver_noise": assumed,
         "trusted_noise_fraction": privacy.trusted_noise_fraction,
-        "receiver_noise_counted": privacy_statement.receiver_noise_counted(config),
+        "receiver_noise_counted": privacy_statement.receiver_noise_counted(config.privacy),
         "missing_devices": privacy.missing_devices,
         "by_trusted_noise_fraction": _price_of_trust(config, num_records, typical),
         "clip": config.optimizer.clip,

@@ -18,8 +18,8 @@ from server.config.files import DEFAULT_PRESET, load_config, toml_value
 from server.config.run_config import RunConfig
 from server.errors import ConfigurationError
 from server.files import to_json
-from server.privacy.shown import shown_epsilon
 from server.report import page as report
+from server.report.statements import about_the_end
 from server.report.terminal import ProgressPrinter
 from server.run.continuation import plan_more_rounds
 from server.run.experiment import Experiment
@@ -30,6 +30,10 @@ from server.store.run_store import STORE_FILE, look_at
 EXIT_BUDGET_EXHAUSTED = 3
 EXIT_BUDGET_EXCEEDED = 4
 EXIT_INTERRUPTED = 130
+_EXIT_CODES: dict[str, int] = {
+    Outcome.BUDGET_EXHAUSTED: EXIT_BUDGET_EXHAUSTED,
+    Outcome.BUDGET_EXCEEDED: EXIT_BUDGET_EXCEEDED,
+}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -61,21 +65,9 @@ def _exit_code(summaries: list[dict[str, Any]], folder: Path, args: argparse.Nam
     outcome = first["outcome"] if first["outcome"] != Outcome.COMPLETE else last["outcome"]
     if outcome == Outcome.COMPLETE:
         return 0
-    if outcome == Outcome.BUDGET_EXHAUSTED:
-        print(
-            "The privacy budget is spent: the run stopped by itself and stays silent. The report "
-            "holds what was learnt so far.",
-            file=sys.stderr,
-        )
-        return EXIT_BUDGET_EXHAUSTED
-    if outcome == Outcome.BUDGET_EXCEEDED:
-        print(
-            f"More than the privacy budget was spent: epsilon {shown_epsilon(first['epsilon'])} of "
-            f"{first['epsilon_budget']:g}. Devices fell silent after the price of a round "
-            "was paid, and their noise was missing. The run has ended and stays silent.",
-            file=sys.stderr,
-        )
-        return EXIT_BUDGET_EXCEEDED
+    if outcome in _EXIT_CODES:
+        print(*about_the_end({**first, "outcome": outcome}), file=sys.stderr)
+        return _EXIT_CODES[outcome]
     compare = " --compare" if args.compare or len(summaries) > 1 else ""
     print(f"Interrupted. Continue with: pairzero run --resume {folder}{compare}", file=sys.stderr)
     return EXIT_INTERRUPTED

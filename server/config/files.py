@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import tomllib
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -11,7 +12,10 @@ import msgspec
 
 from server.config.learning import BUNDLED_MODEL
 from server.config.run_config import RunConfig
+from server.config.unread import set_keys, unread_keys
 from server.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
 
 PRESETS_FOLDER = Path(__file__).parents[1] / "presets"
 DEFAULT_PRESET = "snips"
@@ -29,7 +33,8 @@ def load_config(preset_or_path: str, overrides: dict[str, Any] | None = None) ->
     """Load a preset by name or a file by path; ``overrides`` are "section.key" -> value.
 
     Raises:
-        ConfigurationError: no such preset or file, unknown key, wrong type, impossible value.
+        ConfigurationError: no such preset or file, unknown key, wrong type, impossible value, or a
+            value that would change nothing (`server.config.unread`).
     """
     path = Path(preset_or_path)
     if path.suffix != ".toml":
@@ -61,7 +66,32 @@ def load_config(preset_or_path: str, overrides: dict[str, Any] | None = None) ->
         keys[key] = value
     # What came from the command line is relative to where it was typed.
     _resolve_paths(document, Path.cwd())
-    return parse_config(document, source=str(path))
+    config = parse_config(document, source=str(path))
+    _check_is_read(config, document, overrides or {}, path)
+    return config
+
+
+def _check_is_read(
+    config: RunConfig, document: dict[str, Any], overrides: dict[str, Any], path: Path
+) -> None:
+    """Refuse what was set and changes nothing.
+
+    But for what a file says of a choice that the command line made otherwise: that is only told;
+    and a preset was not written by who runs it.
+
+    Raises:
+        ConfigurationError: a key that nothing reads.
+    """
+    changed = {".".join(name.split(".")[:2]) for name in overrides}
+    is_preset = path.parent == PRESETS_FOLDER
+    for unread in unread_keys(config, set_keys(document)):
+        nothing = f"{unread.key}: set, and nothing reads it with {unread.chosen}."
+        if unread.key not in changed and (is_preset or unread.chosen_by in changed):
+            if not is_preset:
+                logger.warning("%s %s", path, nothing)
+            continue
+        where = "--set" if unread.key in changed else path
+        raise ConfigurationError(f"{where}: {nothing} Leave it out, or change {unread.chosen_by}.")
 
 
 def _resolve_paths(document: dict[str, Any], folder: Path) -> None:

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
-from edge_runtime.protocol.rounds import Difference
-from server.config.section import Section
+from edge_runtime.protocol.rounds import (
+    MAX_ABS_STEP_INTEGER,
+    MAX_DIRECTIONS,
+    STEP_QUANTUM,
+    Difference,
+)
+from server.config.section import (
+    MAX_ROUNDS,
+    MAX_THREADS,
+    Section,
+    check_count,
+    check_within,
+)
+from server.errors import ConfigurationError
+from server.numeric import check_positive
 
 BUNDLED_MODEL = "bundled"
+_MAX_LEARNING_RATE = 1e3
 _LOSS_ROUNDING = 2.0**-18  # float32 sums in another order move a loss by some 5e-6 (self_check)
 
 
@@ -47,6 +62,11 @@ class TaskSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True
     max_tokens: int = 64
     validation_examples: int = 0
 
+    def __post_init__(self) -> None:
+        """Check what can be checked without the data."""
+        check_count("task.max_tokens", self.max_tokens, 8)
+        check_count("task.validation_examples", self.validation_examples, 0)
+
 
 class FederationSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Who takes part. Training examples are shuffled and dealt out evenly (IID).
@@ -65,6 +85,12 @@ class FederationSection(Section, frozen=True, forbid_unknown_fields=True, kw_onl
     num_devices: int = 5
     min_speakers: int = 1
     dropout_probability: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check who can take part."""
+        check_count("federation.num_devices", self.num_devices, 1)
+        check_within("federation.min_speakers", self.min_speakers, 1, self.num_devices)
+        check_within("federation.dropout_probability", self.dropout_probability, 0.0, 0.9)
 
 
 class OptimizerSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -101,6 +127,37 @@ class OptimizerSection(Section, frozen=True, forbid_unknown_fields=True, kw_only
     vote_value: float = 1.0
     vote_decision: Literal["majority", "soft"] = "majority"
 
+    def __post_init__(self) -> None:
+        """Check the step, and that what it is made of can travel."""
+        check_count("optimizer.rounds", self.rounds, 1, MAX_ROUNDS)
+        check_within("optimizer.directions", self.directions, 1, MAX_DIRECTIONS)
+        check_count("optimizer.batch_size", self.batch_size, 1)
+        check_within("optimizer.perturbation_scale_log2", self.perturbation_scale_log2, -20, 0)
+        check_positive("optimizer.learning_rate", self.learning_rate)
+        check_within("optimizer.learning_rate", self.learning_rate, 0.0, _MAX_LEARNING_RATE)
+        check_within(
+            "optimizer.final_learning_rate_fraction", self.final_learning_rate_fraction, 0.0, 1.0
+        )
+        if not self.clip > 0:
+            raise ConfigurationError(f"optimizer.clip: got {self.clip}, wanted > 0.")
+        if self.clip < self.rounding_of_a_gradient:
+            raise ConfigurationError(
+                f"optimizer.clip: {self.clip} is below {self.rounding_of_a_gradient:.3g}, what the "
+                f"rounding of a loss makes of a {self.difference} projected gradient at mu = "
+                f"2^{self.perturbation_scale_log2}: nothing else would be sent. Raise "
+                "perturbation_scale_log2 or the clip."
+            )
+        if self.typical_number is not None:
+            check_positive("optimizer.typical_number", self.typical_number)
+        check_positive("optimizer.vote_value", self.vote_value)
+        largest_step = self.learning_rate * max(self.clip, self.vote_value)
+        if math.isfinite(largest_step) and largest_step > MAX_ABS_STEP_INTEGER * STEP_QUANTUM:
+            raise ConfigurationError(
+                f"optimizer.learning_rate: {self.learning_rate} times clip {self.clip} is a step "
+                f"of {largest_step:g} per weight; at most {MAX_ABS_STEP_INTEGER * STEP_QUANTUM:g} "
+                "can travel. Lower one of them."
+            )
+
     @property
     def sweeps_per_round(self) -> int:
         """Forward passes over its batch that a device makes in a round."""
@@ -129,3 +186,10 @@ class RunSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
     digest_interval: int = 100
     workers: int = 0
     intra_op_threads: int = 1
+
+    def __post_init__(self) -> None:
+        """Check intervals and threads."""
+        check_count("run.evaluation_interval", self.evaluation_interval, 1)
+        check_count("run.digest_interval", self.digest_interval, 1)
+        check_count("run.workers", self.workers, 0, MAX_THREADS)
+        check_count("run.intra_op_threads", self.intra_op_threads, 1, MAX_THREADS)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from server.config.power_limits import PowerLimitsSection
-from server.config.section import Section
+from server.config.section import Section, check_within
+from server.power.catalogue import policy_called
 
 
 class PowerSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -29,3 +30,11 @@ class PowerSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     min_participation: float = 0.0
     wrong_sign_probability: float = 0.3
     limits: PowerLimitsSection = PowerLimitsSection()
+
+    def __post_init__(self) -> None:
+        """Check the policy's name and numbers."""
+        if self.policy is not None:
+            policy_called(self.policy)
+        check_within("power.contraction", self.contraction, 0.5, 1.0)
+        check_within("power.min_participation", self.min_participation, 0.0, 1.0)
+        check_within("power.wrong_sign_probability", self.wrong_sign_probability, 0.0, 0.499)

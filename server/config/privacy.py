@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 from edge_runtime.protocol.rounds import Access
-from server.config.section import Section
+from server.config.section import Section, check_within
+from server.errors import ConfigurationError
+from server.numeric import check_positive
 from server.privacy.receiver_noise import KEPT_BACK
 from server.privacy.units import NeighbouringRelation, PrivacyUnit
 
@@ -51,6 +53,16 @@ class PrivacySection(Section, frozen=True, forbid_unknown_fields=True, kw_only=T
     missing_devices: int = 0
     csi_failure_fraction: float = 0.1
     noise_source: Literal["system", "simulation"] = "system"
+
+    def __post_init__(self) -> None:
+        """Check the promise, also where none is made."""
+        check_positive("privacy.epsilon", self.epsilon)
+        if not 0.0 < self.delta < 1.0:
+            raise ConfigurationError(
+                f"privacy.delta: got {self.delta}, wanted between 0 and 1, and below 1/n."
+            )
+        check_within("privacy.trusted_noise_fraction", self.trusted_noise_fraction, 0.0, 1.0)
+        check_within("privacy.csi_failure_fraction", self.csi_failure_fraction, 0.0, 0.5)
 
     @property
     def counted_noise_fraction(self) -> float:

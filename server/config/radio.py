@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
+
+import msgspec
 
 from radio.errors import RadioError
 from radio.pluto.settings import PlutoSettings, Role
@@ -13,8 +15,9 @@ from radio.waveforms import WaveformName
 from radio.waveforms.coherent import CoherentWaveform
 from radio.waveforms.energy import EnergyWaveform, Mapping
 from radio.waveforms.slotted import SlottedWaveform
-from server.config.section import Section, check_within
+from server.config.section import MAX_SYMBOLS, Section, check_count, check_within
 from server.errors import ConfigurationError
+from server.numeric import check_positive
 
 
 class RadioSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -73,6 +76,24 @@ class RadioSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     keep_captures: tuple[int, ...] = ()
     max_hold_s: float = 10.0
 
+    def __post_init__(self) -> None:
+        """Check every value by itself; bands, offsets and noise are checked by the run."""
+        check_within("radio.rician_k_db", self.rician_k_db, -60.0, 60.0)
+        check_within("radio.snr_db", self.snr_db, -60.0, 120.0)
+        check_count("radio.coherence_rounds", self.coherence_rounds, 1)
+        check_positive("radio.min_gain", self.min_gain)
+        check_positive("radio.min_band_gain", self.min_band_gain)
+        check_count("radio.pilot_symbols", self.pilot_symbols, 16, MAX_SYMBOLS)
+        check_count("radio.payload_symbols", self.payload_symbols, 1, MAX_SYMBOLS)
+        check_count("radio.plateau_samples", self.plateau_samples, 1, MAX_SYMBOLS)
+        check_positive("radio.sample_rate_hz", self.sample_rate_hz)
+        check_within("radio.max_amplitude", self.max_amplitude, 1e-6, 1.0)
+        check_positive("radio.carrier_hz", self.carrier_hz)
+        check_positive("radio.calibration_max_age_s", self.calibration_max_age_s)
+        check_positive("radio.max_hold_s", self.max_hold_s)
+        for round_index in self.keep_captures:
+            check_count("radio.keep_captures", round_index, 0)
+
     @property
     def has_plutos(self) -> bool:
         """Whether samples pass the Pluto driver, on hardware or not."""
@@ -110,6 +131,40 @@ class RadioSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     def noise_power(self) -> float:
         """N0 per complex sample: full scale through unit mean power gain arrives snr_db above."""
         return self.max_amplitude**2 * power_ratio_from_db(-self.snr_db)
+
+
+class ImpairmentsSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What single values of the set ``radio.impairments`` are changed to; left out, the set's.
+
+    Attributes: those of `radio.software_air.impairments.Impairments`, where equations, units and
+        ranges stand.
+    """
+
+    crystal_ppm: float | None = None
+    drift_ppm: float | None = None
+    linewidth_hz: float | None = None
+    timing_offset_s: float | None = None
+    distance_ratio: float | None = None
+    path_loss_exponent: float | None = None
+    dac_bits: float | None = None
+    pa_saturation_db: float | None = None
+    iq_gain_db: float | None = None
+    iq_phase_deg: float | None = None
+    leakage_db: float | None = None
+    dc_offset_db: float | None = None
+    adc_bits: float | None = None
+    adc_full_scale_db: float | None = None
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What was set, as `Impairments` takes it."""
+        values: dict[str, float | None] = msgspec.structs.asdict(self)
+        changed = {name: value for name, value in values.items() if value is not None}
+        # A TOML number may be written without a point, or bits with one.
+        return {
+            name: int(value) if name.endswith("_bits") and float(value).is_integer() else value
+            for name, value in changed.items()
+        }
 
 
 class PlutoSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):

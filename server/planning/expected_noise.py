@@ -9,13 +9,13 @@ import numpy as np
 from edge_runtime.protocol.rounds import Access
 from radio.waveforms.energy_error_model import sum_variance
 from radio.waveforms.error_model import receiver_noise_std
-from server.config.run_config import RunConfig
+from server.config.plan_config import PlanConfig
 from server.planning.round_plan import counted_noise_power
 from server.power.channel_inversion import PowerPlan, plan_static
 from server.power.energy_waveform import range_for
 
 
-def own_sum_std(config: RunConfig, noise_std: float) -> float:
+def own_sum_std(config: PlanConfig, noise_std: float) -> float:
     """Standard deviation of all artificial noise on a sum, in units of the scalar.
 
     Args:
@@ -27,7 +27,7 @@ def own_sum_std(config: RunConfig, noise_std: float) -> float:
     return _at_unit_gains(config, noise_std).sum_noise_std
 
 
-def radio_sum_std(config: RunConfig, noise_std: float) -> float:
+def radio_sum_std(config: PlanConfig, noise_std: float) -> float:
     """Standard deviation of what channel and receiver add to a sum, in units of the scalar.
 
     Args:
@@ -42,7 +42,7 @@ def radio_sum_std(config: RunConfig, noise_std: float) -> float:
     return _packet_sum_std(config, noise_std)
 
 
-def _coherent_sum_std(config: RunConfig, noise_std: float) -> float:
+def _coherent_sum_std(config: PlanConfig, noise_std: float) -> float:
     """Of receiver noise on a sum."""
     power = _at_unit_gains(config, noise_std)
     return receiver_noise_std(
@@ -50,7 +50,7 @@ def _coherent_sum_std(config: RunConfig, noise_std: float) -> float:
     )
 
 
-def _at_unit_gains(config: RunConfig, noise_std: float) -> PowerPlan:
+def _at_unit_gains(config: PlanConfig, noise_std: float) -> PowerPlan:
     return plan_static(
         gain_estimates=np.ones(config.federation.num_devices, dtype=np.complex128),
         max_amplitude=config.radio.max_amplitude,
@@ -58,11 +58,11 @@ def _at_unit_gains(config: RunConfig, noise_std: float) -> PowerPlan:
         required_noise_std=noise_std,
         min_gain=1.0,
         num_missing=config.privacy.missing_devices,
-        trusted_noise_power=counted_noise_power(config),
+        trusted_noise_power=counted_noise_power(config.radio, config.privacy),
     )
 
 
-def _energy_sum_std(config: RunConfig, noise_std: float) -> float:
+def _energy_sum_std(config: PlanConfig, noise_std: float) -> float:
     """Of receiver noise, and of what the devices' privacy noises do to one another, on a sum."""
     waveform, num_devices = config.radio.energy_waveform, config.federation.num_devices
     full_range = range_for(config.optimizer.clip, noise_std)
@@ -76,7 +76,7 @@ def _energy_sum_std(config: RunConfig, noise_std: float) -> float:
     return full_range * math.sqrt(variance)
 
 
-def _packet_sum_std(config: RunConfig, noise_std: float) -> float:
+def _packet_sum_std(config: PlanConfig, noise_std: float) -> float:
     """Of the rounding of numbers to bits, on a sum."""
     full_range = range_for(config.optimizer.clip, noise_std)
     step = full_range / config.radio.slotted_waveform(config.optimizer.directions).largest_integer

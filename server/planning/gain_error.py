@@ -14,7 +14,7 @@ from radio.waveforms.error_model import (
     gain_error_variance,
     noise_power_upper_bound,
 )
-from server.config.run_config import RunConfig
+from server.config.radio import RadioSection
 
 _Number = TypeVar("_Number", float, Float64Array)
 
@@ -23,12 +23,12 @@ MAX_AMPLITUDE_ERROR = 0.5
 
 
 def gain_error_bound(
-    config: RunConfig, noise_power: float, noise_symbols: int, failure_probability: float
+    radio: RadioSection, noise_power: float, noise_symbols: int, failure_probability: float
 ) -> float:
     """sqrt(v ln(1/p)), with v from an upper confidence limit of the noise power.
 
     Args:
-        config: of the run.
+        radio: pilots and their amplitude.
         noise_power: as measured.
         noise_symbols: silent samples that it was measured from.
         failure_probability: p, of either statement.
@@ -36,7 +36,6 @@ def gain_error_bound(
     Returns:
         The bound on the error of a gain; over the gain itself it is eta.
     """
-    radio = config.radio
     upper = noise_power_upper_bound(noise_power, noise_symbols, failure_probability)
     variance = gain_error_variance(upper, radio.pilot_symbols, radio.max_amplitude)
     return amplitude_error_bound(variance, 1.0, failure_probability)

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from server.config.run_config import RunConfig
+from server.config.plan_config import PlanConfig
 from server.errors import ConfigurationError, ServerError
 from server.planning.policy_preview import PolicyPreview, preview_policy
 from server.planning.privacy_statement import worth_in_words
@@ -80,7 +80,7 @@ class Outlook:
         return self.effective_rounds >= LEAST_ROUNDS or not is_buried
 
 
-def outlook(config: RunConfig, preview: PolicyPreview, typical: TypicalNumber) -> Outlook:
+def outlook(config: PlanConfig, preview: PolicyPreview, typical: TypicalNumber) -> Outlook:
     """Of a policy's preview."""
     noise = preview.mean_noise_std
     spoken = noise[preview.num_speakers > 0]
@@ -107,7 +107,7 @@ def outlook(config: RunConfig, preview: PolicyPreview, typical: TypicalNumber) -
 
 
 def check_can_learn(
-    config: RunConfig,
+    config: PlanConfig,
     num_records: Sequence[int],
     typical: TypicalNumber,
     terms: PrivacyTerms | None = None,
@@ -142,7 +142,7 @@ def check_can_learn(
 
 
 def what_would_help(
-    config: RunConfig, num_records: Sequence[int], typical: TypicalNumber
+    config: PlanConfig, num_records: Sequence[int], typical: TypicalNumber
 ) -> list[str]:
     """Settings, each with the number that would do if nothing else were changed."""
 
@@ -198,7 +198,7 @@ def what_would_help(
     return helps + (by_rounds or ["(no number of optimizer.rounds would: more of them share it)"])
 
 
-def _with(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
+def _with(config: PlanConfig, changes: Mapping[str, Any]) -> PlanConfig:
     for name, value in changes.items():
         section, key = name.split("__")
         changed = msgspec.structs.replace(getattr(config, section), **{key: value})

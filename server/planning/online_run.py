@@ -19,7 +19,7 @@ import numpy.typing as npt
 from edge_runtime.protocol.rounds import Access
 from radio.arrays import BoolArray, Float64Array
 from radio.software_air.channel_models import channel_from_name
-from server.config.run_config import RunConfig
+from server.config.plan_config import PlanConfig
 from server.planning.gain_error import MAX_AMPLITUDE_ERROR, gain_error_bound, sensitivity_growth
 from server.planning.privacy_terms import PrivacyTerms, expected_dropouts, round_weights
 from server.power.causal_policy import CausalPolicy
@@ -57,7 +57,7 @@ class RunPlanner:
         ConfigurationError: the policy cannot plan the run.
     """
 
-    def __init__(self, config: RunConfig, terms: PrivacyTerms, noise_symbols: int) -> None:
+    def __init__(self, config: PlanConfig, terms: PrivacyTerms, noise_symbols: int) -> None:
         num_rounds = len(terms.noise_multipliers)
         weights = policy_weights(config, num_rounds)
         self._largest = config.largest_number
@@ -174,13 +174,13 @@ class RunPlanner:
         )
 
 
-def policy_weights(config: RunConfig, num_rounds: int) -> Float64Array:
+def policy_weights(config: PlanConfig, num_rounds: int) -> Float64Array:
     """omega as the policy takes it: its opposite order for ``reversed`` [T]."""
-    weights = round_weights(config, num_rounds)
+    weights = round_weights(config.power.contraction, num_rounds)
     return weights[::-1].copy() if config.power_policy == "reversed" else weights
 
 
-def plans_as_it_goes(config: RunConfig) -> bool:
+def plans_as_it_goes(config: PlanConfig) -> bool:
     """Whether the policy follows the channel: superposed rounds that are paid in full."""
     is_paid_in_full = config.privacy.enabled and not config.is_subsampled
     is_superposed = config.access is Access.SUPERPOSED
@@ -188,7 +188,7 @@ def plans_as_it_goes(config: RunConfig) -> bool:
 
 
 def assumed_problem(
-    config: RunConfig,
+    config: PlanConfig,
     terms: PrivacyTerms,
     noise_symbols: int,
     *,
@@ -215,7 +215,7 @@ def assumed_problem(
     paths = config.impaired_by.path_gains(num_devices)[:, None]
     magnitudes = np.maximum(np.abs(draws) * paths, 1e-9)
     error = gain_error_bound(
-        config, radio.noise_power, noise_symbols, terms.csi_failure_probability
+        config.radio, radio.noise_power, noise_symbols, terms.csi_failure_probability
     )
     may_speak = magnitudes >= max(radio.min_gain, error / MAX_AMPLITUDE_ERROR)
     weakest = np.where(may_speak, magnitudes, np.inf).min(axis=0)
@@ -234,7 +234,7 @@ def assumed_problem(
     return problem, may_speak
 
 
-def causal_policy(config: RunConfig, assumed: PlanningProblem, num_rounds: int) -> CausalPolicy:
+def causal_policy(config: PlanConfig, assumed: PlanningProblem, num_rounds: int) -> CausalPolicy:
     """The configuration's policy.
 
     Args:

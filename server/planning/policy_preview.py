@@ -19,7 +19,7 @@ import numpy as np
 
 from edge_runtime.protocol.rounds import Access, Vote
 from radio.arrays import BoolArray, Float64Array
-from server.config.run_config import RunConfig
+from server.config.plan_config import PlanConfig
 from server.errors import ConfigurationError, ServerError
 from server.planning.expected_noise import radio_sum_std
 from server.planning.online_run import assumed_problem, causal_policy, policy_weights
@@ -89,7 +89,7 @@ class PolicyPreview:
         return np.where(self.num_speakers > 0, total, math.inf)
 
 
-def preview_policies(config: RunConfig, num_records: Sequence[int]) -> list[PolicyPreview]:
+def preview_policies(config: PlanConfig, num_records: Sequence[int]) -> list[PolicyPreview]:
     """Every policy of the catalogue, in its order.
 
     Args:
@@ -111,7 +111,7 @@ def preview_policies(config: RunConfig, num_records: Sequence[int]) -> list[Poli
 
 
 def preview_policy(
-    config: RunConfig,
+    config: PlanConfig,
     name: str,
     num_records: Sequence[int],
     terms: PrivacyTerms | None = None,
@@ -144,12 +144,12 @@ def preview_policy(
     return _superposed(own, terms, spending)
 
 
-def _nameless(config: RunConfig) -> list[str]:
+def _nameless(config: PlanConfig) -> list[str]:
     """Commitments of devices whose keys nobody has drawn."""
     return [f"{k:08x}" for k in range(config.federation.num_devices)]
 
 
-def _superposed(config: RunConfig, terms: PrivacyTerms, spending: bool) -> PolicyPreview:
+def _superposed(config: PlanConfig, terms: PrivacyTerms, spending: bool) -> PolicyPreview:
     problem, may_speak = _whole_run(config, terms)
     costs = 1.0 / (2.0 * np.square(np.array(terms.noise_multipliers)))
     if config.is_subsampled or config.power_policy == "static":
@@ -167,7 +167,7 @@ def _superposed(config: RunConfig, terms: PrivacyTerms, spending: bool) -> Polic
     return _of_schedule(config, terms, schedule, costs if spending else np.zeros_like(costs))
 
 
-def _within_limits(config: RunConfig, problem: PlanningProblem, may_speak: BoolArray) -> Schedule:
+def _within_limits(config: PlanConfig, problem: PlanningProblem, may_speak: BoolArray) -> Schedule:
     """By a solver, on so many parts of the run as it takes a second for, each of one channel."""
     num_rounds = problem.num_rounds
     parts = np.array_split(np.arange(num_rounds), min(_MOST_PARTS, num_rounds))
@@ -202,7 +202,7 @@ def _dearest(schedule: Schedule) -> BoolArray:
     return dearest
 
 
-def _whole_run(config: RunConfig, terms: PrivacyTerms) -> tuple[PlanningProblem, BoolArray]:
+def _whole_run(config: PlanConfig, terms: PrivacyTerms) -> tuple[PlanningProblem, BoolArray]:
     """Every round's channel, and who is loud enough on it."""
     num_rounds, coherence = config.optimizer.rounds, config.radio.coherence_rounds
     frames = config.radio.coherent_waveform(
@@ -250,7 +250,7 @@ def planned_in_hindsight(
 
 
 def _of_schedule(
-    config: RunConfig, terms: PrivacyTerms, schedule: Schedule, costs: Float64Array
+    config: PlanConfig, terms: PrivacyTerms, schedule: Schedule, costs: Float64Array
 ) -> PolicyPreview:
     largest = config.largest_number
     spoken = ~schedule.is_silent
@@ -275,7 +275,7 @@ def _mean_power_db(schedule: Schedule) -> float:
     return 10.0 * math.log10(float(squares.mean()) / schedule.problem.max_power)
 
 
-def _covered_alone(config: RunConfig, terms: PrivacyTerms, spending: bool) -> PolicyPreview:
+def _covered_alone(config: PlanConfig, terms: PrivacyTerms, spending: bool) -> PolicyPreview:
     """Slotted access: nobody's noise covers another."""
     num_devices, num_rounds = config.federation.num_devices, config.optimizer.rounds
     own = np.array(terms.noise_multipliers) * terms.sensitivity
@@ -292,7 +292,7 @@ def _covered_alone(config: RunConfig, terms: PrivacyTerms, spending: bool) -> Po
     )
 
 
-def _without_a_promise(config: RunConfig, name: str, num_records: Sequence[int]) -> PolicyPreview:
+def _without_a_promise(config: PlanConfig, name: str, num_records: Sequence[int]) -> PolicyPreview:
     """``perfect`` and ``paper``: for comparison, where levels mean something."""
     if config.power.limits.limits_anything:
         raise ConfigurationError("it does not keep [power.limits].")
@@ -322,7 +322,7 @@ def _without_a_promise(config: RunConfig, name: str, num_records: Sequence[int])
     return dataclasses.replace(preview, name=name, checkpoints=(), epsilon=())
 
 
-def _no_terms(config: RunConfig) -> PrivacyTerms:
+def _no_terms(config: PlanConfig) -> PrivacyTerms:
     """Of a run that promises nothing: a sensitivity and a budget that nobody uses."""
     return PrivacyTerms(
         noise_multipliers=(1.0,) * config.optimizer.rounds,
@@ -336,7 +336,7 @@ def _no_terms(config: RunConfig) -> PrivacyTerms:
 
 
 def _epsilon_over_rounds(
-    config: RunConfig, terms: PrivacyTerms, costs: Float64Array
+    config: PlanConfig, terms: PrivacyTerms, costs: Float64Array
 ) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """Spent at some rounds, with prices y of all of them."""
     delta = config.privacy.delta - csi_delta(config, 1) if config.privacy.enabled else 0.0

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.protocol.rounds import Access, Vote
-from server.config.run_config import RunConfig
+from server.config.plan_config import PlanConfig
+from server.config.privacy import PrivacySection
 from server.errors import PrivacyError
 from server.planning.privacy_terms import PrivacyTerms, sensitivity_of
 from server.privacy.receiver_noise import receiver_noise_needed
@@ -21,28 +22,27 @@ HOW_TO_KNOW = (
 """Where a typical number is only bounded."""
 
 
-def promise(config: RunConfig) -> str:
+def promise(privacy: PrivacySection, access: Access) -> str:
     """The promise of a configuration that makes one."""
-    privacy = config.privacy
     besides = ""
-    if config.access is Access.SUPERPOSED and privacy.missing_devices > 0:
+    if access is Access.SUPERPOSED and privacy.missing_devices > 0:
         besides += f", without the noise of any {privacy.missing_devices} others"
     if privacy.trusted_noise_fraction > 0.0:
-        besides += f", {receiver_noise_counted(config)}"
+        besides += f", {receiver_noise_counted(privacy)}"
     return (
         f"epsilon {privacy.epsilon:g} at delta {privacy.delta:g}, "
-        f"{privacy.relation.replace('_', ' ')} {privacy.unit}, {config.access} access{besides}"
+        f"{privacy.relation.replace('_', ' ')} {privacy.unit}, {access} access{besides}"
     )
 
 
-def receiver_noise_counted(config: RunConfig) -> str:
+def receiver_noise_counted(privacy: PrivacySection) -> str:
     """How much of it is."""
-    fraction = config.privacy.trusted_noise_fraction
+    fraction = privacy.trusted_noise_fraction
     part = f"{fraction:.0%} of the" if fraction else "no"
     return f"{part} receiver noise counted"
 
 
-def assumed_receiver_noise(config: RunConfig, sum_noise_std: float) -> float | None:
+def assumed_receiver_noise(config: PlanConfig, sum_noise_std: float) -> float | None:
     """Standard deviation, in units of the scalar, that a receiver is assumed to have at least.
 
     So little that no receiver is without, but without any, devices whose signals add up could be
@@ -69,7 +69,7 @@ def assumed_receiver_noise(config: RunConfig, sum_noise_std: float) -> float | N
     )
 
 
-def assumed_as_planned(config: RunConfig, terms: PrivacyTerms) -> float | None:
+def assumed_as_planned(config: PlanConfig, terms: PrivacyTerms) -> float | None:
     """`assumed_receiver_noise` of a run, as far as it is known before.
 
     Channels decide about the rest: each round is held against what is planned for it.
@@ -82,22 +82,22 @@ def assumed_as_planned(config: RunConfig, terms: PrivacyTerms) -> float | None:
 
 
 def largest_sum_noise_std(
-    config: RunConfig, own: npt.ArrayLike, radio: npt.ArrayLike, num_speakers: npt.ArrayLike
+    counted_fraction: float, own: npt.ArrayLike, radio: npt.ArrayLike, num_speakers: npt.ArrayLike
 ) -> float:
     """What devices and the promise put on a sum in the round with most of it; 0 of no rounds.
 
     Args:
-        config: of the run.
+        counted_fraction: what is counted of the receiver's noise power.
         own: standard deviations of artificial noise on means, in units of the scalar [T].
         radio: of channel and receiver on them [T].
         num_speakers: n [T]; rounds without are no rounds.
     """
-    counted = math.sqrt(config.privacy.counted_noise_fraction) * np.asarray(radio)
+    counted = math.sqrt(counted_fraction) * np.asarray(radio)
     count = np.asarray(num_speakers)
     return float(np.max(count * np.hypot(own, counted), where=count > 0, initial=0.0))
 
 
-def check_assumption(config: RunConfig, sum_noise_std: float, receiver_noise_std: float) -> None:
+def check_assumption(config: PlanConfig, sum_noise_std: float, receiver_noise_std: float) -> None:
     """Return if a receiver is as noisy as the promise takes it to be.
 
     Args:
@@ -119,11 +119,16 @@ def check_assumption(config: RunConfig, sum_noise_std: float, receiver_noise_std
         )
 
 
-def assumption(config: RunConfig, assumed: float | None) -> str | None:
-    """The same for a person; None where nothing is assumed."""
+def assumption(largest_number: float, assumed: float | None) -> str | None:
+    """What a receiver is assumed to have, for a person; None where nothing is assumed.
+
+    Args:
+        largest_number: G.
+        assumed: standard deviation of its noise, in units of the scalar.
+    """
     if assumed is None:
         return None
-    below_db = 20.0 * math.log10(config.largest_number / assumed)
+    below_db = 20.0 * math.log10(largest_number / assumed)
     return (
         f"assumes a receiver noise of at least {assumed:.1e} on each number, {below_db:.0f} dB "
         "below the largest: without any, devices could be told apart by their grids and by what is "

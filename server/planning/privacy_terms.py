@@ -15,7 +15,7 @@ import numpy as np
 from edge_runtime import number_grid
 from edge_runtime.protocol.rounds import Access, Vote
 from radio.arrays import Float64Array
-from server.config.run_config import RunConfig
+from server.config.plan_config import PlanConfig
 from server.errors import PrivacyError
 from server.power.catalogue import OWN_NOISE_POLICIES, own_noise_costs
 from server.power.policies.subsampled import subsampled_offsets
@@ -90,7 +90,7 @@ class Stretch:
 WHOLE_RUN = Stretch()
 
 
-def csi_delta(config: RunConfig, num_stretches: int) -> float:
+def csi_delta(config: PlanConfig, num_stretches: int) -> float:
     """The part of delta that all statements about the channel in so many stretches may use.
 
     None where access is slotted: a device's noise arrives as loud as its number, however loud.
@@ -101,7 +101,7 @@ def csi_delta(config: RunConfig, num_stretches: int) -> float:
 
 
 def plan_privacy_terms(
-    config: RunConfig,
+    config: PlanConfig,
     num_records: Sequence[int],
     commitments: Sequence[str],
     stretch: Stretch = WHOLE_RUN,
@@ -145,7 +145,7 @@ def plan_privacy_terms(
 
 
 def _noise_multipliers(
-    config: RunConfig,
+    config: PlanConfig,
     sampling_probability: float,
     num_rounds: int,
     num_units: int,
@@ -186,7 +186,7 @@ def _noise_multipliers(
     return tuple(multiplier_to_plan_with(m, num_rounds, dropouts) for m in multipliers)
 
 
-def expected_dropouts(config: RunConfig) -> Dropouts:
+def expected_dropouts(config: PlanConfig) -> Dropouts:
     """Of devices whose noise covers others; none where nobody's does."""
     is_superposed = config.access is Access.SUPERPOSED
     return Dropouts(
@@ -197,7 +197,7 @@ def expected_dropouts(config: RunConfig) -> Dropouts:
 
 
 def _gaussian_multipliers(
-    config: RunConfig, num_rounds: int, budget_left: float
+    config: PlanConfig, num_rounds: int, budget_left: float
 ) -> tuple[float, ...]:
     """Of rounds without subsampling: what is left of the budget, dealt out by weights.
 
@@ -206,7 +206,7 @@ def _gaussian_multipliers(
     named = config.power_policy
     costs = own_noise_costs(
         named if named in OWN_NOISE_POLICIES else "optimal",
-        weights=round_weights(config, num_rounds),
+        weights=round_weights(config.power.contraction, num_rounds),
         sensitivities=np.ones(num_rounds),
         budget=budget_left,
     )
@@ -214,13 +214,13 @@ def _gaussian_multipliers(
     return tuple(multiplier_above(1.0 / math.sqrt(2.0 * cost)) for cost in costs)
 
 
-def round_weights(config: RunConfig, num_rounds: int) -> Float64Array:
+def round_weights(contraction: float, num_rounds: int) -> Float64Array:
     """omega of the last rounds of a run: what is left of each one's noise at the end."""
-    weights: Float64Array = config.power.contraction ** np.arange(num_rounds - 1, -1, -1.0)
+    weights: Float64Array = contraction ** np.arange(num_rounds - 1, -1, -1.0)
     return weights
 
 
-def _budget(config: RunConfig, num_units: int, stretch: Stretch) -> tuple[float, float]:
+def _budget(config: PlanConfig, num_units: int, stretch: Stretch) -> tuple[float, float]:
     """R of a run without subsampling, and what the dearest account has left of it.
 
     Raises:
@@ -241,7 +241,7 @@ def _budget(config: RunConfig, num_units: int, stretch: Stretch) -> tuple[float,
     return budget, left
 
 
-def sensitivity_of(config: RunConfig) -> float:
+def sensitivity_of(config: PlanConfig) -> float:
     """Of what the noise is added to: a device's numbers on their grid, or its signs.
 
     With what rounding on the way to a receiver of the sum may tell of them.

@@ -31,7 +31,9 @@ from radio.arrays import Float64Array
 from radio.waveforms.coherent import ChannelEstimate
 from radio.waveforms.energy_calibration import Calibration
 from radio.waveforms.error_model import receiver_noise_std
-from server.config.run_config import RunConfig
+from server.config.plan_config import PlanConfig
+from server.config.privacy import PrivacySection
+from server.config.radio import RadioSection
 from server.planning.gain_error import MAX_AMPLITUDE_ERROR, gain_error_bound, sensitivity_growth
 from server.planning.online_run import RunPlanner
 from server.planning.privacy_statement import check_assumption
@@ -77,7 +79,7 @@ class PlannedRound:
 
 
 def plan_round(
-    config: RunConfig,
+    config: PlanConfig,
     terms: PrivacyTerms | None,
     round_index: int,
     channel: ChannelKnowledge,
@@ -106,7 +108,7 @@ def plan_round(
 
 
 def _plan_superposed(
-    config: RunConfig,
+    config: PlanConfig,
     terms: PrivacyTerms | None,
     round_index: int,
     channel: ChannelEstimate,
@@ -118,7 +120,7 @@ def _plan_superposed(
     min_gain, gain_error = radio.min_gain, 0.0
     if terms is not None:
         gain_error = gain_error_bound(
-            config, channel.noise_power, noise_symbols, terms.csi_failure_probability
+            config.radio, channel.noise_power, noise_symbols, terms.csi_failure_probability
         )
         min_gain = max(min_gain, gain_error / MAX_AMPLITUDE_ERROR)
     is_loud_enough = np.abs(channel.gains) >= min_gain
@@ -140,12 +142,17 @@ def _plan_superposed(
             min_gain=min_gain,
             min_participants=config.federation.min_speakers,
             num_missing=config.privacy.missing_devices if terms is not None else 0,
-            trusted_noise_power=counted_noise_power(config) if terms is not None else 0.0,
+            trusted_noise_power=counted_noise_power(config.radio, config.privacy)
+            if terms is not None
+            else 0.0,
         )
     if terms is not None and power.participants:
         check_assumption(
             config,
-            math.hypot(power.sum_noise_std, counted_noise_std(config, power.receive_scale)),
+            math.hypot(
+                power.sum_noise_std,
+                counted_noise_std(config.radio, config.privacy, power.receive_scale),
+            ),
             receiver_noise_std(channel.noise_power, radio.payload_symbols, power.receive_scale),
         )
     return PlannedRound(
@@ -156,16 +163,15 @@ def _plan_superposed(
     )
 
 
-def counted_noise_power(config: RunConfig) -> float:
+def counted_noise_power(radio: RadioSection, privacy: PrivacySection) -> float:
     """rho N0 of an arriving sum: what the promise counts of the receiver's noise."""
-    radio = config.radio
     floor = radio.noise_power / (2.0 * radio.payload_symbols)
-    return config.privacy.counted_noise_fraction * floor
+    return privacy.counted_noise_fraction * floor
 
 
-def counted_noise_std(config: RunConfig, receive_scale: float) -> float:
+def counted_noise_std(radio: RadioSection, privacy: PrivacySection, receive_scale: float) -> float:
     """Standard deviation of it at a common level, in units of the scalar."""
-    return math.sqrt(counted_noise_power(config)) / receive_scale
+    return math.sqrt(counted_noise_power(radio, privacy)) / receive_scale
 
 
 def _own_noise_std(terms: PrivacyTerms | None, round_index: int) -> float:
@@ -176,7 +182,7 @@ def _own_noise_std(terms: PrivacyTerms | None, round_index: int) -> float:
 
 
 def _plan_uncovered(
-    config: RunConfig, terms: PrivacyTerms | None, round_index: int, channel: ChannelEstimate
+    config: PlanConfig, terms: PrivacyTerms | None, round_index: int, channel: ChannelEstimate
 ) -> PlannedRound:
     """At positions, and nobody's noise covers another: signs of noisy numbers, or the ideal link.
 
@@ -201,7 +207,7 @@ def _plan_uncovered(
 
 
 def _plan_bands(
-    config: RunConfig, terms: PrivacyTerms | None, round_index: int, calibration: Calibration
+    config: PlanConfig, terms: PrivacyTerms | None, round_index: int, calibration: Calibration
 ) -> PlannedRound:
     noise_std = _own_noise_std(terms, round_index)
     power = plan_energy(
@@ -223,7 +229,7 @@ def _plan_bands(
 
 
 def _plan_packets(
-    config: RunConfig, terms: PrivacyTerms | None, round_index: int, num_devices: int
+    config: PlanConfig, terms: PrivacyTerms | None, round_index: int, num_devices: int
 ) -> PlannedRound:
     power = plan_packets(
         num_devices=num_devices,

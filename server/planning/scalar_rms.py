@@ -16,10 +16,10 @@ import numpy as np
 from edge_runtime.forward import OnnxForward
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.protocol.direction import derive_direction_seed, direction_seeds
-from edge_runtime.protocol.rounds import Difference, Vote
-from edge_runtime.spsa import clip_to_ball, projected_gradients
+from edge_runtime.protocol.rounds import Vote
+from edge_runtime.spsa import clip_to_ball, gradients_along
 from edge_runtime.tasks import PromptSet
-from server.config.run_config import RunConfig
+from server.config.plan_config import PlanConfig
 
 _ROUNDS, _MOST_EXAMPLES, _BATCH = 2, 200, 50
 
@@ -41,7 +41,7 @@ class TypicalNumber:
 
 
 def typical_number(
-    config: RunConfig,
+    config: PlanConfig,
     forward: OnnxForward,
     weights: ParameterStore,
     public: PromptSet | None,
@@ -69,7 +69,7 @@ def typical_number(
 
 
 def _looked_at(
-    config: RunConfig, forward: OnnxForward, weights: ParameterStore, public: PromptSet
+    config: PlanConfig, forward: OnnxForward, weights: ParameterStore, public: PromptSet
 ) -> tuple[float, int]:
     optimizer = config.optimizer
     wanted = min(optimizer.batch_size * config.federation.num_devices, _MOST_EXAMPLES)
@@ -83,17 +83,13 @@ def _looked_at(
     squares = []
     for index in range(_ROUNDS):
         seed = derive_direction_seed(config.run.seed, index)
-        here = losses()
-        columns = []
-        for own in direction_seeds(seed, optimizer.directions):
-            with weights.moved(own, scale):
-                there = losses()
-            if optimizer.difference is Difference.ONE_SIDED:
-                columns.append(projected_gradients(there, here, scale))
-                continue
-            with weights.moved(own, -scale):
-                columns.append(projected_gradients(there, losses(), 2.0 * scale))
-        vectors = np.stack(columns, axis=1)
+        vectors = gradients_along(
+            weights,
+            losses,
+            direction_seeds(seed, optimizer.directions),
+            scale,
+            optimizer.difference,
+        )
         finite = np.all(np.isfinite(vectors), axis=1)
         means = clip_to_ball(vectors[finite], optimizer.clip).sum(axis=0) / num_examples
         squares.extend(np.square(means).tolist())

@@ -142,6 +142,22 @@ OWN_NOISE_POLICIES = tuple(name for name, policy in POLICIES.items() if policy.o
 """Those that deal a budget out over rounds by their weights alone (`own_noise_costs`)."""
 
 
+def policy_called(name: str) -> Policy:
+    """The policy of a name, whether it may be used or not.
+
+    Raises:
+        ConfigurationError: there is none; the message lists those there are.
+    """
+    policy = POLICIES.get(name)
+    if policy is None:
+        near = difflib.get_close_matches(name, POLICIES, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ConfigurationError(
+            f"power.policy: got {name!r}, wanted one of {', '.join(POLICIES)}.{hint}"
+        )
+    return policy
+
+
 def policy_named(name: str, *, access: Access, has_promise: bool) -> Policy:
     """A policy that may be used.
 
@@ -154,17 +170,11 @@ def policy_named(name: str, *, access: Access, has_promise: bool) -> Policy:
         ConfigurationError: there is none; it promises nothing where something is promised; or it
             cannot plan this access, and why.
     """
-    policy = POLICIES.get(name)
-    if policy is None:
-        near = difflib.get_close_matches(name, POLICIES, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ConfigurationError(
-            f"power policy: got {name!r}, wanted one of {', '.join(POLICIES)}.{hint}"
-        )
+    policy = policy_called(name)
     if has_promise and not policy.promises:
         raise ConfigurationError(
-            f"power policy {name!r} keeps no promise: {policy.summary}. It is for comparison, with "
-            "privacy.enabled = false."
+            f"power policy {name!r} keeps no promise: {policy.summary}. `pairzero plan` compares "
+            "it with those that do."
         )
     if access is Access.SLOTTED and policy.why_not_slotted:
         able = ", ".join(p.name for p in POLICIES.values() if not p.why_not_slotted)

@@ -17,19 +17,24 @@ from typing import Any
 from edge_runtime.protocol.rounds import Vote
 from radio.units import db_from_power_ratio
 from server.air.uplink_use import uplink_use
-from server.config.run_config import RadioSection, RunConfig
+from server.config.plan_config import PlanConfig
+from server.config.radio import RadioSection
+from server.config.run_config import RunConfig
 from server.errors import ReportError
 from server.files import to_json
 from server.planning.privacy_statement import (
-    HOW_TO_KNOW,
     assumed_receiver_noise,
-    assumption,
     largest_sum_noise_std,
-    receiver_noise_counted,
-    worth_in_words,
 )
 from server.privacy.shown import shown_epsilon
 from server.report.plots import draw_plots
+from server.report.statements import (
+    NO_HARDWARE,
+    about_secrets,
+    about_the_end,
+    about_the_promise,
+    about_what_was_heard,
+)
 from server.run.accounts import epsilon_spent
 from server.store.records import (
     EvaluationRow,
@@ -133,7 +138,13 @@ def summarise(
     privacy, radio = config.privacy, config.radio
     last = evaluations[-1] if evaluations else None
     best = best_evaluation(evaluations)
-    use = uplink_use(config, len(rows))
+    use = uplink_use(
+        config.radio,
+        config.federation.num_devices,
+        config.optimizer.directions,
+        len(rows),
+        config.pluto.settling_s,
+    )
     spent = epsilon_spent(store, config)
     return {
         "run_id": store.meta("run_id"),
@@ -141,6 +152,7 @@ def summarise(
         "outcome": store.outcome,
         "task": Path(config.task.name).stem,
         "source": store.meta("source"),
+        "is_simulated": store.meta("is_simulated"),
         "waveform": None if radio.backend == "ideal" else radio.waveform,
         "num_devices": config.federation.num_devices,
         "rounds": len(rows),
@@ -193,13 +205,13 @@ def summarise(
     }
 
 
-def _assumed_in_rounds(config: RunConfig, rows: Sequence[RoundRow]) -> float | None:
+def _assumed_in_rounds(config: PlanConfig, rows: Sequence[RoundRow]) -> float | None:
     """`assumed_receiver_noise` of rounds that were carried out."""
     value = 1.0 if config.vote is Vote.NONE else config.optimizer.vote_value
     return assumed_receiver_noise(
         config,
         largest_sum_noise_std(
-            config,
+            config.privacy.counted_noise_fraction,
             [row.artificial_noise_std for row in rows],
             [row.receiver_noise_std / value for row in rows],
             [row.num_speakers for row in rows],
@@ -348,64 +360,12 @@ def _share(part: int, whole: int) -> str:
 
 
 def _notes(config: RunConfig, summary: dict[str, Any]) -> str:
-    notes = []
-    if str(summary["source"]).startswith("loopback"):
-        notes.append("A software radio: no number on this page was measured on hardware.")
-    if not config.privacy.enabled:
-        notes.append("No privacy: no noise was added and nothing is promised.")
-    else:
-        notes.append(
-            f"Spent epsilon {shown_epsilon(summary['epsilon'])} of "
-            f"{summary['epsilon_budget']:g} at delta {summary['delta']:g}, per "
-            f"{config.privacy.unit}, {config.privacy.relation}, {config.access} access. "
-            f"{receiver_noise_counted(config).capitalize()}."
-        )
-        if (worth := summary["worth_rounds"]) is not None:
-            is_bound, of = summary["worth_is_bound"], summary["rounds_planned"]
-            how_much = worth_in_words(worth, is_bound=is_bound)
-            notes.append(f"What its {of} rounds are worth without noise: {how_much}.")
-            if is_bound:
-                notes.append(f"{HOW_TO_KNOW.capitalize()}.")
-        if (assumed := assumption(config, summary["assumed_receiver_noise"])) is not None:
-            notes.append(f"The figure {assumed}.")
-        if config.privacy.has_simulated_keys:
-            notes.append(
-                "Noise keys derive from the seed, so the run can be repeated; whoever knows the "
-                "configuration can undo the noise."
-            )
-        if summary["epsilon"] > summary["epsilon_budget"]:
-            notes.append(
-                "More than the budget was spent: devices fell silent after the price of a round "
-                "was paid, and their noise was missing. The promise above does not hold; what was "
-                "spent does."
-            )
-    if summary["outcome"] == Outcome.INTERRUPTED:
-        notes.append("The run was interrupted and can be resumed.")
-    if summary["outcome"] == Outcome.BUDGET_EXHAUSTED:
-        notes.append("The privacy budget was spent before the last round; the run stopped.")
-    if summary["outcome"] == Outcome.ABANDONED:
-        notes.append("The run was ended on request: its private keys are destroyed.")
-    if config.privacy.has_system_keys:
-        notes.append(
-            "Neither time nor memory was recorded: both follow the sizes of the secret batches."
-        )
-    if not config.evaluates_in_public:
-        notes.append(
-            "Nothing was evaluated: the validation data are not declared public "
-            "(task.validation_is_public)."
-        )
-    if summary["rounds_skipped"]:
-        notes.append(
-            f"{summary['rounds_skipped']} rounds were paid for before an interruption and skipped "
-            "after it: a radio cannot send the same again."
-        )
-    if summary["erasures"]:
-        notes.append(f"{summary['erasures']} packets could not be read: erasures, part of no mean.")
-    if summary["rounds_without_speakers"]:
-        notes.append(
-            f"In {summary['rounds_without_speakers']} rounds no device had a channel good enough "
-            "to speak; nothing was learnt in them."
-        )
+    notes = [NO_HARDWARE] if summary["is_simulated"] else []
+    notes += about_the_promise(config, summary)
+    if summary["outcome"] != Outcome.BUDGET_EXCEEDED:  # the promise says so above
+        notes += about_the_end(summary)
+    notes += about_secrets(config)
+    notes += about_what_was_heard(summary)
     notes.append(
         "Noise and radio are the errors of the mean, over the power of the true one: by "
         "artificial noise, and by channel and receiver. SNR is that of one device at full scale "

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from radio.recordings.drawing import Axes, Figure, FigureCanvasAgg
-from server.config.run_config import RunConfig
+from server.config.plan_config import PlanConfig
 from server.planning.policy_preview import PolicyPreview
 from server.planning.privacy_statement import assumption
 from server.store.records import EvaluationRow, RoundRow, heard_and_true
@@ -24,7 +24,7 @@ _SIZE_INCHES = (7.5, 3.6)
 
 def draw_plots(
     folder: Path,
-    config: RunConfig,
+    config: PlanConfig,
     rows: Sequence[RoundRow],
     evaluations: Sequence[EvaluationRow],
     reference: Sequence[EvaluationRow] | None = None,
@@ -46,7 +46,7 @@ def draw_plots(
     return plots
 
 
-def draw_plan(path: Path, config: RunConfig, previews: Sequence[PolicyPreview]) -> None:
+def draw_plan(path: Path, config: PlanConfig, previews: Sequence[PolicyPreview]) -> None:
     """Noise, spending and speakers of every policy over the rounds, in one picture."""
     figure = Figure(figsize=(11.0, 7.0), layout="constrained")
     FigureCanvasAgg(figure)
@@ -125,7 +125,7 @@ def _draw_noise(folder: Path, rows: Sequence[RoundRow]) -> tuple[Path, str]:
     )  # fmt: skip
 
 
-def _draw_channel(folder: Path, config: RunConfig, rows: Sequence[RoundRow]) -> tuple[Path, str]:
+def _draw_channel(folder: Path, config: PlanConfig, rows: Sequence[RoundRow]) -> tuple[Path, str]:
     figure, (left, right) = _figure(2)
     rounds = [row.round_index for row in rows]
     left.plot(rounds, [row.weakest_gain for row in rows], ".", color=_GREEN, markersize=2)
@@ -144,7 +144,7 @@ def _draw_channel(folder: Path, config: RunConfig, rows: Sequence[RoundRow]) -> 
 
 def _draw_epsilon(
     folder: Path,
-    config: RunConfig,
+    config: PlanConfig,
     evaluations: Sequence[EvaluationRow],
     assumed: float | None,
 ) -> tuple[Path, str]:
@@ -159,7 +159,7 @@ def _draw_epsilon(
     axes.set_ylim(bottom=0)
     _label(axes, "round", f"epsilon spent (delta {config.privacy.delta:g})")
     caption = "Privacy spent by the device that spent most; the dashed line is the budget."
-    if (said := assumption(config, assumed)) is not None:
+    if (said := assumption(config.largest_number, assumed)) is not None:
         caption += f" Epsilon {said}."
     return _save(figure, folder / "epsilon.png", caption)
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from edge_runtime.kernel import KERNEL_NAME, KERNEL_REASON
 from edge_runtime.protocol.rounds import Access, Vote
-from server.config.run_config import RunConfig
+from server.config.plan_config import PlanConfig
 from server.planning import privacy_statement
 from server.planning.expected_noise import own_sum_std, radio_sum_std
 from server.planning.privacy_terms import PrivacyTerms
 from server.power.feasibility import information_ceiling_nats, noise_to_clip_ratio
 from server.privacy.shown import shown_epsilon
+from server.report.statements import about_secrets, about_what_was_heard
 from server.run.experiment import Experiment, Progress
 from server.store.records import RoundRow
 
@@ -34,7 +36,7 @@ class ProgressPrinter:
         self._keeps_time_secret = privacy.has_system_keys
         promise = "none: this run adds no noise and protects nobody"
         if privacy.enabled:
-            promise = privacy_statement.promise(config)
+            promise = privacy_statement.promise(config.privacy, config.access)
         self._line(
             f"{experiment.folder}: {Path(config.task.name).stem}, "
             f"{config.federation.num_devices} devices, {config.optimizer.rounds} rounds of "
@@ -46,7 +48,7 @@ class ProgressPrinter:
         )
         if experiment.terms is not None:
             assumed = privacy_statement.assumed_as_planned(config, experiment.terms)
-            if (said := privacy_statement.assumption(config, assumed)) is not None:
+            if (said := privacy_statement.assumption(config.largest_number, assumed)) is not None:
                 self._line(f"  epsilon {said}")
             self._line(_what_noise_leaves(config, experiment.terms))
         if experiment.outlook is not None:
@@ -61,23 +63,13 @@ class ProgressPrinter:
             self._line(
                 f"  the passes over the weights run in numpy, several times slower: {KERNEL_REASON}"
             )
-        if privacy.has_simulated_keys:
-            self._line(
-                "  noise keys derive from the seed (a repeatable simulation): the figures are "
-                "those of the mechanism,\n  but whoever knows this configuration can undo the "
-                'noise. For real data: privacy.noise_source = "system".'
-            )
         if experiment.num_shortened:
             self._line(
                 f"  longer than task.max_tokens = {config.task.max_tokens}: "
                 f"{experiment.num_shortened} prompts, which keep their first token and their end"
             )
-        if not config.evaluates_in_public:
-            self._line(
-                "  nothing is evaluated: loss and accuracy are stored and shown without noise, so "
-                "the validation data\n  must be public. If they are: task.validation_is_public = "
-                "true."
-            )
+        for statement in about_secrets(config):
+            self._line(textwrap.fill(statement, 100, initial_indent="  ", subsequent_indent="  "))
         self._line(
             "   round    loss  accuracy   |heard|  noise: added  measured  epsilon  rounds/s"
         )
@@ -131,13 +123,8 @@ class ProgressPrinter:
                 f"(epsilon: superposed, with a receiver noise of at least {noise:.1e} assumed"
                 + (f" and {counted:.0%} of it counted)" if counted else ")")
             )
-        if first["erasures"]:
-            self._line(f"{first['erasures']} packets could not be read: they are in no mean.")
-        if first["rounds_without_speakers"]:
-            self._line(
-                f"In {first['rounds_without_speakers']} rounds no device was heard well enough to "
-                "speak: raise radio.snr_db or radio.pilot_symbols, or lower radio.min_gain."
-            )
+        for statement in about_what_was_heard(first):
+            self._line(statement)
         self._line(f"\nReport: {folder / 'report.html'}")
 
     def _line(self, text: str) -> None:
@@ -197,7 +184,7 @@ def _radio_columns(row: RoundRow) -> str:
     )
 
 
-def _what_noise_leaves(config: RunConfig, terms: PrivacyTerms) -> str:
+def _what_noise_leaves(config: PlanConfig, terms: PrivacyTerms) -> str:
     """How much noise leaves to learn from, were every channel known and of unit gain."""
     num_devices, clip = config.federation.num_devices, config.optimizer.clip
     if config.vote is not Vote.NONE:

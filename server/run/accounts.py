@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from server.config.run_config import RunConfig
+from server.config.plan_config import PlanConfig
 from server.planning.privacy_terms import Stretch, csi_delta
 from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger
@@ -12,7 +12,7 @@ from server.privacy.mechanism import MechanismRecord
 from server.store.run_store import RunStore
 
 
-def stretch_of(store: RunStore, config: RunConfig) -> Stretch:
+def stretch_of(store: RunStore, config: PlanConfig) -> Stretch:
     """The stretch of a run that is being carried out, with what had been spent before it."""
     stretches = store.meta("stretches")
     last = stretches[-1]
@@ -30,7 +30,7 @@ def num_stretches(store: RunStore) -> int:
 
 
 def open_accounts(
-    config: RunConfig, num_stretches: int, records: Sequence[MechanismRecord]
+    config: PlanConfig, num_stretches: int, records: Sequence[MechanismRecord]
 ) -> Accountant:
     """Every device's account after so many stretches, with a ledger's records charged to it."""
     accountant = Accountant(
@@ -43,7 +43,7 @@ def open_accounts(
 
 
 def accounts_to_go_on_with(
-    config: RunConfig, num_stretches: int, ledger: PrivacyLedger
+    config: PlanConfig, num_stretches: int, ledger: PrivacyLedger
 ) -> Accountant:
     """The same for a run that is about to speak again.
 
@@ -53,7 +53,7 @@ def accounts_to_go_on_with(
     return open_accounts(config, num_stretches, ledger.records())
 
 
-def epsilon_spent(store: RunStore, config: RunConfig) -> float | None:
+def epsilon_spent(store: RunStore, config: PlanConfig) -> float | None:
     """Epsilon of the device that has spent most, by everything in the ledger; None without privacy.
 
     A run notes the figure when it stops. One that died has not, or has an older one: then the

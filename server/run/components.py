@@ -14,8 +14,11 @@ from edge_runtime.control.inprocess import InProcessChannel
 from edge_runtime.forward import OnnxForward
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.tasks import Batch
+from server.air.base import Air
 from server.air.channel_simulation import ScalarTruth
 from server.air.link import RadioLink, build_radio_link
+from server.config.plan_config import PlanConfig
+from server.config.privacy import PrivacySection
 from server.config.run_config import RunConfig
 from server.errors import PrivacyError
 from server.planning.privacy_terms import WHOLE_RUN, PrivacyTerms, Stretch, plan_privacy_terms
@@ -59,7 +62,7 @@ def connect(
     """
     link = build_radio_link(config, keys.software_noise_seed(config))
     try:
-        _check_keys_fit(config, link.air.source)
+        _check_keys_fit(config.privacy, link.air)
         return _connect_to(link, config, data, keys, terms, run_id)
     except BaseException:
         link.close()
@@ -93,6 +96,7 @@ def _connect_to(
     device_weights.check_perturbation_scale(2.0**config.optimizer.perturbation_scale_log2)
     agent = build_device_host(
         config,
+        max_tokens=config.task.max_tokens,
         run_id=run_id,
         prompts=data.device_prompts,
         keys=keys,
@@ -115,7 +119,7 @@ def _connect_to(
 
 
 def plan_privacy(
-    config: RunConfig, data: RunData, keys: DeviceKeys, stretch: Stretch = WHOLE_RUN
+    config: PlanConfig, data: RunData, keys: DeviceKeys, stretch: Stretch = WHOLE_RUN
 ) -> PrivacyTerms | None:
     """The privacy terms of a run on these data with these keys; None without privacy.
 
@@ -135,22 +139,21 @@ def _validation_batches(data: RunData) -> tuple[Batch, ...]:
     return tuple(data.validation.batches_by_length(everybody, _EVALUATION_BATCH))
 
 
-def _check_keys_fit(config: RunConfig, source: str) -> None:
+def _check_keys_fit(privacy: PrivacySection, air: Air) -> None:
     """Keys that anybody can derive belong to a software radio; noise that nobody can to a real one.
 
     A software radio's noise is drawn by a program, for whoever has its seed to draw again.
     """
-    is_real = not source.startswith(("loopback", "ideal", "virtual-pluto"))
-    counted = config.privacy.trusted_noise_fraction
-    if config.privacy.has_system_keys and counted > 0.0 and not is_real:
+    counted = privacy.trusted_noise_fraction
+    if privacy.has_system_keys and counted > 0.0 and air.is_simulated:
         raise PrivacyError(
-            f"privacy.trusted_noise_fraction: got {counted:g} with {source}, whose receiver noise "
-            "a program draws: whoever has its seed takes it off again. Wanted 0 with "
+            f"privacy.trusted_noise_fraction: got {counted:g} with {air.source}, whose receiver "
+            "noise a program draws: whoever has its seed takes it off again. Wanted 0 with "
             'system keys on a software radio; or privacy.noise_source = "simulation", which '
             "promises nothing to anybody."
         )
-    if config.privacy.has_simulated_keys and is_real:
+    if privacy.has_simulated_keys and not air.is_simulated:
         raise PrivacyError(
-            f'privacy.noise_source: "simulation" with {source}. Such noise can be undone by '
+            f'privacy.noise_source: "simulation" with {air.source}. Such noise can be undone by '
             'whoever knows the configuration; on a radio use "system".'
         )

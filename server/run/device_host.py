@@ -12,7 +12,7 @@ from edge_runtime.pass_shapes import MAX_ROWS, choose_max_rows
 from edge_runtime.protocol.rounds import Access
 from edge_runtime.tasks import PromptSet
 from edge_runtime.uplink import Uplink
-from server.config.run_config import RunConfig
+from server.config.plan_config import PlanConfig
 from server.errors import PrivacyError
 from server.planning.online_run import plans_as_it_goes
 from server.planning.privacy_terms import PrivacyTerms
@@ -20,8 +20,9 @@ from server.store.device_keys import DeviceKeys
 
 
 def build_device_host(
-    config: RunConfig,
+    config: PlanConfig,
     *,
+    max_tokens: int,
     run_id: str,
     prompts: Sequence[PromptSet],
     keys: DeviceKeys,
@@ -35,7 +36,8 @@ def build_device_host(
     """The agent of all devices, each with its own data, keys, radio and limits.
 
     Args:
-        config: of the run.
+        config: what is planned.
+        max_tokens: of a prompt.
         run_id: names it.
         prompts: each device's data.
         keys: each device's private key.
@@ -52,9 +54,7 @@ def build_device_host(
     limits = device_limits(config, terms)
     max_rows = MAX_ROWS
     if terms is not None:
-        max_rows = choose_max_rows(
-            forward, vocab_size=vocab_size, max_tokens=config.task.max_tokens
-        )
+        max_rows = choose_max_rows(forward, vocab_size=vocab_size, max_tokens=max_tokens)
     owners = zip(prompts, keys.private_randoms(), uplinks, strict=True)
     devices = [
         VirtualDevice(index, own_prompts, private_random, uplink, limits)
@@ -88,7 +88,7 @@ def _check_keys(devices: Sequence[VirtualDevice], terms: PrivacyTerms) -> None:
             )
 
 
-def device_limits(config: RunConfig, terms: PrivacyTerms | None) -> DeviceLimits:
+def device_limits(config: PlanConfig, terms: PrivacyTerms | None) -> DeviceLimits:
     """What every honest plan keeps to; a device speaks under no other."""
     least_noise = 0.0
     if terms is not None:

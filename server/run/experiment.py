@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from server.air.base import Air
 from server.config.files import dump_config
+from server.config.plan_config import PlanConfig
 from server.config.run_config import RunConfig
 from server.errors import (
     BudgetExceededError,
@@ -33,7 +35,7 @@ from server.run.data import RunData, load_run_data
 from server.run.environment import environment, peak_rss_mb, probe
 from server.run.evaluation import Evaluation, evaluate
 from server.run.pricing import Pricing
-from server.run.round_loop import RoundLoop
+from server.run.round_loop import RoundLoop, StepRule, as_heard
 from server.store.device_keys import KEYS_FILE, DeviceKeys
 from server.store.records import EvaluationRow, Outcome, RoundRow
 from server.store.run_store import RunStore
@@ -65,7 +67,14 @@ class Experiment:
     outlook: Outlook | None = None
 
     @classmethod
-    def start(cls, config: RunConfig, folder: Path, *, has_to_learn: bool = False) -> Experiment:
+    def start(
+        cls,
+        config: RunConfig,
+        folder: Path,
+        *,
+        has_to_learn: bool = False,
+        step_rule: StepRule = as_heard,
+    ) -> Experiment:
         """Begin a new run in an empty or missing folder.
 
         Everything that can be wrong with the request, up to a first look at the loss, is found
@@ -75,6 +84,7 @@ class Experiment:
             config: of the run.
             folder: of it.
             has_to_learn: refuse a run whose noise leaves nothing to learn.
+            step_rule: what mean scalars are taken to be, of what was heard.
 
         Raises:
             CannotLearnError: it would, and was not to.
@@ -89,13 +99,15 @@ class Experiment:
             found = _look_ahead(config, data, terms, components) if has_to_learn else None
             untrained = evaluate(components.forward, components.validation)
             probed = probe(components.forward, data.bundle)
-            source = components.link.air.source
-            store = _create_store(config, folder, run_id, data, keys, probed, source)
+            air = components.link.air
+            store = _create_store(config, folder, run_id, data, keys, probed, air)
         except BaseException:
             components.close()
             raise
         try:
-            experiment = cls._join(config, folder, store, components, data.num_shortened, terms)
+            experiment = cls._join(
+                config, folder, store, components, data.num_shortened, terms, step_rule
+            )
             experiment = dataclasses.replace(experiment, outlook=found)
             if found is not None:
                 store.set_all_meta(
@@ -112,7 +124,7 @@ class Experiment:
         return experiment
 
     @classmethod
-    def resume(cls, folder: Path) -> Experiment:
+    def resume(cls, folder: Path, *, step_rule: StepRule = as_heard) -> Experiment:
         """Continue a run that was interrupted; it ends with the bits it would have had.
 
         Raises:
@@ -140,7 +152,9 @@ class Experiment:
             components = connect(config, data, keys, terms, str(store.meta("run_id")))
             try:
                 _check_same(store, "probe", probe(components.forward, data.bundle))
-                experiment = cls._join(config, folder, store, components, data.num_shortened, terms)
+                experiment = cls._join(
+                    config, folder, store, components, data.num_shortened, terms, step_rule
+                )
                 for result in store.results(experiment.loop.run_id):
                     experiment.loop.take_step(result)
             except BaseException:
@@ -160,6 +174,7 @@ class Experiment:
         components: RunComponents,
         num_shortened: int,
         terms: PrivacyTerms | None,
+        step_rule: StepRule,
     ) -> Experiment:
         components.link.keep_captures_in(folder)
         pricing = _build_pricing(config, terms, store, components.link.noise_symbols)
@@ -172,6 +187,7 @@ class Experiment:
             replica=components.replica,
             store=store,
             truth=components.truth,
+            step_rule=step_rule,
         )
         return cls(
             config=config,
@@ -313,7 +329,7 @@ class Experiment:
 
 
 def _look_ahead(
-    config: RunConfig, data: RunData, terms: PrivacyTerms | None, components: RunComponents
+    config: PlanConfig, data: RunData, terms: PrivacyTerms | None, components: RunComponents
 ) -> Outlook | None:
     """What noise leaves to learn; an error if it is nothing."""
     typical = typical_number(config, components.forward, components.replica, data.validation)
@@ -328,7 +344,7 @@ def _create_store(
     data: RunData,
     keys: DeviceKeys,
     probed: str,
-    source: str,
+    air: Air,
 ) -> RunStore:
     """The run folder with its store and, where the devices have real keys, the keys."""
     if (folder / KEYS_FILE).exists():
@@ -347,7 +363,8 @@ def _create_store(
             "environment": environment(),
             "keys": keys.commitments,
             "probe": probed,
-            "source": source,
+            "source": air.source,
+            "is_simulated": air.is_simulated,
             "worth_rounds": None,
             "worth_is_bound": None,
             "wall_s": None if config.privacy.has_system_keys else 0.0,
@@ -364,7 +381,7 @@ def _create_store(
 
 
 def _build_pricing(
-    config: RunConfig, terms: PrivacyTerms | None, store: RunStore, noise_symbols: int
+    config: PlanConfig, terms: PrivacyTerms | None, store: RunStore, noise_symbols: int
 ) -> Pricing:
     """The accountant starts from what the ledger says was spent, never from memory."""
     if terms is None:

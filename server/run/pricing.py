@@ -16,7 +16,7 @@ from edge_runtime.private_random import noise_stream
 from edge_runtime.protocol.rounds import Access
 from radio.arrays import Float64Array
 from radio.waveforms.error_model import noise_power_limits
-from server.config.run_config import RunConfig
+from server.config.plan_config import PlanConfig
 from server.errors import BudgetExceededError
 from server.planning.online_run import RunPlanner, plans_as_it_goes
 from server.planning.privacy_terms import PrivacyTerms
@@ -52,7 +52,7 @@ class Pricing:
 
     def __init__(
         self,
-        config: RunConfig,
+        config: PlanConfig,
         terms: PrivacyTerms | None,
         accountant: Accountant | None,
         ledger: PrivacyLedger | None,
@@ -327,7 +327,9 @@ class Pricing:
         """What a sum's price counts of the receiver's noise, in units of the scalar."""
         if not isinstance(power, PowerPlan) or power.receive_scale == 0.0:
             return 0.0
-        return counted_noise_std(self._config, power.receive_scale) * (1.0 - _ROUNDING)
+        return counted_noise_std(self._config.radio, self._config.privacy, power.receive_scale) * (
+            1.0 - _ROUNDING
+        )
 
     def _certified(
         self,

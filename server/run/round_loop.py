@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from edge_runtime.control.channel import ControlChannel
@@ -20,7 +20,7 @@ from edge_runtime.protocol.rounds import (
     Vote,
 )
 from server.air.base import Air, Heard
-from server.config.run_config import RunConfig
+from server.config.plan_config import PlanConfig
 from server.errors import ReplicaMismatchError
 from server.planning.round_plan import ChannelKnowledge, PlannedRound, RoundPower
 from server.power.channel_inversion import PowerPlan
@@ -52,11 +52,25 @@ class HeardMeans:
         estimates: of the mean scalars, held within the clip, or what votes were decided to be [Q].
         as_received: the same before that [Q].
         receiver_noise_std: on each of them, measured.
+        artificial_noise_std: of privacy noise on each of them, as planned.
     """
 
     estimates: tuple[float, ...]
     as_received: tuple[float, ...]
     receiver_noise_std: float
+    artificial_noise_std: float
+
+
+StepRule = Callable[[HeardMeans], tuple[float, ...]]
+"""What the mean scalars are taken to be, of what was heard; it comes after the noise and is free.
+
+A rule that remembers earlier rounds has to be asked again for them where a run is resumed.
+"""
+
+
+def as_heard(means: HeardMeans) -> tuple[float, ...]:
+    """The plain rule: what was heard."""
+    return means.estimates
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +78,14 @@ class RoundLoop:
     """The server's side of a run."""
 
     run_id: str
-    config: RunConfig
+    config: PlanConfig
     control: ControlChannel
     air: Air
     pricing: Pricing
     replica: ParameterStore
     store: RunStore
     truth: ScalarObservations
+    step_rule: StepRule = as_heard
     clock: Callable[[], float] = time.perf_counter
 
     def run_round(self, round_index: int, channel: ChannelKnowledge) -> RoundRow:
@@ -106,7 +121,7 @@ class RoundLoop:
             price, planned.power, heard.speakers, heard.sum_noise_std
         )
         self.pricing.note_speakers(round_index, heard.speakers)
-        means = self.means_of(heard)
+        means = self.means_of(heard, planned.noise_std_of_mean(heard.speakers))
         is_enough = min(heard.num_speakers, default=0) >= self.config.federation.min_speakers
         result = self.decide_step(round_index, means.estimates if is_enough else self._nothing)
         row = self.describe(planned, price, heard, means, result, started)
@@ -126,23 +141,9 @@ class RoundLoop:
             round_index=round_index,
             direction_seed=result.direction_seed,
             step_integers=result.step_integers,
-            num_speakers=0,
-            num_erased=0,
             is_skipped=True,
             mean_estimates=self._nothing,
-            true_means=None,
-            squared_error_of_noise=None,
-            squared_error_of_radio=None,
-            share_clipped=None,
-            artificial_noise_std=0.0,
-            receiver_noise_std=0.0,
-            amplitude_error_bound=0.0,
-            noise_multiplier=0.0,
-            receive_scale=0.0,
-            energies=(),
-            weakest_gain=0.0,
             learning_rate=learning_rate(self.config.optimizer, round_index),
-            wall_s=None,
         )
         self.take_step(result)
         self.store.append_round(row)
@@ -188,20 +189,26 @@ class RoundLoop:
             return ()
         return power.energies(self.config.largest_number, self.config.federation.num_devices)
 
-    def means_of(self, heard: Heard) -> HeardMeans:
-        """The mean estimates and their measured receiver noise; zero when nobody spoke."""
+    def means_of(self, heard: Heard, artificial_noise_std: float) -> HeardMeans:
+        """The mean estimates, by the step rule, and their noises; zero when nobody spoke."""
         if not heard.sums:
-            return HeardMeans(self._nothing, self._nothing, 0.0)
+            return HeardMeans(self._nothing, self._nothing, 0.0, artificial_noise_std)
+        means = self._as_heard(heard, artificial_noise_std)
+        return replace(means, estimates=tuple(self.step_rule(means)))
+
+    def _as_heard(self, heard: Heard, artificial_noise_std: float) -> HeardMeans:
         means = tuple(s / w for s, w in zip(heard.sums, heard.total_weights, strict=True))
         noise_std = heard.sum_noise_std / min(heard.total_weights)
         optimizer = self.config.optimizer
         if self.config.vote is Vote.NONE:
-            return HeardMeans(hold_within(means, optimizer.clip), means, noise_std)
+            held = hold_within(means, optimizer.clip)
+            return HeardMeans(held, means, noise_std, artificial_noise_std)
         value = optimizer.vote_value
         return HeardMeans(
             estimates=votes_decided(means, optimizer.vote_decision, value),
             as_received=tuple(value * mean for mean in means),
             receiver_noise_std=value * noise_std,
+            artificial_noise_std=artificial_noise_std,
         )
 
     def decide_step(self, round_index: int, mean_estimates: Sequence[float]) -> RoundResult:
@@ -251,13 +258,12 @@ class RoundLoop:
             step_integers=result.step_integers,
             num_speakers=len(heard.speakers),
             num_erased=heard.num_erased,
-            is_skipped=False,
             mean_estimates=means.estimates,
             true_means=true_means,
             squared_error_of_noise=_squared_norm(noises),
             squared_error_of_radio=_radio_error(means, true_means, noises),
             share_clipped=self.truth.share_clipped(result.round_index),
-            artificial_noise_std=planned.noise_std_of_mean(heard.speakers),
+            artificial_noise_std=means.artificial_noise_std,
             receiver_noise_std=means.receiver_noise_std,
             amplitude_error_bound=planned.amplitude_error_bound,
             noise_multiplier=min((r.noise_multiplier for r in price), default=0.0),

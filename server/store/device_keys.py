@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge_runtime.private_random import PrivateRandom
-from server.config.run_config import RunConfig
+from server.config.plan_config import PlanConfig
 from server.errors import RunStoreError
 
 KEYS_FILE = "private_keys.json"
@@ -30,7 +30,7 @@ class DeviceKeys:
     _keys: tuple[bytes, ...] = field(repr=False)
 
     @classmethod
-    def create(cls, config: RunConfig) -> DeviceKeys:
+    def create(cls, config: PlanConfig) -> DeviceKeys:
         """Fresh keys from the operating system; repeatable ones for simulations that ask for them.
 
         They are on no disk until `keep`.
@@ -42,7 +42,7 @@ class DeviceKeys:
         return cls(tuple(PrivateRandom.simulated_key(seed, index) for index in devices))
 
     @classmethod
-    def load(cls, config: RunConfig, folder: Path) -> DeviceKeys:
+    def load(cls, config: PlanConfig, folder: Path) -> DeviceKeys:
         """The keys of a run that was interrupted.
 
         Raises:
@@ -111,7 +111,7 @@ class DeviceKeys:
                 ) from error
         return found
 
-    def software_noise_seed(self, config: RunConfig) -> int | str:
+    def software_noise_seed(self, config: PlanConfig) -> int | str:
         """What the noise of a software receiver is drawn from.
 
         ``run.seed``, or under system keys something that nobody can know without all of them: the

@@ -31,7 +31,9 @@ class Outcome(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RoundRow:
-    """One finished round.
+    """One finished round; the defaults are those of a round in which nothing was sent.
+
+    The store makes its columns from these fields, in this order.
 
     Attributes:
         direction_seed, step_integers: the step; see RoundResult.
@@ -60,23 +62,23 @@ class RoundRow:
     round_index: int
     direction_seed: int
     step_integers: tuple[int, ...]
-    num_speakers: int
-    num_erased: int
-    is_skipped: bool
-    mean_estimates: tuple[float, ...]
-    true_means: tuple[float, ...] | None
-    squared_error_of_noise: float | None
-    squared_error_of_radio: float | None
-    share_clipped: float | None
-    artificial_noise_std: float
-    receiver_noise_std: float
-    amplitude_error_bound: float
-    noise_multiplier: float
-    receive_scale: float
-    energies: tuple[float, ...]
-    weakest_gain: float
-    learning_rate: float
-    wall_s: float | None
+    num_speakers: int = 0
+    num_erased: int = 0
+    is_skipped: bool = False
+    mean_estimates: tuple[float, ...] = ()
+    true_means: tuple[float, ...] | None = None
+    squared_error_of_noise: float | None = None
+    squared_error_of_radio: float | None = None
+    share_clipped: float | None = None
+    artificial_noise_std: float = 0.0
+    receiver_noise_std: float = 0.0
+    amplitude_error_bound: float = 0.0
+    noise_multiplier: float = 0.0
+    receive_scale: float = 0.0
+    energies: tuple[float, ...] = ()
+    weakest_gain: float = 0.0
+    learning_rate: float = 0.0
+    wall_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from edge_runtime.protocol.rounds import RoundResult
 from server.config.files import parse_config
@@ -35,33 +36,31 @@ _SCHEMA_VERSION = 6
 _GENESIS = hashlib.sha256(b"pairzero rounds 1").hexdigest()
 
 
-_LISTS = ("step_integers", "mean_estimates", "true_means", "energies")
-_ROUND_COLUMNS = [field.name for field in fields(RoundRow)]
+def _column_type(name: str, annotation: Any) -> str:
+    """How SQLite holds a field of a round; what may be None may be NULL."""
+    if name == "direction_seed":
+        return "TEXT NOT NULL"  # unsigned 64 bits do not fit SQLite's integer
+    parts = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    kinds = {bool: "INTEGER", int: "INTEGER", float: "REAL", tuple: "TEXT"}
+    return kinds[get_origin(parts[0]) or parts[0]] + " NOT NULL" * (NoneType not in parts)
 
-_SCHEMA = """
+
+_FIELDS = {field.name: get_type_hints(RoundRow)[field.name] for field in fields(RoundRow)}
+_ROUND_COLUMNS = list(_FIELDS)
+_COLUMN_TYPES = {name: _column_type(name, annotation) for name, annotation in _FIELDS.items()}
+_LISTS = tuple(
+    name
+    for name, kind in _COLUMN_TYPES.items()
+    if kind.startswith("TEXT") and name != "direction_seed"
+)
+"""Held as JSON, a number for each direction or device."""
+
+_SCHEMA = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE rounds (
-    round_index INTEGER PRIMARY KEY,
-    direction_seed TEXT NOT NULL,  -- unsigned 64 bits do not fit SQLite's integer
-    step_integers TEXT NOT NULL,  -- JSON lists, a number for each direction
-    num_speakers INTEGER NOT NULL,
-    num_erased INTEGER NOT NULL,
-    is_skipped INTEGER NOT NULL,
-    mean_estimates TEXT NOT NULL,
-    true_means TEXT,
-    squared_error_of_noise REAL,
-    squared_error_of_radio REAL,
-    share_clipped REAL,
-    artificial_noise_std REAL NOT NULL,
-    receiver_noise_std REAL NOT NULL,
-    amplitude_error_bound REAL NOT NULL,
-    noise_multiplier REAL NOT NULL,
-    receive_scale REAL NOT NULL,
-    energies TEXT NOT NULL,
-    weakest_gain REAL NOT NULL,
-    learning_rate REAL NOT NULL,
-    wall_s REAL,
-    chain TEXT NOT NULL
+    {", ".join(f"{name} {kind}" for name, kind in _COLUMN_TYPES.items())},
+    chain TEXT NOT NULL,
+    PRIMARY KEY (round_index)
 ) STRICT;
 CREATE TABLE rounds_head (
     only_row INTEGER PRIMARY KEY CHECK (only_row = 1),

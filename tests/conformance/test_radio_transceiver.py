@@ -126,6 +126,7 @@ def check_properties(transmitter, receiver):
         assert end.sample_rate_hz > 0
         assert 0 < end.max_amplitude < np.inf
         assert end.source
+        assert end.is_simulated is True  # also through the Pluto driver: no hardware is behind it
         assert end.repeats_bit_for_bit is (end.source.startswith("loopback+"))
     assert transmitter.sample_rate_hz == receiver.sample_rate_hz
     assert transmitter.modes == receiver.modes
@@ -363,6 +364,10 @@ class TapeTransceiver(Transceiver):
         return "tape"
 
     @property
+    def is_simulated(self):
+        return True
+
+    @property
     def modes(self):
         return frozenset({Mode.POSITIONED})
 
@@ -417,6 +422,10 @@ class WheelTransceiver(Transceiver):
     @property
     def source(self):
         return "wheel"
+
+    @property
+    def is_simulated(self):
+        return True
 
     @property
     def modes(self):

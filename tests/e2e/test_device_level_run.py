@@ -4,10 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from whole_runs import carry_out, looked_at
+from whole_runs import SMALL, carry_out, configured, looked_at
 
 from edge_runtime.number_grid import SHIFT_GROWTH
-from server.config.files import load_config
 from server.errors import ConfigurationError, PrivacyError
 from server.planning.privacy_terms import plan_privacy_terms
 from server.privacy import receiver_noise
@@ -19,16 +18,14 @@ from server.run.experiment import Experiment
 
 ROUNDS, DEVICES, CLIP = 12, 6, 20.0
 SETTINGS = {
-    "federation.num_devices": DEVICES, "optimizer.rounds": ROUNDS, "optimizer.directions": 2,
-    "optimizer.batch_size": 4, "task.validation_examples": 20, "task.max_tokens": 24,
+    **SMALL, "federation.num_devices": DEVICES, "optimizer.rounds": ROUNDS,
     "run.evaluation_interval": ROUNDS, "radio.snr_db": 40.0, "power.contraction": 0.9,
-    "privacy.unit": "device", "privacy.epsilon": 8.0, "privacy.delta": 1e-3,
+    "privacy.unit": "device", "privacy.delta": 1e-3,
 }  # fmt: skip
 
 
 def config(**changes):
-    changed = {key.replace("__", "."): value for key, value in changes.items()}
-    return load_config("snips", {**SETTINGS, **changed})
+    return configured(SETTINGS, **changes)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
-from whole_runs import carry_out, looked_at
+from whole_runs import SMALL, carry_out, configured, looked_at
 
 from edge_runtime.protocol.rounds import Access
 from edge_runtime.uplink import EnergyUplink
@@ -28,16 +28,14 @@ from server.store.run_store import RunStore
 
 ROUNDS = 8
 SETTINGS = {
-    "radio.waveform": "energy", "radio.plateau_samples": 4096, "radio.coherence_rounds": 3,
-    "federation.num_devices": 3, "optimizer.rounds": ROUNDS, "optimizer.directions": 3,
-    "optimizer.batch_size": 4, "privacy.epsilon": 8.0, "task.validation_examples": 20,
-    "task.max_tokens": 24, "run.evaluation_interval": 4,
+    **SMALL, "radio.waveform": "energy", "radio.plateau_samples": 4096,
+    "radio.coherence_rounds": 3, "federation.num_devices": 3, "optimizer.rounds": ROUNDS,
+    "optimizer.directions": 3, "run.evaluation_interval": 4,
 }  # fmt: skip
 
 
 def config(**changes):
-    changed = {key.replace("__", "."): value for key, value in changes.items()}
-    return load_config("snips", {**SETTINGS, **changed})
+    return configured(SETTINGS, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -214,11 +212,10 @@ def test_what_cannot_be_promised_or_heard_is_refused_before_anything_is_written(
 
 def test_without_privacy_the_coherent_waveform_may_be_seen_to_fail(tmp_path):
     """Control of the whole idea: crystals of their own spoil its sums."""
-    failing = {
-        **SETTINGS, "radio.waveform": "coherent", "impairments.crystal_ppm": 10.0,
-        "privacy.enabled": False,
-    }  # fmt: skip
-    run = Experiment.start(load_config("snips", failing), tmp_path / "coherent")
+    failing = config(
+        radio__waveform="coherent", impairments__crystal_ppm=10.0, privacy__enabled=False
+    )
+    run = Experiment.start(failing, tmp_path / "coherent")
     assert run.source == "loopback+rayleigh+ideal*"
     assert carry_out(run)
     working = config(privacy__enabled=False)

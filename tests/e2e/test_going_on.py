@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from whole_runs import configured
 
 from server.commands import cli
 from server.config.files import load_config
@@ -35,7 +36,7 @@ def finish(run, should_stop=lambda: False):
 
 
 def ended_run(folder, **changes):
-    assert finish(Experiment.start(load_config("snips", {**SETTINGS, **changes}), folder))
+    assert finish(Experiment.start(configured(SETTINGS, **changes), folder))
     return folder
 
 
@@ -47,7 +48,7 @@ def ended(tmp_path_factory):
 @pytest.fixture(scope="module")
 def ended_with_keys(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "keys"
-    return ended_run(folder, **{"privacy.noise_source": "system"})
+    return ended_run(folder, **{"privacy__noise_source": "system"})
 
 
 @pytest.fixture
@@ -154,7 +155,7 @@ def test_the_command_line_goes_on_and_so_does_the_reference(tmp_path):
 
 
 def test_without_privacy_there_is_only_more_to_learn(tmp_path):
-    folder = ended_run(tmp_path / "plain", **{"privacy.enabled": False})
+    folder = ended_run(tmp_path / "plain", **{"privacy__enabled": False})
     plan_more_rounds(folder, {"optimizer.rounds": 8, "optimizer.learning_rate": 1e-3})
     assert finish(Experiment.resume(folder))
     store = RunStore.open(folder)

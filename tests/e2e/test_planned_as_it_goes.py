@@ -5,20 +5,18 @@ import itertools
 import msgspec
 import numpy as np
 import pytest
-from whole_runs import carry_out, looked_at
+from whole_runs import SMALL, carry_out, configured, looked_at
 
-from server.config.files import load_config
 from server.planning.online_run import plans_as_it_goes
 from server.planning.policy_preview import preview_policy
 from server.run.experiment import Experiment
 
 ROUNDS, DEVICES = 16, 6
 SETTINGS = {
-    "federation.num_devices": DEVICES, "optimizer.rounds": ROUNDS, "optimizer.directions": 2,
-    "optimizer.batch_size": 4, "task.validation_examples": 20, "task.max_tokens": 24,
+    **SMALL, "federation.num_devices": DEVICES, "optimizer.rounds": ROUNDS,
     "run.evaluation_interval": ROUNDS, "radio.snr_db": 20.0, "radio.coherence_rounds": 2,
-    "power.contraction": 0.93, "privacy.unit": "device", "privacy.epsilon": 8.0,
-    "privacy.delta": 1e-3, "optimizer.learning_rate": 1e-3,
+    "power.contraction": 0.93, "privacy.unit": "device", "privacy.delta": 1e-3,
+    "optimizer.learning_rate": 1e-3,
 }  # fmt: skip
 POLICIES = (
     "optimal", "reversed", "selection", "equal_split", "constant_inversion", "truncated_inversion",
@@ -26,8 +24,7 @@ POLICIES = (
 
 
 def config(**changes):
-    changed = {key.replace("__", "."): value for key, value in changes.items()}
-    return load_config("snips", {**SETTINGS, **changed})
+    return configured(SETTINGS, **changes)
 
 
 @pytest.fixture(scope="module")

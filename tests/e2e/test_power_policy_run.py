@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-from whole_runs import carry_out, looked_at
+from whole_runs import SMALL, carry_out, configured, looked_at
 
-from server.config.files import load_config
 from server.errors import ConfigurationError
 from server.power.policies.subsampled import subsampled_offsets
 from server.privacy.accountant import Accountant
@@ -13,15 +12,13 @@ from server.run.experiment import Experiment
 
 ROUNDS = 20
 SETTINGS = {
-    "federation.num_devices": 3, "optimizer.rounds": ROUNDS, "optimizer.directions": 2,
-    "optimizer.batch_size": 4, "task.validation_examples": 20, "task.max_tokens": 24,
+    **SMALL, "privacy.epsilon": 1.0, "federation.num_devices": 3, "optimizer.rounds": ROUNDS,
     "run.evaluation_interval": ROUNDS, "radio.snr_db": 20.0, "power.contraction": 0.85,
 }  # fmt: skip
 
 
 def config(**changes):
-    changed = {key.replace("__", "."): value for key, value in changes.items()}
-    return load_config("snips", {**SETTINGS, **changed})
+    return configured(SETTINGS, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +49,13 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, whole):
     assert looked_at(folder) == looked_at(whole)
 
 
-@pytest.mark.parametrize("waveform", ["energy", "slotted"])
+@pytest.mark.parametrize(
+    "waveform",
+    [{"radio__waveform": "energy", "radio__plateau_samples": 4096}, {"radio__waveform": "slotted"}],
+    ids=lambda waveform: waveform["radio__waveform"],
+)
 def test_devices_that_are_covered_alone_follow_the_plan_too(tmp_path, waveform):
-    changed = config(radio__waveform=waveform, radio__plateau_samples=4096, optimizer__rounds=20)
+    changed = config(**waveform, optimizer__rounds=20)
     assert carry_out(Experiment.start(changed, tmp_path / "run"))
     _, records, _, spent = looked_at(tmp_path / "run")
     assert spent <= 1.0
@@ -98,7 +99,7 @@ def test_a_schedule_has_less_noise_where_it_matters_than_equal_rounds():
     [
         ({"power__policy": "optimum"}, "Did you mean 'optimal'"),
         ({"power__policy": "perfect"}, "keeps no promise"),
-        ({"power__policy": "optimal"}, "plans rounds without subsampling"),
+        ({"power__policy": "optimal"}, "does not plan rounds with Poisson batches"),
         ({"power__policy": "selection", "radio__waveform": "energy"}, "covered by their own"),
         ({"power__contraction": 1.1}, "power.contraction"),
         ({"power__contraction": 0.6}, r"models do not forget like that. Wanted at least 0\.70"),

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from whole_runs import looked_at
+from whole_runs import SMALL, configured, looked_at
 
 from edge_runtime.protocol.rounds import Access
 from radio.waveforms import WaveformName
@@ -15,16 +15,14 @@ from server.store.run_store import RunStore
 
 ROUNDS, DEVICES = 6, 3
 SETTINGS = {
-    "radio.waveform": "slotted", "radio.channel": "awgn", "federation.num_devices": DEVICES,
-    "optimizer.rounds": ROUNDS, "optimizer.directions": 4, "optimizer.batch_size": 4,
-    "privacy.epsilon": 8.0, "task.validation_examples": 20, "task.max_tokens": 24,
+    **SMALL, "radio.waveform": "slotted", "radio.channel": "awgn",
+    "federation.num_devices": DEVICES, "optimizer.rounds": ROUNDS, "optimizer.directions": 4,
     "run.evaluation_interval": 3, "radio.coherence_rounds": 2,
 }  # fmt: skip
 
 
 def carry_out(folder, should_stop=lambda: False, **changes):
-    changed = {key.replace("__", "."): value for key, value in changes.items()}
-    run = Experiment.start(load_config("snips", {**SETTINGS, **changed}), folder)
+    run = Experiment.start(configured(SETTINGS, **changes), folder)
     try:
         run.run(should_stop=should_stop)
     finally:

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from whole_runs import looked_at
+from whole_runs import configured, looked_at
 
 from edge_runtime.number_grid import SHIFT_GROWTH
 from edge_runtime.protocol.rounds import Access, Vote
@@ -26,8 +26,7 @@ SETTINGS = {
 
 
 def carry_out(folder, should_stop=lambda: False, **changes):
-    changed = {key.replace("__", "."): value for key, value in changes.items()}
-    run = Experiment.start(load_config("snips", {**SETTINGS, **changed}), folder)
+    run = Experiment.start(configured(SETTINGS, **changes), folder)
     try:
         run.run(should_stop=should_stop)
         return run

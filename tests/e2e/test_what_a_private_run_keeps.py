@@ -60,6 +60,7 @@ STORED = {
         "epsilon_spent": "a function of the ledger",
         "epsilon_records": "a count",
         "source": CHOSEN,
+        "is_simulated": CHOSEN,
         "outcome": "whether the rounds or the budget came to their end: planned, not computed",
         "parameter_digest": RELEASE,
         "worth_rounds": "of planned noise, and of public data or the configuration",

@@ -63,6 +63,7 @@ class StubAir(Air):
     """Devices that speak or do not. Does not model: what they say."""
 
     source = "stub"
+    is_simulated = True
     repeats_bit_for_bit = True
 
     def __init__(self, rng, sent):

@@ -36,6 +36,10 @@ class RecordingTransceiver(Transceiver):
         return "recording"
 
     @property
+    def is_simulated(self):
+        return True
+
+    @property
     def modes(self):
         return frozenset({Mode.POSITIONED})
 

@@ -26,7 +26,8 @@ SHORT = {
 
 
 def test_the_promise_names_unit_relation_and_access():
-    text = promise(load_config("snips", {"privacy.unit": "device"}))
+    config = load_config("snips", {"privacy.unit": "device"})
+    text = promise(config.privacy, config.access)
     assert text == "epsilon 1 at delta 1e-05, zero out one device, superposed access"
 
 
@@ -44,19 +45,21 @@ def test_a_receiver_noise_is_assumed_where_devices_cover_one_another(changes, st
     config = load_config("snips", changes)
     if step is None:
         assert assumed_receiver_noise(config, 1.0) is None
-        assert assumption(config, None) is None
+        assert assumption(config.largest_number, None) is None
         return
     assert assumed_receiver_noise(config, 0.0) == 4 * 2.0**-34 * step
     assumed = assumed_receiver_noise(config, 1.0)
     assert 4 * 2.0**-34 * step < assumed < 1e-6 * step
-    assert f"at least {assumed:.1e}" in assumption(config, assumed)
+    assert f"at least {assumed:.1e}" in assumption(config.largest_number, assumed)
 
 
 def test_the_noise_of_a_sum_is_that_of_the_loudest_round():
     config = load_config("snips", {"privacy.trusted_noise_fraction": 0.25})
-    loudest = largest_sum_noise_std(config, [1.0, 3.0, 9.0], [2.0, 8.0, 9.0], [5, 2, 0])
+    loudest = largest_sum_noise_std(
+        config.privacy.counted_noise_fraction, [1.0, 3.0, 9.0], [2.0, 8.0, 9.0], [5, 2, 0]
+    )
     assert loudest == pytest.approx(2.0 * math.hypot(3.0, 0.5 * 8.0))
-    assert largest_sum_noise_std(config, [], [], []) == 0.0
+    assert largest_sum_noise_std(config.privacy.counted_noise_fraction, [], [], []) == 0.0
 
 
 def test_a_run_is_told_of_the_most_that_its_rounds_may_need():

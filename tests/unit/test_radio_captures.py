@@ -27,6 +27,7 @@ def recording(*captures, **changes):
         "sample_rate_hz": 1e6,
         "carrier_hz": 915e6,
         "source": "a test",
+        "is_simulated": False,
     }
     return Recording(**{**values, **changes})
 
@@ -97,6 +98,7 @@ def test_what_is_written_is_read_bit_for_bit(tmp_path, suffix):
         np.testing.assert_array_equal(was, now)
         assert now.dtype == np.complex64
     assert (read.labels, read.source) == (written.labels, written.source)
+    assert read.is_simulated is False
     assert (read.sample_rate_hz, read.carrier_hz) == (1e6, 915e6)
 
 
@@ -199,11 +201,13 @@ def test_another_ones_recording_is_read(tmp_path):
         description["annotations"] = []
         description["captures"] = [{"core:sample_start": 0}]
         del description["global"]["pairzero:source"]
+        del description["global"]["pairzero:is_simulated"]
         description["global"]["core:hw"] = "another radio"
 
     change(meta, edit)
     read = load_recording(meta)
     assert (read.labels, read.source, read.carrier_hz) == (("capture 0",), "another radio", 0.0)
+    assert read.is_simulated  # for all that anybody knows
 
 
 def test_without_the_library_the_error_says_what_to_install(tmp_path, monkeypatch):
@@ -251,6 +255,7 @@ def test_a_tape_is_the_radio_it_records(tmp_path):
     tape = RecordingTransceiver(transmitter, carrier_hz=868e6)
     assert (tape.source, tape.sample_rate_hz) == (transmitter.source, transmitter.sample_rate_hz)
     assert tape.repeats_bit_for_bit
+    assert tape.is_simulated
     assert tape.temperature_c is None
     assert tape.modes == {Mode.HELD}
     with pytest.raises(RadioConfigurationError, match="at least one"):

@@ -155,9 +155,12 @@ def test_who_cannot_be_used_is_named():
 def start():
     servers = []
 
-    def start_bench(**options):
+    def start_bench(hw_model=None, **options):
         options = {"num_radios": 3, "path_spread_db": 6.0, **options}
-        server = VirtualPlutoServer(Bench(is_stepped=True, **options).build(), base_port=0)
+        plutos = Bench(is_stepped=True, **options).build()
+        for pluto in plutos if hw_model else ():
+            pluto.context_attributes["hw_model"] = hw_model
+        server = VirtualPlutoServer(plutos, base_port=0)
         servers.append(server)
         receiver, *devices = server.uris
         words = ["--receiver", receiver, *(w for uri in devices for w in ("--device", uri))]
@@ -242,8 +245,16 @@ def test_calibrate_advises_what_helps_where_the_converter_brings_the_noise(start
     assert advice == ""
 
 
-def test_measure_over_radios_says_measured_and_draws(start, tmp_path, capsys):
+def test_measure_over_virtual_radios_is_no_radio_measurement(start, capsys):
     _, radios = start()
+    assert cli.main(["measure", *radios, *LEVELS, "--trials", "10"]) == 0
+    out = capsys.readouterr().out
+    assert "NMSE simulated" in out
+    assert "not a radio measurement" in out
+
+
+def test_measure_over_radios_says_measured_and_draws(start, tmp_path, capsys):
+    _, radios = start(hw_model="Analog Devices PlutoSDR Rev.C")
     words = ["measure", *radios, *LEVELS, "--trials", "10", "--plot", str(tmp_path / "p")]
     assert cli.main(words) == 0
     out = capsys.readouterr().out

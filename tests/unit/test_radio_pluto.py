@@ -224,10 +224,12 @@ def test_the_binding_that_sends_a_quarter_is_refused(monkeypatch):
 def test_the_source_names_the_stack_and_that_it_is_virtual(bench):
     with bench.transmitter() as radio:
         assert re.fullmatch(r"virtual-pluto\+pyadi-iio 0\.0\.21\+libiio 0\.2\d", radio.source)
+        assert radio.is_simulated
         assert not radio.repeats_bit_for_bit
     bench.plutos[1].context_attributes["hw_model"] = "Analog Devices PlutoSDR Rev.C"
     with bench.transmitter() as radio:
         assert radio.source.startswith("pluto+")
+        assert not radio.is_simulated
 
 
 @pytest.mark.parametrize(

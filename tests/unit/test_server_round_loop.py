@@ -97,6 +97,7 @@ class SpyControl(ControlChannel):
 
 class FakeReceiver(Receiver):
     source = "fake"
+    is_simulated = True
     repeats_bit_for_bit = True
 
     def __init__(self, log):

@@ -16,7 +16,13 @@ def use(num_rounds=20, **radio):
         },
         source="test",
     )
-    return uplink_use(config, num_rounds)
+    return uplink_use(
+        config.radio,
+        config.federation.num_devices,
+        config.optimizer.directions,
+        num_rounds,
+        config.pluto.settling_s,
+    )
 
 
 def test_the_coherent_waveform_takes_its_frames():

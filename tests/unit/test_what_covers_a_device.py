@@ -346,7 +346,8 @@ def test_a_receiver_without_noise_is_refused_before_anything_is_paid(store):
 
 
 def test_the_promise_says_what_it_counts():
-    said = promise(configure(missing_devices=2, trusted_noise_fraction=0.25))
+    config = configure(missing_devices=2, trusted_noise_fraction=0.25)
+    said = promise(config.privacy, config.access)
     assert said.endswith(
         "superposed access, without the noise of any 2 others, 25% of the receiver noise counted"
     )
