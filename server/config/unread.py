@@ -26,9 +26,12 @@ BACKENDS_READ: dict[str, tuple[str, ...]] = {
     "loopback": (*_SIGNALS, *_IMPAIRMENTS, "radio.channel", "radio.coherence_rounds"),
     "pluto": _ANY_PLUTO,
     "virtual-pluto": (*_ANY_PLUTO, *_IMPAIRMENTS, "virtual_pluto.*"),
-    "ideal": (),
+    "ideal": ("radio.max_amplitude",),
 }
-"""``radio.backend``; real radios' noise is what it is, but a plan reckons with radio.snr_db."""
+"""``radio.backend``; real radios' noise is what it is, but a plan reckons with radio.snr_db.
+
+Without a radio there is a plan all the same, and which batches are drawn follows from its levels.
+"""
 
 _CHANNELS_READ = {"awgn": (), "rayleigh": (), "rician": ("radio.rician_k_db",)}
 
