@@ -302,7 +302,7 @@ class DeviceAgent:
         begun = self._forward.begin([batch for own in batches for batch in own])
 
         def losses() -> Float32Array:
-            """Of all examples, device by device, on the weights as they are now."""
+            """The losses of all examples, device by device, on the weights as they are now."""
             nothing = np.empty(0, dtype=np.float32)
             return np.concatenate([nothing, *(o.losses for o in self._forward.finish(begun))])
 

@@ -162,7 +162,7 @@ class Batch:
         return len(self.target)
 
     def doubled(self) -> Batch:
-        """The same rows twice."""
+        """This batch with every row twice."""
         return Batch(
             input_ids=np.concatenate([self.input_ids, self.input_ids]),
             answer_position=np.concatenate(

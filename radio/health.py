@@ -28,5 +28,5 @@ class RadioHealth:
 
     @property
     def overloaded_share(self) -> float:
-        """Of all samples."""
+        """The share of all samples that were at full scale."""
         return self.num_overloaded / self.num_samples if self.num_samples else 0.0

@@ -116,12 +116,12 @@ class Transceiver(abc.ABC):
 
     @property
     def temperature_c(self) -> float | None:
-        """Of the radio's chip in degrees Celsius; None where there is no thermometer."""
+        """The chip's temperature in degrees Celsius; None where there is no thermometer."""
         return None
 
     @property
     def rx_gain_db(self) -> float | None:
-        """Of the receiver, as it reads back; None where there is none."""
+        """The receiver's gain, as it reads back; None where there is none."""
         return None
 
     def take_health(self) -> RadioHealth | None:

@@ -60,7 +60,7 @@ def sign_words(
 def sign_bytes(
     direction_seed: int, tensor_index: int, first_word: int, num_words: int
 ) -> UInt8Array:
-    """The same words as bytes, least significant first: bit b of byte j is weight 8 j + b."""
+    """`sign_words` as bytes, least significant first: bit b of byte j is weight 8 j + b."""
     words = sign_words(direction_seed, tensor_index, first_word, num_words)
     return words.astype("<u8", copy=False).view(np.uint8)
 

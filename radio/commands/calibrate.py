@@ -119,7 +119,7 @@ class Levels:
         return is_converters and self.rx_gain_db < _MAX_RX_GAIN_DB
 
     def snr_db(self, level_dbfs: float) -> float:
-        """Of a signal that makes the receiver's samples so loud."""
+        """The SNR of a signal that makes the receiver's samples so loud."""
         noise = power_ratio_from_db(max(self.silence_dbfs, _CONVERTER_DBFS))
         signal = power_ratio_from_db(level_dbfs) - noise
         return db_from_power_ratio(signal / noise) if signal > 0.0 else -math.inf

@@ -80,7 +80,7 @@ class Setting:
 
     @property
     def largest_offset_hz(self) -> float:
-        """Of a device's carrier beside the receiver's."""
+        """How far a device's carrier may lie from the receiver's, Hz."""
         return self.impairments.largest_offset_hz(self.carrier_hz)
 
 

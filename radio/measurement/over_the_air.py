@@ -264,7 +264,7 @@ def measure_over_the_air(
 
 
 def _offsets(waveform: EnergyWaveform, bench: RadioBench) -> Float64Array:
-    """Of every device's carrier, and whether it can be used at all."""
+    """The offset of every device's carrier, and whether it can be used at all."""
     found = survey(waveform, bench.receiver, bench.devices, num_pilots=1, seed=bench.setting.seed)
     for index, device in enumerate(found.devices):
         if not device.is_heard:

@@ -153,7 +153,7 @@ class PlutoContext:
         """Close what this connection has open; a bare context has nothing."""
 
     def set_timeout(self, timeout_s: float) -> None:
-        """Of every exchange from here on."""
+        """Set how long every exchange may take from here on."""
         self.context.set_timeout(max(1, round(1e3 * timeout_s)))
 
     @property

@@ -83,7 +83,7 @@ class OpenPluto(PlutoContext):
 
     @property
     def temperature_c(self) -> float:
-        """Of the chip, not calibrated."""
+        """The chip's temperature, not calibrated."""
         return float(self.phy.find_channel("temp0").attrs["input"].value) / 1e3
 
     def take_status(self, converter: Any, bit: int) -> bool:

@@ -76,7 +76,7 @@ class Guardian:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """The guardian's process id."""
         return self._process.pid
 
     def watch(self, uri: str) -> None:

@@ -168,7 +168,7 @@ def _wait_for_the_end(watch: Watch, source: int, handle: int | None) -> list[str
 
 
 def _handle(program: int) -> int | None:
-    """Of the program, whoever gets its number later; None if it is gone already."""
+    """A handle of the program, whoever gets its number later; None if it is gone already."""
     try:
         handle = os.pidfd_open(program)
     except OSError:

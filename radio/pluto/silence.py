@@ -135,7 +135,7 @@ def not_silent(uri: str, why: str) -> RadioNotSilentError:
 
 
 def least_attenuation_db(pluto: PlutoContext) -> float:
-    """Of the chip's transmitters.
+    """The smallest attenuation that one of the chip's transmitters has.
 
     Raises:
         OSError, ValueError: the radio does not say, or no number.
@@ -187,7 +187,7 @@ def _check_silent(pluto: PlutoContext) -> None:
 
 
 def _scales(pluto: PlutoContext) -> list[float]:
-    """Of the synthesizer's tones; empty if all are zero."""
+    """The scales of the synthesizer's tones; empty if all are zero."""
     scales = [float(tone["scale"].value) for tone in pluto.tones]
     return scales if any(scales) else []
 

@@ -28,6 +28,7 @@ from radio.health import RadioHealth
 from radio.pluto import safe_stop
 from radio.pluto.addresses import hint
 from radio.pluto.driver import OpenPluto, describe_libraries
+from radio.pluto.relied_on import put_in_order
 from radio.pluto.safe_stop import Silenceable
 from radio.pluto.settings import PlutoSettings, Role
 from radio.pluto.silence import (
@@ -128,7 +129,7 @@ class PlutoTransceiver(Transceiver, Silenceable):
     def _set_up(self) -> None:
         settings, pluto = self._settings, self._pluto
         radio = pluto.radio
-        self._put_in_order()
+        put_in_order(pluto)
         if settings.xo_correction is not None:
             trim = pluto.phy.attrs["xo_correction"]
             trim.value = str(settings.xo_correction)
@@ -160,46 +161,6 @@ class PlutoTransceiver(Transceiver, Silenceable):
             )
         pluto.set_timeout(_OPERATING_TIMEOUT_S)
 
-    def _put_in_order(self) -> None:
-        """What the driver relies on and other programs change: looked at, set, and told.
-
-        A radio in digital loopback or with a part asleep hears nothing, and everything else about
-        it looks as it should.
-        """
-        pluto = self._pluto
-        receive, transmit = (pluto.phy.find_channel("voltage0", way) for way in (False, True))
-        relied_on = [
-            ("loopback", pluto.phy.debug_attrs, "loopback", "0"),
-            ("bist_prbs", pluto.phy.debug_attrs, "bist_prbs", "0"),
-            ("bist_tone", pluto.phy.debug_attrs, "bist_tone", "0"),
-            ("ensm_mode", pluto.phy.attrs, "ensm_mode", "fdd"),
-            ("receiver's rf_port_select", receive.attrs, "rf_port_select", "A_BALANCED"),
-            ("transmitter's rf_port_select", transmit.attrs, "rf_port_select", "A"),
-            ("RX_LO external", pluto.rx_oscillator, "external", "0"),
-            ("TX_LO external", pluto.tx_oscillator, "external", "0"),
-            ("RX_LO powerdown", pluto.rx_oscillator, "powerdown", "0"),
-        ]
-        for what, attributes, name, wanted in relied_on:
-            if name not in attributes:
-                continue
-            found = attributes[name].value.strip()
-            if found.split()[:1] == [wanted]:
-                continue
-            attributes[name].value = wanted
-            now = attributes[name].value.strip()
-            if now.split()[:1] != [wanted]:
-                raise RadioConfigurationError(
-                    f"{self.uri}: {what} was {found!r}, was set to {wanted!r} and is {now!r}. "
-                    "Switch the radio off and on again."
-                )
-            _logger.warning(
-                "%s: %s was %r and is %r now: another program left it so",
-                self.uri,
-                what,
-                found,
-                now,
-            )
-
     def _check(
         self, name: str, asked: float, reported: float, tolerance: float, more: str = ""
     ) -> float:
@@ -227,7 +188,7 @@ class PlutoTransceiver(Transceiver, Silenceable):
 
     @property
     def serial(self) -> str:
-        """Of the radio, as it says itself."""
+        """The radio's serial number, as it says itself."""
         return self._serial
 
     @property
@@ -242,7 +203,7 @@ class PlutoTransceiver(Transceiver, Silenceable):
 
     @property
     def max_amplitude(self) -> float:
-        """Of a burst; 1.0 is 2^14 of the converter."""
+        """The largest amplitude of a burst; 1.0 is 2^14 of the converter."""
         return self._max_amplitude
 
     @property
@@ -267,7 +228,7 @@ class PlutoTransceiver(Transceiver, Silenceable):
 
     @property
     def temperature_c(self) -> float | None:
-        """Of the transceiver chip; not calibrated, so good for differences."""
+        """The transceiver chip's temperature; not calibrated, so good for differences."""
         if self._is_closed:
             return None
         with self._alone():

@@ -167,7 +167,7 @@ class ReplayTransceiver(Transceiver):
 
     @property
     def label(self) -> str:
-        """Of the capture that comes next; empty at the end."""
+        """The label of the capture that comes next; empty at the end."""
         labels = self._recording.labels
         return labels[self._next] if self._next < len(labels) else ""
 

@@ -229,7 +229,7 @@ def load_recording(path: Path) -> Recording:
 
 
 def _moment(piece: dict[str, Any]) -> datetime.datetime | None:
-    """Of a capture, if it says one that is one; it changes nothing about the samples."""
+    """When a capture was made, if it says so; it changes nothing about the samples."""
     try:
         moment = datetime.datetime.fromisoformat(str(piece["core:datetime"]))
     except (KeyError, ValueError):
@@ -238,7 +238,7 @@ def _moment(piece: dict[str, Any]) -> datetime.datetime | None:
 
 
 def _gain_db(pieces: list[dict[str, Any]]) -> float | None:
-    """Of all captures, if they have one."""
+    """The gain of all captures, if they have one."""
     gains = {piece.get(_GAIN_KEY) for piece in pieces}
     gain = gains.pop() if len(gains) == 1 else None
     if isinstance(gain, bool) or not isinstance(gain, int | float) or not math.isfinite(gain):
@@ -276,7 +276,7 @@ def _check_keys(meta: Path) -> None:
 
 
 def _label(index: int, start: int, end: int, notes: list[dict[str, Any]]) -> str:
-    """Of a capture: that of the annotation which is about all of it."""
+    """The label of a capture: that of the annotation which is about all of it."""
     for note in notes:
         whole = note.get("core:sample_start") == start and note.get("core:sample_count") in (
             None,

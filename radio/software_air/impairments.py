@@ -139,12 +139,12 @@ class Impairments:
         )
 
     def largest_offset_hz(self, carrier_hz: float) -> float:
-        """Of a device's carrier beside the receiver's."""
+        """How far a device's carrier may lie from the receiver's, Hz."""
         return 1e-6 * self.largest_ppm * check_positive("carrier_hz", carrier_hz)
 
     @property
     def largest_ppm(self) -> float:
-        """Of a device's carrier and clock beside the receiver's."""
+        """How far a device's carrier and clock may lie from the receiver's, parts per million."""
         return 2.0 * self.crystal_ppm + self.drift_ppm
 
     @property

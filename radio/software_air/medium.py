@@ -299,7 +299,7 @@ class SoftwareMedium:
         return heard if cycles == 0.0 else heard * turn
 
     def _clock_ratio(self, device: int) -> float:
-        """Of its sampling clock over the receiver's: one crystal makes carrier and clock."""
+        """A device's sampling clock over the receiver's: one crystal makes carrier and clock."""
         return 1.0 + float(self._carrier_offsets_hz[device]) / self._carrier_hz
 
     def _read(

@@ -140,7 +140,7 @@ class Crystal:
         return 1.0 + 1e-6 * (self.error_ppm + self.warming_ppm * self._warmth(moment_s))
 
     def temperature_c(self, moment_s: float) -> float:
-        """Of the chip."""
+        """The chip's temperature."""
         return self.cold_c + self.warming_k * self._warmth(moment_s)
 
     def _warmth(self, moment_s: float) -> float:

@@ -109,11 +109,11 @@ class Chip:
 
     @property
     def rate_hz(self) -> float:
-        """Of both converters."""
+        """The sample rate of both converters."""
         return self.rate.number()
 
     def sending(self, tones: tuple[Tone, ...]) -> TransmitState:
-        """Of the transmitter, with what the converter gets while it has no samples."""
+        """The transmitter's state, with what the converter gets while it has no samples."""
         oscillator = self._oscillators[1]
         is_on = self._is_awake and oscillator["powerdown"].read() == "0"
         attenuation_db = self._transmitter["hardwaregain"].number()
@@ -126,7 +126,7 @@ class Chip:
         )
 
     def hearing(self) -> ReceiveState:
-        """Of the receiver."""
+        """The receiver's state."""
         oscillator = self._oscillators[0]
         return ReceiveState(
             gain_db=self._manual_gain_db if self._is_manual else None,

@@ -55,12 +55,12 @@ class VirtualPlutoProcess(SelfClosing):
 
     @property
     def uris(self) -> list[str]:
-        """Of the radios, in the bench's order."""
+        """The radios' URIs, in the bench's order."""
         return list(self._uris)
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """The process id."""
         return self._process.pid
 
     def close(self) -> None:

@@ -154,7 +154,7 @@ class VirtualPlutoServer(SelfClosing):
 
     @property
     def num_connections(self) -> int:
-        """Of all radios, now."""
+        """How many connections all radios have now."""
         return sum(len(server.connections) for server in self._servers)
 
     def unplug(self, index: int) -> None:

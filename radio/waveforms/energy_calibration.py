@@ -101,7 +101,7 @@ class Calibration:
         return bool(np.all(self.relative_errors[device_index] <= MAX_RELATIVE_ERROR))
 
     def without(self, device_index: int) -> Calibration:
-        """The same, with a device taken for unheard."""
+        """This calibration, with a device taken for unheard."""
         errors = self.relative_errors.copy()
         errors[device_index] = math.inf
         errors.flags.writeable = False

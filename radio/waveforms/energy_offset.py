@@ -32,7 +32,7 @@ EVIDENCE_STDS = 6.0
 def estimate_offset_hz(
     waveform: EnergyWaveform, pilot: Complex64Array, *, likely_hz: float = MAX_SEARCH_HZ
 ) -> float:
-    """Of the carrier of the device whose pilot was captured, beside the receiver's.
+    """How far the carrier of the device whose pilot was captured lies from the receiver's.
 
     Args:
         waveform: whose bands they are.

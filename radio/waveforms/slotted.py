@@ -109,7 +109,7 @@ class SlottedWaveform:
 
     @property
     def num_symbols(self) -> int:
-        """Of a packet."""
+        """Symbols of a packet."""
         return PREAMBLE_SYMBOLS + self.num_bits
 
     @property
@@ -119,7 +119,7 @@ class SlottedWaveform:
 
     @property
     def max_slip_samples(self) -> int:
-        """Of a packet's end, where the clocks differ most."""
+        """How far a packet's end may slip, where the clocks differ most."""
         return math.ceil(1e-6 * MAX_CLOCK_PPM * self.packet_samples)
 
     @property
@@ -129,7 +129,7 @@ class SlottedWaveform:
 
     @property
     def airtime_s(self) -> float:
-        """Of the capture of one device."""
+        """How long the capture of one device takes."""
         return self.capture_samples / self.sample_rate_hz
 
     @property
@@ -180,7 +180,7 @@ class SlottedWaveform:
         return 0.5 * math.exp(-check_not_negative("symbol_to_noise", symbol_to_noise))
 
     def erasure_probability(self, symbol_to_noise: float) -> float:
-        """Of a packet; see the module."""
+        """The probability that a packet cannot be read; see the module."""
         right = 1.0 - self.bit_error_probability(symbol_to_noise)
         return 1.0 - right**self.num_bits
 

@@ -161,7 +161,7 @@ def _start_or_resume(config: RunConfig, folder: Path) -> Experiment:
 
 
 def _reference_config(config: RunConfig) -> RunConfig:
-    """The same run, clip included, without privacy noise and without a radio."""
+    """A configuration's run, clip included, without privacy noise and without a radio."""
     replace = msgspec.structs.replace
     return replace(
         config,

@@ -219,7 +219,7 @@ class PlutoSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             )
 
     def settings(self, uris: list[str], radio: RadioSection) -> list[PlutoSettings]:
-        """Of the receiver and then of every device.
+        """How the receiver and then every device are set.
 
         Args:
             uris: of the receiver and then of every device.

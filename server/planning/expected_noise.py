@@ -43,7 +43,7 @@ def radio_sum_std(config: PlanConfig, noise_std: float) -> float:
 
 
 def _coherent_sum_std(config: PlanConfig, noise_std: float) -> float:
-    """Of receiver noise on a sum."""
+    """Standard deviation of receiver noise on a sum."""
     power = _at_unit_gains(config, noise_std)
     return receiver_noise_std(
         config.radio.noise_power, config.radio.payload_symbols, power.receive_scale
@@ -63,7 +63,7 @@ def _at_unit_gains(config: PlanConfig, noise_std: float) -> PowerPlan:
 
 
 def _energy_sum_std(config: PlanConfig, noise_std: float) -> float:
-    """Of receiver noise, and of what the devices' privacy noises do to one another, on a sum."""
+    """Standard deviation, on a sum, of receiver noise and of privacy noises on one another."""
     waveform, num_devices = config.radio.energy_waveform, config.federation.num_devices
     full_range = range_for(config.optimizer.clip, noise_std)
     variance = sum_variance(
@@ -77,7 +77,7 @@ def _energy_sum_std(config: PlanConfig, noise_std: float) -> float:
 
 
 def _packet_sum_std(config: PlanConfig, noise_std: float) -> float:
-    """Of the rounding of numbers to bits, on a sum."""
+    """Standard deviation, on a sum, of the rounding of numbers to bits."""
     full_range = range_for(config.optimizer.clip, noise_std)
     step = full_range / config.radio.slotted_waveform(config.optimizer.directions).largest_integer
     return step * math.sqrt(config.federation.num_devices / 12.0)

@@ -81,7 +81,7 @@ class Outlook:
 
 
 def outlook(config: PlanConfig, preview: PolicyPreview, typical: TypicalNumber) -> Outlook:
-    """Of a policy's preview."""
+    """What the noise of a policy's preview leaves to learn, for numbers of a typical size."""
     noise = preview.mean_noise_std
     spoken = noise[preview.num_speakers > 0]
     noise_std = math.sqrt(math.fsum(spoken**2) / len(spoken)) if len(spoken) else math.inf

@@ -84,7 +84,7 @@ class PolicyPreview:
 
     @property
     def mean_noise_std(self) -> Float64Array:
-        """Of everything on a round's means [T]; infinite where nobody speaks."""
+        """Standard deviation of all noise on a round's means [T]; infinite where nobody speaks."""
         total: Float64Array = np.hypot(self.own_noise_std, self.radio_noise_std)
         return np.where(self.num_speakers > 0, total, math.inf)
 
@@ -323,7 +323,7 @@ def _without_a_promise(config: PlanConfig, name: str, num_records: Sequence[int]
 
 
 def _no_terms(config: PlanConfig) -> PrivacyTerms:
-    """Of a run that promises nothing: a sensitivity and a budget that nobody uses."""
+    """Terms for a run that promises nothing: a sensitivity and a budget that nobody uses."""
     return PrivacyTerms(
         noise_multipliers=(1.0,) * config.optimizer.rounds,
         sensitivity=config.largest_number,

@@ -62,11 +62,11 @@ class PrivacyTerms:
 
     @property
     def least_noise_multiplier(self) -> float:
-        """Of the rounds with the least noise."""
+        """The multiplier of the rounds with the least noise."""
         return min(self.noise_multipliers)
 
     def noise_multiplier(self, round_index: int) -> float:
-        """Of a round of the stretch; beyond its end, where nothing is left, of the last."""
+        """The multiplier of a round of the stretch; beyond its end, the last."""
         position = min(round_index - self.first_round, len(self.noise_multipliers) - 1)
         return self.noise_multipliers[position]
 
@@ -152,7 +152,7 @@ def _noise_multipliers(
     stretch: Stretch,
     budget_left: float,
 ) -> tuple[float, ...]:
-    """Of every round of the stretch, by the policy of the configuration."""
+    """The multiplier of every round of the stretch, by the configuration's policy."""
     privacy, power = config.privacy, config.power
     if not config.is_subsampled:
         return _gaussian_multipliers(config, num_rounds, budget_left)
@@ -187,7 +187,7 @@ def _noise_multipliers(
 
 
 def expected_dropouts(config: PlanConfig) -> Dropouts:
-    """Of devices whose noise covers others; none where nobody's does."""
+    """Dropouts of devices whose noise covers others; none where nobody's does."""
     is_superposed = config.access is Access.SUPERPOSED
     return Dropouts(
         config.federation.num_devices,
@@ -199,7 +199,7 @@ def expected_dropouts(config: PlanConfig) -> Dropouts:
 def _gaussian_multipliers(
     config: PlanConfig, num_rounds: int, budget_left: float
 ) -> tuple[float, ...]:
-    """Of rounds without subsampling: what is left of the budget, dealt out by weights.
+    """Multipliers of rounds without subsampling: what is left of the budget, dealt out by weights.
 
     Where rounds are planned as the run goes, what they come to on channels that are all alike.
     """
@@ -242,7 +242,7 @@ def _budget(config: PlanConfig, num_units: int, stretch: Stretch) -> tuple[float
 
 
 def sensitivity_of(config: PlanConfig) -> float:
-    """Of what the noise is added to: a device's numbers on their grid, or its signs.
+    """Delta of what the noise is added to: a device's numbers on their grid, or its signs.
 
     With what rounding on the way to a receiver of the sum may tell of them.
     """

@@ -175,7 +175,7 @@ def counted_noise_std(radio: RadioSection, privacy: PrivacySection, receive_scal
 
 
 def _own_noise_std(terms: PrivacyTerms | None, round_index: int) -> float:
-    """Of a device that nobody else's noise covers."""
+    """Standard deviation of a device's noise that nobody else's covers."""
     if terms is None:
         return 0.0
     return terms.noise_multiplier(round_index) * terms.sensitivity * (1.0 + CALIBRATION_SLACK)

@@ -60,7 +60,7 @@ class PowerLimits:
             )
 
     def energies_allowed(self, num_devices: int) -> Float64Array:
-        """Of every device [K]."""
+        """The energy that every device may use [K]."""
         return _each("max_energy", self.max_energy, num_devices)
 
     def duties(self, num_devices: int) -> tuple[Float64Array, Float64Array]:

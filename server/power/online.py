@@ -109,7 +109,7 @@ class OnlinePlanner:
 
     @property
     def rounds_left(self) -> int:
-        """Of the run, by `plan_round`."""
+        """Rounds of the run that `plan_round` has not planned."""
         return len(self._weights) - len(self._spent)
 
     def plan_round(self, power_gains: Float64Array) -> Schedule:

@@ -103,7 +103,7 @@ def budget_to_plan_with(budget: float, costs: Float64Array, dropouts: Dropouts) 
 
 
 def multiplier_to_plan_with(multiplier: float, num_rounds: int, dropouts: Dropouts) -> float:
-    """Of subsampled rounds that are all alike, in place of one that spends the budget.
+    """The multiplier of subsampled rounds that are all alike, in place of one that spends all.
 
     Args:
         multiplier: that does if nobody drops out.

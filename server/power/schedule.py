@@ -149,7 +149,7 @@ class PlanningProblem:
         return least
 
     def with_weights(self, weights: Float64Array) -> PlanningProblem:
-        """The same, other rounds being worth more."""
+        """This problem, with other rounds being worth more."""
         return dataclasses.replace(self, weights=weights)
 
     def noise_of_costs(self, costs: Float64Array) -> Float64Array:

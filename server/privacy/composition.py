@@ -88,7 +88,7 @@ class PriceClass:
 
     @property
     def square(self) -> int:
-        """Of a Gaussian round: mu^2 = 1 / multiplier^2 in units of 2^-80, rounded up."""
+        """mu^2 = 1 / multiplier^2 of a Gaussian round in units of 2^-80, rounded up."""
         return _square(self.grid_index)
 
 
@@ -157,7 +157,7 @@ def gdp_mu_of_squares(total: int) -> float:
 
 
 def sum_of_squares(history: History) -> int | None:
-    """Of a history of Gaussian rounds, in units of 2^-80; None where some are subsampled."""
+    """sum mu^2 of Gaussian rounds, in units of 2^-80; None where some are subsampled."""
     if not all(price.is_gaussian for price, _ in history):
         return None
     return sum(price.square * count for price, count in history)
@@ -208,7 +208,7 @@ class Composer:
         return known
 
     def gaussian_epsilon(self, squares: int) -> float:
-        """Of Gaussian rounds alone, exactly; see `sum_of_squares`.
+        """Epsilon of Gaussian rounds alone, exactly; see `sum_of_squares`.
 
         Infinite where it is beyond 1e6.
         """

@@ -7,7 +7,7 @@ from server.privacy.mechanism import MechanismRecord
 
 
 class LastReleases:
-    """Of each device's last release: what names it, and its price."""
+    """What names each device's last release, and its price."""
 
     def __init__(self) -> None:
         self._last: dict[int, tuple[tuple[int, str], PriceClass]] = {}

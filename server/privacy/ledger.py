@@ -1,23 +1,21 @@
 """The privacy ledger: what was paid, written down before the antenna speaks.
 
-Every record is chained by SHA-256 to all records before it, and a second table holds the number of
-records and the last link, changed in the same transaction; so a flipped bit, a gap and a missing
-tail are all noticed. The chain has no key: it finds damage, not a forger with write access.
+What it is written into is chained and durable (`server.privacy.chained_table`); here is what the
+records mean: of which round and attempt, whether they were charged before, who spoke.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import msgspec
 
 from edge_runtime.protocol.rounds import Access
 from server.errors import LedgerCorruptError, PrivacyError, UnknownMechanismError
+from server.privacy.chained_table import ChainedRow, ChainedTable
 from server.privacy.mechanism import MechanismRecord
 from server.privacy.on_air import (
     NO_DEVICE,
@@ -30,30 +28,8 @@ from server.privacy.on_air import (
 
 logger = logging.getLogger(__name__)
 
-GENESIS = hashlib.sha256(b"pairzero privacy ledger 1").hexdigest()
-"""The link before the first record."""
-
-_SYNCHRONOUS_FULL = 2
-_DOES_NOT_SURVIVE_POWER_LOSS = (
-    "the connection has PRAGMA synchronous={} and journal_mode={}, wanted synchronous FULL and a "
-    "journal. A record must be on disk before its signal is in the air."
-)
-
-_SCHEMA = (
-    "CREATE TABLE privacy_ledger (sequence INTEGER PRIMARY KEY, round_index INTEGER NOT NULL, "
-    "device_index INTEGER NOT NULL, attempt INTEGER NOT NULL, record BLOB NOT NULL, "
-    "chain TEXT NOT NULL)",
-    "CREATE TABLE ledger_head (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), "
-    "count INTEGER NOT NULL, chain TEXT NOT NULL)",
-)
-
 # One attempt at a round: the record of each device. A correction is an attempt too.
 _Attempt = dict[int, MechanismRecord]
-
-
-def _next_link(previous: str, attempt: int, record: bytes) -> str:
-    """SHA-256 over the previous link, the attempt number and the record."""
-    return hashlib.sha256(f"{previous}|{attempt}|".encode("ascii") + record).hexdigest()
 
 
 class PrivacyLedger:
@@ -81,12 +57,7 @@ class PrivacyLedger:
     """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-        with _corruption_is_named():
-            self._check_durable()
-            self._create_if_new()
-        self._count = 0
-        self._chain = GENESIS
+        self._table = ChainedTable(connection)
         self._records: list[MechanismRecord] = []
         self._rounds: dict[int, list[_Attempt]] = {}
         self._on_air: dict[int, SpeakersUnknown] = {}
@@ -97,7 +68,7 @@ class PrivacyLedger:
     @property
     def head(self) -> tuple[int, str]:
         """Number of records and the last link of the chain."""
-        return self._count, self._chain
+        return self._table.head
 
     def records(self) -> tuple[MechanismRecord, ...]:
         """Every record that was ever charged, oldest first, corrections included."""
@@ -191,7 +162,7 @@ class PrivacyLedger:
         """
         if not self._configurations or self._configurations[-1][0] != digest:
             entry = Configuration(digest=digest)
-            self._append_rows(0, [(0, NO_DEVICE, 0, encode_entry(entry))])
+            self._table.append([ChainedRow(0, NO_DEVICE, 0, encode_entry(entry))])
             self._configurations.append((digest, len(self._records)))
 
     def check_configuration(self, digest: str) -> None:
@@ -240,9 +211,7 @@ class PrivacyLedger:
         if not self._rounds.get(entry.round_index):
             raise PrivacyError(f"round {entry.round_index}: about to be sent, and never charged.")
         if self._on_air.get(entry.round_index) != entry:
-            self._append_rows(
-                entry.round_index, [(entry.round_index, NO_DEVICE, 0, encode_entry(entry))]
-            )
+            self._table.append([ChainedRow(entry.round_index, NO_DEVICE, 0, encode_entry(entry))])
             self._on_air[entry.round_index] = entry
 
     def speakers(self, round_index: int) -> tuple[int, ...] | None:
@@ -286,7 +255,7 @@ class PrivacyLedger:
         """
         if round_index in self._on_air:
             entry = SpeakersKnown(round_index=round_index, speakers=tuple(sorted(speakers)))
-            self._append_rows(round_index, [(round_index, NO_DEVICE, 0, encode_entry(entry))])
+            self._table.append([ChainedRow(round_index, NO_DEVICE, 0, encode_entry(entry))])
             del self._on_air[round_index]
             self._spoke[round_index] = entry.speakers
 
@@ -296,77 +265,33 @@ class PrivacyLedger:
         Raises:
             LedgerCorruptError: see the class.
         """
-        count, chain = 0, GENESIS
         records: list[MechanismRecord] = []
         rounds: dict[int, list[_Attempt]] = {}
         on_air: dict[int, SpeakersUnknown] = {}
         spoke: dict[int, tuple[int, ...]] = {}
         configurations: list[tuple[str, int]] = []
-        with _corruption_is_named():
-            rows = self._connection.execute(
-                "SELECT sequence, round_index, device_index, attempt, record, chain "
-                "FROM privacy_ledger ORDER BY sequence"
-            ).fetchall()
-            heads = self._connection.execute("SELECT count, chain FROM ledger_head").fetchall()
-        for sequence, round_index, device_index, attempt, blob, link in rows:
-            if sequence != count + 1:
-                raise LedgerCorruptError(
-                    f"privacy ledger: record {count + 1} is missing, the next is {sequence}. "
-                    "Restore the run folder from a copy; a gap may hide a release."
-                )
-            if not isinstance(blob, bytes) or not isinstance(attempt, int):
-                raise LedgerCorruptError(f"privacy ledger: record {sequence} has a wrong type.")
-            chain = _next_link(chain, attempt, blob)
-            if link != chain:
-                raise LedgerCorruptError(
-                    f"privacy ledger: the chain breaks at record {sequence}; it or one before it "
-                    "was changed. Restore the run folder from a copy."
-                )
-            count = sequence
+        for sequence, row in enumerate(self._table.read(), start=1):
             try:
-                if device_index == NO_DEVICE:
-                    entry = decode_entry(blob)
+                if row.device_index == NO_DEVICE:
+                    entry = decode_entry(row.record)
                     if isinstance(entry, Configuration):
                         configurations.append((entry.digest, len(records)))
                     else:
-                        _file_on_air(on_air, spoke, round_index, entry)
+                        _file_on_air(on_air, spoke, row.round_index, entry)
                     continue
-                record = MechanismRecord.decode(blob)
+                record = MechanismRecord.decode(row.record)
             except UnknownMechanismError as error:
                 raise LedgerCorruptError(
                     f"privacy ledger: record {sequence} is intact but cannot be priced: {error}"
                 ) from error
-            if (record.round_index, record.device_index) != (round_index, device_index):
+            if (record.round_index, record.device_index) != (row.round_index, row.device_index):
                 raise LedgerCorruptError(
                     f"privacy ledger: record {sequence} and its index columns disagree."
                 )
             records.append(record)
-            _file_under_round(rounds, attempt, record)
-        if heads != [(count, chain)]:
-            raise LedgerCorruptError(
-                f"privacy ledger: {count} records are here, the head says {heads}. The tail is "
-                "missing or the head was changed; restore the run folder from a copy."
-            )
-        self._count, self._chain, self._records, self._rounds = count, chain, records, rounds
+            _file_under_round(rounds, row.attempt, record)
+        self._records, self._rounds = records, rounds
         self._on_air, self._spoke, self._configurations = on_air, spoke, configurations
-
-    def _create_if_new(self) -> None:
-        names = {
-            name
-            for (name,) in self._connection.execute(
-                "SELECT name FROM sqlite_master WHERE type = 'table' "
-                "AND name IN ('privacy_ledger', 'ledger_head')"
-            )
-        }
-        if len(names) == 1:
-            raise LedgerCorruptError(
-                f"privacy ledger: only the table {names.pop()!r} is there. Restore the run folder."
-            )
-        if not names:
-            with self._transaction():
-                for statement in _SCHEMA:
-                    self._connection.execute(statement)
-                self._connection.execute("INSERT INTO ledger_head VALUES (1, 0, ?)", (GENESIS,))
 
     def _write(self, round_index: int, requested: _Attempt) -> tuple[MechanismRecord, ...]:
         """Append one attempt in one durable transaction; all of it or nothing."""
@@ -374,65 +299,16 @@ class PrivacyLedger:
             return ()
         attempt = len(self._rounds.get(round_index, []))
         written = tuple(requested[device_index] for device_index in sorted(requested))
-        self._append_rows(
-            round_index,
-            [(round_index, record.device_index, attempt, record.encode()) for record in written],
+        self._table.append(
+            [
+                ChainedRow(round_index, record.device_index, attempt, record.encode())
+                for record in written
+            ]
         )
         self._records.extend(written)
         for record in written:
             _file_under_round(self._rounds, attempt, record)
         return written
-
-    def _append_rows(self, round_index: int, rows: Sequence[tuple[int, int, int, bytes]]) -> None:
-        """All of them in one durable transaction, or none."""
-        self._check_durable()
-        count, chain = self._count, self._chain
-        try:
-            with self._transaction():
-                stored = self._connection.execute("SELECT count, chain FROM ledger_head").fetchall()
-                if stored != [(count, chain)]:
-                    raise LedgerCorruptError(
-                        f"privacy ledger: the head says {stored}, this process wrote {count} "
-                        "records. Another process has the ledger open; stop one of them."
-                    )
-                for row in rows:
-                    *_, attempt, blob = row
-                    count, chain = count + 1, _next_link(chain, attempt, blob)
-                    self._connection.execute(
-                        "INSERT INTO privacy_ledger VALUES (?, ?, ?, ?, ?, ?)", (count, *row, chain)
-                    )
-                self._connection.execute(
-                    "UPDATE ledger_head SET count = ?, chain = ?", (count, chain)
-                )
-        except sqlite3.Error as error:
-            raise PrivacyError(
-                f"privacy ledger: round {round_index} could not be written ({error}). Nothing was "
-                "charged and nothing may be transmitted. Check the disk and resume."
-            ) from error
-        self._count, self._chain = count, chain
-
-    def _check_durable(self) -> None:
-        """Refuse a connection on which a commit may still be lost."""
-        if self._connection.in_transaction:
-            raise PrivacyError(
-                "the connection is inside a transaction, so an append would not be on disk before "
-                "the signal is sent. Commit first."
-            )
-        (synchronous,) = self._connection.execute("PRAGMA synchronous").fetchone()
-        (journal_mode,) = self._connection.execute("PRAGMA journal_mode").fetchone()
-        if synchronous < _SYNCHRONOUS_FULL or journal_mode in ("off", "memory"):
-            raise PrivacyError(_DOES_NOT_SURVIVE_POWER_LOSS.format(synchronous, journal_mode))
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._connection.execute("COMMIT")
-        except BaseException:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            raise
 
 
 def _check_one_round(records: Sequence[MechanismRecord]) -> int:
@@ -476,14 +352,3 @@ def _file_under_round(
             f"privacy ledger: attempt {attempt} at round {record.round_index} is out of order."
         )
     attempts[attempt][record.device_index] = record
-
-
-@contextmanager
-def _corruption_is_named() -> Iterator[None]:
-    """Turn SQLite's own complaints about a damaged file into ours."""
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        raise LedgerCorruptError(
-            f"privacy ledger: SQLite cannot read it ({error}). Restore the run folder from a copy."
-        ) from error

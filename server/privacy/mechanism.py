@@ -294,7 +294,7 @@ class MechanismRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         return attenuated / (self.sensitivity * (1.0 + eta)) * _ROUND_DOWN
 
     def to_dp_event(self) -> Any:
-        """The same release in the words of dp_accounting."""
+        """This release in the words of dp_accounting."""
         gaussian = dp_accounting.GaussianDpEvent(self.noise_multiplier)
         if self.kind == GAUSSIAN:
             return gaussian

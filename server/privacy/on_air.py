@@ -43,7 +43,7 @@ class SpeakersUnknown(
             )
 
     def alone_noise_std(self, device_index: int) -> float:
-        """Of one of the devices."""
+        """Standard deviation of what covers one of the devices, if it spoke alone."""
         return self.alone_noise_stds[self.devices.index(device_index)]
 
 

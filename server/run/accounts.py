@@ -45,7 +45,7 @@ def open_accounts(
 def accounts_to_go_on_with(
     config: PlanConfig, num_stretches: int, ledger: PrivacyLedger
 ) -> Accountant:
-    """The same for a run that is about to speak again.
+    """Every device's account, for a run that is about to speak again.
 
     What an earlier process left on the air, without a word of who spoke, is charged first.
     """

@@ -182,7 +182,7 @@ class RoundLoop:
         return (0.0,) * self.config.optimizer.directions
 
     def _energies(self, power: RoundPower) -> tuple[float, ...]:
-        """Of every device, where a common level was planned and noise is on the air."""
+        """What every device sends, where a common level was planned and noise is on the air."""
         is_ideal = self.config.radio.backend == "ideal"
         is_slotted = self.config.access is Access.SLOTTED
         if is_ideal or is_slotted or not isinstance(power, PowerPlan):

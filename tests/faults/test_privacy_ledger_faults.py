@@ -156,7 +156,7 @@ def test_a_write_that_fails_charges_all_or_nothing_and_forbids_transmission(path
     connection = connect(path)
     ledger = PrivacyLedger(connection)
     before = ledger.head
-    ledger._connection = DiesWhile(connection, doomed)
+    ledger._table._connection = DiesWhile(connection, doomed)
     with pytest.raises(PrivacyError, match="may be transmitted"):
         ledger.append([make_record(NUM_ROUNDS, k) for k in range(2)])
     assert ledger.head == before

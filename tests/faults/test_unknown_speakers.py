@@ -120,12 +120,18 @@ class StubReplica:
 class DyingLedger(PrivacyLedger):
     fate = None
 
-    def _append_rows(self, round_index, rows):
-        if self.fate is not None:
-            self.fate.moment()
-        super()._append_rows(round_index, rows)
-        if self.fate is not None:
-            self.fate.moment()
+    def __init__(self, connection):
+        super().__init__(connection)
+        append = self._table.append
+
+        def append_or_die(rows):
+            if self.fate is not None:
+                self.fate.moment()
+            append(rows)
+            if self.fate is not None:
+                self.fate.moment()
+
+        self._table.append = append_or_die
 
 
 def opened(store, air, ledger_class=DyingLedger):

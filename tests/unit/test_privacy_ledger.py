@@ -5,7 +5,8 @@ import pytest
 
 from edge_runtime.protocol.rounds import Access
 from server.errors import LedgerCorruptError, PrivacyError
-from server.privacy.ledger import GENESIS, PrivacyLedger
+from server.privacy.chained_table import GENESIS
+from server.privacy.ledger import PrivacyLedger
 
 
 def make_record(round_index=0, device_index=0, *, stream=None, **changes):

@@ -51,7 +51,7 @@ def plan_equal_split(problem: PlanningProblem, num_missing: int = 0) -> Schedule
 
 
 def as_it_goes(problem: PlanningProblem, num_missing: int = 0) -> CausalPolicy:
-    """The same, one round at a time."""
+    """The policy ``equal_split``, one round at a time."""
     _check(problem, num_missing)
 
     def respond(problem: PlanningProblem, may_speak: BoolArray) -> Response:
@@ -136,7 +136,7 @@ class _Split:
         return costs
 
     def schedule(self, costs: Float64Array) -> Schedule:
-        """Of these prices."""
+        """The schedule that has these prices."""
         problem, trusted = self.problem, self.problem.trusted_noise
         spoken = self.speakers.any(axis=0)
         counted = problem.noise_of_costs(np.where(spoken, costs, 1.0))
