@@ -8,7 +8,7 @@ TRACKED := $(shell git ls-files 2>/dev/null)
 SOURCES := $(or $(filter %.py,$(TRACKED)),.)
 PROSE := $(or $(TRACKED),README.md CHANGELOG.md CONTRIBUTING.md docs radio edge_runtime server tests)
 
-.PHONY: demo test test-lowest test-planted check format clean
+.PHONY: demo test test-studies test-lowest test-planted check format clean
 
 # The main job: fine-tune the bundled OPT on the bundled Snips commands, 5 devices, fading, noise,
 # epsilon 1; then the same without privacy and noise, as the second line of the table.
@@ -18,6 +18,10 @@ demo: $(VENV)/.server
 test: $(VENV)/.dev $(VENV)/libiio/.ready
 	$(MAKE) check
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+# The quick forms of the benchmarks; `make test` runs one of them.
+test-studies: $(VENV)/.dev $(VENV)/libiio/.ready
+	$(BIN)/python -m pytest -n auto --dist worksteal -m study tests/e2e/test_benchmarks.py
 
 # What depends on versions, once more on the oldest that pyproject.toml promises, which warn of much:
 # every part by itself, and three whole runs: coherent and resumed, through Plutos, convex plans.

@@ -129,6 +129,11 @@ class PlanConfig(Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
         What real radios do is known when they are calibrated, and not before.
         """
         radio = self.radio
+        if radio.has_plutos and radio.waveform.needs_common_clock:
+            raise ConfigurationError(
+                f'radio.waveform: "{radio.waveform}" needs one carrier and one clock for all, '
+                f'which radio.backend = "{radio.backend}" has not. Set radio.waveform = "energy".'
+            )
         try:
             impairments = self.impaired_by
             if radio.backend == "pluto":

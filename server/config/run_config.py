@@ -37,11 +37,6 @@ class RunConfig(PlanConfig, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     def _check_plutos(self) -> None:
         radio, num_devices = self.radio, self.federation.num_devices
-        if radio.waveform.needs_common_clock:
-            raise ConfigurationError(
-                f'radio.waveform: "{radio.waveform}" needs one carrier and one clock for all, '
-                f'which radio.backend = "{radio.backend}" has not. Set radio.waveform = "energy".'
-            )
         if radio.backend == "pluto":
             self.pluto.check_radios(num_devices)
             self.pluto.settings([self.pluto.receiver, *self.pluto.devices], radio)

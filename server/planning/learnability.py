@@ -24,7 +24,7 @@ from server.config.plan_config import PlanConfig
 from server.errors import ConfigurationError, ServerError
 from server.planning.policy_preview import PolicyPreview, preview_policy
 from server.planning.privacy_statement import worth_in_words
-from server.planning.privacy_terms import PrivacyTerms
+from server.planning.privacy_terms import PrivacyTerms, plan_privacy_terms
 from server.planning.scalar_rms import TypicalNumber
 from server.power.feasibility import effective_rounds, information_ceiling_nats
 from server.privacy.units import NeighbouringRelation, PrivacyUnit
@@ -36,6 +36,7 @@ _BURIED = 0.1
 """Of a round's progress; above it a run is short, and not noisy."""
 
 _SEARCH_STEPS = 7
+_RAISED_BY = 1.1
 _USUAL_DELTA = 1e-5
 
 
@@ -146,11 +147,13 @@ def what_would_help(
 ) -> list[str]:
     """Settings, each with the number that would do if nothing else were changed."""
 
-    def works(records: Sequence[int], **changes: Any) -> bool:
+    def works(records: Sequence[int], *, roughly: bool = False, **changes: Any) -> bool:
         """Whether it would learn with ``section__key=value`` changed."""
         try:
             changed = _with(config, changes)
-            preview = preview_policy(changed, changed.power_policy, records, spending=False)
+            names = [""] * len(records)
+            terms = plan_privacy_terms(changed, records, names, roughly=True) if roughly else None
+            preview = preview_policy(changed, changed.power_policy, records, terms, spending=False)
             return outlook(changed, preview, typical).can_learn
         except ServerError:
             return False
@@ -172,27 +175,27 @@ def what_would_help(
     helps += _least(
         "federation.num_devices",
         config.federation.num_devices,
-        lambda n: works([few] * round(n), federation__num_devices=round(n)),
+        lambda n, how: works([few] * round(n), federation__num_devices=round(n), **how),
         most=4096,
     )
     if config.is_subsampled:
         helps += _least(
             "optimizer.batch_size",
             config.optimizer.batch_size,
-            lambda b: works(num_records, optimizer__batch_size=round(b)),
+            lambda b, how: works(num_records, optimizer__batch_size=round(b), **how),
             most=few,
         )
     helps += _least(
         "privacy.epsilon",
         config.privacy.epsilon,
-        lambda e: works(num_records, privacy__epsilon=e),
+        lambda e, how: works(num_records, privacy__epsilon=e, **how),
         most=1e5,
     )
     rounds = config.optimizer.rounds
     by_rounds = _least(
         "optimizer.rounds",
         rounds,
-        lambda n: works(num_records, optimizer__rounds=round(n)),
+        lambda n, how: works(num_records, optimizer__rounds=round(n), **how),
         most=16 * rounds,
     )
     return helps + (by_rounds or ["(no number of optimizer.rounds would: more of them share it)"])
@@ -206,16 +209,26 @@ def _with(config: PlanConfig, changes: Mapping[str, Any]) -> PlanConfig:
     return config
 
 
-def _least(name: str, start: float, works: Callable[[float], bool], *, most: float) -> list[str]:
-    """The least value above ``start`` that works, whole where the start is; or nothing."""
+def _least(
+    name: str, start: float, works: Callable[[float, dict[str, bool]], bool], *, most: float
+) -> list[str]:
+    """About the least value above ``start`` that works, whole where the start is; or nothing.
+
+    It is searched for roughly, and what is found is raised until it does indeed.
+    """
+    roughly = {"roughly": True}
     low, high = float(start), float(start)
     while True:
         low, high = high, min(2.0 * high, float(most))
         if high <= low:
             return []
-        if works(high):
+        if works(high, roughly):
             break
     for _ in range(_SEARCH_STEPS):
         middle = math.sqrt(low * high)
-        low, high = (low, middle) if works(middle) else (middle, high)
+        low, high = (low, middle) if works(middle, roughly) else (middle, high)
+    while not works(high, {}):
+        if high >= most:
+            return []
+        high = min(_RAISED_BY * high, float(most))
     return [f"{name} = {math.ceil(high)}" if isinstance(start, int) else f"{name} = {high:.3g}"]

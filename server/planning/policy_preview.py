@@ -10,7 +10,9 @@ there is no level to plan, and the radio's part is that of unit gains.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,6 +47,7 @@ from server.power.schedule import PlanningProblem, Schedule
 from server.power.water_filling import fill
 from server.privacy.composition import (
     Composer,
+    History,
     PriceClass,
     grid_index_below,
     loss_interval_for,
@@ -348,7 +351,6 @@ def _epsilon_over_rounds(
         sums = np.sqrt(2.0 * np.cumsum(costs))
         spent = [epsilon_of(float(sums[n - 1]), delta) if sums[n - 1] else 0.0 for n in checkpoints]
         return tuple(checkpoints), tuple(spent)
-    composer = Composer(loss_interval=loss_interval_for(config.privacy.epsilon), delta=delta)
     rate = max(terms.sampling_probabilities)
     prices = [
         PriceClass(rate, grid_index_below(1.0 / math.sqrt(2.0 * cost) * (1.0 - 1e-6)))
@@ -356,11 +358,18 @@ def _epsilon_over_rounds(
         else None
         for cost in costs
     ]
-    spent = []
-    for n in checkpoints:
-        counts: dict[PriceClass, int] = {}
-        for price in prices[:n]:
-            if price is not None:
-                counts[price] = counts.get(price, 0) + 1
-        spent.append(composer.epsilon(make_history(counts)))
-    return tuple(checkpoints), tuple(spent)
+    histories = tuple(
+        make_history(Counter(price for price in prices[:n] if price is not None))
+        for n in checkpoints
+    )
+    interval = loss_interval_for(config.privacy.epsilon)
+    return tuple(checkpoints), _epsilons(interval, delta, histories)
+
+
+@functools.lru_cache(maxsize=64)
+def _epsilons(
+    loss_interval: float, delta: float, histories: tuple[History, ...]
+) -> tuple[float, ...]:
+    """Epsilon after each of some histories; kept, because policies with equal rounds share them."""
+    composer = Composer(loss_interval=loss_interval, delta=delta)
+    return tuple(composer.epsilon(history) for history in histories)

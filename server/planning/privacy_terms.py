@@ -28,7 +28,7 @@ from server.privacy.calibration import (
     multiplier_above,
 )
 from server.privacy.composition import History, gdp_mu_of_squares, sum_of_squares
-from server.privacy.gaussian import budget_of, gdp_mu_of
+from server.privacy.gaussian import budget_of, central_limit_multiplier, gdp_mu_of
 from server.privacy.units import PrivacyUnit, sum_sensitivity, vote_sensitivity
 
 _ROUNDING = 1e-9
@@ -105,6 +105,8 @@ def plan_privacy_terms(
     num_records: Sequence[int],
     commitments: Sequence[str],
     stretch: Stretch = WHOLE_RUN,
+    *,
+    roughly: bool = False,
 ) -> PrivacyTerms:
     """Find the least noise that keeps the whole run within its budget, for a stretch of it.
 
@@ -112,6 +114,14 @@ def plan_privacy_terms(
     fewest records samples each of them most often, and sets the price for all. How many records a
     device holds is public: the sampling rate b/n is fixed from it once, and neighbouring data sets
     are drawn from at the same rate.
+
+    Args:
+        config: of the run.
+        num_records: of each device.
+        commitments: to each device's key.
+        stretch: of the run.
+        roughly: noise of subsampled rounds by their central limit, in no time: for a search among
+            runs, and for no run.
 
     Raises:
         ConfigurationError: delta is not below 1/n.
@@ -130,7 +140,7 @@ def plan_privacy_terms(
     num_statements = (len(num_records) + 1) * num_blocks
     return PrivacyTerms(
         noise_multipliers=_noise_multipliers(
-            config, max(probabilities), num_rounds, num_units, stretch, left
+            config, max(probabilities), num_rounds, num_units, stretch, left, roughly
         ),
         # The clipped terms of the other records are the same bits with one record and without it:
         # edge_runtime.pass_shapes sees to that.
@@ -151,11 +161,16 @@ def _noise_multipliers(
     num_units: int,
     stretch: Stretch,
     budget_left: float,
+    roughly: bool,
 ) -> tuple[float, ...]:
     """The multiplier of every round of the stretch, by the configuration's policy."""
     privacy, power = config.privacy, config.power
     if not config.is_subsampled:
         return _gaussian_multipliers(config, num_rounds, budget_left)
+    if roughly:
+        mu = gdp_mu_of(privacy.epsilon, privacy.delta)
+        multiplier = central_limit_multiplier(mu, sampling_probability, num_rounds)
+        return (multiplier,) * num_rounds
     if config.power_policy == "static" or power.contraction == 1.0:
         multiplier = calibrate_noise_multiplier(
             epsilon=privacy.epsilon,

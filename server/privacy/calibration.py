@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -108,8 +109,27 @@ def calibrate_noise_schedule(
     Raises:
         ConfigurationError, PrivacyError: see `calibrate_noise_multiplier`.
     """
+    _check_request(epsilon, delta, sampling_probability, len(offsets), num_records, csi_delta)
+    return _calibrated(
+        epsilon, delta, sampling_probability, tuple(offsets), csi_delta, tuple(spent)
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _calibrated(
+    epsilon: float,
+    delta: float,
+    sampling_probability: float,
+    offsets: tuple[int, ...],
+    csi_delta: float,
+    spent: tuple[History, ...],
+) -> tuple[float, ...]:
+    """`calibrate_noise_schedule` of a request that can be.
+
+    A function of its arguments that takes seconds: a plan asks for each policy, a run and its
+    reference one after the other.
+    """
     num_rounds = len(offsets)
-    _check_request(epsilon, delta, sampling_probability, num_rounds, num_records, csi_delta)
     rounds_at = Counter(offsets)
     mechanism_delta = math.nextafter(delta - csi_delta, 0.0) if csi_delta else delta
     accounts = tuple(dict.fromkeys(spent)) or ((),)

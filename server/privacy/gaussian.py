@@ -79,6 +79,15 @@ def gdp_mu_of(epsilon: float, delta: float) -> float:
     return gdp_mu
 
 
+def central_limit_multiplier(mu: float, sampling_probability: float, num_rounds: int) -> float:
+    """The multiplier m at which subsampled rounds come to mu-GDP in the limit of many.
+
+    q sqrt(T (exp(1/m^2) - 1)) = mu; the limit may lie on either side of what rounds cost, so it is
+    good for a first look, and no promise (Dong, Roth and Su 2022).
+    """
+    return 1.0 / math.sqrt(math.log1p((mu / sampling_probability) ** 2 / num_rounds))
+
+
 def budget_of(epsilon: float, delta: float) -> float:
     """R, the largest sum of y = mu^2 / 2 over all rounds that keeps (epsilon, delta)."""
     mu = gdp_mu_of(epsilon, delta)

@@ -1,9 +1,14 @@
-"""Benchmarks run: their quick forms, and what they write is what they show."""
+"""Benchmarks run: their quick forms, and what they write is what they show.
+
+`make test` runs the first, CI the others too (`make test-studies`).
+"""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,6 +50,7 @@ def strip(row):
     return row | {"result": {k: v for k, v in row["result"].items() if k != "seconds"}}
 
 
+@pytest.mark.study
 def test_the_planning_study_finds_the_closed_forms_optimal(tmp_path):
     results, document = tmp_path / "p.jsonl", tmp_path / "p.json"
     command = ["benchmarks/power_planning.py", results, "--quick", "--json", document]
@@ -60,6 +66,7 @@ def test_the_planning_study_finds_the_closed_forms_optimal(tmp_path):
         assert row["spent"] <= 1.0 + 1e-9, row
 
 
+@pytest.mark.study
 def test_the_online_study_exceeds_no_budget(tmp_path):
     results, document = tmp_path / "o.jsonl", tmp_path / "o.json"
     run("benchmarks/online_planning.py", results, "--quick", "--json", document)
@@ -69,6 +76,7 @@ def test_the_online_study_exceeds_no_budget(tmp_path):
             assert 1.0 - 1e-9 <= row[rule]["over_hindsight"] < 1.2
 
 
+@pytest.mark.study
 def test_the_feasibility_study_says_what_rounds_were_worth(tmp_path):
     results, document = tmp_path / "f.jsonl", tmp_path / "f.json"
     command = ["benchmarks/feasibility.py", results, "--quick", "--json", document]
@@ -80,6 +88,7 @@ def test_the_feasibility_study_says_what_rounds_were_worth(tmp_path):
     assert again.stderr == ""
 
 
+@pytest.mark.study
 def test_the_audit_stays_below_the_claim_and_sees_a_key_that_is_used_twice(tmp_path):
     """Few runs prove little; the study of 80,000 a cell is in benchmarks/results."""
     results, document = tmp_path / "a.jsonl", tmp_path / "a.json"
@@ -97,6 +106,7 @@ def test_the_audit_stays_below_the_claim_and_sees_a_key_that_is_used_twice(tmp_p
     assert run(*command).stderr == ""
 
 
+@pytest.mark.study
 def test_the_one_run_audit_sees_what_a_run_without_noise_gives_away(tmp_path):
     results, document = tmp_path / "o.jsonl", tmp_path / "o.json"
     command = ["benchmarks/one_run_audit.py", results, "--quick", "--json", document]
@@ -109,6 +119,7 @@ def test_the_one_run_audit_sees_what_a_run_without_noise_gives_away(tmp_path):
     assert run(*command).stderr == ""
 
 
+@pytest.mark.study
 def test_the_policy_study_pairs_seeds_and_says_what_is_real(tmp_path):
     results, document = tmp_path / "p.jsonl", tmp_path / "p.json"
     command = ["benchmarks/power_policies.py", results, "--quick", "--json", document]

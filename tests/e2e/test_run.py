@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import io
 import json
@@ -35,7 +34,6 @@ from server.air.base import CoherentAir
 from server.commands import cli
 from server.config.files import load_config, parse_config
 from server.errors import LedgerCorruptError, RunStoreError
-from server.planning import privacy_terms
 from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger
 from server.report import page as report
@@ -96,15 +94,6 @@ def recorded(folder):
         return rows, store.evaluations(), PrivacyLedger(store.connection).records()
     finally:
         store.close()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def calibrate_once():
-    """Every run here asks for the same few promises; the answer is a function of its arguments."""
-    with pytest.MonkeyPatch.context() as patch:
-        cached = functools.cache(privacy_terms.calibrate_noise_multiplier)
-        patch.setattr(privacy_terms, "calibrate_noise_multiplier", cached)
-        yield
 
 
 @pytest.fixture(scope="module")

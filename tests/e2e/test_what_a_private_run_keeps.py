@@ -308,7 +308,7 @@ def test_what_follows_the_secret_batches_is_not_stored(ended):
     assert [summary[k] for k in ("wall_s", "rounds_per_s", "peak_rss_mb", "share_clipped")] == (
         [None] * 4
     )
-    assert "Neither time nor memory was recorded" in (ended / "report.html").read_text()
+    assert "Neither time nor memory is recorded" in (ended / "report.html").read_text()
 
 
 def test_store_and_keys_are_for_their_owner_only(tmp_path, lines):

@@ -13,6 +13,7 @@ from server.errors import ConfigurationError
 from server.planning.learnability import (
     LEAST_ROUNDS,
     CannotLearnError,
+    _least,
     check_can_learn,
     outlook,
     what_would_help,
@@ -103,12 +104,26 @@ def test_the_number_named_would_do_and_a_tenth_less_would_not(knob):
     assert not can_learn(0.9 * value)
 
 
+@pytest.mark.parametrize(("enough", "said"), [(12.0, True), (9.0, True), (1e9, False)])
+def test_advice_is_searched_for_roughly_and_holds_exactly(enough, said):
+    """The central limit alone would be off by some percent, on either side."""
+
+    def works(value, how):
+        return value >= (10.0 if how else enough)
+
+    found = _least("privacy.epsilon", 3.0, works, most=1e5)
+    assert bool(found) is said
+    for text in found:
+        assert max(10.0, enough) <= float(text.split("= ")[1]) * 1.005 <= 1.2 * max(10.0, enough)
+
+
 def test_batches_are_a_knob_where_they_are_part_of_the_promise(monkeypatch):
     asked = []
 
     def largest(name, start, works, *, most):
         asked.append(name)
-        return [f"{name} would do"] if "batch" in name and works(256) and not works(2) else []
+        is_knob = "batch" in name and works(256, {}) and not works(2, {})
+        return [f"{name} would do"] if is_knob else []
 
     monkeypatch.setattr("server.planning.learnability._least", largest)
     small = TypicalNumber(0.02, "a test")

@@ -117,9 +117,11 @@ def test_an_epsilon_that_the_grid_of_losses_cannot_tell_from_none_is_refused_uns
 
 def test_one_rounds_loss_is_computed_once_whoever_asks(monkeypatch):
     composition._one_round.cache_clear()
+    calibration._calibrated.cache_clear()
     first = calibrate_noise_multiplier(**REQUEST)
     computed = composition._one_round.cache_info().misses
     assert computed > 0
+    calibration._calibrated.cache_clear()
     assert calibrate_noise_multiplier(**REQUEST) == first
     assert composition._one_round.cache_info().misses == computed
 
