@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from server.errors import ConfigurationError, PrivacyError
 from server.privacy.composition import (
     FFT_DELTA_PER_ROUND,
+    GRID_POINTS_PER_OCTAVE,
     MAX_NOISE_MULTIPLIER,
     MIN_EPSILON,
     MIN_NOISE_MULTIPLIER,
@@ -21,6 +22,7 @@ from server.privacy.composition import (
     loss_interval_for,
     make_history,
 )
+from server.privacy.gaussian import central_limit_multiplier, gdp_mu_of
 from server.privacy.grid_search import smallest_index
 
 RECORD_SLACK = 1e-6
@@ -145,29 +147,42 @@ def _calibrated(
         )
     interval = loss_interval_for(epsilon)
 
-    def make_test(loss_interval: float) -> Callable[[int], bool]:
+    def make_figure(loss_interval: float) -> Callable[[int], float]:
         composer = Composer(loss_interval=loss_interval, delta=mechanism_delta)
 
         dearest_first = sorted(accounts, key=composer.epsilon, reverse=True)
 
-        def meets(grid_index: int) -> bool:
+        def epsilon_at(grid_index: int) -> float:
+            """Of the dearest account; of the first that is too dear, where one is."""
             prices = {
                 PriceClass(float(sampling_probability), grid_index + offset): count
                 for offset, count in rounds_at.items()
             }
-            return all(
-                composer.epsilon(_with_rounds(account, prices)) <= epsilon
-                for account in dearest_first
-            )
+            dearest = 0.0
+            for account in dearest_first:
+                dearest = max(dearest, composer.epsilon(_with_rounds(account, prices)))
+                if dearest > epsilon:
+                    break
+            return dearest
 
-        return meets
+        return epsilon_at
 
     lowest = grid_index_below(MIN_NOISE_MULTIPLIER) + 1
     highest = grid_index_below(MAX_NOISE_MULTIPLIER)
-    meets = make_test(interval)
-    # A coarse grid only overstates epsilon, so its answer is safe, near, and found in no time.
-    meets_roughly = make_test(interval * _COARSENING)
-    index = smallest_index(meets, meets_roughly, lowest=lowest, highest=highest)
+    epsilon_at = make_figure(interval)
+    near = central_limit_multiplier(
+        gdp_mu_of(epsilon, mechanism_delta), sampling_probability, already + num_rounds
+    )
+    index = smallest_index(
+        epsilon_at,
+        # A coarse grid only overstates epsilon, so its answer is safe, near, and found in no time.
+        make_figure(interval * _COARSENING),
+        epsilon,
+        lowest=lowest,
+        highest=highest,
+        guess=grid_index_below(max(near, MIN_NOISE_MULTIPLIER)),
+        points_per_octave=GRID_POINTS_PER_OCTAVE,
+    )
     if index is None:
         raise PrivacyError(
             f"no noise meets epsilon {epsilon} at delta {delta} (csi_delta {csi_delta}) over "
@@ -181,7 +196,7 @@ def _calibrated(
         grid_index_below(multiplier * (1.0 - RECORD_SLACK)) >= index + offset
         for offset, multiplier in multipliers.items()
     )
-    if not is_covered or not meets(index):
+    if not is_covered or epsilon_at(index) > epsilon:
         raise PrivacyError(
             f"calibration failed its own check at multipliers {sorted(multipliers.values())}; "
             "nothing was started. Please report the arguments."

@@ -33,10 +33,10 @@ from fractions import Fraction
 from typing import Any
 
 import dp_accounting
-from dp_accounting.pld import privacy_loss_distribution
 
 from server.errors import PrivacyError, TooLittleNoiseError, UnknownMechanismError
 from server.privacy.gaussian import delta_of, epsilon_of
+from server.privacy.subsampled_gaussian import one_round
 
 GRID_POINTS_PER_OCTAVE = 1024
 FFT_DELTA_PER_ROUND = 1e-13
@@ -277,13 +277,7 @@ def _one_round(price: PriceClass, loss_interval: float) -> Any:
     calibrated, its resume and the next run of the same kind ask for the same ones. Nothing that
     dp_accounting does with a distribution changes it.
     """
-    return privacy_loss_distribution.from_gaussian_mechanism(
-        standard_deviation=price.noise_multiplier,
-        sampling_prob=price.sampling_probability,
-        value_discretization_interval=loss_interval,
-        pessimistic_estimate=True,
-        use_connect_dots=True,
-    )
+    return one_round(price.noise_multiplier, price.sampling_probability, loss_interval)
 
 
 def _fold(parts: Iterable[Any]) -> Any:

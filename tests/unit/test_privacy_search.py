@@ -1,5 +1,7 @@
 """Looking ahead and searching from a guess change how often is asked, never the answer."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,25 +42,60 @@ def test_thousands_of_equal_rounds_are_asked_about_a_few_times():
     assert composer.asked < 60
 
 
-@given(st.integers(0, 1000), st.integers(0, 1000), st.integers(-50, 1100), st.integers(0, 200))
-def test_the_search_finds_the_smallest_whatever_the_guess(lowest, width, answer, roughness):
+figures = st.sampled_from(
+    [
+        lambda x: 2.0 ** (-x / 100.0),
+        lambda x: 2.0 ** (-x / 7.0),
+        lambda x: 1.0 if x < 0 else 0.25,
+        lambda x: math.inf if x < 0 else 2.0 ** (-x / 100.0),
+        lambda x: 3.0 if x < -20 else (1.0 + 1e-9 if x < 0 else 0.0),
+    ]
+)
+
+
+@given(
+    figures, st.integers(0, 1000), st.integers(0, 1000), st.integers(-50, 1100),
+    st.integers(0, 200), st.integers(-100, 2100),
+)  # fmt: skip
+def test_the_search_finds_the_smallest_whatever_the_guess_and_the_figure(
+    figure, lowest, width, answer, roughness, guess
+):
     highest = lowest + width
+
+    def shifted(by):
+        # At most 1 from ``by`` on.
+        at_border = figure(0)
+        return lambda x: figure(x - by) / at_border if at_border else float(x < by) * 2.0
+
+    asked = []
     found = smallest_index(
-        lambda index: index >= answer,
-        lambda index: index >= answer + roughness,
+        lambda x: asked.append(x) or shifted(answer)(x),
+        shifted(answer + roughness),
+        1.0,
         lowest=lowest,
         highest=highest,
+        guess=guess,
+        points_per_octave=100.0,
     )
-    assert found == (max(lowest, answer) if answer <= highest else None)
+    wanted = [x for x in range(lowest, highest + 1) if shifted(answer)(x) <= 1.0]
+    assert found == (wanted[0] if wanted else None)
+    if found is not None:
+        assert found in asked
+        assert found == lowest or found - 1 in asked
+    assert len(asked) == len(set(asked))
 
 
-@pytest.mark.parametrize("guess", [0, 3])
-def test_a_good_guess_saves_questions(guess):
+@pytest.mark.parametrize("power", [0.9, 1.2, 2.0])
+def test_a_power_is_found_with_a_few_questions(power):
     asked = []
-    smallest_index(
-        lambda index: asked.append(index) or index >= 500_000,
-        lambda index: index >= 500_000 + guess,
+    found = smallest_index(
+        lambda x: asked.append(x) or 2.0 ** (-power * (x - 500_000.3) / 1024.0),
+        lambda x: 1.001 * 2.0 ** (-power * (x - 500_000.3) / 1024.0),
+        1.0,
         lowest=0,
         highest=2**20,
+        guess=498_000,
+        points_per_octave=1024.0,
     )
-    assert len(asked) < 10
+    assert found == 500_001
+    assert len(asked) <= 5

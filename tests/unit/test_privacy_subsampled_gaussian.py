@@ -1,0 +1,56 @@
+"""One subsampled round's loss: the library's, taken all at once, held against the library's own."""
+
+import math
+
+import numpy as np
+import pytest
+from dp_accounting.pld import privacy_loss_distribution
+from scipy.stats import norm
+
+from server.privacy.subsampled_gaussian import one_round
+
+RATES = [1e-4, 0.003, 0.05, 0.5, 0.99, 1.0]
+
+
+def theirs(multiplier, rate, interval):
+    return privacy_loss_distribution.from_gaussian_mechanism(
+        standard_deviation=multiplier,
+        sampling_prob=rate,
+        value_discretization_interval=interval,
+        pessimistic_estimate=True,
+        use_connect_dots=True,
+    )
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize("multiplier", [0.5, 1.0, 4.0, 300.0])
+def test_it_is_what_the_library_makes_of_it(multiplier, rate):
+    interval = 1e-3
+    ours, wanted = one_round(multiplier, rate, interval), theirs(multiplier, rate, interval)
+    epsilons = np.linspace(-3.0, 6.0, 60)
+    difference = np.subtract(
+        ours.get_delta_for_epsilon(epsilons), wanted.get_delta_for_epsilon(epsilons)
+    )
+    assert np.abs(difference).max() < 1e-14
+    composed, by_them = ours.self_compose(20), wanted.self_compose(20)
+    for delta in (1e-9, 1e-5, 1e-2):
+        assert composed.get_epsilon_for_delta(delta) == pytest.approx(
+            by_them.get_epsilon_for_delta(delta), rel=1e-9, abs=1e-12
+        )
+
+
+@pytest.mark.parametrize("rate", RATES[:-1])
+def test_it_is_not_below_the_exact_divergence(rate):
+    """Of (1 - q) N(0, m^2) + q N(1, m^2) and N(0, m^2), both ways, by quadrature on a fine grid."""
+    multiplier = 0.8
+    loss = one_round(multiplier, rate, 1e-3)
+    x, dx = np.linspace(-12.0, 13.0, 2_000_001, retstep=True)
+    p = norm.pdf(x, scale=multiplier)
+    q = (1.0 - rate) * p + rate * norm.pdf(x - 1.0, scale=multiplier)
+    for epsilon in (0.0, 0.05, 0.5, 1.5):
+        exact = max(
+            np.sum(np.maximum(one - math.exp(epsilon) * other, 0.0)) * dx
+            for one, other in ((p, q), (q, p))
+        )
+        found = loss.get_delta_for_epsilon(epsilon)
+        assert exact * (1.0 - 1e-6) - 1e-12 <= found <= exact * 1.01 + 1e-6
