@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import struct
 import subprocess
@@ -16,11 +17,11 @@ import msgspec
 from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, open_bundle
 from edge_runtime.kernel import KERNEL_NAME, KERNEL_REASON
 from edge_runtime.protocol.errors import EdgeError
+from radio.command_line import EXIT_PROBLEM, ShowVersion, answered
 from radio.errors import RadioError
 
-EXIT_PROBLEM = 1
-EXIT_BAD_INPUT = 2
 _PROBE_TIMEOUT_S = 60
+_MOST_DEVICES = 256
 _PROBE = """
 from edge_runtime.onnx_runtime import onnxruntime
 print(onnxruntime.__version__)
@@ -29,9 +30,19 @@ print(onnxruntime.__version__)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; 0 all well, 1 the machine has a problem, 2 a named error."""
+    return answered(
+        "pairzero-device",
+        functools.partial(_carry_out, argv),
+        (EdgeError, RadioError),
+        installs="pip install '.[device]'",
+    )
+
+
+def _carry_out(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog="pairzero-device", description="What runs on an edge computer."
     )
+    parser.add_argument("--version", action=ShowVersion)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     doctor = commands.add_parser("doctor", help="can this machine be a device?")
@@ -47,19 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     selftest.set_defaults(command=_selftest)
 
     args = parser.parse_args(argv)
-    try:
-        code: int = args.command(args)
-        return code
-    except (EdgeError, RadioError) as error:
-        print(f"pairzero-device: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except ModuleNotFoundError as error:
-        print(
-            f"pairzero-device: the library {error.name!r} is not installed. From pairzero's "
-            "folder: pip install '.[device]'",
-            file=sys.stderr,
-        )
-        return EXIT_BAD_INPUT
+    code: int = args.command(args)
+    return code
 
 
 def _doctor(args: argparse.Namespace) -> int:
@@ -129,8 +129,8 @@ def _selftest(args: argparse.Namespace) -> int:
     # Imported here so that `doctor` still answers where onnxruntime does not load.
     from edge_runtime.selftest import run_selftest
 
-    if args.devices < 1:
-        raise EdgeError(f"--devices: got {args.devices}, wanted at least 1.")
+    if not 1 <= args.devices <= _MOST_DEVICES:
+        raise EdgeError(f"--devices: got {args.devices}, wanted 1 to {_MOST_DEVICES}.")
     result = run_selftest(args.bundle, task_name=args.task, num_devices=args.devices)
     if args.json:
         print(json.dumps(msgspec.to_builtins(result)))

@@ -17,12 +17,15 @@ from radio.arrays import BurstArray, Complex64Array
 from radio.errors import RadioConfigurationError
 
 
-def check_integer(name: str, value: SupportsIndex, *, minimum: int) -> int:
-    """``value`` as an int, at least ``minimum``.
+def check_integer(
+    name: str, value: SupportsIndex, *, minimum: int, maximum: int | None = None
+) -> int:
+    """``value`` as an int, at least ``minimum`` and at most ``maximum``, if there is one.
 
     Raises:
         RadioConfigurationError: not an integer (a float is refused even if it is whole, because
-            positions computed in floating point are off by one sooner or later), or too small.
+            positions computed in floating point are off by one sooner or later), too small or
+            too large.
     """
     try:
         number = operator.index(value)
@@ -32,6 +35,8 @@ def check_integer(name: str, value: SupportsIndex, *, minimum: int) -> int:
         ) from error
     if number < minimum:
         raise RadioConfigurationError(f"{name}: got {number}, wanted an integer >= {minimum}.")
+    if maximum is not None and number > maximum:
+        raise RadioConfigurationError(f"{name}: got {number}, wanted at most {maximum}.")
     return number
 
 

@@ -33,6 +33,12 @@ def _ignore(_: object) -> None:
     """Nobody wants to know."""
 
 
+MAX_TRIALS = 10_000_000
+"""At a millisecond or more each, hours."""
+MAX_DEVICES = 4096
+"""Of a software air, whose gains, crystals and transmitters are all held at once."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
     """What every measurement is told.
@@ -67,7 +73,7 @@ class Setting:
     on_capture: Callable[[Complex64Array], None] = _ignore
 
     def __post_init__(self) -> None:
-        check_integer("num_trials", self.num_trials, minimum=2)
+        check_integer("num_trials", self.num_trials, minimum=2, maximum=MAX_TRIALS)
         check_integer("seed", self.seed, minimum=0)
         check_positive("min_gain", self.min_gain)
         check_positive("carrier_hz", self.carrier_hz)
@@ -134,7 +140,7 @@ class Bench(SelfClosing):
         self, setting: Setting, *, num_devices: int, sample_rate_hz: float, full_power: float = 1.0
     ) -> None:
         self.setting = setting
-        self.num_devices = num_devices
+        self.num_devices = check_integer("num_devices", num_devices, minimum=1, maximum=MAX_DEVICES)
         self.noise_power = full_power * power_ratio_from_db(-setting.snr_db)
         self._gain_rng, self._noise_rng, self._number_rng, self.radio_rng = (
             np.random.default_rng(child) for child in np.random.SeedSequence(setting.seed).spawn(4)

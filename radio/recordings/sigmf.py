@@ -305,6 +305,8 @@ def _stem(path: Path) -> Path:
     for suffix in (META_SUFFIX, DATA_SUFFIX):
         if path.name.endswith(suffix):
             return path.with_name(path.name.removesuffix(suffix))
+    if not path.name:
+        raise RadioConfigurationError(f"{path}: wanted the name of a recording, not a folder.")
     return path
 
 

@@ -34,6 +34,10 @@ _INITIAL_RATE_HZ = 30.72e6
 _POLL_S = 0.05
 
 
+MAX_RADIOS = 256
+"""Each has a port, a thread and a path to every other one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Bench:
     """A set of virtual radios: the first hears, the others are as far from it as they are.
@@ -61,7 +65,7 @@ class Bench:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_integer("num_radios", self.num_radios, minimum=1)
+        check_integer("num_radios", self.num_radios, minimum=1, maximum=MAX_RADIOS)
         for name in ("path_loss_db", "path_spread_db", "own_path_db"):
             value = getattr(self, name)
             if not 0.0 <= value <= 200.0:

@@ -3,64 +3,54 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from edge_runtime.protocol.errors import EdgeError
+from radio.command_line import ShowVersion, answered
 from radio.errors import RadioError
-from server.config.files import DEFAULT_PRESET, available_presets
 from server.errors import ServerError
-
-EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
-EXIT_BROKEN_PIPE = 141  # what a shell reports for SIGPIPE
+from server.presets import DEFAULT_PRESET, available_presets
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code.
 
     0 done; 2 a named error; 3 the privacy budget ended the run early; 4 more than the
-    budget was spent; 130 interrupted.
+    budget was spent; 130 interrupted; 141 nobody reads any more.
     """
-    parser = _build_parser()
-    args = parser.parse_args(argv)
+    return answered(
+        "pairzero",
+        functools.partial(_carry_out, argv),
+        (ServerError, EdgeError, RadioError),
+        installs="pip install '.[server]', or '.[export]' for export.",
+        if_stopped="stopped at once. What a run had recorded is kept.",
+    )
+
+
+def _carry_out(argv: Sequence[str] | None) -> int:
+    args = _build_parser().parse_args(argv)
     logging.basicConfig(level=args.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
-    try:
-        # Imported here, so that --help and mistakes on the command line answer at once.
-        module, function = args.command
-        command = getattr(importlib.import_module(f"server.commands.{module}"), function)
-        code: int = command(args)
-        return code
-    except (ServerError, EdgeError, RadioError) as error:
-        print(f"pairzero: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except ModuleNotFoundError as error:
-        print(
-            f"pairzero: the library {error.name!r} is not installed. From pairzero's folder: "
-            "pip install '.[server]', or '.[export]' for export.",
-            file=sys.stderr,
-        )
-        return EXIT_BAD_INPUT
-    except BrokenPipeError:
-        # The reader has gone (| head). Nothing more can be said, and the interpreter's own last
-        # flush must not complain about it either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_BROKEN_PIPE
-    except KeyboardInterrupt:
-        print("pairzero: stopped at once. What a run had recorded is kept.", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    module, function = args.command
+    if "overrides" in args and not getattr(args, "resume", None):
+        # What cannot be is refused before the libraries that would carry it out are loaded.
+        importlib.import_module("server.commands.settings").asked_for(args)
+    command = getattr(importlib.import_module(f"server.commands.{module}"), function)
+    code: int = command(args)
+    return code
 
 
 def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pairzero",
-        description="Fine-tune OPT over the air: forward passes only, one scalar per round, "
+        description="Fine-tune OPT over the air: forward passes only, a few numbers a round, "
         "an exact privacy budget.",
     )
+    parser.add_argument("--version", action=ShowVersion)
     parser.add_argument("--log-level", default="warning", choices=("debug", "info", "warning"))
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -105,7 +95,7 @@ def _build_parser() -> argparse.ArgumentParser:
 
     listing = commands.add_parser("list", help="the runs in a folder, a line each")
     listing.add_argument("folder", nargs="?", type=Path, default=Path("runs"), metavar="FOLDER")
-    listing.set_defaults(command=("runs", "list_runs"))
+    listing.set_defaults(command=("list_runs", "list_runs"))
 
     save = commands.add_parser(
         "save", help="write the tuned model of a run: as a bundle and for transformers"

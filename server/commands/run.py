@@ -14,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from server.config.files import DEFAULT_PRESET, load_config, toml_value
+from radio.command_line import EXIT_INTERRUPTED
+from server.commands.settings import asked_for, overrides
 from server.config.run_config import RunConfig
 from server.errors import ConfigurationError
 from server.files import to_json
@@ -29,7 +30,6 @@ from server.store.run_store import STORE_FILE, look_at
 
 EXIT_BUDGET_EXHAUSTED = 3
 EXIT_BUDGET_EXCEEDED = 4
-EXIT_INTERRUPTED = 130
 _EXIT_CODES: dict[str, int] = {
     Outcome.BUDGET_EXHAUSTED: EXIT_BUDGET_EXHAUSTED,
     Outcome.BUDGET_EXCEEDED: EXIT_BUDGET_EXCEEDED,
@@ -74,12 +74,7 @@ def _exit_code(summaries: list[dict[str, Any]], folder: Path, args: argparse.Nam
 
 
 def _start(args: argparse.Namespace) -> tuple[Path, RunConfig, Experiment]:
-    if args.config == "":
-        raise ConfigurationError(
-            "PRESET|FILE.toml: got an empty name. Leave it out for the preset "
-            f"{DEFAULT_PRESET!r}, or name a preset or a file."
-        )
-    config = load_config(DEFAULT_PRESET if args.config is None else args.config, overrides(args))
+    config = asked_for(args)
     if args.compare:
         _check_comparable(config)
     folder = _next_folder(config) if args.out is None else Path(args.out)
@@ -169,23 +164,6 @@ def _reference_config(config: RunConfig) -> RunConfig:
         radio=replace(config.radio, backend="ideal"),
         privacy=replace(config.privacy, enabled=False),
     )
-
-
-def overrides(args: argparse.Namespace) -> dict[str, Any]:
-    """The settings that the command line changes, "section.key" -> value."""
-    changes: dict[str, Any] = {}
-    for item in args.overrides:
-        name, equals, text = item.partition("=")
-        if not equals or "." not in name:
-            raise ConfigurationError(
-                f"--set: got {item!r}, wanted SECTION.KEY=VALUE, as in --set radio.snr_db=0."
-            )
-        changes[name.strip()] = toml_value(text.strip())
-    if args.rounds is not None:
-        changes["optimizer.rounds"] = args.rounds
-    if args.seed is not None:
-        changes["run.seed"] = args.seed
-    return changes
 
 
 def _next_folder(config: RunConfig) -> Path:

@@ -1,18 +1,16 @@
-"""``pairzero report``, ``list`` and ``destroy-keys``: runs that are already there."""
+"""``pairzero report`` and ``destroy-keys``: runs that are already there."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from server.errors import RunStoreError
 from server.files import to_json
 from server.report import page as report
-from server.report.terminal import ProgressPrinter, list_line, list_notes, list_title
+from server.report.terminal import ProgressPrinter
 from server.store.device_keys import DeviceKeys
 from server.store.records import Outcome
-from server.store.run_store import STORE_FILE, RunStore
+from server.store.run_store import RunStore
 
 
 def write_report(args: argparse.Namespace) -> int:
@@ -24,26 +22,6 @@ def write_report(args: argparse.Namespace) -> int:
     else:
         printer.table([run.summary for run in runs], args.run)
     report.write_runs(runs)
-    return 0
-
-
-def list_runs(args: argparse.Namespace) -> int:
-    """A line for every run in a folder, and for what calls itself one and cannot be read."""
-    folders = sorted(path.parent for path in Path(args.folder).glob(f"*/{STORE_FILE}"))
-    if not folders:
-        print(f"{args.folder}: no runs there.")
-        return 0
-    print(list_title())
-    summaries = []
-    for folder in folders:
-        try:
-            summary = report.read_runs(folder)[0].summary
-            print(list_line(folder, summary))
-            summaries.append(summary)
-        except RunStoreError as error:
-            print(f"{folder.name}: {error}", file=sys.stderr)
-    for note in list_notes(summaries):
-        print(note)
     return 0
 
 

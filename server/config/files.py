@@ -14,19 +14,9 @@ from server.config.learning import BUNDLED_MODEL
 from server.config.run_config import RunConfig
 from server.config.unread import set_keys, unread_keys
 from server.errors import ConfigurationError
+from server.presets import PRESETS_FOLDER, available_presets
 
 logger = logging.getLogger(__name__)
-
-PRESETS_FOLDER = Path(__file__).parents[1] / "presets"
-DEFAULT_PRESET = "snips"
-
-
-def available_presets() -> dict[str, str]:
-    """Preset name -> its one-line description."""
-    presets = {}
-    for path in sorted(PRESETS_FOLDER.glob("*.toml")):
-        presets[path.stem] = str(tomllib.loads(path.read_text("utf-8")).get("description", ""))
-    return presets
 
 
 def load_config(preset_or_path: str, overrides: dict[str, Any] | None = None) -> RunConfig:
@@ -50,8 +40,12 @@ def load_config(preset_or_path: str, overrides: dict[str, Any] | None = None) ->
         document = tomllib.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read ({error.strerror}).") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # also of an integer with thousands of digits
         raise ConfigurationError(f"{path}: not TOML: {error}") from error
+    except RecursionError:
+        raise ConfigurationError(
+            f"{path}: not TOML that anybody wrote: nested too deeply."
+        ) from None
     _resolve_paths(document, path.parent)
     for dotted, value in (overrides or {}).items():
         *sections, key = dotted.split(".")
@@ -109,11 +103,22 @@ def _resolve_paths(document: dict[str, Any], folder: Path) -> None:
 
 
 def toml_value(text: str) -> Any:
-    """A TOML value from a command line; bare words are strings: --set radio.channel=awgn."""
+    """A TOML value from a command line; bare words are strings: --set radio.channel=awgn.
+
+    Raises:
+        ConfigurationError: more than one value, or one that nobody can mean.
+    """
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        document = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    except (ValueError, RecursionError) as error:
+        raise ConfigurationError(f"--set: {text[:40]!r}...: not a TOML value ({error}).") from error
+    if len(document) != 1:
+        raise ConfigurationError(
+            f"--set: got {text!r}, wanted one value. Repeat --set for another setting."
+        )
+    return document["value"]
 
 
 def parse_config(document: dict[str, Any], *, source: str) -> RunConfig:

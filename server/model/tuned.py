@@ -105,7 +105,7 @@ def load_model(folder: Path, *, num_rounds: int | None = None, best: bool = Fals
 
 
 def _of_run(folder: Path, num_rounds: int | None, best: bool) -> TunedModel:
-    store = RunStore.open(folder)
+    store = RunStore.open_to_read(folder)
     try:
         config, run_id = store.config(), str(store.meta("run_id"))
         results = list(store.results(run_id))

@@ -153,7 +153,7 @@ def _calibrated(
         dearest_first = sorted(accounts, key=composer.epsilon, reverse=True)
 
         def epsilon_at(grid_index: int) -> float:
-            """Of the dearest account; of the first that is too dear, where one is."""
+            """Epsilon of the dearest account, or of the first that is too dear."""
             prices = {
                 PriceClass(float(sampling_probability), grid_index + offset): count
                 for offset, count in rounds_at.items()

@@ -91,7 +91,7 @@ def write_runs(runs: Sequence[ReportedRun]) -> None:
 
 
 def _read(folder: Path) -> ReportedRun:
-    store = RunStore.open(folder)
+    store = RunStore.open_to_read(folder)
     try:
         config, rows, evaluations = store.config(), store.rounds(), store.evaluations()
         summary = summarise(store, config, rows, evaluations)

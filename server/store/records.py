@@ -6,6 +6,9 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+STORE_FILE = "run.sqlite3"
+"""In a run folder: its store, and what makes it one."""
+
 
 class Outcome(enum.StrEnum):
     """How a run stands, as its store and summary say it.

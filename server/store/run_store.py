@@ -28,11 +28,11 @@ from edge_runtime.protocol.rounds import RoundResult
 from server.config.files import parse_config
 from server.config.run_config import RunConfig
 from server.errors import RunStoreError
-from server.store.records import EvaluationRow, Outcome, RoundRow
+from server.store.records import STORE_FILE, EvaluationRow, Outcome, RoundRow
 
-STORE_FILE = "run.sqlite3"
 _APPLICATION_ID = 0x70415A30  # "pAZ0"
 _SCHEMA_VERSION = 6
+_SQLITE_MAGIC = b"SQLite format 3\0"
 _GENESIS = hashlib.sha256(b"pairzero rounds 1").hexdigest()
 
 
@@ -82,7 +82,7 @@ def look_at(folder: Path) -> tuple[RunConfig, Outcome]:
     Raises:
         RunStoreError: no run there, or one without a configuration.
     """
-    store = RunStore.open(folder)
+    store = RunStore.open_to_read(folder)
     try:
         return store.config(), store.outcome
     finally:
@@ -136,25 +136,46 @@ class RunStore:
 
     @classmethod
     def open(cls, folder: Path) -> RunStore:
-        """Open an existing run.
+        """Open an existing run to go on with it.
 
         Raises:
             RunStoreError: no run there, not one of pairzero's, or in use by another process.
         """
-        path = folder / STORE_FILE
-        if not path.is_file():
-            raise RunStoreError(f"{folder}: no {STORE_FILE} there, so no run to continue or show.")
-        store = cls(_connect(path), path)
-        with store._errors():
-            application_id = store.connection.execute("PRAGMA application_id").fetchone()[0]
-            version = store.connection.execute("PRAGMA user_version").fetchone()[0]
-        if (application_id, version) != (_APPLICATION_ID, _SCHEMA_VERSION):
-            store.close()
-            raise RunStoreError(
-                f"{path}: not a run store of version {_SCHEMA_VERSION} (version {version}). Read "
-                "it with the pairzero that wrote it."
-            )
-        return store
+        path = _checked(folder)
+        return cls(_connect(path), path).checked()
+
+    @classmethod
+    def open_to_read(cls, folder: Path) -> RunStore:
+        """Open an existing run to look at it; also one on a medium that cannot be written.
+
+        Raises:
+            RunStoreError: as `open`.
+        """
+        path = _checked(folder)
+        # What was logged and is not in the file yet could not be read from there.
+        has_log = path.with_name(path.name + "-wal").exists()
+        if os.access(folder, os.W_OK) or has_log:
+            return cls(_connect(path), path).checked()
+        uri = f"{path.absolute().as_uri()}?immutable=1"
+        return cls(sqlite3.connect(uri, uri=True), path).checked()
+
+    def checked(self) -> RunStore:
+        """This store, if it was written by a pairzero of this version; else it is closed."""
+        try:
+            with self._errors():
+                found = [
+                    self.connection.execute(f"PRAGMA {what}").fetchone()[0]
+                    for what in ("application_id", "user_version")
+                ]
+            if found != [_APPLICATION_ID, _SCHEMA_VERSION]:
+                raise RunStoreError(
+                    f"{self.path}: not a run store of version {_SCHEMA_VERSION} (version "
+                    f"{found[1]}). Read it with the pairzero that wrote it."
+                )
+        except BaseException:
+            self.close()
+            raise
+        return self
 
     def meta(self, key: str) -> Any:
         """A value given at creation, or set since; None if there is none."""
@@ -313,6 +334,23 @@ def _refuse_nan(values: dict[str, Any]) -> None:
         numbers = value if isinstance(value, tuple) else (value,)
         if any(isinstance(number, float) and math.isnan(number) for number in numbers):
             raise RunStoreError(f"{name}: got NaN, which is no figure and is not stored.")
+
+
+def _checked(folder: Path) -> Path:
+    """The path of a store, known by its first bytes: what is none is not touched."""
+    path = folder / STORE_FILE
+    try:
+        if not path.is_file():
+            raise RunStoreError(f"{folder}: no {STORE_FILE} there, so no run to continue or show.")
+        with path.open("rb") as file:
+            is_database = file.read(len(_SQLITE_MAGIC)) == _SQLITE_MAGIC
+    except OSError as error:
+        raise RunStoreError(f"{path}: cannot be read ({error.strerror}).") from error
+    if not is_database:
+        raise RunStoreError(
+            f"{path}: the file is damaged or not a run. Restore the run folder from a copy."
+        )
+    return path
 
 
 def _create_for_owner_only(path: Path) -> None:

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, file_digest
 from edge_runtime.task_spec import TASKS_FOLDER, load_task
+from radio.command_line import EXIT_BROKEN_PIPE
 from server.commands import cli
 
 # Without privacy: no calibration, so that what is under test fails or passes quickly.
@@ -343,7 +344,7 @@ def test_a_reader_that_leaves_early_gets_no_traceback(tmp_path):
     child.stdout.close()
     message = child.stderr.read().decode()
     child.stderr.close()
-    assert child.wait(timeout=600) == cli.EXIT_BROKEN_PIPE
+    assert child.wait(timeout=600) == EXIT_BROKEN_PIPE
     assert "Traceback" not in message
 
 

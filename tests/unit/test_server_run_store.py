@@ -10,6 +10,7 @@ import time
 import pytest
 
 from server.errors import RunStoreError
+from server.store import run_store
 from server.store.records import EvaluationRow, RoundRow
 from server.store.run_store import STORE_FILE, RunStore
 
@@ -307,3 +308,26 @@ def test_a_changed_or_missing_round_is_noticed(store, damage, words):
         store.rounds()
     with pytest.raises(RunStoreError, match=words):
         list(store.results("toy"))
+
+
+def test_a_run_on_a_medium_that_cannot_be_written_is_read(tmp_path, store, monkeypatch):
+    store.append_round(row(0))
+    folder, rounds = store.path.parent, store.rounds()
+    store.close()
+    before = store.path.read_bytes()
+
+    def refuse(path):
+        raise AssertionError("opened for writing")
+
+    monkeypatch.setattr(run_store, "_connect", refuse)
+    monkeypatch.setattr(run_store.os, "access", lambda path, mode: False)
+    again = RunStore.open_to_read(folder)
+    assert again.rounds() == rounds
+    with pytest.raises(RunStoreError, match="readonly"):
+        again.append_round(row(1))
+    again.close()
+    assert store.path.read_bytes() == before
+    # With a log beside it, which an interrupted run leaves, reading is going on with it.
+    store.path.with_name(store.path.name + "-wal").touch()
+    with pytest.raises(AssertionError, match="opened for writing"):
+        RunStore.open_to_read(folder)
