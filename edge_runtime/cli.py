@@ -52,7 +52,7 @@ def _carry_out(argv: Sequence[str] | None) -> int:
         "selftest", help="one round over the software radio with what is installed here"
     )
     selftest.add_argument("bundle", nargs="?", type=Path, default=BUNDLED_MODEL_FOLDER)
-    selftest.add_argument("--task", default="snips", help="task name or task file")
+    selftest.add_argument("--task", help="task name or task file (default: the bundle's own)")
     selftest.add_argument("--devices", type=int, default=3, help="virtual devices")
     selftest.add_argument("--json", action="store_true")
     selftest.set_defaults(command=_selftest)

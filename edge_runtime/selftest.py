@@ -32,7 +32,7 @@ from edge_runtime.protocol.rounds import (
 )
 from edge_runtime.spsa import ScalarEstimate
 from edge_runtime.task_spec import load_task
-from edge_runtime.tasks import PromptSet, label_token_ids, load_tokenizer, read_examples
+from edge_runtime.tasks import Example, PromptSet, label_token_ids, load_tokenizer, read_examples
 from edge_runtime.uplink import CoherentUplink
 from radio.software_air.channel_models import RayleighBlockFading
 from radio.software_air.loopback import LoopbackTransceiver
@@ -71,16 +71,34 @@ class SelftestResult:
     round_s: float
 
 
-def run_selftest(bundle_folder: Path, *, task_name: str, num_devices: int) -> SelftestResult:
+def run_selftest(
+    bundle_folder: Path, *, task_name: str | None = None, num_devices: int
+) -> SelftestResult:
     """Play one round and check it.
+
+    Args:
+        bundle_folder: of the model.
+        task_name: a task with training data, by name or file; None takes the bundle's own, whose
+            labels' names stand for data that no bundle holds.
+        num_devices: that take part.
 
     Raises:
         EdgeError: a check failed, or bundle and data do not fit; the message says which.
     """
     bundle = open_bundle(bundle_folder)
-    task, folder = load_task(task_name)
     tokenizer = load_tokenizer(bundle.tokenizer_path)
-    examples = read_examples(folder / task.train, task)
+    if task_name is None:
+        task = bundle.manifest.task
+        names = [Example(index, label) for index, label in enumerate(task.labels)]
+        examples = names * math.ceil(_EXAMPLES_PER_DEVICE * num_devices / len(names))
+    else:
+        task, folder = load_task(task_name)
+        examples = read_examples(folder / task.train, task)
+    if len(examples) < num_devices:
+        raise EdgeError(
+            f"task {task.name!r}: {len(examples)} examples for {num_devices} devices, wanted one "
+            "for each at least. Ask for fewer with --devices."
+        )
     parts = [examples[k::num_devices][:_EXAMPLES_PER_DEVICE] for k in range(num_devices)]
     store = ParameterStore.from_bundle(bundle)
     replay = ParameterStore.from_bundle(bundle)

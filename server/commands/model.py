@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Iterable, Iterator
@@ -12,6 +13,7 @@ from edge_runtime.task_spec import TaskSpec, load_task
 from edge_runtime.tasks import read_examples
 from server.errors import ConfigurationError
 from server.export import export_bundle
+from server.model.label_prediction import Prediction
 from server.model.label_prediction import predict as label_texts
 from server.model.tuned import (
     BUNDLE_FOLDER,
@@ -23,6 +25,7 @@ from server.model.tuned import (
 
 NUM_COMPARED_TEXTS = 200
 STANDARD_INPUT = "-"
+NOTHING_SAID = Prediction(label="", text="", probabilities={})
 
 
 def export(args: argparse.Namespace) -> int:
@@ -50,25 +53,28 @@ def save(args: argparse.Namespace) -> int:
 
 
 def predict(args: argparse.Namespace) -> int:
-    """Label texts, a line each, in order."""
+    """Label texts, a line for a line, in order; a line without a text gets no label."""
     model = load_model(args.model, num_rounds=args.rounds, best=args.best)
     if args.labelled:
         return _compare(args, model)
-    for prediction in label_texts(model, _texts(args.file, model.task)):
-        print(
-            json.dumps(
-                {
-                    "label": prediction.label,
-                    "text": prediction.text,
-                    "probabilities": prediction.probabilities,
-                },
-                ensure_ascii=False,
-            )
-            if args.json
-            else f"{prediction.label}\t{prediction.text}",
-            flush=True,
-        )
+    texts, asked = itertools.tee(_texts(args.file, model.task))
+    predictions = label_texts(model, (text for text in texts if text))
+    for text in asked:
+        prediction = next(predictions) if text else NOTHING_SAID
+        print(_in_json(prediction) if args.json else f"{prediction.label}\t{prediction.text}")
+        sys.stdout.flush()
     return 0
+
+
+def _in_json(prediction: Prediction) -> str:
+    return json.dumps(
+        {
+            "label": prediction.label or None,
+            "text": prediction.text,
+            "probabilities": prediction.probabilities,
+        },
+        ensure_ascii=False,
+    )
 
 
 def _compare(args: argparse.Namespace, model: TunedModel) -> int:
@@ -92,7 +98,7 @@ def _compare(args: argparse.Namespace, model: TunedModel) -> int:
 
 
 def _texts(file: str, task: TaskSpec) -> Iterator[str]:
-    """The lines of a file or of standard input, without empty ones."""
+    """The lines of a file or of standard input, as they are said to the model."""
     if file == STANDARD_INPUT:
         yield from _lines(sys.stdin.buffer, "standard input", task)
         return
@@ -116,5 +122,4 @@ def _lines(lines: Iterable[bytes], name: str, task: TaskSpec) -> Iterator[str]:
             raise ConfigurationError(
                 f"{name}: starts with the label {label!r}. For label<TAB>text lines add --labelled."
             )
-        if text:
-            yield text
+        yield text

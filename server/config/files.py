@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import enum
 import logging
+import re
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -60,7 +63,9 @@ def load_config(preset_or_path: str, overrides: dict[str, Any] | None = None) ->
         keys[key] = value
     # What came from the command line is relative to where it was typed.
     _resolve_paths(document, Path.cwd())
-    config = parse_config(document, source=str(path))
+    source = f"preset {path.stem}" if path.parent == PRESETS_FOLDER else str(path)
+    named = {".".join(name.split(".")[:2]) for name in overrides or ()}
+    config = parse_config(document, source=source, overrides=named)
     _check_is_read(config, document, overrides or {}, path)
     return config
 
@@ -99,7 +104,7 @@ def _resolve_paths(document: dict[str, Any], folder: Path) -> None:
             continue
         is_name = key == "name" and not value.endswith(".toml")
         if value not in ("", BUNDLED_MODEL) and not is_name:
-            keys[key] = str((folder / value).resolve())
+            keys[key] = str((folder / Path(value).expanduser()).resolve())
 
 
 def toml_value(text: str) -> Any:
@@ -121,21 +126,34 @@ def toml_value(text: str) -> Any:
     return document["value"]
 
 
-def parse_config(document: dict[str, Any], *, source: str) -> RunConfig:
-    """Turn a parsed TOML document into a checked configuration."""
+def parse_config(
+    document: dict[str, Any], *, source: str, overrides: Collection[str] = ()
+) -> RunConfig:
+    """Turn a parsed TOML document into a checked configuration.
+
+    Args:
+        document: sections and their keys.
+        source: where it is from, for messages.
+        overrides: "section.key" that the command line has set in it.
+
+    Raises:
+        ConfigurationError: an unknown key, a value of the wrong kind, or an impossible one.
+    """
     sections = {f.name: f.type for f in msgspec.structs.fields(RunConfig)}
     for name, value in document.items():
         if name not in sections:
+            is_set = any(key.startswith(f"{name}.") for key in overrides)
             raise ConfigurationError(
-                f"{source}: unknown section [{name}].{_did_you_mean(name, sections)} "
-                f"Known: {', '.join(sections)}."
+                f"{'--set' if is_set else source}: unknown section [{name}]."
+                f"{_did_you_mean(name, sections)} Known: {', '.join(sections)}."
             )
         if isinstance(value, dict):
             known = get_type_hints(sections[name])
             for key in value:
                 if key not in known:
+                    where = "--set" if f"{name}.{key}" in overrides else source
                     raise ConfigurationError(
-                        f"{source}: unknown key {key!r} in [{name}].{_did_you_mean(key, known)} "
+                        f"{where}: unknown key {key!r} in [{name}].{_did_you_mean(key, known)} "
                         f"Known: {', '.join(known)}."
                     )
     try:
@@ -143,7 +161,48 @@ def parse_config(document: dict[str, Any], *, source: str) -> RunConfig:
     except msgspec.ValidationError as error:
         if isinstance(error.__cause__, ConfigurationError):
             raise error.__cause__ from None
-        raise ConfigurationError(f"{source}: {error}") from error
+        raise ConfigurationError(_explained(error, document, source, overrides)) from error
+
+
+def _explained(
+    error: msgspec.ValidationError,
+    document: dict[str, Any],
+    source: str,
+    overrides: Collection[str],
+) -> str:
+    """What msgspec says, with the value that was there and those that could be."""
+    what, _, place = str(error).partition(" - at `$")
+    path = [part for part in place.rstrip("`").split(".") if part]
+    kind: Any = RunConfig
+    value: Any = document
+    for part in path:
+        name = part.partition("[")[0]  # of an item of a list
+        kind = get_type_hints(kind).get(name, Any)
+        value = value.get(name) if isinstance(value, dict) else value
+    names = [part.partition("[")[0] for part in path[:2]]
+    where = "--set" if ".".join(names) in overrides else source
+    if unknown := re.search(r"unknown field `(.*)`", what):
+        known = get_type_hints(kind)
+        close = _did_you_mean(unknown[1], known)
+        section = ".".join(path)
+        return (
+            f"{where}: unknown key {unknown[1]!r} in [{section}].{close} Known: {', '.join(known)}."
+        )
+    choices = _choices(kind)
+    if choices:
+        close = _did_you_mean(str(value), choices)
+        wanted = ", ".join(choices)
+        return f"{where}: {'.'.join(path)}: got {value!r}, wanted one of {wanted}.{close}"
+    return f"{where}: {'.'.join(path)}: got {repr(value)[:60]}: {what}."
+
+
+def _choices(kind: Any) -> list[str]:
+    """The values that a key may have, where they are few."""
+    if get_origin(kind) is Literal:
+        return [str(value) for value in get_args(kind)]
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return [str(member.value) for member in kind]
+    return [value for part in get_args(kind) for value in _choices(part)]
 
 
 def _did_you_mean(name: str, known: Any) -> str:

@@ -177,7 +177,7 @@ class RunSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
         seed: of everything that a simulation draws: data split, directions, channel.
         evaluation_interval: rounds between evaluations.
         digest_interval: rounds between comparisons of the replicas' weights.
-        workers: forward passes at a time; 0 means one per core.
+        workers: forward passes at a time; 0 means one for each processor that may be used.
         intra_op_threads: threads within one forward pass.
     """
 

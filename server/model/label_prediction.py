@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -10,6 +9,7 @@ from itertools import islice
 import numpy as np
 
 from edge_runtime.forward import OnnxForward
+from edge_runtime.processors import usable_processors
 from edge_runtime.tasks import Example, PromptSet
 from server.model.tuned import TunedModel
 
@@ -31,7 +31,7 @@ def predict(model: TunedModel, texts: Iterable[str]) -> Iterator[Prediction]:
     Raises:
         TaskError: a word of the task is not one token behind some text.
     """
-    workers = os.cpu_count() or 1
+    workers = usable_processors()
     # One thread a pass, as in a run: the same bits, so the same answers.
     forward = OnnxForward(
         model.bundle, model.weights, label_token_ids=model.label_token_ids, num_workers=workers

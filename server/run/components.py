@@ -7,12 +7,12 @@ exists.
 from __future__ import annotations
 
 import contextlib
-import os
 from dataclasses import dataclass
 
 from edge_runtime.control.inprocess import InProcessChannel
 from edge_runtime.forward import OnnxForward
 from edge_runtime.parameters import ParameterStore
+from edge_runtime.processors import usable_processors
 from edge_runtime.tasks import Batch
 from server.air.base import Air
 from server.air.channel_simulation import ScalarTruth
@@ -77,7 +77,7 @@ def _connect_to(
     terms: PrivacyTerms | None,
     run_id: str,
 ) -> RunComponents:
-    workers = config.run.workers or os.cpu_count() or 1
+    workers = config.run.workers or usable_processors()
 
     def load_weights() -> ParameterStore:
         return ParameterStore.from_bundle(data.bundle, config.model.trainable, workers)

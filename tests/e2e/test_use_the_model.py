@@ -216,13 +216,20 @@ def test_texts_are_labelled_in_order_from_a_file_and_from_standard_input(
     with_input(monkeypatch, content)
     assert call("predict", saved / "bundle", "-")[1] == from_file
     lines = [line.split("\t") for line in from_file.splitlines()]
-    assert [text for _, text in lines] == ["play some music", "what is the weather like today ?"]
-    assert {label for label, _ in lines} <= set(load_task("snips")[0].labels)
+    # A line for a line, so that answers can be laid beside texts.
+    assert [text for _, text in lines] == [
+        "play some music",
+        "",
+        "what is the weather like today ?",
+    ]
+    assert lines[1] == ["", ""]
+    assert {label for label, text in lines if text} <= set(load_task("snips")[0].labels)
     with_input(monkeypatch, content)
     code, out, _ = call("predict", saved / "bundle", "-", "--json")
     documents = [json.loads(line) for line in out.splitlines()]
-    assert [d["label"] for d in documents] == [label for label, _ in lines]
-    for document in documents:
+    assert [d["label"] for d in documents] == [label or None for label, _ in lines]
+    assert documents[1] == {"label": None, "text": "", "probabilities": {}}
+    for document in (documents[0], documents[2]):
         shares = document["probabilities"]
         assert sum(shares.values()) == pytest.approx(1.0)
         assert max(shares, key=shares.get) == document["label"]

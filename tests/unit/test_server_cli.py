@@ -76,7 +76,7 @@ def test_unknown_preset(refuse):
     [
         ("optimizer.round=3", ("'round'", "Did you mean 'rounds'?")),
         ("optimiser.rounds=3", ("[optimiser]", "Did you mean 'optimizer'?")),
-        ("optimizer.clip=ten", ("$.optimizer.clip", "float")),
+        ("optimizer.clip=ten", ("optimizer.clip", "float")),
         ("federation.num_devices=0", ("federation.num_devices", "got 0", "at least 1")),
         ("radio.snr_db", ("--set", "SECTION.KEY=VALUE")),
         ("rounds=3", ("--set", "SECTION.KEY=VALUE")),
