@@ -1,1 +1,1 @@
-"""What runs on an edge computer: forward passes, directions, clipping, one scalar per round."""
+"""What runs on an edge computer: forward passes, directions, clipping, a few numbers a round."""

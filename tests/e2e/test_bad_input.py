@@ -69,7 +69,7 @@ DOCUMENTS = {
     "list for a section": b"radio = [1, 2]\n",
     "table for a value": b"[optimizer.rounds]\nx = 1\n",
     "not TOML": b"[radio\n",
-    "not UTF-8": b'description = "caf\xe9"\n',
+    "not UTF-8": b'description = "\xe9"\n',
     "UTF-16": "[radio]\n".encode("utf-16"),
     "NUL": b"[radio]\x00\n",
     "binary": bytes(range(256)),
