@@ -221,7 +221,7 @@ def _lines(document: dict[str, Any]) -> list[str]:
     if d["by_trusted_noise_fraction"]:
         none, everything = d["by_trusted_noise_fraction"]
         lines.append(
-            "privacy.trusted_noise_fraction = 0 or 1, receiver noise counted or not: noise "
+            "privacy.trusted_noise_fraction = 0 or 1, receiver noise not counted or counted: noise "
             f"{none['noise_std']:.4g} or {everything['noise_std']:.4g}, worth "
             f"{none['effective_rounds']:.4g} or {everything['effective_rounds']:.4g} rounds."
         )
