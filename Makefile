@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 # What git knows is ours to check: a run folder or somebody's own script beside it is not.
+# One more than there are processors: tests of radios wait for one another a good deal.
+WORKERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 TRACKED := $(shell git ls-files 2>/dev/null)
 SOURCES := $(or $(filter %.py,$(TRACKED)),.)
 PROSE := $(or $(TRACKED),README.md CHANGELOG.md CONTRIBUTING.md docs radio edge_runtime server tests)
@@ -17,7 +19,7 @@ demo: $(VENV)/.server
 
 test: $(VENV)/.dev $(VENV)/libiio/.ready
 	$(MAKE) check
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 # The quick forms of the benchmarks; `make test` runs one of them.
 test-studies: $(VENV)/.dev $(VENV)/libiio/.ready

@@ -34,6 +34,7 @@ from server.report.statements import (
     about_the_end,
     about_the_promise,
     about_what_was_heard,
+    the_result,
 )
 from server.run.accounts import epsilon_spent
 from server.store.records import (
@@ -292,50 +293,69 @@ def _page(
 ) -> str:
     """One self-contained page: no link leaves it."""
     summary = summaries[0]
-    figures = "\n".join(
-        f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,'
-        f'{base64.b64encode(path.read_bytes()).decode()}"><figcaption>{html.escape(caption)}'
-        "</figcaption></figure>"
-        for path, caption in plots
-    )
+    first, *others = [_figure(path, caption) for path, caption in plots] or [""]
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>pairzero: {html.escape(str(summary["run_id"]))}</title><style>{_STYLE}</style></head><body>
 <h1>{html.escape(str(summary["run_id"]))}</h1>
 <p>{html.escape(config.description)}</p>
+<p><strong>{html.escape(the_result(config, summary))}</strong></p>
+{first}
+{_table(summaries)}
 {_notes(config, summary)}
-<table><thead><tr><th>source</th><th>waveform</th><th>rounds</th><th>accuracy before</th>
-<th>after</th><th>noise dB</th><th>radio dB</th><th>airtime s</th><th>epsilon</th><th>wall s</th>
-<th>peak RSS MB</th></tr></thead>
-<tbody>
-{"".join(_table_row(s) for s in summaries)}</tbody></table>
 {_class_table(summary)}
-{figures}
+{"".join(others)}
 <h2>Summary</h2><pre>{html.escape(to_json(summary))}</pre>
 </body></html>
 """
 
 
-def _table_row(summary: dict[str, Any]) -> str:
-    def cell(value: Any, text: str) -> str:
-        return f"<td>{'-' if value is None else text.format(value)}</td>"
-
-    s = summary
+def _figure(path: Path, caption: str) -> str:
+    said, data = html.escape(caption), base64.b64encode(path.read_bytes()).decode()
     return (
-        f"<tr><td>{html.escape(str(s['source']))}</td>"
-        + cell(s["waveform"], "{}")
-        + cell(s["rounds"], "{}")
-        + cell(s["accuracy_before"], "{:.1%}")
-        + cell(s["accuracy_after"], "{:.1%}")
-        + cell(s["noise_nmse_db"], "{:.1f}")
-        + cell(s["radio_nmse_db"], "{:.1f}")
-        + cell(s["airtime_s_per_round"] or None, "{:.4f}")
-        + cell(None if s["epsilon"] is None else shown_epsilon(s["epsilon"]), "{}")
-        + cell(s["wall_s"], "{:.1f}")
-        + cell(s["peak_rss_mb"], "{:.0f}")
-        + "</tr>\n"
+        f'<figure><img alt="{said}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{said}</figcaption></figure>\n"
     )
+
+
+_COLUMNS: tuple[tuple[str, str, str], ...] = (
+    ("source", "source", "{}"),
+    ("waveform", "waveform", "{}"),
+    ("rounds", "rounds", "{}"),
+    ("accuracy before", "accuracy_before", "{:.1%}"),
+    ("after", "accuracy_after", "{:.1%}"),
+    ("noise dB", "noise_nmse_db", "{:.1f}"),
+    ("radio dB", "radio_nmse_db", "{:.1f}"),
+    ("airtime s", "airtime_s_per_round", "{:.4f}"),
+    ("epsilon", "epsilon", "{}"),
+    ("wall s", "wall_s", "{:.1f}"),
+    ("peak RSS MB", "peak_rss_mb", "{:.0f}"),
+)
+"""Head, key of the summary, and how it is written."""
+
+
+def _table(summaries: Sequence[dict[str, Any]]) -> str:
+    """A line a run; a column that nothing may stand in, or nothing does, is left out."""
+    lines = [
+        {
+            **summary,
+            "airtime_s_per_round": summary["airtime_s_per_round"] or None,
+            "epsilon": None if summary["epsilon"] is None else shown_epsilon(summary["epsilon"]),
+        }
+        for summary in summaries
+    ]
+    columns = [c for c in _COLUMNS if any(line[c[1]] is not None for line in lines)]
+    head = "".join(f"<th>{name}</th>" for name, _, _ in columns)
+    rows = [
+        "".join(
+            "<td>-</td>" if line[key] is None else f"<td>{html.escape(text.format(line[key]))}</td>"
+            for _, key, text in columns
+        )
+        for line in lines
+    ]
+    body = "".join(f"<tr>{row}</tr>\n" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table>"
 
 
 def _class_table(summary: dict[str, Any]) -> str:

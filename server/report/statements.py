@@ -17,6 +17,29 @@ from server.store.records import Outcome
 NO_HARDWARE = "A software radio: no number on this page was measured on hardware."
 
 
+def the_result(config: RunConfig, summary: dict[str, Any]) -> str:
+    """What came of a run, in one sentence."""
+    optimizer, federation = config.optimizer, config.federation
+    numbers = "a number" if optimizer.directions == 1 else f"{optimizer.directions} numbers"
+    rounds = f"{summary['rounds']} of {summary['rounds_planned']}"
+    over = (
+        f"{rounds} rounds of {numbers} from each of {federation.num_devices} devices over "
+        f"{summary['source']}"
+    )
+    paid = "with no promise to anybody"
+    if config.privacy.enabled:
+        paid = (
+            f"for epsilon {shown_epsilon(summary['epsilon'])} of {summary['epsilon_budget']:g} at "
+            f"delta {summary['delta']:g}"
+        )
+    before, after = summary["accuracy_before"], summary["accuracy_after"]
+    if before is None or after is None:
+        return (
+            f"{over}, {paid}; what the model learnt is not shown, because nothing may be evaluated."
+        )
+    return f"Accuracy from {before:.1%} to {after:.1%} in {over}, {paid}."
+
+
 def about_secrets(config: RunConfig) -> list[str]:
     """Whose keys, and what is kept back because of them."""
     said = []

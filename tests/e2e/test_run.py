@@ -193,6 +193,9 @@ def test_the_files_are_there_and_the_report_opens_offline(uninterrupted):
     assert set(sources) == {'"data:image/'}
     assert not re.findall(r"@import|url\(|<script|<link|<iframe", page)
     assert "A software radio" in page
+    # What came of it is said first, and shown before anything else is explained.
+    result = page.index(f"Accuracy from {summary['accuracy_before']:.1%} to ")
+    assert result < page.index("<figure>") < page.index("<table>") < page.index('class="note"')
     assert summary["parameter_digest"] in page
     leftovers = [path.name for path in folder.iterdir() if path.name.startswith(".")]
     assert leftovers == []

@@ -308,7 +308,10 @@ def test_what_follows_the_secret_batches_is_not_stored(ended):
     assert [summary[k] for k in ("wall_s", "rounds_per_s", "peak_rss_mb", "share_clipped")] == (
         [None] * 4
     )
-    assert "Neither time nor memory is recorded" in (ended / "report.html").read_text()
+    page = (ended / "report.html").read_text()
+    assert "Neither time nor memory is recorded" in page
+    assert "<th>wall s</th>" not in page  # no table of dashes
+    assert "<td>-</td>" not in page
 
 
 def test_store_and_keys_are_for_their_owner_only(tmp_path, lines):
@@ -442,4 +445,7 @@ def test_validation_data_that_are_not_public_are_not_evaluated(tmp_path, lines, 
     assert contents(folder)["meta"]["validation_digest"] == "null"
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["accuracy_after"] is None
-    assert "not declared public" in (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text()
+    assert "not declared public" in page
+    assert "nothing may be evaluated, so what was learnt is not shown" in page
+    assert "<th>accuracy before</th>" not in page

@@ -247,7 +247,7 @@ def test_a_program_that_handles_sigterm_itself_is_left_to_it(hear):
     assert hear() < -70
 
 
-def test_a_hundred_times_opened_and_closed_leaves_nothing_behind(start_virtual_plutos):
+def test_a_hundred_times_opened_and_closed_leaves_nothing_behind(start_virtual_plutos, request):
     plutos = start_virtual_plutos(1, "--clock", "stepped")
     settings = PlutoSettings(plutos.uris[0], Role.TRANSMITTER, max_hold_s=600.0)
     burst = np.full(64, 0.5, dtype=np.complex64)
@@ -265,6 +265,8 @@ def test_a_hundred_times_opened_and_closed_leaves_nothing_behind(start_virtual_p
         return len(os.listdir(f"/proc/{process}/task"))
 
     open_once()
+    gc.freeze()  # what other tests have loaded into this process need not be looked through
+    request.addfinalizer(gc.unfreeze)
     time.sleep(0.2)
     own, theirs = num_files("self"), num_files(plutos.process.pid)
     threads = num_threads(plutos.process.pid)
