@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
-# What git knows is ours to check: a run folder or somebody's own script beside it is not.
 # One more than there are processors: tests of radios wait for one another a good deal.
 WORKERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+# What git knows is ours to check: a run folder or somebody's own script beside it is not.
 TRACKED := $(shell git ls-files 2>/dev/null)
 SOURCES := $(or $(filter %.py,$(TRACKED)),.)
 PROSE := $(or $(TRACKED),README.md CHANGELOG.md CONTRIBUTING.md docs radio edge_runtime server tests)
