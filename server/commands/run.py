@@ -19,6 +19,7 @@ from server.commands.settings import asked_for, overrides
 from server.config.run_config import RunConfig
 from server.errors import ConfigurationError
 from server.files import to_json
+from server.presets import DEFAULT_PRESET
 from server.report import page as report
 from server.report.statements import about_the_end
 from server.report.terminal import ProgressPrinter
@@ -77,7 +78,7 @@ def _start(args: argparse.Namespace) -> tuple[Path, RunConfig, Experiment]:
     config = asked_for(args)
     if args.compare:
         _check_comparable(config)
-    folder = _next_folder(config) if args.out is None else Path(args.out)
+    folder = _next_folder(args.config) if args.out is None else Path(args.out)
     _check_folder(args.out, folder)
     return folder, config, Experiment.start(config, folder, has_to_learn=not args.force)
 
@@ -166,9 +167,10 @@ def _reference_config(config: RunConfig) -> RunConfig:
     )
 
 
-def _next_folder(config: RunConfig) -> Path:
-    number = 1
-    while (folder := Path("runs") / f"{Path(config.task.name).stem}-{number}").exists():
+def _next_folder(preset_or_file: str | None) -> Path:
+    """Named after the configuration, because there may be many of one task."""
+    number, name = 1, Path(preset_or_file or DEFAULT_PRESET).stem
+    while (folder := Path("runs") / f"{name}-{number}").exists():
         number += 1
     return folder
 

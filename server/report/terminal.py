@@ -98,15 +98,17 @@ class ProgressPrinter:
 
     def table(self, summaries: Sequence[dict[str, Any]], folder: Path) -> None:
         """The final table, one line per run."""
+        # The names of real stacks are long.
+        width = max(31, *(len(s["source"]) + 2 for s in summaries))
         self._line("")
         self._line(
-            "source                         waveform      rounds  accuracy before  after  noise dB"
+            f"{'source':{width}s}waveform      rounds  accuracy before  after  noise dB"
             "  radio dB  airtime s  epsilon  wall s  peak MB"
         )
         for s in summaries:
             epsilon = shown_epsilon(s["epsilon"])
             self._line(
-                f"{s['source']:31s}{s['waveform'] or '-':14s}{s['rounds']:6d}"
+                f"{s['source']:{width}s}{s['waveform'] or '-':14s}{s['rounds']:6d}"
                 f"{_cell(s['accuracy_before'], 17, '.1%')}"
                 f"{_cell(s['accuracy_after'], 7, '.1%')}{_cell(s['noise_nmse_db'], 10, '.1f')}"
                 f"{_cell(s['radio_nmse_db'], 10, '.1f')}"

@@ -1,5 +1,6 @@
 """The command line: a bad request ends in a clear error, exit code 2 and no run folder."""
 
+import io
 import json
 import os
 import shutil
@@ -14,7 +15,9 @@ from safetensors.numpy import load_file, save_file
 from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, file_digest
 from edge_runtime.task_spec import TASKS_FOLDER, load_task
 from radio.command_line import EXIT_BROKEN_PIPE
-from server.commands import cli
+from server.commands import cli, run
+from server.report.page import read_runs
+from server.report.terminal import ProgressPrinter
 
 # Without privacy: no calibration, so that what is under test fails or passes quickly.
 QUICK = (
@@ -464,3 +467,21 @@ def test_runs_are_listed_a_line_each(finished_copy, capsys):
     assert "reference" in capsys.readouterr().out  # a run inside a run is one, too
     assert cli.main(["list", str(broken)]) == 0
     assert "no runs there" in capsys.readouterr().out
+
+
+def test_a_run_is_named_after_its_configuration(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run._next_folder("my/voice.toml") == Path("runs/voice-1")
+    (tmp_path / "runs" / "voice-1").mkdir(parents=True)
+    assert run._next_folder("my/voice.toml") == Path("runs/voice-2")
+    assert run._next_folder(None) == Path("runs/snips-1")
+
+
+def test_a_long_source_keeps_its_distance_from_the_waveform(finished):
+    summary = dict(read_runs(finished)[0].summary)
+    summary["source"] = "virtual-pluto+pyadi-iio 0.0.21+libiio 0.24"
+    out = io.StringIO()
+    ProgressPrinter(out).table([summary], finished)
+    head, line = out.getvalue().splitlines()[1:3]
+    assert "libiio 0.24  coherent" in line
+    assert head.index("waveform") == line.index("coherent")
