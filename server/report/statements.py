@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from server.config.plan_config import PlanConfig
 from server.config.run_config import RunConfig
 from server.planning.privacy_statement import (
     HOW_TO_KNOW,
@@ -17,7 +18,7 @@ from server.store.records import Outcome
 NO_HARDWARE = "A software radio: no number on this page was measured on hardware."
 
 
-def the_result(config: RunConfig, summary: dict[str, Any]) -> str:
+def the_result(config: PlanConfig, summary: dict[str, Any]) -> str:
     """What came of a run, in one sentence."""
     optimizer, federation = config.optimizer, config.federation
     numbers = "a number" if optimizer.directions == 1 else f"{optimizer.directions} numbers"
@@ -34,9 +35,7 @@ def the_result(config: RunConfig, summary: dict[str, Any]) -> str:
         )
     before, after = summary["accuracy_before"], summary["accuracy_after"]
     if before is None or after is None:
-        return (
-            f"{over}, {paid}; what the model learnt is not shown, because nothing may be evaluated."
-        )
+        return f"{over}, {paid}; nothing may be evaluated, so what was learnt is not shown."
     return f"Accuracy from {before:.1%} to {after:.1%} in {over}, {paid}."
 
 
@@ -62,7 +61,7 @@ def about_secrets(config: RunConfig) -> list[str]:
     return said
 
 
-def about_the_promise(config: RunConfig, summary: dict[str, Any]) -> list[str]:
+def about_the_promise(config: PlanConfig, summary: dict[str, Any]) -> list[str]:
     """What was promised, spent, counted on and left to learn."""
     privacy = config.privacy
     if not privacy.enabled:
