@@ -21,9 +21,9 @@ test: $(VENV)/.dev $(VENV)/libiio/.ready
 	$(MAKE) check
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-# The quick forms of the benchmarks; `make test` runs one of them.
+# The quick forms of the benchmarks, of which `make test` runs one, and what the README shows.
 test-studies: $(VENV)/.dev $(VENV)/libiio/.ready
-	$(BIN)/python -m pytest -n auto --dist worksteal -m study tests/e2e/test_benchmarks.py
+	$(BIN)/python -m pytest -n auto --dist worksteal -m study tests/e2e
 
 # What depends on versions, once more on the oldest that pyproject.toml promises, which warn of much:
 # every part by itself, and three whole runs: coherent and resumed, through Plutos, convex plans.

@@ -11,14 +11,19 @@ from edge_runtime.protocol.errors import EdgeError
 from edge_runtime.selftest import run_selftest
 
 
-def test_the_words_are_those_of_the_task_whatever_the_bundle_was_exported_for(tmp_path):
-    wanted = run_selftest(BUNDLED_MODEL_FOLDER, task_name="snips", num_devices=2)
-    bundle = Path(shutil.copytree(BUNDLED_MODEL_FOLDER, tmp_path / "bundle"))
+def made_for_another_task(folder):
+    bundle = Path(shutil.copytree(BUNDLED_MODEL_FOLDER, folder / "bundle"))
     manifest = json.loads((bundle / "manifest.json").read_text())
     manifest["task"]["name"] = "another"
     manifest["task"]["label_words"] = {"Yes": "update", "No": "rate"}
     manifest["label_token_ids"] = manifest["label_token_ids"][:2]
     (bundle / "manifest.json").write_text(json.dumps(manifest))
+    return bundle
+
+
+def test_the_words_are_those_of_the_task_whatever_the_bundle_was_exported_for(tmp_path):
+    wanted = run_selftest(BUNDLED_MODEL_FOLDER, task_name="snips", num_devices=2)
+    bundle = made_for_another_task(tmp_path)
     got = run_selftest(bundle, task_name="snips", num_devices=2)
     # Batches are secret and drawn afresh, so the scalars differ; seven words are scored in both.
     assert got.num_parameters == wanted.num_parameters
@@ -27,12 +32,7 @@ def test_the_words_are_those_of_the_task_whatever_the_bundle_was_exported_for(tm
 
 def test_without_a_task_it_is_the_bundle_s_own(tmp_path):
     """Whatever the bundle was made for; no data of it are needed."""
-    bundle = Path(shutil.copytree(BUNDLED_MODEL_FOLDER, tmp_path / "bundle"))
-    manifest = json.loads((bundle / "manifest.json").read_text())
-    manifest["task"]["name"] = "another"
-    manifest["task"]["label_words"] = {"Yes": "update", "No": "rate"}
-    manifest["label_token_ids"] = manifest["label_token_ids"][:2]
-    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    bundle = made_for_another_task(tmp_path)
     got = run_selftest(bundle, num_devices=3)
     assert got.num_devices == 3
     assert got.true_mean != 0.0
