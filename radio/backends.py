@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from dataclasses import dataclass
 
-from radio.errors import RadioUnavailableError
+from radio.errors import RadioUnavailableError, did_you_mean
 from radio.transceiver import Transceiver
 
 
@@ -53,10 +52,9 @@ def resolve_backend(name: str) -> type[Transceiver]:
     """
     backend = BACKENDS.get(name)
     if backend is None:
-        near = difflib.get_close_matches(name, BACKENDS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
         raise RadioUnavailableError(
-            f"backend: got {name!r}, wanted one of {sorted(BACKENDS)}.{hint}"
+            f"backend: got {name!r}, wanted one of {sorted(BACKENDS)}."
+            f"{did_you_mean(name, BACKENDS)}"
         )
     try:
         module = importlib.import_module(backend.module)

@@ -16,6 +16,9 @@ beforehand: every check of the arguments is made before the first sample leaves.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class RadioError(Exception):
     """Base of every error this package raises on purpose; the message is meant for a person."""
@@ -70,3 +73,9 @@ class RadioNotSilentError(RadioError):
     Examples: a connection that is cut while a burst is held, and no new one comes about; an
     attenuator that reads back otherwise than it was set.
     """
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """For the end of a message: a question with the nearest known name, or nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""

@@ -38,7 +38,7 @@ def _carry_out(argv: Sequence[str] | None) -> int:
     module, function = args.command
     if "overrides" in args and not getattr(args, "resume", None):
         # What cannot be is refused before the libraries that would carry it out are loaded.
-        importlib.import_module("server.commands.settings").asked_for(args)
+        args.asked_for = importlib.import_module("server.commands.settings").asked_for(args)
     command = getattr(importlib.import_module(f"server.commands.{module}"), function)
     code: int = command(args)
     return code

@@ -12,7 +12,6 @@ import numpy as np
 from edge_runtime.forward import OnnxForward
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.protocol.rounds import Access
-from server.commands.settings import asked_for
 from server.config.run_config import RunConfig
 from server.errors import ConfigurationError
 from server.files import to_json
@@ -38,7 +37,7 @@ _COLUMNS = (
 
 def plan(args: argparse.Namespace) -> int:
     """Print the table or one JSON object; draw a picture where one is asked for."""
-    config = asked_for(args)
+    config: RunConfig = args.asked_for
     if args.plot is not None and args.plot.suffix != ".png":
         raise ConfigurationError(f"--plot: got {args.plot}, wanted a name that ends in .png.")
     data = load_run_data(config)

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from radio.command_line import EXIT_INTERRUPTED
-from server.commands.settings import asked_for, overrides
+from server.commands.settings import overrides
 from server.config.run_config import RunConfig
 from server.errors import ConfigurationError
 from server.files import to_json
@@ -75,7 +75,7 @@ def _exit_code(summaries: list[dict[str, Any]], folder: Path, args: argparse.Nam
 
 
 def _start(args: argparse.Namespace) -> tuple[Path, RunConfig, Experiment]:
-    config = asked_for(args)
+    config: RunConfig = args.asked_for
     if args.compare:
         _check_comparable(config)
     folder = _next_folder(args.config) if args.out is None else Path(args.out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import enum
 import logging
 import re
@@ -13,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from radio.errors import did_you_mean
 from server.config.learning import BUNDLED_MODEL
 from server.config.run_config import RunConfig
 from server.config.unread import set_keys, unread_keys
@@ -35,7 +35,7 @@ def load_config(preset_or_path: str, overrides: dict[str, Any] | None = None) ->
         if not path.is_file():
             known = available_presets()
             raise ConfigurationError(
-                f"preset: no preset {preset_or_path!r}.{_did_you_mean(preset_or_path, known)} "
+                f"preset: no preset {preset_or_path!r}.{did_you_mean(preset_or_path, known)} "
                 f"Known: {', '.join(known)}; or give the path of a .toml file."
             )
     try:
@@ -66,12 +66,12 @@ def load_config(preset_or_path: str, overrides: dict[str, Any] | None = None) ->
     source = f"preset {path.stem}" if path.parent == PRESETS_FOLDER else str(path)
     named = {".".join(name.split(".")[:2]) for name in overrides or ()}
     config = parse_config(document, source=source, overrides=named)
-    _check_is_read(config, document, overrides or {}, path)
+    _check_is_read(config, document, named, path)
     return config
 
 
 def _check_is_read(
-    config: RunConfig, document: dict[str, Any], overrides: dict[str, Any], path: Path
+    config: RunConfig, document: dict[str, Any], changed: Collection[str], path: Path
 ) -> None:
     """Refuse what was set and changes nothing.
 
@@ -81,7 +81,6 @@ def _check_is_read(
     Raises:
         ConfigurationError: a key that nothing reads.
     """
-    changed = {".".join(name.split(".")[:2]) for name in overrides}
     is_preset = path.parent == PRESETS_FOLDER
     for unread in unread_keys(config, set_keys(document)):
         nothing = f"{unread.key}: set, and nothing reads it with {unread.chosen}."
@@ -145,7 +144,7 @@ def parse_config(
             is_set = any(key.startswith(f"{name}.") for key in overrides)
             raise ConfigurationError(
                 f"{'--set' if is_set else source}: unknown section [{name}]."
-                f"{_did_you_mean(name, sections)} Known: {', '.join(sections)}."
+                f"{did_you_mean(name, sections)} Known: {', '.join(sections)}."
             )
         if isinstance(value, dict):
             known = get_type_hints(sections[name])
@@ -153,7 +152,7 @@ def parse_config(
                 if key not in known:
                     where = "--set" if f"{name}.{key}" in overrides else source
                     raise ConfigurationError(
-                        f"{where}: unknown key {key!r} in [{name}].{_did_you_mean(key, known)} "
+                        f"{where}: unknown key {key!r} in [{name}].{did_you_mean(key, known)} "
                         f"Known: {', '.join(known)}."
                     )
     try:
@@ -183,14 +182,14 @@ def _explained(
     where = "--set" if ".".join(names) in overrides else source
     if unknown := re.search(r"unknown field `(.*)`", what):
         known = get_type_hints(kind)
-        close = _did_you_mean(unknown[1], known)
+        close = did_you_mean(unknown[1], known)
         section = ".".join(path)
         return (
             f"{where}: unknown key {unknown[1]!r} in [{section}].{close} Known: {', '.join(known)}."
         )
     choices = _choices(kind)
     if choices:
-        close = _did_you_mean(str(value), choices)
+        close = did_you_mean(str(value), choices)
         wanted = ", ".join(choices)
         return f"{where}: {'.'.join(path)}: got {value!r}, wanted one of {wanted}.{close}"
     return f"{where}: {'.'.join(path)}: got {repr(value)[:60]}: {what}."
@@ -203,11 +202,6 @@ def _choices(kind: Any) -> list[str]:
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return [str(member.value) for member in kind]
     return [value for part in get_args(kind) for value in _choices(part)]
-
-
-def _did_you_mean(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def dump_config(config: RunConfig) -> dict[str, Any]:

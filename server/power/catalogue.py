@@ -8,7 +8,6 @@ how the budget is dealt out over the rounds.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 
 from edge_runtime.protocol.rounds import Access, Vote
 from radio.arrays import Float64Array
+from radio.errors import did_you_mean
 from server.errors import ConfigurationError
 from server.power.policies import optimal, reversed, static
 
@@ -150,10 +150,9 @@ def policy_called(name: str) -> Policy:
     """
     policy = POLICIES.get(name)
     if policy is None:
-        near = difflib.get_close_matches(name, POLICIES, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ConfigurationError(
-            f"power.policy: got {name!r}, wanted one of {', '.join(POLICIES)}.{hint}"
+            f"power.policy: got {name!r}, wanted one of {', '.join(POLICIES)}."
+            f"{did_you_mean(name, POLICIES)}"
         )
     return policy
 

@@ -62,7 +62,7 @@ def _search(
             found = (excess - last[1]) / (index - last[0])
             slope = found if found < 0.0 else slope
         last = (index, excess)
-        # Twice without halving what is left: the figure is no power here.
+        # Several times without halving what is left: the figure is no power here.
         num_slow = num_slow + 1 if enough - too_low > width / 2 else 0
         if math.isnan(excess) or num_slow > 3:
             index, num_slow = (too_low + enough) // 2, 0

@@ -141,7 +141,7 @@ class RunStore:
         Raises:
             RunStoreError: no run there, not one of pairzero's, or in use by another process.
         """
-        path = _checked(folder)
+        path = _database_in(folder)
         return cls(_connect(path), path).checked()
 
     @classmethod
@@ -151,7 +151,7 @@ class RunStore:
         Raises:
             RunStoreError: as `open`.
         """
-        path = _checked(folder)
+        path = _database_in(folder)
         # What was logged and is not in the file yet could not be read from there.
         has_log = path.with_name(path.name + "-wal").exists()
         if os.access(folder, os.W_OK) or has_log:
@@ -336,7 +336,7 @@ def _refuse_nan(values: dict[str, Any]) -> None:
             raise RunStoreError(f"{name}: got NaN, which is no figure and is not stored.")
 
 
-def _checked(folder: Path) -> Path:
+def _database_in(folder: Path) -> Path:
     """The path of a store, known by its first bytes: what is none is not touched."""
     path = folder / STORE_FILE
     try:

@@ -485,3 +485,10 @@ def test_a_long_source_keeps_its_distance_from_the_waveform(finished):
     head, line = out.getvalue().splitlines()[1:3]
     assert "libiio 0.24  coherent" in line
     assert head.index("waveform") == line.index("coherent")
+
+
+def test_a_configuration_is_read_once_and_what_it_tells_is_told_once(tmp_path, capsys, caplog):
+    (tmp_path / "mine.toml").write_text("[radio]\npilot_symbols = 512\n")
+    words = ["--rounds", "2", "--set", "radio.waveform=energy", "--set", "task.max_tokens=24"]
+    assert cli.main(["plan", str(tmp_path / "mine.toml"), *words]) == 0
+    assert len([text for text in caplog.messages if "nothing reads it" in text]) == 1
