@@ -138,23 +138,6 @@ def parse_config(
     Raises:
         ConfigurationError: an unknown key, a value of the wrong kind, or an impossible one.
     """
-    sections = {f.name: f.type for f in msgspec.structs.fields(RunConfig)}
-    for name, value in document.items():
-        if name not in sections:
-            is_set = any(key.startswith(f"{name}.") for key in overrides)
-            raise ConfigurationError(
-                f"{'--set' if is_set else source}: unknown section [{name}]."
-                f"{did_you_mean(name, sections)} Known: {', '.join(sections)}."
-            )
-        if isinstance(value, dict):
-            known = get_type_hints(sections[name])
-            for key in value:
-                if key not in known:
-                    where = "--set" if f"{name}.{key}" in overrides else source
-                    raise ConfigurationError(
-                        f"{where}: unknown key {key!r} in [{name}].{did_you_mean(key, known)} "
-                        f"Known: {', '.join(known)}."
-                    )
     try:
         return msgspec.convert(document, RunConfig)
     except msgspec.ValidationError as error:
@@ -178,21 +161,22 @@ def _explained(
         name = part.partition("[")[0]  # of an item of a list
         kind = get_type_hints(kind).get(name, Any)
         value = value.get(name) if isinstance(value, dict) else value
-    names = [part.partition("[")[0] for part in path[:2]]
-    where = "--set" if ".".join(names) in overrides else source
-    if unknown := re.search(r"unknown field `(.*)`", what):
+    unknown = re.search(r"unknown field `(.*)`", what)
+    at = ".".join(path + ([unknown[1]] if unknown else []))
+    is_set = any(
+        f"{at}.".startswith((f"{key}.", f"{key}[")) or key.startswith(f"{at}.") for key in overrides
+    )
+    where = "--set" if is_set else source
+    if unknown:
         known = get_type_hints(kind)
-        close = did_you_mean(unknown[1], known)
-        section = ".".join(path)
-        return (
-            f"{where}: unknown key {unknown[1]!r} in [{section}].{close} Known: {', '.join(known)}."
-        )
+        what = f"key {unknown[1]!r} in [{'.'.join(path)}]" if path else f"section [{unknown[1]}]"
+        near = did_you_mean(unknown[1], known)
+        return f"{where}: unknown {what}.{near} Known: {', '.join(known)}."
     choices = _choices(kind)
     if choices:
-        close = did_you_mean(str(value), choices)
-        wanted = ", ".join(choices)
-        return f"{where}: {'.'.join(path)}: got {value!r}, wanted one of {wanted}.{close}"
-    return f"{where}: {'.'.join(path)}: got {repr(value)[:60]}: {what}."
+        near, wanted = did_you_mean(str(value), choices), ", ".join(choices)
+        return f"{where}: {at}: got {value!r}, wanted one of {wanted}.{near}"
+    return f"{where}: {at}: got {repr(value)[:60]}: {what}."
 
 
 def _choices(kind: Any) -> list[str]:
