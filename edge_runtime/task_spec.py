@@ -21,6 +21,7 @@ from typing import Any
 
 import msgspec
 
+from edge_runtime.input_files import MAX_SETTINGS_BYTES, read_whole
 from edge_runtime.protocol.errors import TaskError
 
 TASKS_FOLDER = Path(__file__).parent / "assets" / "tasks"
@@ -107,7 +108,11 @@ def load_task(name_or_path: str) -> tuple[TaskSpec, Path]:
         )
     try:
         # utf-8-sig: editors on Windows put a byte-order mark first.
-        task = msgspec.convert(tomllib.loads(path.read_text("utf-8-sig")), TaskSpec)
+        task = msgspec.convert(
+            tomllib.loads(read_whole(path, MAX_SETTINGS_BYTES).decode("utf-8-sig")), TaskSpec
+        )
+    except OSError as error:
+        raise TaskError(f"{path}: cannot be read ({error.strerror}).") from error
     except (tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
         raise TaskError(f"{path}: not a task file: {error}") from error
     return task, path.parent

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+from edge_runtime.input_files import read_whole
 from edge_runtime.protocol.errors import BundleError, TaskError
 from edge_runtime.task_spec import TaskSpec
 from radio.arrays import Int64Array
@@ -46,7 +47,7 @@ def read_examples(path: Path, task: TaskSpec) -> list[Example]:
     try:
         # Neither splitlines(), which breaks at U+2028 and friends, nor text mode, which breaks at a
         # lone carriage return: a line ends at a line feed. (One before it is white space.)
-        lines = path.read_bytes().decode("utf-8-sig").split("\n")
+        lines = read_whole(path).decode("utf-8-sig").split("\n")
     except OSError as error:
         raise TaskError(f"{path}: cannot be read ({error.strerror}).") from error
     except UnicodeDecodeError as error:

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,27 @@ def check_is_free(out: Path, error_type: type[ServerError]) -> None:
             f"{out}: there is something already, wanted a new folder. "
             "Choose another name, or delete it first."
         )
+
+
+def check_can_be_written(file: Path, error_type: type[ServerError]) -> None:
+    """Find out before long work whether its result has a place; nothing is left there.
+
+    Raises:
+        error_type: the folder takes no files, or ``file`` is a folder.
+    """
+    if file.is_dir():
+        raise error_type(f"{file}: this is a folder, wanted the name of a file.")
+    folder = file.absolute().parent
+    while not folder.exists():  # what is missing will be made
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise error_type(
+            f"{file}: could not be written ({error.strerror or error}). "
+            "Name a file in a folder that you may write into."
+        ) from error
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from radio.arrays import Complex64Array
@@ -21,6 +21,7 @@ from radio.measurement import (
     measure_slotted,
 )
 from radio.measurement.coherent import SAMPLE_RATE_HZ
+from radio.progress import CountedWork
 from radio.software_air.channel_models import CHANNEL_NAMES, AwgnChannel, channel_from_name
 from radio.software_air.impairments import IMPAIRMENTS, impairments_from_name
 from radio.waveforms import WaveformName
@@ -132,6 +133,7 @@ def _measurement(arguments: argparse.Namespace) -> Measurement:
 
     name = WaveformName(arguments.waveform)
     waveform = _waveform(name, arguments)
+    progress = CountedWork(arguments.trials, "trials", sys.stderr)
     setting = Setting(
         channel=channel_from_name(arguments.channel),
         snr_db=arguments.snr_db,
@@ -140,7 +142,7 @@ def _measurement(arguments: argparse.Namespace) -> Measurement:
         impairments=impairments_from_name(arguments.impairments),
         # Nothing to be said of the ideal ones.
         impairments_name="" if arguments.impairments == "ideal" else arguments.impairments,
-        on_trial=_show_progress(arguments.trials),
+        on_trial=progress,
         on_capture=keep,
     )
     sample_rate_hz = SAMPLE_RATE_HZ
@@ -166,8 +168,7 @@ def _measurement(arguments: argparse.Namespace) -> Measurement:
     else:
         sample_rate_hz = waveform.sample_rate_hz
         measurement = measure_slotted(waveform, setting, num_devices=arguments.devices)
-    if sys.stderr.isatty():
-        print("\r\033[K", end="", file=sys.stderr)
+    progress.end()
     if captures:
         draw(arguments.plot, waveform, captures, sample_rate_hz)
     return measurement
@@ -193,18 +194,6 @@ def _waveform(
     if name.needs_common_clock:
         return CoherentWaveform(num_devices=arguments.devices, num_scalars=arguments.numbers)
     return SlottedWaveform(num_scalars=arguments.numbers)
-
-
-def _show_progress(num_trials: int) -> Callable[[int], None]:
-    """A bar that rewrites itself, on a terminal only."""
-
-    def show(done: int) -> None:
-        if sys.stderr.isatty():
-            filled = 40 * done // num_trials
-            bar = "#" * filled + "." * (40 - filled)
-            print(f"\r[{bar}] {done}/{num_trials} trials", end="", file=sys.stderr, flush=True)
-
-    return show
 
 
 def draw(

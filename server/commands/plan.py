@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import time
 from typing import Any
 
 import msgspec
@@ -11,14 +12,17 @@ import numpy as np
 
 from edge_runtime.forward import OnnxForward
 from edge_runtime.parameters import ParameterStore
+from edge_runtime.processors import usable_processors
 from edge_runtime.protocol.rounds import Access
+from radio.progress import in_words
+from server.air.uplink_use import uplink_use
 from server.config.run_config import RunConfig
 from server.errors import ConfigurationError
-from server.files import to_json
+from server.files import check_can_be_written, to_json
 from server.planning import privacy_statement
 from server.planning.learnability import LEAST_ROUNDS, outlook, what_would_help
 from server.planning.policy_preview import PolicyPreview, preview_policies, preview_policy
-from server.planning.scalar_rms import TypicalNumber, typical_number
+from server.planning.scalar_rms import PublicRound, TypicalNumber, typical_number
 from server.power.catalogue import POLICIES
 from server.privacy.shown import shown_epsilon
 from server.report.plots import draw_plan
@@ -38,13 +42,16 @@ _COLUMNS = (
 def plan(args: argparse.Namespace) -> int:
     """Print the table or one JSON object; draw a picture where one is asked for."""
     config: RunConfig = args.asked_for
-    if args.plot is not None and args.plot.suffix != ".png":
-        raise ConfigurationError(f"--plot: got {args.plot}, wanted a name that ends in .png.")
+    if args.plot is not None:
+        if args.plot.suffix != ".png":
+            raise ConfigurationError(f"--plot: got {args.plot}, wanted a name that ends in .png.")
+        check_can_be_written(args.plot, ConfigurationError)
     data = load_run_data(config)
-    typical = _look_for(config, data)
+    typical, round_s = _look_for(config, data)
     num_records = [len(prompts) for prompts in data.device_prompts]
     previews = preview_policies(config, num_records)
     document = _document(config, previews, typical, num_records)
+    document.update(_takes(config, round_s))
     if args.plot is not None:
         draw_plan(args.plot, config, [preview for preview in previews if not preview.refusal])
         document["plot"] = str(args.plot)
@@ -52,14 +59,50 @@ def plan(args: argparse.Namespace) -> int:
     return 0
 
 
-def _look_for(config: RunConfig, data: RunData) -> TypicalNumber:
-    weights = ParameterStore.from_bundle(data.bundle, config.model.trainable, 1)
-    forward = OnnxForward(data.bundle, weights, label_token_ids=data.label_token_ids, num_workers=1)
+def _look_for(config: RunConfig, data: RunData) -> tuple[TypicalNumber, float | None]:
+    """A typical number, and how long the devices' part of a round takes here, in seconds.
+
+    Timed on public examples alone, so that it says nothing of anybody; None without them.
+    """
+    workers = config.run.workers or usable_processors()
+    weights = ParameterStore.from_bundle(data.bundle, config.model.trainable, workers)
+    forward = OnnxForward(
+        data.bundle,
+        weights,
+        label_token_ids=data.label_token_ids,
+        intra_op_threads=config.run.intra_op_threads,
+        num_workers=workers,
+    )
     try:
-        return typical_number(config, forward, weights, data.validation)
+        typical = typical_number(config, forward, weights, data.validation)
+        if data.validation is None:
+            return typical, None
+        a_round = PublicRound.like(config, forward, weights, data.validation)
+        a_round.gradients(0)  # the first builds sessions
+        started = time.perf_counter()
+        a_round.gradients(1)
+        probed_s = time.perf_counter() - started
+        num_examples = config.optimizer.batch_size * config.federation.num_devices
+        return typical, probed_s * num_examples / a_round.num_examples
     finally:
         forward.close()
         weights.close()
+
+
+def _takes(config: RunConfig, round_s: float | None) -> dict[str, Any]:
+    """What a round takes of the air and of this machine, in seconds."""
+    use = uplink_use(
+        config.radio,
+        config.federation.num_devices,
+        config.optimizer.directions,
+        config.optimizer.rounds,
+        config.pluto.settling_s,
+    )
+    return {
+        "airtime_s_per_round": use.airtime_s,
+        "on_air_s_per_device_per_round": use.on_air_s,
+        "computing_s_per_round": round_s,
+    }
 
 
 def _document(
@@ -224,6 +267,7 @@ def _lines(document: dict[str, Any]) -> list[str]:
             f"{none['noise_std']:.4g} or {everything['noise_std']:.4g}, worth "
             f"{none['effective_rounds']:.4g} or {everything['effective_rounds']:.4g} rounds."
         )
+    lines.append(_time_in_words(document))
     if refused:
         lines.append(f"Not for this run: {', '.join(refused)} (--json says why).")
     if d["can_learn"] is False:
@@ -232,6 +276,22 @@ def _lines(document: dict[str, Any]) -> list[str]:
             f"What would do, one at a time: {'; '.join(d['what_would_help']) or 'nothing found'}."
         )
     return lines
+
+
+def _time_in_words(document: dict[str, Any]) -> str:
+    d = document
+    rounds, airtime_s, round_s = d["rounds"], d["airtime_s_per_round"], d["computing_s_per_round"]
+    said = "No time on the air."
+    if airtime_s:
+        said = (
+            f"On the air {airtime_s * 1e3:.3g} ms a round, {in_words(airtime_s * rounds)} in all."
+        )
+    if round_s is None:
+        return f"{said} How long it takes is unknown: there are no public examples to time."
+    return (
+        f"{said} Computing, all devices in this process, takes about {in_words(round_s * rounds)} "
+        f"({round_s * 1e3:.3g} ms a round, one timed); radios and evaluation come on top."
+    )
 
 
 def _cell(value: float | None, width: int, form: str) -> str:

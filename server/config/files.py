@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from edge_runtime.input_files import MAX_SETTINGS_BYTES, read_whole
 from radio.errors import did_you_mean
 from server.config.learning import BUNDLED_MODEL
 from server.config.run_config import RunConfig
@@ -40,7 +41,7 @@ def load_config(preset_or_path: str, overrides: dict[str, Any] | None = None) ->
             )
     try:
         # utf-8-sig: editors on Windows put a byte-order mark first.
-        document = tomllib.loads(path.read_text("utf-8-sig"))
+        document = tomllib.loads(read_whole(path, MAX_SETTINGS_BYTES).decode("utf-8-sig"))
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read ({error.strerror}).") from error
     except ValueError as error:  # also of an integer with thousands of digits

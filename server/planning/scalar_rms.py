@@ -21,7 +21,7 @@ from edge_runtime.spsa import clip_to_ball, gradients_along
 from edge_runtime.tasks import PromptSet
 from server.config.plan_config import PlanConfig
 
-_ROUNDS, _MOST_EXAMPLES, _BATCH = 2, 200, 50
+_ROUNDS, _MOST_EXAMPLES, _MOST_AT_ONCE = 2, 200, 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,29 +68,56 @@ def typical_number(
     return TypicalNumber(value, f"{num_examples} public examples, before tuning")
 
 
+@dataclass(frozen=True, slots=True)
+class PublicRound:
+    """What the devices compute in a round, on public examples, as many of them as are there.
+
+    Attributes:
+        num_examples: of those that a round has, at most `_MOST_EXAMPLES`.
+    """
+
+    config: PlanConfig
+    forward: OnnxForward
+    weights: ParameterStore
+    public: PromptSet
+    num_examples: int
+
+    @classmethod
+    def like(
+        cls, config: PlanConfig, forward: OnnxForward, weights: ParameterStore, public: PromptSet
+    ) -> PublicRound:
+        """As large as one of the run, or as large as the public data allow."""
+        wanted = min(config.optimizer.batch_size * config.federation.num_devices, _MOST_EXAMPLES)
+        return cls(config, forward, weights, public, min(wanted, len(public)))
+
+    def gradients(self, round_index: int) -> np.ndarray:
+        """One vector an example, along the directions of that round."""
+        optimizer = self.config.optimizer
+        # A device's own batch, as long as a forward pass over it stays small.
+        rows = min(self.config.optimizer.batch_size, _MOST_AT_ONCE)
+        begun = self.forward.begin(self.public.batches_by_length(range(self.num_examples), rows))
+
+        def losses() -> np.ndarray:
+            return np.concatenate([output.losses for output in self.forward.finish(begun)])
+
+        seed = derive_direction_seed(self.config.run.seed, round_index)
+        return gradients_along(
+            self.weights,
+            losses,
+            direction_seeds(seed, optimizer.directions),
+            2.0**optimizer.perturbation_scale_log2,
+            optimizer.difference,
+        )
+
+
 def _looked_at(
     config: PlanConfig, forward: OnnxForward, weights: ParameterStore, public: PromptSet
 ) -> tuple[float, int]:
-    optimizer = config.optimizer
-    wanted = min(optimizer.batch_size * config.federation.num_devices, _MOST_EXAMPLES)
-    num_examples = min(wanted, len(public))
-    batches = list(public.batches_by_length(range(num_examples), _BATCH))
-    scale = 2.0**optimizer.perturbation_scale_log2
-
-    def losses() -> np.ndarray:
-        return np.concatenate([output.losses for output in forward.run_many(batches)])
-
+    a_round = PublicRound.like(config, forward, weights, public)
     squares = []
     for index in range(_ROUNDS):
-        seed = derive_direction_seed(config.run.seed, index)
-        vectors = gradients_along(
-            weights,
-            losses,
-            direction_seeds(seed, optimizer.directions),
-            scale,
-            optimizer.difference,
-        )
+        vectors = a_round.gradients(index)
         finite = np.all(np.isfinite(vectors), axis=1)
-        means = clip_to_ball(vectors[finite], optimizer.clip).sum(axis=0) / num_examples
-        squares.extend(np.square(means).tolist())
-    return math.sqrt(math.fsum(squares) / len(squares)), num_examples
+        means = clip_to_ball(vectors[finite], config.optimizer.clip).sum(axis=0)
+        squares.extend(np.square(means / a_round.num_examples).tolist())
+    return math.sqrt(math.fsum(squares) / len(squares)), a_round.num_examples

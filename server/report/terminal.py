@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from edge_runtime.kernel import KERNEL_NAME, KERNEL_REASON
 from edge_runtime.protocol.rounds import Access, Vote
+from radio.progress import PLAIN_LINE_EVERY_S, in_words
 from server.config.plan_config import PlanConfig
 from server.planning import privacy_statement
 from server.planning.expected_noise import own_sum_std, radio_sum_std
@@ -20,14 +22,20 @@ from server.report.statements import about_secrets, about_what_was_heard
 from server.run.experiment import Experiment, Progress
 from server.store.records import RoundRow
 
+_NOTHING_HEARD = f"{'-':>10s}{'-':>14s}{'-':>10s}"
+
 
 class ProgressPrinter:
-    """A line per evaluation, and between them one line that rewrites itself on a terminal."""
+    """A line per evaluation, and between them one line that rewrites itself on a terminal.
 
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
+    Where nothing can be rewritten, a plain line comes between evaluations that are far apart.
+    """
+
+    def __init__(self, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._out, self._clock = out, clock
         self._is_terminal = out.isatty()
         self._keeps_time_secret = False
+        self._said_s = clock()
 
     def header(self, experiment: Experiment) -> None:
         """What is about to run, and what is promised."""
@@ -71,30 +79,47 @@ class ProgressPrinter:
         for statement in about_secrets(config):
             self._line(textwrap.fill(statement, 100, initial_indent="  ", subsequent_indent="  "))
         self._line(
-            "   round    loss  accuracy   |heard|  noise: added  measured  epsilon  rounds/s"
+            "   round    loss  accuracy   |heard|  noise: added  measured  epsilon"
+            "  rounds/s  time left"
         )
 
     def update(self, progress: Progress) -> None:
         """Show where the run stands."""
         evaluation, row = progress.evaluation, progress.row
-        # The pace follows the secret batches.
-        pace = None if self._keeps_time_secret else progress.rounds_per_s
-        if evaluation is None:
-            if self._is_terminal and row is not None and row.round_index % 10 == 0:
-                self._out.write(
-                    f"\r{progress.rounds_done:8d}{'':18s}{_radio_columns(row)}"
-                    f"{'':9s}{_cell(pace, 10, '.1f')}"
-                )
-                self._out.flush()
+        if evaluation is None and not self._is_due(progress):
             return
-        radio = "         -             -         -" if row is None else _radio_columns(row)
-        start = "\r" if self._is_terminal else ""
-        self._line(
-            f"{start}{progress.rounds_done:8d}{_cell(evaluation.loss, 8, '.4f')}"
-            f"{_cell(evaluation.accuracy, 10, '.1%')}{radio}"
-            f"{'-' if evaluation.epsilon is None else shown_epsilon(evaluation.epsilon):>9s}"
-            f"{_cell(pace, 10, '.1f')}"
+        loss = accuracy = epsilon = None
+        if evaluation is not None:
+            loss, accuracy = evaluation.loss, evaluation.accuracy
+            epsilon = shown_epsilon(evaluation.epsilon)
+        text = (
+            f"{progress.rounds_done:8d}{_cell(loss, 8, '.4f')}{_cell(accuracy, 10, '.1%')}"
+            f"{_NOTHING_HEARD if row is None else _radio_columns(row)}{epsilon or '-':>9s}"
+            f"{self._pace(progress)}"
         )
+        if not self._is_terminal:
+            self._line(text)
+        elif evaluation is not None:
+            self._line(f"\r{text}")
+        else:
+            self._out.write(f"\r{text}")
+            self._out.flush()
+
+    def _is_due(self, progress: Progress) -> bool:
+        """Whether a round without an evaluation is shown."""
+        if progress.row is None:
+            return False
+        if self._is_terminal:
+            return progress.row.round_index % 10 == 0
+        return not self._keeps_time_secret and self._clock() - self._said_s >= PLAIN_LINE_EVERY_S
+
+    def _pace(self, progress: Progress) -> str:
+        """Rounds a second and time left; the pace follows the batches, which may be secret."""
+        pace = progress.rounds_per_s
+        if self._keeps_time_secret or pace <= 0.0:
+            return f"{'-':>10s}{'-':>11s}"
+        left_s = (progress.rounds_planned - progress.rounds_done) / pace
+        return f"{pace:10.1f}{in_words(left_s):>11s}"
 
     def table(self, summaries: Sequence[dict[str, Any]], folder: Path) -> None:
         """The final table, one line per run."""
@@ -132,6 +157,7 @@ class ProgressPrinter:
     def _line(self, text: str) -> None:
         self._out.write(text + "\n")
         self._out.flush()
+        self._said_s = self._clock()
 
 
 def list_title() -> str:

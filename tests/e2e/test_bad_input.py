@@ -56,6 +56,8 @@ SETTINGS = [
     "task.name=nothing", f"task.name={LONG}.toml", f'task.name="{NUL}.toml"', "task.name=5",
     "task.train=missing.tsv", f"task.train={LONG}", f'task.train="{NUL}"', "task.max_tokens=3",
     "task.max_tokens=100000", "task.validation_examples=-1", "task.validation=missing.tsv",
+    "task.train=pipe.tsv", "task.validation=pipe.tsv", "task.name=pipe.toml",
+    "task.name=huge.toml",
     "model.bundle=missing", f"model.bundle={LONG}", f'model.bundle="{NUL}"', "model.trainable=[]",
     "model.trainable=nothing.*", "model.trainable=5", "run.seed=x", "run.workers=-1",
     "run.workers=100000", "run.intra_op_threads=0", "run.evaluation_interval=0",
@@ -115,6 +117,7 @@ DEVICE = [
 ]  # fmt: skip
 
 SERVER = [
+    "run pipe.toml", "plan pipe.toml", "run huge.toml", "plan --rounds 2 --plot full",
     "run missing.toml", "run nothing", "run .", "run ..toml", f"run {LONG}.toml", f"run {LONG}",
     "run --rounds x", "run --rounds 0", "run --rounds -5", "run --seed x", "run --set",
     "run --set radio", "run snips --nothing", "run snips snips", "run --resume missing",
@@ -157,11 +160,17 @@ def furnish(folder):
     (folder / "nothing_in_it" / STORE_FILE).write_bytes(b"")
     (folder / "folder_store").mkdir()
     (folder / "folder_store" / STORE_FILE).mkdir()
+    for name in ("pipe.toml", "pipe.tsv"):
+        os.mkfifo(folder / name)
+    with (folder / "huge.toml").open("wb") as file:
+        file.truncate(200 << 20)  # zeros that take no room
 
 
 def contents(folder):
     return {
-        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        str(path.relative_to(folder)): path.read_bytes()
+        if path.is_file() and path.name != "huge.toml"
+        else None
         for path in folder.rglob("*")
     }
 

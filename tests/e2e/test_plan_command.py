@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -28,6 +29,9 @@ def test_the_table_has_a_line_for_every_policy_that_plans_and_a_verdict(capsys):
     assert "Not for this run: sign, subsampled, limited" in out
     assert "This run cannot learn" in out
     assert "no receiver noise counted" in out
+    assert re.search(
+        r"On the air 2\.\d+ ms a round, 0 s in all\. Computing, .* takes about \d+ s", out
+    )
 
 
 def test_the_price_of_trusting_the_receiver_is_shown(capsys):
@@ -52,6 +56,8 @@ def test_one_json_object_and_a_picture(capsys, tmp_path):
     assert [entry["policy"] for entry in document["policies"]] == list(POLICIES)
     assert document["policy"] == "optimal"
     assert document["can_learn"] is False
+    assert document["airtime_s_per_round"] == pytest.approx(2.86e-3, rel=0.1)
+    assert document["computing_s_per_round"] > 0.0
     assert any("federation.num_devices" in text for text in document["what_would_help"])
     for entry in document["policies"]:
         if "refusal" in entry:
@@ -68,6 +74,8 @@ def test_one_json_object_and_a_picture(capsys, tmp_path):
 def test_what_cannot_be_drawn_or_planned_is_said(capsys):
     assert main(["plan", "--plot", "plan.pdf"]) == 2
     assert ".png" in capsys.readouterr().err
+    assert main(["plan", "--plot", "/proc/plan.png"]) == 2  # before anything is planned
+    assert "/proc/plan.png: could not be written" in capsys.readouterr().err
     assert main(["plan", "--set", "privacy.enabled=false", "--set", "radio.backend=ideal"]) == 2
     assert "ideal" in capsys.readouterr().err
 
@@ -94,7 +102,9 @@ def test_a_private_user_is_told_that_it_is_not_known_and_how_to_know(capsys, tmp
     document = json.loads(capsys.readouterr().out)
     assert document["typical_number_is_bound"] is True
     assert main(["plan", "snips", *private, *short]) == 0
-    assert "unknown, at most what stands there" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "unknown, at most what stands there" in out
+    assert "How long it takes is unknown: there are no public examples to time." in out
     few = ["--rounds", "4", "--set", "task.max_tokens=24"]
     folder = tmp_path / "run"
     assert main(["run", "snips", *private, *few, "--out", str(folder)]) == 0

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from radio.command_line import EXIT_BROKEN_PIPE
 from server.commands import cli, run
 from server.report.page import read_runs
 from server.report.terminal import ProgressPrinter
+from server.run.experiment import Progress
 
 # Without privacy: no calibration, so that what is under test fails or passes quickly.
 QUICK = (
@@ -492,3 +494,23 @@ def test_a_configuration_is_read_once_and_what_it_tells_is_told_once(tmp_path, c
     words = ["--rounds", "2", "--set", "radio.waveform=energy", "--set", "task.max_tokens=24"]
     assert cli.main(["plan", str(tmp_path / "mine.toml"), *words]) == 0
     assert len([text for text in caplog.messages if "nothing reads it" in text]) == 1
+
+
+def test_a_log_hears_of_rounds_between_evaluations_that_are_far_apart():
+    now = [0.0]
+    for keeps_secret in (False, True):
+        out = io.StringIO()
+        printer = ProgressPrinter(out, clock=lambda: now[0])
+        printer._keeps_time_secret = keeps_secret  # when a line comes would tell the pace
+        row = SimpleNamespace(
+            round_index=7, mean_estimates=(1.0,), artificial_noise_std=0.1, receiver_noise_std=0.1
+        )
+        for passed_s in (1.0, 28.0, 2.0, 5.0):
+            now[0] += passed_s
+            printer.update(Progress(8, 308, row, None, 0.5))
+        lines = out.getvalue().splitlines()
+        assert [line.split() for line in lines] == (
+            []
+            if keeps_secret
+            else [["8", "-", "-", "1.000", "0.100", "0.100", "-", "0.5", "10", "min"]]
+        )
