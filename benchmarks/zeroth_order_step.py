@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import time
 from pathlib import Path
@@ -30,6 +29,7 @@ from edge_runtime.parameters import ParameterStore
 from edge_runtime.protocol.direction import direction_seeds
 from edge_runtime.protocol.rounds import Difference, RoundResult
 from edge_runtime.tasks import Batch
+from server.run.environment import peak_rss_mb
 
 SCALE = 2.0**-10
 BLOCK = 4
@@ -60,7 +60,7 @@ def main() -> None:
     bundle = open_bundle(args.bundle)
     store = ParameterStore.from_bundle(bundle, args.trainable, args.threads)
     forward = OnnxForward(bundle, store, intra_op_threads=args.threads)
-    loaded_peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1.024e-3
+    loaded_peak_mb = peak_rss_mb()
     vocabulary = store.tensors["model.decoder.embed_tokens.weight"].shape[0]
     ids = np.random.default_rng(0).integers(4, vocabulary, (args.batch, args.seq))
     ends = (np.arange(args.batch) + 1) * args.seq - 1
@@ -97,7 +97,7 @@ def main() -> None:
         num_bare = num_sweeps * block_steps
         bare.append(sum(timed(forward.run, batch) for _ in range(num_bare)) / block_steps)
         memory.append(resident_mb())
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1.024e-3
+    peak_mb = peak_rss_mb()
 
     before = store.digest()
     for index in range(args.restores):

@@ -52,9 +52,10 @@ class OptArchitecture:
             "hidden_size", "num_hidden_layers", "num_attention_heads", "ffn_dim", "vocab_size",
             "word_embed_proj_dim", "max_position_embeddings",
         ):  # fmt: skip
-            if getattr(self, name) < 1:
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
                 raise ExportError(
-                    f"{name}: got {getattr(self, name)}, wanted >= 1. "
+                    f"{name}: got {value!r}, wanted a whole number >= 1. "
                     "The model's config.json is damaged: download the model again."
                 )
         if self.hidden_size % self.num_attention_heads:

@@ -8,6 +8,8 @@ name, and so is what is no plain model (a Git LFS pointer, a quantised checkpoin
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ logger = logging.getLogger(__name__)
 _LFS_POINTER = b"version https://git-lfs"
 _LARGEST_POINTER_BYTES = 1024
 _PAYLOAD_SUFFIXES = (".safetensors", ".bin", ".json", ".txt")
+_COMPILED = "_orig_mod."  # what torch.compile puts before every name
 # Written by the first ports of OPT, read by nothing.
 _HARMLESS_LEFTOVERS = ("decoder.version", "model.decoder.version")
 
@@ -68,6 +71,22 @@ def load_opt(model: str | Path) -> OptSource:
             finite, or no tokenizer that fits.
     """
     transformers = load("transformers")
+    with _silent(transformers):
+        return _load_opt(transformers, model)
+
+
+@contextmanager
+def _silent(transformers: Any) -> Iterator[None]:
+    """Without its warnings: what they are about is refused here by name, or does not matter."""
+    said = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(said)
+
+
+def _load_opt(transformers: Any, model: str | Path) -> OptSource:
     name = Path(model).resolve().name if Path(model).exists() else str(model)
     _refuse_pointers(model)
     config = _load_config(transformers, model)
@@ -76,13 +95,22 @@ def load_opt(model: str | Path) -> OptSource:
     dtype_argument = "dtype" if hasattr(config, "dtype") else "torch_dtype"
     try:
         network, info = transformers.OPTForCausalLM.from_pretrained(
-            str(model), config=config, output_loading_info=True, **{dtype_argument: "auto"}
-        )
+            str(model), config=config, output_loading_info=True,
+            attn_implementation="eager",  # plain torch, whatever the source was run with
+            **{dtype_argument: "auto"},
+        )  # fmt: skip
     except Exception as error:  # safetensors and pickle raise classes of their own for damage
         raise ExportError(
             f"{model}: the weights could not be read ({first_line(error)}). "
             "Download the model again, or check the connection to the hub."
         ) from error
+    compiled = [name for name in info["unexpected_keys"] if name.startswith(_COMPILED)]
+    if compiled:
+        raise ExportError(
+            f"{model}: the tensors are called {compiled[0]} and so on: the checkpoint was saved "
+            f"from a compiled model. Save it again without {_COMPILED!r}: "
+            "model._orig_mod.save_pretrained(FOLDER)."
+        )
     # transformers fills what a checkpoint lacks with random numbers and a warning.
     lacking = sorted(set(info["missing_keys"]) - {UNTIED_HEAD})
     if UNTIED_HEAD in info["missing_keys"] and not architecture.tie_word_embeddings:

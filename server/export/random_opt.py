@@ -6,6 +6,7 @@ tokenizer are real, what it says is noise.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,13 @@ TOKENIZER_TEXT = (
 
 
 def write_random_opt(
-    out: Path, *, size: str, tokenizer_folder: Path | None = None, seed: int = 0, **changes: Any
+    out: Path,
+    *,
+    size: str,
+    tokenizer_folder: Path | None = None,
+    words: Iterable[str] = (),
+    seed: int = 0,
+    **changes: Any,
 ) -> Path:
     """Write config, weights (float16, as OPT is published) and tokenizer into the folder ``out``.
 
@@ -54,6 +61,7 @@ def write_random_opt(
         out: the folder; made if absent.
         size: "tiny", "125m", "350m" or "1.3b".
         tokenizer_folder: holds vocab.json and merges.txt; None makes a small byte-level tokenizer.
+        words: that this one knows whole, too.
         seed: of the weights.
         changes: fields of ``OPTConfig`` that differ from the size's own.
 
@@ -63,7 +71,10 @@ def write_random_opt(
     if size not in DIMENSIONS:
         raise ConfigurationError(f"size: got {size!r}, wanted one of {', '.join(DIMENSIONS)}.")
     torch, transformers = load("torch"), load("transformers")
-    tokenizer = read_tokenizer(tokenizer_folder) if tokenizer_folder else make_tokenizer()
+    if tokenizer_folder is not None:
+        tokenizer = read_tokenizer(tokenizer_folder)
+    else:
+        tokenizer = make_tokenizer(" ".join((TOKENIZER_TEXT, *words)))
     dimensions = {**DIMENSIONS[size], **changes}
     if size == "tiny":
         dimensions.setdefault("vocab_size", tokenizer.get_vocab_size())

@@ -85,10 +85,16 @@ def load_tokenizer(model: str | Path, config: Any) -> SourceTokenizer:
     # Bare vocab.json and merges.txt do not say which tokens are special; transformers would add
     # GPT-2's, for which OPT has no embedding.
     is_bare = Path(model).is_dir() and not (Path(model) / "tokenizer_config.json").is_file()
+    special = OPT_SPECIAL_TOKENS if is_bare else {}
     try:
-        source = transformers.AutoTokenizer.from_pretrained(
-            str(model), config=config, use_fast=True, **(OPT_SPECIAL_TOKENS if is_bare else {})
-        )
+        try:
+            source = transformers.AutoTokenizer.from_pretrained(
+                str(model), config=config, use_fast=True, **special
+            )
+        except ValueError:
+            # A class of another transformers (its 5 writes TokenizersBackend); tokenizer.json says
+            # all that the class would add, and what the bundle feeds is compared below.
+            source = transformers.PreTrainedTokenizerFast.from_pretrained(str(model), **special)
         # A Tokenizer of our own: setting a post-processor must not reach into transformers'.
         bundled = tokenizers.Tokenizer.from_str(source.backend_tokenizer.to_str())
     except Exception as error:  # transformers raises OSError, TypeError, AttributeError, ... here

@@ -138,7 +138,7 @@ def _of_run(folder: Path, num_rounds: int | None, best: bool) -> TunedModel:
             bundle=bundle,
             tokenizer=load_tokenizer(bundle.tokenizer_path),
             weights=weights,
-            task=msgspec.convert(store.meta("task"), TaskSpec),
+            task=store.meta("task"),
             max_tokens=config.task.max_tokens,
             num_rounds=count,
             origin={

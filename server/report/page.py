@@ -248,7 +248,7 @@ def _by_class(store: RunStore) -> dict[str, Any]:
     examples, correct = store.meta("class_examples"), store.meta("class_correct")
     if not examples:
         return {"majority_accuracy": None, "classes": None}
-    labels = store.meta("task")["label_words"]
+    labels = store.meta("task").label_words
     return {
         "majority_accuracy": round(max(examples) / sum(examples), 5),
         "classes": {

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import platform
 import resource
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 
@@ -38,6 +40,14 @@ def probe(forward: OnnxForward, bundle: Bundle) -> str:
 
 
 def peak_rss_mb() -> float:
-    """Largest resident memory of this process so far, in 10^6 bytes."""
+    """Largest resident memory of this program so far, in 10^6 bytes.
+
+    On Linux as the kernel has it since the program was loaded (VmHWM): ``ru_maxrss`` begins with
+    what its parent had, which may be a notebook with gigabytes.
+    """
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text("ascii", "replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return round(int(line.split()[1]) * 1024.0 / 1e6, 1)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak * (1.0 if sys.platform == "darwin" else 1024.0) / 1e6, 1)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from server.air.base import Air
 from server.config.files import dump_config
 from server.config.plan_config import PlanConfig
@@ -143,7 +145,8 @@ class Experiment:
             data = load_run_data(config)
             keys = DeviceKeys.load(config, folder)
             _check_same(store, "bundle_digest", data.bundle.digest)
-            _check_same(store, "task", data.task.without_paths())
+            named = msgspec.structs.replace(data.task, train="", validation="")
+            _check_same(store, "task", named)
             _check_same(store, "environment", environment())
             _check_same(store, "keys", keys.commitments)
             _check_same(store, "data_commitments", data.data_commitments(keys))

@@ -24,11 +24,13 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+import msgspec
+
 from edge_runtime.protocol.rounds import RoundResult
 from server.config.files import parse_config
 from server.config.run_config import RunConfig
 from server.errors import RunStoreError
-from server.store.records import STORE_FILE, EvaluationRow, Outcome, RoundRow
+from server.store.records import STORE_FILE, EvaluationRow, Outcome, RoundRow, RunMeta
 
 _APPLICATION_ID = 0x70415A30  # "pAZ0"
 _SCHEMA_VERSION = 6
@@ -54,6 +56,8 @@ _LISTS = tuple(
     if kind.startswith("TEXT") and name != "direction_seed"
 )
 """Held as JSON, a number for each direction or device."""
+
+_META = get_type_hints(RunMeta)
 
 _SCHEMA = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -178,10 +182,22 @@ class RunStore:
         return self
 
     def meta(self, key: str) -> Any:
-        """A value given at creation, or set since; None if there is none."""
+        """A value given at creation, or set since (`RunMeta`); None if there is none.
+
+        Raises:
+            RunStoreError: what is there is not of its kind.
+        """
         with self._errors():
             row = self.connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return json.loads(row[0]) if row else None
+        if row is None:
+            return None
+        try:
+            return msgspec.convert(json.loads(row[0]), _META[key])
+        except (ValueError, RecursionError) as error:
+            raise RunStoreError(
+                f"{self.path}: damaged: what it holds under {key!r} is no such thing ({error}). "
+                "Restore the run folder from a copy."
+            ) from error
 
     def config_digest(self) -> str:
         """SHA-256 of the configuration as it is stored; the ledger has it chained to its prices."""
@@ -201,7 +217,8 @@ class RunStore:
     @property
     def outcome(self) -> Outcome:
         """How the run stands; a run that died without a word was interrupted."""
-        return Outcome(self.meta("outcome") or Outcome.INTERRUPTED)
+        outcome: Outcome | None = self.meta("outcome")
+        return outcome or Outcome.INTERRUPTED
 
     def set_meta(self, key: str, value: Any) -> None:
         """Set a value, durably."""

@@ -317,3 +317,49 @@ def test_random_opt_is_the_same_for_the_same_seed_and_unknown_sizes_are_refused(
         write_random_opt(tmp_path / "no", size="13b")
     with pytest.raises(ConfigurationError, match=r"vocab\.json"):
         write_random_opt(tmp_path / "no", size="tiny", tokenizer_folder=tmp_path)
+
+
+def test_a_checkpoint_that_transformers_5_saved_is_taken(model_folder):
+    before = load(model_folder).tokenizer.bundled.to_str()
+    path = model_folder / "tokenizer_config.json"
+    settings = {**json.loads(path.read_text()), "tokenizer_class": "TokenizersBackend"}
+    path.write_text(json.dumps(settings))
+    source = load(model_folder)
+    source.tokenizer.check(["play some music"])
+    assert source.tokenizer.bundled.to_str() == before
+
+
+def test_a_checkpoint_that_ran_with_another_attention_is_taken(model_folder):
+    change_config(model_folder, _attn_implementation="flash_attention_2")
+    load(model_folder)
+
+
+def test_tensors_of_a_compiled_model_are_called_what_they_are(model_folder, capfd):
+    def compile_names(weights):
+        for name in list(weights):
+            weights[f"_orig_mod.{name}"] = weights.pop(name)
+
+    rewrite_weights(model_folder, compile_names)
+    with pytest.raises(ExportError, match=r"called _orig_mod\..*model\._orig_mod\.save_pretrained"):
+        load(model_folder)
+    assert capfd.readouterr().err == ""  # the library's own pages of names are kept back
+
+
+@pytest.mark.parametrize("value", ["x", None, 64.5])
+def test_a_dimension_that_is_no_number_is_named(model_folder, value):
+    change_config(model_folder, hidden_size=value)
+    with pytest.raises(ExportError, match=r"hidden_size: got .*, wanted a whole number >= 1"):
+        load(model_folder)
+
+
+def test_what_the_recipe_writes_can_be_exported_for_the_bundled_tasks(libraries, tmp_path):
+    import make_random_opt
+
+    from edge_runtime.task_spec import available_tasks, load_task
+    from edge_runtime.tasks import label_token_ids
+
+    assert make_random_opt.main(["--size", "tiny", "--out", str(tmp_path / "opt")]) == 0
+    tokenizer = load(tmp_path / "opt").tokenizer.bundled
+    for name in available_tasks():
+        task, _ = load_task(name)
+        assert len(label_token_ids(task, tokenizer)) == len(task.labels)

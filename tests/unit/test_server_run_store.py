@@ -70,6 +70,25 @@ def test_create_makes_the_folder_and_keeps_what_it_was_given(store):
     again.close()
 
 
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("config", "{"), ("config", "[1]"), ("config", "[" * 100_000), ("wall_s", '"x"'),
+        ("wall_s", "9" * 5000), ("wall_s", ""), ("run_id", "5"), ("outcome", '"odd"'),
+        ("outcome", "5"), ("task", "5"), ("task", "{}"), ("class_examples", "5"),
+        ("source", "null"), ("worth_rounds", '"x"'), ("stretches", '[{"first_round": 0}]'),
+        ("epsilon_spent", '"x"'), ("peak_rss_mb", "[]"), ("is_simulated", "0"),
+    ],
+)  # fmt: skip
+def test_what_is_not_of_its_kind_is_damage_and_told(store, key, text):
+    with store.connection:
+        store.connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, text))
+    again = reopen(store)
+    with pytest.raises(RunStoreError, match=f"damaged: what it holds under '{key}'"):
+        again.outcome if key == "outcome" else again.meta(key)
+    again.close()
+
+
 def test_create_twice_is_refused_and_harms_nothing(store, folder):
     store.append_round(row(0))
     store.close()
