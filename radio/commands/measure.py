@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from radio.arrays import Complex64Array
-from radio.commands.radios import add_radio_options, open_radios
+from radio.commands.radios import RADIO_OPTIONS, add_radio_options, open_radios
 from radio.errors import RadioConfigurationError
 from radio.measurement import (
     Measurement,
@@ -30,6 +32,11 @@ from radio.waveforms.energy import EnergyWaveform
 from radio.waveforms.slotted import SlottedWaveform
 
 MAX_DRAWN_CAPTURES = 200
+
+_SOFTWARE_ONLY = (
+    "waveform", "impairments", "calibration_error_db", "devices", "snr_db", "channel", "numbers",
+)  # fmt: skip
+_ENERGY_ONLY = ("calibration_error_db", "plateau_samples")
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -77,11 +84,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--plot", type=Path, metavar="FOLDER", help="spectrum.png and constellation.png there"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=functools.partial(run, parser.get_default))
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(default_of: Callable[[str], Any], arguments: argparse.Namespace) -> int:
     """Measure and show; 1 if formula and simulation differ by more than chance."""
+    _check_is_read(default_of, arguments)
     measurement = _measurement(arguments)
     if arguments.json:
         print(json.dumps(dataclasses.asdict(measurement)))
@@ -114,6 +122,30 @@ def run(arguments: argparse.Namespace) -> int:
         file=sys.stderr,
     )
     return 1
+
+
+def _check_is_read(default_of: Callable[[str], Any], arguments: argparse.Namespace) -> None:
+    """Refuse what was asked for and changes nothing.
+
+    Raises:
+        RadioConfigurationError: an option that nothing reads beside the others.
+    """
+    over_radios = bool(arguments.receiver or arguments.transmitters)
+    adds_powers = over_radios or WaveformName(arguments.waveform).adds_powers
+    unread: list[tuple[str, str]] = []
+    if over_radios:
+        unread += [(name, "over radios, whose energies are measured") for name in _SOFTWARE_ONLY]
+    else:
+        unread += [(name, "without --receiver and --device") for name in RADIO_OPTIONS]
+    if not adds_powers:
+        unread += [(name, f"with --waveform {arguments.waveform}") for name in _ENERGY_ONLY]
+    for name, when in unread:
+        got = getattr(arguments, name)
+        is_energy = name == "waveform" and got == WaveformName.ENERGY
+        if got != default_of(name) and not is_energy:
+            raise RadioConfigurationError(
+                f"--{name.replace('_', '-')}: got {got}, and nothing reads it {when}. Leave it out."
+            )
 
 
 def _disclaimer(measurement: Measurement) -> str:

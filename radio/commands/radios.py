@@ -11,6 +11,12 @@ from radio.pluto.settings import PlutoSettings, Role
 from radio.pluto.transceiver import PlutoTransceiver
 
 
+RADIO_OPTIONS = (
+    "carrier_hz", "sample_rate_hz", "tx_attenuation_db", "rx_gain_db", "settling_s", "max_hold_s",
+)  # fmt: skip
+"""What is set of radios, whichever they are."""
+
+
 def add_radio_options(parser: argparse.ArgumentParser, *, needs_devices: bool) -> None:
     """A receiver, transmitters, and their levels.
 

@@ -131,7 +131,7 @@ def plan_more_rounds(folder: Path, changes: dict[str, Any]) -> MoreRounds:
                     f"privacy.epsilon: {shown_epsilon(accounts.worst_spent(), 6)} is spent (some "
                     "of delta goes to the channel of the new rounds), the budget is "
                     f"{config.privacy.epsilon:g}. More rounds need a larger one: "
-                    "--set privacy.epsilon=..."
+                    "--set privacy.epsilon=E, with E well above what is spent."
                 )
             stretch = Stretch(done, len(stretches), spent)
             planned = dataclasses.replace(

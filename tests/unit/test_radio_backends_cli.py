@@ -120,7 +120,9 @@ def test_the_coherent_waveform_is_seen_to_fail_on_radios_of_their_own(capsys):
 
 @pytest.mark.parametrize("waveform", ["coherent", "energy", "vote", "coherent_vote", "slotted"])
 def test_pictures_and_figures_of_every_waveform(waveform, tmp_path, capsys):
-    request = ["measure", "--waveform", waveform, "--plateau-samples", "4096", "--numbers", "3"]
+    request = ["measure", "--waveform", waveform, "--numbers", "3"]
+    if waveform in ("energy", "vote"):
+        request += ["--plateau-samples", "4096"]
     request += ["--trials", "40", "--snr-db", "20", "--plot", str(tmp_path / "pictures")]
     assert cli.main(request) == 0
     out, err = capsys.readouterr()
@@ -178,6 +180,17 @@ def test_disagreement_is_exit_code_one(capsys):
     ("request_words", "message"),
     [
         (["measure", "--devices", "0"], "num_devices: got 0"),
+        (["measure", "--carrier-hz", "2e9"], "and nothing reads it without --receiver"),
+        (["measure", "--max-hold-s", "1"], "--max-hold-s: got 1.0, and nothing reads it"),
+        (["measure", "--plateau-samples", "4096"], "nothing reads it with --waveform coherent"),
+        (
+            ["measure", "--receiver", "ip:a", "--device", "ip:b", "--channel", "rayleigh"],
+            "--channel: got rayleigh, and nothing reads it over radios",
+        ),
+        (
+            ["measure", "--receiver", "ip:a", "--device", "ip:b", "--waveform", "slotted"],
+            "--waveform: got slotted, and nothing reads it over radios",
+        ),
         (["measure", "--trials", "1"], "num_trials: got 1"),
         (["measure", "--numbers", "0"], "num_scalars: got 0"),
         (["measure", "--waveform", "energy", "--numbers", "0"], "num_scalars: got 0"),
