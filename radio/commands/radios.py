@@ -10,7 +10,6 @@ from radio.errors import RadioConfigurationError
 from radio.pluto.settings import PlutoSettings, Role
 from radio.pluto.transceiver import PlutoTransceiver
 
-
 RADIO_OPTIONS = (
     "carrier_hz", "sample_rate_hz", "tx_attenuation_db", "rx_gain_db", "settling_s", "max_hold_s",
 )  # fmt: skip

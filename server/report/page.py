@@ -26,7 +26,7 @@ from server.planning.privacy_statement import (
     assumed_receiver_noise,
     largest_sum_noise_std,
 )
-from server.privacy.shown import shown_epsilon
+from server.report.columns import tabulated
 from server.report.plots import draw_plots
 from server.report.statements import (
     NO_HARDWARE,
@@ -319,41 +319,11 @@ def _figure(path: Path, caption: str) -> str:
     )
 
 
-_COLUMNS: tuple[tuple[str, str, str], ...] = (
-    ("source", "source", "{}"),
-    ("waveform", "waveform", "{}"),
-    ("rounds", "rounds", "{}"),
-    ("accuracy before", "accuracy_before", "{:.1%}"),
-    ("after", "accuracy_after", "{:.1%}"),
-    ("noise dB", "noise_nmse_db", "{:.1f}"),
-    ("radio dB", "radio_nmse_db", "{:.1f}"),
-    ("airtime s", "airtime_s_per_round", "{:.4f}"),
-    ("epsilon", "epsilon", "{}"),
-    ("wall s", "wall_s", "{:.1f}"),
-    ("peak RSS MB", "peak_rss_mb", "{:.0f}"),
-)
-"""Head, key of the summary, and how it is written."""
-
-
 def _table(summaries: Sequence[dict[str, Any]]) -> str:
-    """A line a run; a column that nothing may stand in, or nothing does, is left out."""
-    lines = [
-        {
-            **summary,
-            "airtime_s_per_round": summary["airtime_s_per_round"] or None,
-            "epsilon": None if summary["epsilon"] is None else shown_epsilon(summary["epsilon"]),
-        }
-        for summary in summaries
-    ]
-    columns = [c for c in _COLUMNS if any(line[c[1]] is not None for line in lines)]
-    head = "".join(f"<th>{name}</th>" for name, _, _ in columns)
-    rows = [
-        "".join(
-            "<td>-</td>" if line[key] is None else f"<td>{html.escape(text.format(line[key]))}</td>"
-            for _, key, text in columns
-        )
-        for line in lines
-    ]
+    """A line a run."""
+    heads, lines = tabulated(summaries)
+    head = "".join(f"<th>{name}</th>" for name in heads)
+    rows = ["".join(f"<td>{html.escape(cell)}</td>" for cell in cells) for cells in lines]
     body = "".join(f"<tr>{row}</tr>\n" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table>"
 

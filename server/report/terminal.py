@@ -18,6 +18,7 @@ from server.planning.expected_noise import own_sum_std, radio_sum_std
 from server.planning.privacy_terms import PrivacyTerms
 from server.power.feasibility import information_ceiling_nats, noise_to_clip_ratio
 from server.privacy.shown import shown_epsilon
+from server.report.columns import tabulated
 from server.report.statements import about_secrets, about_what_was_heard
 from server.run.experiment import Experiment, Progress
 from server.store.records import RoundRow
@@ -35,6 +36,7 @@ class ProgressPrinter:
         self._out, self._clock = out, clock
         self._is_terminal = out.isatty()
         self._keeps_time_secret = False
+        self._shows_accuracy = True
         self._said_s = clock()
 
     def header(self, experiment: Experiment) -> None:
@@ -42,6 +44,7 @@ class ProgressPrinter:
         config = experiment.config
         privacy, replica = config.privacy, experiment.components.replica
         self._keeps_time_secret = privacy.has_system_keys
+        self._shows_accuracy = config.evaluates_in_public
         promise = "none: this run adds no noise and protects nobody"
         if privacy.enabled:
             promise = privacy_statement.promise(config.privacy, config.access)
@@ -79,8 +82,10 @@ class ProgressPrinter:
         for statement in about_secrets(config):
             self._line(textwrap.fill(statement, 100, initial_indent="  ", subsequent_indent="  "))
         self._line(
-            "   round    loss  accuracy   |heard|  noise: added  measured  epsilon"
-            "  rounds/s  time left"
+            "   round"
+            + ("    loss  accuracy" if self._shows_accuracy else "")
+            + "   |heard|  noise: added  measured  epsilon"
+            + ("" if self._keeps_time_secret else "  rounds/s  time left")
         )
 
     def update(self, progress: Progress) -> None:
@@ -88,15 +93,14 @@ class ProgressPrinter:
         evaluation, row = progress.evaluation, progress.row
         if evaluation is None and not self._is_due(progress):
             return
-        loss = accuracy = epsilon = None
-        if evaluation is not None:
-            loss, accuracy = evaluation.loss, evaluation.accuracy
-            epsilon = shown_epsilon(evaluation.epsilon)
-        text = (
-            f"{progress.rounds_done:8d}{_cell(loss, 8, '.4f')}{_cell(accuracy, 10, '.1%')}"
-            f"{_NOTHING_HEARD if row is None else _radio_columns(row)}{epsilon or '-':>9s}"
-            f"{self._pace(progress)}"
-        )
+        text = f"{progress.rounds_done:8d}"
+        if self._shows_accuracy:
+            loss = None if evaluation is None else evaluation.loss
+            accuracy = None if evaluation is None else evaluation.accuracy
+            text += f"{_cell(loss, 8, '.4f')}{_cell(accuracy, 10, '.1%')}"
+        text += _NOTHING_HEARD if row is None else _radio_columns(row)
+        epsilon = "-" if evaluation is None else shown_epsilon(evaluation.epsilon)
+        text += f"{epsilon:>9s}{self._pace(progress)}"
         if not self._is_terminal:
             self._line(text)
         elif evaluation is not None:
@@ -116,33 +120,30 @@ class ProgressPrinter:
     def _pace(self, progress: Progress) -> str:
         """Rounds a second and time left; the pace follows the batches, which may be secret."""
         pace = progress.rounds_per_s
-        if self._keeps_time_secret or pace <= 0.0:
+        if self._keeps_time_secret:
+            return ""
+        if pace <= 0.0:
             return f"{'-':>10s}{'-':>11s}"
         left_s = (progress.rounds_planned - progress.rounds_done) / pace
         return f"{pace:10.1f}{in_words(left_s):>11s}"
 
     def table(self, summaries: Sequence[dict[str, Any]], folder: Path) -> None:
         """The final table, one line per run."""
-        # The names of real stacks are long.
-        width = max(31, *(len(s["source"]) + 2 for s in summaries))
+        heads, lines = tabulated(summaries)
+        widths = [max(len(cells[i]) for cells in (heads, *lines)) for i in range(len(heads))]
         self._line("")
-        self._line(
-            f"{'source':{width}s}waveform      rounds  accuracy before  after  noise dB"
-            "  radio dB  airtime s  epsilon  wall s  peak MB"
-        )
-        for s in summaries:
-            epsilon = shown_epsilon(s["epsilon"])
-            self._line(
-                f"{s['source']:{width}s}{s['waveform'] or '-':14s}{s['rounds']:6d}"
-                f"{_cell(s['accuracy_before'], 17, '.1%')}"
-                f"{_cell(s['accuracy_after'], 7, '.1%')}{_cell(s['noise_nmse_db'], 10, '.1f')}"
-                f"{_cell(s['radio_nmse_db'], 10, '.1f')}"
-                f"{_cell(s['airtime_s_per_round'] or None, 11, '.4f')}{epsilon:>9s}"
-                f"{_cell(s['wall_s'], 8, '.1f')}{_cell(s['peak_rss_mb'], 9, '.0f')}"
-            )
-        self._line(
-            "(noise and radio: errors of the mean, over its power, in dB; airtime: of a round)"
-        )
+        for cells in (heads, *lines):
+            # Names to the left, figures to the right.
+            written = [
+                f"{cell:<{width}s}" if head in ("source", "waveform") else f"{cell:>{width}s}"
+                for head, cell, width in zip(heads, cells, widths, strict=True)
+            ]
+            self._line("  ".join(written))
+        explained = ["noise and radio: errors of the mean, over its power, in dB"]
+        explained *= "noise dB" in heads or "radio dB" in heads
+        explained += ["airtime: of a round"] * ("airtime s" in heads)
+        if explained:
+            self._line(f"({'; '.join(explained)})")
         first = summaries[0]
         if (noise := first["assumed_receiver_noise"]) is not None:
             counted = first["trusted_noise_fraction"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,11 @@ from server.errors import ConfigurationError
 from server.run.federation import split_iid
 from server.seeds import simulation_rng
 from server.store.device_keys import DeviceKeys
+
+logger = logging.getLogger(__name__)
+
+_KNOWN_SHARE = 0.1
+"""Above it, texts in both sets are no coincidence of short commands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,8 @@ def load_run_data(config: RunConfig) -> RunData:
     bundle = open_bundle(bundle_folder(config.model.bundle))
     task, task_folder = load_task(config.task.name)
     train, validation = _read(config.task, task, task_folder, config.run.seed)
+    if not config.privacy.has_system_keys:  # a count of private records is a release
+        _warn_of_odd_data(train, validation)
     max_positions = int(bundle.manifest.architecture["max_position_embeddings"])
     if config.task.max_tokens > max_positions:
         raise ConfigurationError(
@@ -112,6 +120,28 @@ def _read(
         chosen = rng.permutation(len(validation))[: section.validation_examples]
         validation = [validation[i] for i in sorted(chosen.tolist())]
     return train, validation
+
+
+def _warn_of_one_class(what: str, examples: Sequence[Example]) -> None:
+    if len({example.label_index for example in examples}) == 1:
+        logger.warning(
+            "%s: every example has the same label, which whoever always says it gets right.", what
+        )
+
+
+def _warn_of_odd_data(train: Sequence[Example], validation: Sequence[Example]) -> None:
+    """Say where accuracy would not tell what was learnt."""
+    _warn_of_one_class("task.train", train)
+    _warn_of_one_class("task.validation", validation)
+    seen = {example.text for example in train}
+    num_seen = sum(example.text in seen for example in validation)
+    if num_seen > _KNOWN_SHARE * len(validation):
+        logger.warning(
+            "task.validation: %d of its %d texts are in task.train, too: accuracy on them tells "
+            "what is remembered. Hold other examples back for it.",
+            num_seen,
+            len(validation),
+        )
 
 
 def _data_path(configured: str, of_task: str, task_folder: Path) -> Path:

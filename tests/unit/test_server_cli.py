@@ -514,3 +514,21 @@ def test_a_log_hears_of_rounds_between_evaluations_that_are_far_apart():
             if keeps_secret
             else [["8", "-", "-", "1.000", "0.100", "0.100", "-", "0.5", "10", "min"]]
         )
+
+
+def test_a_column_that_nothing_may_stand_in_is_left_out(finished):
+    summary = dict(read_runs(finished)[0].summary)
+    reference = {**summary, "source": "ideal (no radio)", "epsilon": None, "peak_rss_mb": None}
+    hidden = ("accuracy_before", "accuracy_after", "noise_nmse_db", "radio_nmse_db", "wall_s")
+    private = {**summary, **dict.fromkeys([*hidden, "peak_rss_mb"])}
+    out = io.StringIO()
+    ProgressPrinter(out).table([private], finished)
+    said = out.getvalue()
+    assert not any(word in said for word in ("accuracy", "after", "dB", "wall s", "peak MB", " - "))
+    assert "airtime: of a round" in said
+    out = io.StringIO()
+    ProgressPrinter(out).table([{**summary, "epsilon": 0.5}, reference], finished)
+    head, first, second = (line.split("  ") for line in out.getvalue().splitlines()[1:4])
+    assert "accuracy before" in head
+    assert "none" in [cell.strip() for cell in second]  # no privacy is said, not dashed
+    assert len("  ".join(head)) == len("  ".join(first)) == len("  ".join(second))
