@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import operator
+import tempfile
+from pathlib import Path
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -124,3 +126,16 @@ def check_all_finite(name: str, samples: npt.NDArray[Any]) -> None:
             f"{name}: sample {position} is {samples[position]}, wanted finite samples. "
             "Look upstream for an overflow or a division by a zero channel gain."
         )
+
+
+def check_takes_files(folder: Path) -> None:
+    """Return if files could be written into a folder, which need not be there; none is left.
+
+    Raises:
+        OSError: it takes none, or a file stands where it should be.
+    """
+    nearest = folder.absolute()
+    while not nearest.exists():  # what is missing can be made where this takes files
+        nearest = nearest.parent
+    with tempfile.TemporaryFile(dir=nearest):
+        pass

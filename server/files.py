@@ -5,16 +5,21 @@ A result folder is written hidden beside its place, then renamed once.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
+from radio.checks import check_takes_files
 from server.errors import ServerError
 
 
@@ -41,12 +46,8 @@ def check_can_be_written(file: Path, error_type: type[ServerError]) -> None:
     """
     if file.is_dir():
         raise error_type(f"{file}: this is a folder, wanted the name of a file.")
-    folder = file.absolute().parent
-    while not folder.exists():  # what is missing will be made
-        folder = folder.parent
     try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        check_takes_files(file.parent)
     except OSError as error:
         raise error_type(
             f"{file}: could not be written ({error.strerror or error}). "
@@ -77,6 +78,20 @@ def new_folder(out: Path, error_type: type[ServerError]) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None
+) -> None:
+    """A safetensors file.
+
+    Raises:
+        OSError: the disk would not take it; the library raises a class of its own.
+    """
+    try:
+        save_file(dict(tensors), str(path), metadata)
+    except SafetensorError as error:
+        raise OSError(errno.EIO, str(error), str(path)) from error
 
 
 def to_json(document: dict[str, Any]) -> str:

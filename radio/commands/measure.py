@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from radio.arrays import Complex64Array
+from radio.checks import check_takes_files
 from radio.commands.radios import RADIO_OPTIONS, add_radio_options, open_radios
 from radio.errors import RadioConfigurationError
 from radio.measurement import (
@@ -90,6 +91,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(default_of: Callable[[str], Any], arguments: argparse.Namespace) -> int:
     """Measure and show; 1 if formula and simulation differ by more than chance."""
     _check_is_read(default_of, arguments)
+    check_takes_pictures(arguments.plot)
     measurement = _measurement(arguments)
     if arguments.json:
         print(json.dumps(dataclasses.asdict(measurement)))
@@ -226,6 +228,22 @@ def _waveform(
     if name.needs_common_clock:
         return CoherentWaveform(num_devices=arguments.devices, num_scalars=arguments.numbers)
     return SlottedWaveform(num_scalars=arguments.numbers)
+
+
+def check_takes_pictures(folder: Path | None) -> None:
+    """Find out before anything is measured whether pictures have a place.
+
+    Raises:
+        RadioConfigurationError: a file is there, or no folder can be.
+    """
+    if folder is None:
+        return
+    try:
+        check_takes_files(folder)
+    except OSError as error:
+        raise RadioConfigurationError(
+            f"--plot: {folder}: {error.strerror}; wanted the name of a folder, new or there."
+        ) from error
 
 
 def draw(

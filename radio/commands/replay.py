@@ -7,7 +7,7 @@ import datetime
 import sys
 from pathlib import Path
 
-from radio.commands.measure import draw
+from radio.commands.measure import check_takes_pictures, draw
 from radio.recordings.sigmf import load_recording
 from radio.units import db_from_power_ratio, mean_power_dbfs, peak_dbfs
 from radio.waveforms.energy import EnergyWaveform
@@ -28,6 +28,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(arguments: argparse.Namespace) -> int:
     """Show each capture."""
+    check_takes_pictures(arguments.plot)
     recording = load_recording(arguments.file)
     print(f"source       replay of {recording.source}")
     print(

@@ -29,8 +29,7 @@ from edge_runtime.protocol.direction import GENERATOR
 from edge_runtime.task_spec import TaskSpec
 from server.errors import ExportError
 from server.export.architecture import OptArchitecture
-from server.export.dependencies import load
-from server.files import new_folder
+from server.files import new_folder, write_tensors
 
 LIBRARIES = ("pairzero", "torch", "transformers", "onnx")
 
@@ -69,7 +68,7 @@ def _write_files(folder: Path, contents: BundleContents) -> None:
     for name in GRAPH_FILES:
         (folder / name).write_bytes(contents.graphs[name])
     (folder / TOKENIZER_FILE).write_text(contents.tokenizer_json, encoding="utf-8")
-    load("safetensors.numpy").save_file(dict(contents.weights), str(folder / WEIGHTS_FILE))
+    write_tensors(folder / WEIGHTS_FILE, contents.weights)
     # safetensors writes for the owner alone; a bundle is for whoever may read its other files.
     shutil.copymode(folder / TOKENIZER_FILE, folder / WEIGHTS_FILE)
     manifest = Manifest(

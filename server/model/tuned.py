@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
 from edge_runtime.bundle import (
@@ -32,7 +31,7 @@ from edge_runtime.task_spec import TaskSpec
 from edge_runtime.tasks import label_token_ids, load_tokenizer
 from server.errors import ConfigurationError, RunStoreError
 from server.export.source_tokenizer import OPT_SPECIAL_TOKENS
-from server.files import new_folder, to_json
+from server.files import new_folder, to_json, write_tensors
 from server.run.accounts import epsilon_spent
 from server.run.data import bundle_folder
 from server.store.records import best_evaluation
@@ -174,7 +173,7 @@ def save_model(model: TunedModel, out: Path) -> Path:
 def _write_bundle(model: TunedModel, folder: Path) -> None:
     for name in (*GRAPH_FILES, TOKENIZER_FILE):
         shutil.copyfile(model.bundle.folder / name, folder / name)
-    save_file(model.weights.tensors, str(folder / WEIGHTS_FILE))
+    write_tensors(folder / WEIGHTS_FILE, model.weights.tensors)
     shutil.copymode(folder / TOKENIZER_FILE, folder / WEIGHTS_FILE)
     manifest = model.bundle.manifest
     write_manifest(
@@ -198,7 +197,7 @@ def _write_hugging_face(model: TunedModel, folder: Path) -> None:
     """Config, weights and tokenizer as ``OPTForCausalLM.from_pretrained`` reads them."""
     architecture = model.bundle.manifest.architecture
     shutil.copyfile(model.bundle.tokenizer_path, folder / TOKENIZER_FILE)
-    save_file(model.weights.tensors, str(folder / "model.safetensors"), {"format": "pt"})
+    write_tensors(folder / "model.safetensors", model.weights.tensors, {"format": "pt"})
     shutil.copymode(folder / TOKENIZER_FILE, folder / "model.safetensors")
     tokens = {
         name: token

@@ -246,7 +246,7 @@ def _by_class(store: RunStore) -> dict[str, Any]:
     None where nothing was evaluated.
     """
     examples, correct = store.meta("class_examples"), store.meta("class_correct")
-    if not examples:
+    if not examples or not correct:
         return {"majority_accuracy": None, "classes": None}
     labels = store.meta("task").label_words
     return {

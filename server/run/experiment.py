@@ -294,8 +294,11 @@ class Experiment:
         self.store.append_evaluation(row)
         if result is not None:
             # Of the last evaluation only: what the report's table by class shows.
-            self.store.set_meta("class_examples", result.class_examples)
-            self.store.set_meta("class_correct", result.class_correct)
+            by_class = {
+                "class_examples": result.class_examples,
+                "class_correct": result.class_correct,
+            }
+            self.store.set_all_meta(by_class)
         return row
 
     @property

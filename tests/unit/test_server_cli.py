@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, file_digest
 from edge_runtime.task_spec import TASKS_FOLDER, load_task
 from radio.command_line import EXIT_BROKEN_PIPE
+from radio.commands import cli as radio_cli
 from server.commands import cli, run
 from server.report.page import read_runs
 from server.report.terminal import ProgressPrinter
@@ -532,3 +533,25 @@ def test_a_column_that_nothing_may_stand_in_is_left_out(finished):
     assert "accuracy before" in head
     assert "none" in [cell.strip() for cell in second]  # no privacy is said, not dashed
     assert len("  ".join(head)) == len("  ".join(first)) == len("  ".join(second))
+
+
+def test_a_disk_that_is_full_while_a_model_is_saved_is_told(finished, tmp_path):
+    """A file of more than so much is refused, as on a disk with so much left."""
+    program = "import sys; from server.commands.cli import main; sys.exit(main())"
+    command = f"ulimit -f 3000; {sys.executable} -c '{program}' save {finished} out"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, capture_output=True, check=False, text=True
+    )
+    assert done.returncode == 2
+    assert "out: could not be written" in done.stderr and "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pictures_without_a_place_are_told_before_anything_is_measured(tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    for command in (["measure"], ["replay", "missing"]):
+        for place in ("file", "file/in", "/proc/pictures"):
+            assert radio_cli.main([*command, "--plot", str(tmp_path / place)]) == 2
+            assert "--plot: " in capsys.readouterr().err
+    assert radio_cli.main(["measure", "--devices", "0", "--plot", str(tmp_path / "new")]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
