@@ -25,7 +25,7 @@ from edge_runtime.protocol.rounds import (
     Access,
     DigestReport,
     DigestRequest,
-    NumberHold,
+    NumbersHold,
     PacketHold,
     Participation,
     PilotHold,
@@ -138,8 +138,8 @@ class DeviceAgent:
             case PilotHold():
                 self.hold_pilot(message)
                 return []
-            case NumberHold():
-                return [wire.encode(report) for report in self.hold_number(message)]
+            case NumbersHold():
+                return [wire.encode(report) for report in self.hold_numbers(message)]
             case PacketHold():
                 return [wire.encode(report) for report in self.hold_packet(message)]
             case SilenceOrder():
@@ -176,8 +176,8 @@ class DeviceAgent:
             except RadioError as error:
                 _logger.warning("pilot of device %d: %s", order.device_index, error)
 
-    def hold_number(self, order: NumberHold) -> list[RoundReport]:
-        """Those who are ready hold the number, and say so; one who cannot is out of the round.
+    def hold_numbers(self, order: NumbersHold) -> list[RoundReport]:
+        """Those who are ready hold their numbers, and say so; one who cannot is out of the round.
 
         Raises:
             PlanRefusedError: another run, or not the round whose numbers are ready.
@@ -185,8 +185,7 @@ class DeviceAgent:
         self._check_is_ready(order.run_id, order.round_index)
         ready = [device for device in self._devices if device.device_index in self._ready]
         return [
-            self._hold(order.round_index, device, lambda up: up.hold_number(order.number))
-            for device in ready
+            self._hold(order.round_index, device, lambda up: up.hold_numbers()) for device in ready
         ]
 
     def hold_packet(self, order: PacketHold) -> list[RoundReport]:
@@ -213,17 +212,17 @@ class DeviceAgent:
             )
 
     def _hold(
-        self, round_index: int, device: VirtualDevice, hold: Callable[[Uplink], None]
+        self, round_index: int, device: VirtualDevice, hold: Callable[[Uplink], float]
     ) -> RoundReport:
-        what, reason = Participation.TRANSMITTED, ""
+        what, reason, scale = Participation.TRANSMITTED, "", 1.0
         try:
-            hold(device.uplink)
+            scale = hold(device.uplink)
         except RadioError as error:
             _logger.warning("round %d device %d: %s", round_index, device.device_index, error)
             what, reason = Participation.DROPPED, type(error).__name__
             self._ready.remove(device.device_index)
             self._silence(device)
-        return RoundReport(self._run_id, round_index, device.device_index, what, reason)
+        return RoundReport(self._run_id, round_index, device.device_index, what, reason, scale)
 
     def fall_silent(self, order: SilenceOrder) -> None:
         """Every device ends what it holds, whatever another one says.

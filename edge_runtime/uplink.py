@@ -1,7 +1,7 @@
 """Uplink: how a device's numbers leave it.
 
 CoherentUplink modulates them and hands real samples to a transceiver. EnergyUplink keeps them and
-holds one after another on the air when it is told to, SlottedUplink all in one packet. IdealUplink
+holds all of them side by side when it is told to, SlottedUplink in a packet. IdealUplink
 drops them into a box that adds exactly; it is the noiseless reference ("perfect" in the literature)
 and the oracle of the tests, and it promises no privacy.
 """
@@ -28,7 +28,7 @@ from radio.arrays import Complex64Array
 from radio.errors import RadioConfigurationError
 from radio.transceiver import Transceiver
 from radio.waveforms.coherent import CoherentWaveform
-from radio.waveforms.energy import EnergyWaveform
+from radio.waveforms.energy import Burst, EnergyWaveform
 from radio.waveforms.slotted import SlottedWaveform
 
 
@@ -64,16 +64,22 @@ class Uplink(ABC):
         """
         raise _not_mine("a pilot to hold", "it has none, or a position for it")
 
-    def hold_number(self, number: int) -> None:
-        """Hold one of the numbers that are ready on the air.
+    def hold_numbers(self) -> float:
+        """Hold the numbers that are ready on the air, side by side.
+
+        Returns:
+            By which they are smaller than they should be, to stay below full scale, 0 to 1.
 
         Raises:
-            RadioError: the radio refuses, there is no such number, or the waveform holds nothing.
+            RadioError: the radio refuses, nothing is ready, or the waveform holds nothing.
         """
-        raise _not_mine("a number to hold", "its numbers are sent together")
+        raise _not_mine("numbers to hold", "they are sent at a time, or in a packet")
 
-    def hold_packet(self) -> None:
+    def hold_packet(self) -> float:
         """Hold the packet that is ready on the air.
+
+        Returns:
+            1: bits are read or they are not, and what is read counts whole.
 
         Raises:
             RadioError: the radio refuses, nothing is ready, or the waveform has no packets.
@@ -169,43 +175,46 @@ class CoherentUplink(Uplink):
 
 @dataclass(slots=True)
 class EnergyUplink(Uplink):
-    """Powers of two bands: a number is held as long as it takes the receiver to capture it.
+    """Powers of paired bands: numbers are held as long as it takes the receiver to capture them.
 
     The phases of a burst are drawn from what everybody knows; they carry nothing.
     """
 
     transceiver: Transceiver
     waveform: EnergyWaveform
-    _ready: tuple[tuple[float, ...], TransmitOrder, RoundPlan] | None = None
+    _ready: Burst | None = None
 
     def send_scalars(
         self, noisy_scalars: Sequence[complex], order: TransmitOrder, plan: RoundPlan
     ) -> Participation:
-        """Keep the numbers, as shares of the largest; in phase, where all of a power is."""
+        """Make the buffer of the numbers, as shares of the largest; in phase, where a power is."""
         self._ready = None
         if order.bands is None:
             raise _not_mine("an order without levels of two bands", "a number is a power in them")
-        shares = tuple(scalar.real / order.bands.full_range for scalar in noisy_scalars)
-        for share in shares:
-            self.waveform.powers(share)  # what is not finite is refused before anything is sent
-        self._ready = shares, order, plan
+        if len(order.bands.amplitudes) != 2 * len(noisy_scalars):
+            raise _not_mine(
+                f"levels of {len(order.bands.amplitudes)} bands",
+                f"its {len(noisy_scalars)} numbers have two each",
+            )
+        # What is not finite is refused here, before anything is sent.
+        self._ready = self.waveform.burst(
+            [scalar.real / order.bands.full_range for scalar in noisy_scalars],
+            np.reshape(order.bands.amplitudes, (-1, 2)),
+            _phase_rng(f"numbers/{plan.direction_seed}/{order.device_index}"),
+        )
         return Participation.READY
 
     def hold_pilot(self, device_index: int, order: PilotHold) -> None:
-        """Half of full power in each band."""
+        """Full power, evenly in all bands."""
         rng = _phase_rng(f"pilot/{order.round_index}/{device_index}")
         self.transceiver.hold(self.waveform.pilot(order.amplitude, rng))
 
-    def hold_number(self, number: int) -> None:
-        """The number's power, at the ordered amplitudes."""
-        shares, order, plan = self._ready or ((), None, None)
-        if order is None or plan is None or order.bands is None or number >= len(shares):
-            raise RadioConfigurationError(
-                f"number {number}: {len(shares)} numbers are ready. Nothing was transmitted."
-            )
-        amplitudes = order.bands.amplitude_a, order.bands.amplitude_b
-        rng = _phase_rng(f"number/{plan.direction_seed}/{order.device_index}/{number}")
-        self.transceiver.hold(self.waveform.burst(shares[number], amplitudes, rng))
+    def hold_numbers(self) -> float:
+        """The numbers' powers, at the ordered amplitudes."""
+        if self._ready is None:
+            raise RadioConfigurationError("no numbers are ready. Nothing was transmitted.")
+        self.transceiver.hold(self._ready.samples)
+        return self._ready.scale
 
     def fall_silent(self) -> None:
         """End the burst."""
@@ -239,11 +248,12 @@ class SlottedUplink(Uplink):
         )
         return Participation.READY
 
-    def hold_packet(self) -> None:
+    def hold_packet(self) -> float:
         """The packet, at the ordered amplitude."""
         if self._ready is None:
             raise RadioConfigurationError("no packet is ready. Nothing was transmitted.")
         self.transceiver.hold(self._ready)
+        return 1.0
 
     def fall_silent(self) -> None:
         """End the packet."""

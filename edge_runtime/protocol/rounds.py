@@ -14,7 +14,7 @@ import msgspec
 
 from edge_runtime.protocol.errors import WireError
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 """Rises when the meaning of any record or of the direction generator changes."""
 
 STEP_QUANTUM = 2.0**-40
@@ -91,20 +91,23 @@ class BandLevels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How loud one device speaks where a number is a power in two bands (energy waveform).
 
     Attributes:
-        amplitude_a: of the transmitter in band A for the largest number, over full scale.
-        amplitude_b: in band B.
+        amplitudes: of the transmitter for the largest number, over full scale, in bands A and B of
+            the first number, then of the next [2 Q]; 0 in both where that number is not said.
         full_range: the largest number, in units of the scalar.
     """
 
-    amplitude_a: float
-    amplitude_b: float
+    amplitudes: tuple[float, ...]
     full_range: float
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        for name in ("amplitude_a", "amplitude_b"):
-            value = getattr(self, name)
-            _require(0.0 <= value <= 1.0, f"{name}: got {value}, wanted 0 to 1.")
+        _require(
+            2 <= len(self.amplitudes) <= 2 * MAX_DIRECTIONS and len(self.amplitudes) % 2 == 0,
+            f"amplitudes: got {len(self.amplitudes)}, wanted two for each number.",
+        )
+        for value in self.amplitudes:
+            _require(0.0 <= value <= 1.0, f"amplitudes: got {value}, wanted 0 to 1.")
+        _require(any(self.amplitudes), "amplitudes: all are 0, wanted no order instead.")
         _require_finite(full_range=self.full_range)
         _require(self.full_range > 0, f"full_range: got {self.full_range}, wanted > 0.")
 
@@ -254,9 +257,17 @@ class RoundPlan(
 
 
 class RoundReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="round_report"):
-    """What one device says after a round. Nothing in it depends on its data.
+    """What one device says after a round. Nothing in it depends on its data but ``scale``.
 
-    ``reason`` is empty for TRANSMITTED, and otherwise tells an operator why the device was silent.
+    That one is made of its noisy numbers, as what is on the air is: whoever hears them knows it.
+
+    Attributes:
+        run_id: of the run.
+        round_index: of the round.
+        device_index: who says it.
+        participation: what it did.
+        reason: empty for TRANSMITTED, and otherwise tells an operator why the device was silent.
+        scale: by which its numbers went out smaller to stay below full scale: what it weighs.
     """
 
     run_id: str
@@ -264,6 +275,11 @@ class RoundReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
     device_index: int
     participation: Participation
     reason: str = ""
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        _require(0.0 < self.scale <= 1.0, f"scale: got {self.scale}, wanted above 0, at most 1.")
 
 
 class RoundResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="round_result"):
@@ -333,23 +349,18 @@ class PilotHold(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="pi
         _require(0 < self.amplitude <= 1, f"amplitude: got {self.amplitude}, wanted 0 to 1.")
 
 
-class NumberHold(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="number_hold"):
-    """Everybody who is ready holds the same one of its round's numbers: a plateau.
+class NumbersHold(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="numbers_hold"):
+    """Everybody who is ready holds all of its round's numbers side by side: a plateau.
 
-    Each of them answers with a RoundReport when it is on the air.
+    Each of them answers with a RoundReport when it is on the air; one who cannot has said nothing.
     """
 
     run_id: str
     round_index: int
-    number: int
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
         _require(self.round_index >= 0, f"round_index: got {self.round_index}, wanted >= 0.")
-        _require(
-            0 <= self.number < MAX_DIRECTIONS,
-            f"number: got {self.number}, wanted 0 to {MAX_DIRECTIONS - 1}.",
-        )
 
 
 class PacketHold(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="packet_hold"):

@@ -20,7 +20,7 @@ from edge_runtime.protocol.rounds import (
     PROTOCOL_VERSION,
     DigestReport,
     DigestRequest,
-    NumberHold,
+    NumbersHold,
     PacketHold,
     PilotHold,
     RoundPlan,
@@ -36,7 +36,7 @@ Message = (
     | RoundResult
     | SoundingOrder
     | PilotHold
-    | NumberHold
+    | NumbersHold
     | PacketHold
     | SilenceOrder
     | DigestRequest

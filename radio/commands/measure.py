@@ -35,7 +35,7 @@ from radio.waveforms.slotted import SlottedWaveform
 MAX_DRAWN_CAPTURES = 200
 
 _SOFTWARE_ONLY = (
-    "waveform", "impairments", "calibration_error_db", "devices", "snr_db", "channel", "numbers",
+    "waveform", "impairments", "calibration_error_db", "devices", "snr_db", "channel",
 )  # fmt: skip
 _ENERGY_ONLY = ("calibration_error_db", "plateau_samples")
 
@@ -77,7 +77,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--channel", choices=CHANNEL_NAMES, default=AwgnChannel.name)
     parser.add_argument(
-        "--numbers", type=int, default=1, help="numbers of one payload, one after the other"
+        "--numbers",
+        type=int,
+        default=1,
+        help="numbers of one payload, one after the other; with the energy waveform side by side",
     )
     parser.add_argument("--trials", type=int, default=500, help="rounds simulated (default 500)")
     parser.add_argument("--seed", type=int, default=0)
@@ -102,7 +105,7 @@ def run(default_of: Callable[[str], Any], arguments: argparse.Namespace) -> int:
             f"devices         {measurement.num_devices}, speaking on average "
             f"{measurement.mean_num_speaking:.2f}\n"
             f"SNR             {measurement.snr_db:.1f} dB per sample, one device at full power\n"
-            f"payload         {measurement.num_scalars} numbers, one after the other\n"
+            f"payload         {_payload(measurement)}\n"
             f"trials          {measurement.num_trials}, all silent in "
             f"{measurement.num_silent_trials}\n"
             f"NMSE {_verb(measurement):9s}  {measurement.simulated_nmse_db:.2f} dB\n"
@@ -138,7 +141,11 @@ def _check_is_read(default_of: Callable[[str], Any], arguments: argparse.Namespa
     if over_radios:
         unread += [(name, "over radios, whose energies are measured") for name in _SOFTWARE_ONLY]
     else:
-        unread += [(name, "without --receiver and --device") for name in RADIO_OPTIONS]
+        unread += [
+            (name, "without --receiver and --device")
+            for name in RADIO_OPTIONS
+            if not (adds_powers and name == "sample_rate_hz")
+        ]
     if not adds_powers:
         unread += [(name, f"with --waveform {arguments.waveform}") for name in _ENERGY_ONLY]
     for name, when in unread:
@@ -148,6 +155,13 @@ def _check_is_read(default_of: Callable[[str], Any], arguments: argparse.Namespa
             raise RadioConfigurationError(
                 f"--{name.replace('_', '-')}: got {got}, and nothing reads it {when}. Leave it out."
             )
+
+
+def _payload(measurement: Measurement) -> str:
+    if measurement.num_scalars == 1:
+        return "1 number"
+    how = "side by side" if measurement.waveform.adds_powers else "one after the other"
+    return f"{measurement.num_scalars} numbers, {how}"
 
 
 def _disclaimer(measurement: Measurement) -> str:
@@ -182,7 +196,9 @@ def _measurement(arguments: argparse.Namespace) -> Measurement:
     sample_rate_hz = SAMPLE_RATE_HZ
     if arguments.receiver or arguments.transmitters:
         waveform = EnergyWaveform(
-            sample_rate_hz=arguments.sample_rate_hz, plateau_samples=arguments.plateau_samples
+            sample_rate_hz=arguments.sample_rate_hz,
+            plateau_samples=arguments.plateau_samples,
+            num_scalars=arguments.numbers,
         )
         sample_rate_hz = waveform.sample_rate_hz
         with open_radios(arguments) as (receiver, transmitters):
@@ -195,9 +211,7 @@ def _measurement(arguments: argparse.Namespace) -> Measurement:
             waveform,
             setting,
             num_devices=arguments.devices,
-            num_scalars=arguments.numbers,
             calibration_error_db=arguments.calibration_error_db,
-            signs=name.carries_signs,
         )
     else:
         sample_rate_hz = waveform.sample_rate_hz
@@ -224,7 +238,12 @@ def _waveform(
     name: WaveformName, arguments: argparse.Namespace
 ) -> CoherentWaveform | EnergyWaveform | SlottedWaveform:
     if name.adds_powers:
-        return EnergyWaveform(plateau_samples=arguments.plateau_samples)
+        return EnergyWaveform(
+            sample_rate_hz=arguments.sample_rate_hz,
+            plateau_samples=arguments.plateau_samples,
+            num_scalars=arguments.numbers,
+            are_votes=name.carries_signs,
+        )
     if name.needs_common_clock:
         return CoherentWaveform(num_devices=arguments.devices, num_scalars=arguments.numbers)
     return SlottedWaveform(num_scalars=arguments.numbers)

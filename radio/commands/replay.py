@@ -21,6 +21,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("file", type=Path, help="NAME or NAME.sigmf-meta")
     parser.add_argument(
+        "--numbers", type=int, default=1, help="that stand side by side in a capture (default 1)"
+    )
+    parser.add_argument(
         "--plot", type=Path, metavar="FOLDER", help="spectrum.png and constellation.png there"
     )
     parser.set_defaults(run=run)
@@ -42,15 +45,16 @@ def run(arguments: argparse.Namespace) -> int:
     )
     print(f"recorded     {when}, gain {'not told' if gain_db is None else f'{gain_db:g} dB'}")
     print(
-        f"{'capture':32s}{'samples':>9s}{'level':>12s}{'peak':>12s}{'band A':>12s}{'band B':>12s}"
+        f"{'capture':32s}{'samples':>9s}{'level':>12s}{'peak':>12s}{'bands A':>12s}{'bands B':>12s}"
         f"{'offset':>11s}"
     )
     for label, capture in zip(recording.labels, recording.captures, strict=True):
         waveform = EnergyWaveform(
-            sample_rate_hz=recording.sample_rate_hz, plateau_samples=len(capture)
+            sample_rate_hz=recording.sample_rate_hz,
+            plateau_samples=len(capture),
+            num_scalars=arguments.numbers,
         )
-        energies = waveform.energies(capture)
-        a, b = (db_from_power_ratio(energy) for energy in (energies.a, energies.b))
+        a, b = (db_from_power_ratio(p) for p in waveform.energies(capture).sum(axis=0).tolist())
         print(
             f"{label[:31]:32s}{len(capture):9d}{mean_power_dbfs(capture):7.1f} dBFS"
             f"{peak_dbfs(capture):7.1f} dBFS{a:7.1f} dBFS{b:7.1f} dBFS"

@@ -125,6 +125,9 @@ class HeldBench(Protocol):
     def capture(self, num_samples: int) -> Complex64Array:
         """What the receiver hears of what is held."""
 
+    def draw_numbers(self, num_scalars: int, *, signs: bool = False) -> Float64Array:
+        """Uniform on [-1, 1] [num_devices, num_scalars], or signs of that."""
+
 
 class Bench(SelfClosing):
     """Devices and a receiver on a software medium. Closed as a context manager.

@@ -17,7 +17,12 @@ from radio.arrays import Complex64Array, Float64Array
 from radio.checks import check_integer
 from radio.errors import RadioCalibrationError
 from radio.measurement.bench import MAX_SNR_DB, MIN_SNR_DB, Setting
-from radio.measurement.energy import gains_from_pilots, listen, variance_of_gains
+from radio.measurement.energy import (
+    draw_vectors,
+    gains_from_pilots,
+    listen,
+    variances_of_gains,
+)
 from radio.measurement.result import Log, Measurement
 from radio.software_air.channel_models import AwgnChannel
 from radio.transceiver import Transceiver
@@ -25,7 +30,7 @@ from radio.units import db_from_power_ratio, mean_power_dbfs
 from radio.waveforms import WaveformName
 from radio.waveforms.energy import EnergyWaveform
 from radio.waveforms.energy_calibration import Calibration, Moment, calibrate
-from radio.waveforms.energy_error_model import sum_variance
+from radio.waveforms.energy_error_model import sum_variances
 from radio.waveforms.energy_offset import estimate_offset_hz
 
 TRIALS_PER_CALIBRATION = 20
@@ -57,9 +62,10 @@ class RadioBench:
         duration_s = num_samples / self.receiver.sample_rate_hz
         return self.receiver.capture(num_samples, timeout_s=duration_s + _TIMEOUT_S)
 
-    def draw_numbers(self) -> Float64Array:
-        """Uniform on [-1, 1] [num_devices]."""
-        return self._number_rng.uniform(-1.0, 1.0, self.num_devices)
+    def draw_numbers(self, num_scalars: int, *, signs: bool = False) -> Float64Array:
+        """Uniform on [-1, 1] [num_devices, num_scalars], or signs of that."""
+        numbers = self._number_rng.uniform(-1.0, 1.0, (self.num_devices, num_scalars))
+        return np.where(numbers < 0.0, -1.0, 1.0) if signs else numbers
 
     def fall_silent(self) -> None:
         """All of them."""
@@ -72,9 +78,9 @@ class DeviceReading:
     """One transmitter, as the receiver hears its pilots.
 
     Attributes:
-        gain_a_db: power gain in band A, full scale to full scale, mean of all pilots; -inf if
+        gain_a_db: power gain in bands A, full scale to full scale, mean of all pilots; -inf if
             nothing was heard.
-        gain_b_db: in band B.
+        gain_b_db: in bands B.
         spread_db: largest less smallest power gain among the pilots, in the worse band.
         relative_error: of one pilot's power gain, predicted, in the worse band.
         is_heard: whether that is good enough to be used.
@@ -185,9 +191,9 @@ def _reading(
     peak: float,
 ) -> DeviceReading:
     gains = np.array([c.power_gains[index] for c in calibrations])
-    a, b = (db_from_power_ratio(float(mean)) for mean in gains.mean(axis=0))
+    a, b = (db_from_power_ratio(float(mean)) for mean in gains.mean(axis=(0, 1)))
     lowest, highest = gains.min(axis=0), gains.max(axis=0)
-    is_heard = all(c.is_heard(index) for c in calibrations)
+    is_heard = all(bool(np.all(c.hears[index])) for c in calibrations)
     spread_db = 0.0
     if np.all(lowest > 0.0):
         spread_db = float(np.max(10.0 * np.log10(highest / lowest)))
@@ -210,7 +216,7 @@ def measure_over_the_air(
     receiver: Transceiver,
     devices: Sequence[Transceiver],
 ) -> Measurement:
-    """Known numbers, one a trial, over radios that are there; pilots every twenty trials.
+    """Known numbers over radios that are there; pilots every twenty trials.
 
     Args:
         waveform: bands and plateau.
@@ -232,34 +238,39 @@ def measure_over_the_air(
         if trial % TRIALS_PER_CALIBRATION == 0:
             known, errors, shared = gains_from_pilots(waveform, bench)
             level = float(known.min())
-        arrival_power = (level * waveform.full_power_amplitude) ** 2
+        arrival_power = float(waveform.arrival_power(level))
         silence = listen(waveform, bench)
-        numbers = bench.draw_numbers()
+        numbers = draw_vectors(waveform, bench)
+        scales = np.ones(bench.num_devices)
         for k in everybody:
-            a, b = np.minimum(level / known[k], 1.0).tolist()
-            bench.devices[k].hold(waveform.burst(float(numbers[k]), (a, b), bench.radio_rng))
+            amplitudes = np.minimum(level / known[k], 1.0)
+            burst = waveform.burst(numbers[k], amplitudes, bench.radio_rng)
+            bench.devices[k].hold(burst.samples)
+            scales[k] = burst.scale
         capture = bench.capture(waveform.plateau_samples)
         bench.fall_silent()
         setting.on_capture(capture)
-        plateau = waveform.energies(capture)
-        noise_power = max(silence.a, silence.b) * waveform.plateau_samples
-        noise_power /= waveform.num_guarded_bins
-        variance = sum_variance(
-            waveform, numbers, offsets, noise_power=noise_power, arrival_power=arrival_power
-        )
+        noise_power = float(silence.max()) * waveform.plateau_samples / waveform.num_guarded_bins
+        said = numbers * scales[:, None]
+        variances = sum_variances(
+            waveform, said, offsets, noise_power=noise_power, arrival_power=arrival_power
+        ) + variances_of_gains(said, errors, shared)
+        weight = float(scales.sum())
+        sums = waveform.estimate_sums(waveform.energies(capture), silence, arrival_power, weight)
         log.add(
-            estimates=[waveform.estimate_sum(plateau, silence, arrival_power, bench.num_devices)],
-            truths=[numbers.sum()],
-            variances=[variance + variance_of_gains(numbers, errors, shared)],
+            estimates=sums.tolist(),
+            truths=said.sum(axis=0).tolist(),
+            variances=variances.tolist(),
             num_speaking=bench.num_devices,
+            err_together=True,
         )
         snr_db = db_from_power_ratio(arrival_power / max(noise_power, 1e-300))
     bench.setting = dataclasses.replace(setting, snr_db=min(max(snr_db, MIN_SNR_DB), MAX_SNR_DB))
     return log.measurement(
         bench,
         waveform=WaveformName.ENERGY,
-        num_scalars=1,
-        airtime_s=waveform.captures_of_round(1) * waveform.plateau_s,
+        num_scalars=waveform.num_scalars,
+        airtime_s=waveform.captures_of_round * waveform.plateau_s,
     )
 
 

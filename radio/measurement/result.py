@@ -79,11 +79,13 @@ class Log:
         truths: Iterable[float],
         variances: Iterable[float],
         num_speaking: int,
+        err_together: bool = False,
     ) -> None:
-        """One trial in which somebody spoke."""
+        """One trial in which somebody spoke; ``err_together`` where one cause moves all numbers."""
         self._estimates += map(float, estimates)
         self._truths += map(float, truths)
-        self._variances += map(float, variances)
+        predicted = [float(variance) for variance in variances]
+        self._variances += [sum(predicted)] if err_together else predicted
         self._num_speaking.append(num_speaking)
 
     def measurement(

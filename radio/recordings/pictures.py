@@ -53,12 +53,13 @@ def power_density_db(capture: Complex64Array) -> Float64Array:
 def constellation(waveform: Waveform, capture: Complex64Array) -> Complex128Array:
     """The points that the receiver decides by.
 
-    Coherent: each number's level, in phase and in quadrature. Energy: the power of band A and, as
-    the imaginary part, of band B. Slotted: the turned phase steps of a packet.
+    Coherent: each number's level, in phase and in quadrature. Energy: each number's power of band A
+    and, as the imaginary part, of band B. Slotted: the turned phase steps of a packet.
     """
     if isinstance(waveform, EnergyWaveform):
         energies = waveform.energies(capture)
-        return np.array([complex(energies.a, energies.b)])
+        points: Complex128Array = energies[:, 0] + 1j * energies[:, 1]
+        return points
     if isinstance(waveform, SlottedWaveform):
         return waveform.constellation(capture)
     reception = waveform.demodulate(capture, 1.0)
@@ -75,10 +76,14 @@ def _draw_spectrum(
     axes = figure.subplots()
     axes.plot(frequencies_khz, density, color=_BLUE, linewidth=0.8)
     if isinstance(waveform, EnergyWaveform):
-        for name, first_hz in (("A", waveform.first_band_hz), ("B", waveform.second_band_hz)):
-            end_khz = (first_hz + waveform.bandwidth_hz) / 1e3
-            axes.axvspan(first_hz / 1e3, end_khz, color=_ORANGE, alpha=0.15)
-            axes.text((first_hz / 1e3 + end_khz) / 2, axes.get_ylim()[1], name, ha="center")
+        top = axes.get_ylim()[1]
+        for number in range(waveform.num_scalars):
+            edges_khz = [edge / 1e3 for edge in waveform.edges_hz(number)]
+            for name, sign in (("A", 1.0), ("B", -1.0)):
+                first, last = sorted(sign * edge for edge in edges_khz)
+                axes.axvspan(first, last, color=_ORANGE, alpha=0.15)
+                text = name if waveform.num_scalars == 1 else f"{name}{number}"
+                axes.text((first + last) / 2, top, text, ha="center")
     axes.set_xlabel("frequency beside the receiver's carrier (kHz)")
     axes.set_ylabel("power a bin (dB over full scale)")
     axes.grid(alpha=0.3)

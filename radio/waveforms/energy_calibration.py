@@ -5,15 +5,26 @@ calibration, each slot a held burst and one capture anywhere inside it::
 
     | silence | pilot of device 0 | pilot of device 1 | ... | pilot of device K-1 |
 
-A pilot has half of full power in each band, so with an amplitude A of the transmitter and the
-full power P1 of the waveform (back-off included) device k's power gain in a band is
+A pilot has full power, evenly in all 2 Q bands, so with an amplitude A of the transmitter and p_p
+its share of the power P1 of the largest number, device k's power gain in a band b is
 
-    abs(h_k)^2 = D / (P1 A^2 / 2),      D = energy of the pilot's capture - energy of the silence
+    abs(h_kb)^2 = D_b / (p_p P1 A^2),      D = energy of the pilot's capture - energy of the silence
 
-with the relative error of `radio.waveforms.energy_error_model.pilot_relative_error`. A device whose
-gain is off by a factor e weighs e times as much in every sum. That worsens the error of the sum
-(`radio.waveforms.energy`), and not the promise of privacy: the device's noise is part of its number
-and weighs the same. For the coherent waveform a wrong amplitude does reach the price
+with the relative error of `radio.waveforms.energy_error_model.pilot_relative_errors`. Neighbouring
+bands of one path are about as loud, and a band alone has little of the pilot's power: so what the
+bands of a device have in common is taken from all of them, and what they differ by only as far as
+it is more than chance (the random-effects estimate of DerSimonian and Laird, Controlled Clinical
+Trials 7(3), 1986, with n bands of equal error e, their mean m and variance s^2):
+
+    t^2 = max(0, s^2 - e^2),    w = t^2 / (t^2 + e^2)
+    abs(h_kb)^2 = m + w (D_b-gain - m),    error^2 = e^2 (w + (1 - w^2) / n)
+
+Bands equally loud are known e / sqrt(n) well, bands as different as after echoes each by itself;
+where they differ by about as much as chance would have it, up to 1.4 times worse than is stated.
+
+A device whose gain is off by a factor e weighs e times as much in every sum. That worsens the error
+of the sum (`radio.waveforms.energy`), and not the promise of privacy: the device's noise is part of
+its numbers and weighs the same. For the coherent waveform a wrong amplitude does reach the price
 (`radio.waveforms.coherent.ChannelEstimate`).
 
 A gain holds as long as nothing moves and nothing warms up. `Calibration.check_fresh` knows how long
@@ -26,17 +37,18 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from radio.arrays import Float64Array
-from radio.checks import check_integer, check_not_negative, check_positive
-from radio.errors import RadioCalibrationError
-from radio.waveforms.energy import PILOT_POWERS, BandEnergies, EnergyWaveform
-from radio.waveforms.energy_error_model import pilot_relative_error
+from radio.arrays import BoolArray, Float64Array
+from radio.checks import check_integer, check_positive
+from radio.errors import RadioCalibrationError, RadioConfigurationError
+from radio.waveforms.energy import EnergyWaveform
+from radio.waveforms.energy_error_model import pilot_relative_errors
 
 MAX_RELATIVE_ERROR = 0.25
-"""A power gain known worse than this is not used: its device was not heard."""
+"""A power gain known worse than this is not used: its device was not heard in that band."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,19 +88,20 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Power gains of all devices in both bands, from one pilot each.
+    """Power gains of all devices in all bands, from one pilot each.
 
     Attributes:
-        power_gains: abs(h_k)^2, real [num_devices, 2]; 0 where nothing rose above the silence.
-        relative_errors: standard deviation of each over itself [num_devices, 2]; infinite for a
-            device that sent no pilot or was not heard.
-        silence: energies while nobody sent.
+        power_gains: abs(h_kb)^2, real [num_devices, num_scalars, 2]; 0 where nothing rose above the
+            silence.
+        relative_errors: standard deviation of each over itself, of the same shape; infinite for a
+            device that sent no pilot, and where it was not heard.
+        silence: energies while nobody sent [num_scalars, 2].
         made: when.
     """
 
     power_gains: Float64Array
     relative_errors: Float64Array
-    silence: BandEnergies
+    silence: Float64Array
     made: Moment
 
     @property
@@ -96,9 +109,14 @@ class Calibration:
         """K."""
         return len(self.power_gains)
 
+    @property
+    def hears(self) -> BoolArray:
+        """Whether gains are known well enough for a number [num_devices, num_scalars]."""
+        return np.all(self.relative_errors <= MAX_RELATIVE_ERROR, axis=2)
+
     def is_heard(self, device_index: int) -> bool:
-        """Whether a device's gains are known well enough to use."""
-        return bool(np.all(self.relative_errors[device_index] <= MAX_RELATIVE_ERROR))
+        """Whether they are for any number at all."""
+        return bool(np.any(self.hears[device_index]))
 
     def without(self, device_index: int) -> Calibration:
         """This calibration, with a device taken for unheard."""
@@ -107,21 +125,20 @@ class Calibration:
         errors.flags.writeable = False
         return dataclasses.replace(self, relative_errors=errors)
 
-    def gains(self, device_index: int) -> tuple[float, float]:
-        """abs(h_k) in bands A and B, amplitude ratios.
+    def gains(self, device_index: int) -> Float64Array:
+        """abs(h_k) in all bands, amplitude ratios [num_scalars, 2].
 
         Raises:
             RadioCalibrationError: the device sent no pilot, or none that was heard.
         """
         if not self.is_heard(device_index):
-            error = float(np.max(self.relative_errors[device_index]))
+            error = float(np.min(np.max(self.relative_errors[device_index], axis=1)))
             raise RadioCalibrationError(
                 f"device {device_index}: its gain is known to {error:.0%} and at most "
                 f"{MAX_RELATIVE_ERROR:.0%} will do; it sent no pilot or was not heard. Raise its "
                 "power or bring it nearer, then calibrate again."
             )
-        a, b = np.sqrt(self.power_gains[device_index]).tolist()
-        return a, b
+        return np.sqrt(self.power_gains[device_index])
 
     def check_fresh(self, now: Moment, limits: CalibrationLimits) -> None:
         """Return if the calibration still holds.
@@ -164,8 +181,9 @@ def check_can_be_heard(waveform: EnergyWaveform, noise_power: float, amplitude: 
         RadioCalibrationError: its gain would be known worse than MAX_RELATIVE_ERROR.
     """
     silence = noise_power * waveform.num_guarded_bins / waveform.plateau_samples
-    heard = PILOT_POWERS[0] * (amplitude * waveform.full_power_amplitude) ** 2
-    error = pilot_relative_error(waveform, heard, silence)
+    heard = waveform.pilot_power * float(waveform.arrival_power(amplitude))
+    in_a_band = float(pilot_relative_errors(waveform, heard, silence))
+    error = in_a_band / math.sqrt(2.0 * waveform.num_scalars)
     if error > MAX_RELATIVE_ERROR:
         raise RadioCalibrationError(
             f"at this noise a gain would be known to {error:.0%}, at most {MAX_RELATIVE_ERROR:.0%} "
@@ -177,8 +195,8 @@ def calibrate(
     waveform: EnergyWaveform,
     *,
     num_devices: int,
-    silence: BandEnergies,
-    pilots: Mapping[int, BandEnergies],
+    silence: Float64Array,
+    pilots: Mapping[int, Float64Array],
     amplitude: float,
     made: Moment,
 ) -> Calibration:
@@ -197,16 +215,53 @@ def calibrate(
     """
     check_integer("num_devices", num_devices, minimum=1)
     check_positive("amplitude", amplitude)
-    sent = PILOT_POWERS[0] * (amplitude * waveform.full_power_amplitude) ** 2
-    power_gains = np.zeros((num_devices, 2))
-    relative_errors = np.full((num_devices, 2), math.inf)
+    if not np.all(silence >= 0.0) or not np.all(np.isfinite(silence)):
+        raise RadioConfigurationError(
+            f"energy of a silent capture: got {silence.tolist()}, wanted finite numbers >= 0."
+        )
+    sent = waveform.pilot_power * float(waveform.arrival_power(amplitude))
+    shape = (num_devices, waveform.num_scalars, 2)
+    power_gains, relative_errors = np.zeros(shape), np.full(shape, math.inf)
     for device, energies in pilots.items():
-        heard = energies.less(silence)
-        bands = ((heard.a, silence.a), (heard.b, silence.b))
-        for band, (energy, noise) in enumerate(bands):
-            check_not_negative("energy of a silent capture", noise)
-            power_gains[device, band] = max(energy, 0.0) / sent
-            relative_errors[device, band] = pilot_relative_error(waveform, energy, noise)
+        together = pooled(waveform, energies - silence, silence)
+        power_gains[device] = np.maximum(together.heard, 0.0) / sent
+        relative_errors[device] = together.relative_errors
     power_gains.flags.writeable = False
     relative_errors.flags.writeable = False
     return Calibration(power_gains, relative_errors, silence, made)
+
+
+class Pooled(NamedTuple):
+    """What all bands of a pilot say together of each of them.
+
+    Attributes:
+        heard: D of each band [num_scalars, 2].
+        relative_errors: of each; infinite where it did not rise above the silence.
+        left: by which pooling makes the error of a band smaller, w + (1 - w^2) / n, a variance's.
+    """
+
+    heard: Float64Array
+    relative_errors: Float64Array
+    left: float
+
+
+def pooled(waveform: EnergyWaveform, heard: Float64Array, silence: Float64Array) -> Pooled:
+    """Gains of bands from all bands of one pilot; equations in the module.
+
+    Args:
+        waveform: what the energies were taken with.
+        heard: D of each band [num_scalars, 2].
+        silence: E of each while nobody sent.
+    """
+    mean, num_bands = float(np.mean(heard)), heard.size
+    if mean <= 0.0:
+        return Pooled(heard, np.full(heard.shape, math.inf), 1.0)
+    # Of a band as loud as the mean: what a faint one would say of itself follows its own error.
+    of_one = float(np.mean(np.square(mean * pilot_relative_errors(waveform, mean, silence))))
+    differ = max(0.0, float(np.var(heard, ddof=1)) - of_one)
+    weight = differ / (differ + of_one)
+    left = weight + (1.0 - weight**2) / num_bands
+    found = mean + weight * (heard - mean)
+    is_heard = found > 0.0
+    errors = math.sqrt(left * of_one) / np.where(is_heard, found, 1.0)
+    return Pooled(found, np.where(is_heard, errors, math.inf), left)

@@ -3,8 +3,8 @@
 What happens on the air is ordered by answers, not by clocks::
 
     learn_channel   everybody silent | capture | for each device: its pilot, held | capture | silent
-    carry           plan: all make ready | capture of the silence | for each number: all hold it |
-                    capture | ... | all fall silent
+    carry           plan: all make ready | capture of the silence | all hold all their numbers |
+                    capture | all fall silent
 
 A capture lies anywhere inside its plateau (`radio.waveforms.energy`).
 """
@@ -12,14 +12,15 @@ A capture lies anywhere inside its plateau (`radio.waveforms.energy`).
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from edge_runtime.control.channel import ControlChannel
 from edge_runtime.protocol.rounds import (
-    NumberHold,
+    NumbersHold,
     Participation,
     PilotHold,
     RoundPlan,
@@ -27,9 +28,9 @@ from edge_runtime.protocol.rounds import (
 )
 from radio.arrays import Complex64Array, Float64Array
 from radio.errors import RadioCalibrationError
-from radio.waveforms.energy import BandEnergies, EnergyWaveform
+from radio.waveforms.energy import EnergyWaveform
 from radio.waveforms.energy_calibration import Calibration, CalibrationLimits, Moment, calibrate
-from radio.waveforms.energy_error_model import measured_sum_variance
+from radio.waveforms.energy_error_model import measured_sum_variances
 from radio.waveforms.energy_intruders import find_intruder
 from radio.waveforms.energy_offset import estimate_offset_hz
 from server.air.base import Heard, HeldAir, check_devices, reports_of, those_who
@@ -87,7 +88,9 @@ class EnergyAir(HeldAir):
         block_start = round_index - round_index % self.limits.max_rounds
         self.simulation.begin_sounding(block_start)
         control.broadcast(SilenceOrder(run_id, block_start))
-        silence, pilots, offsets_hz = self._listen("silence"), {}, {}
+        silence = self.waveform.energies(self._capture("silence"))
+        pilots: dict[int, Float64Array] = {}
+        offsets_hz: dict[int, float] = {}
         try:
             for device in range(self.num_devices):
                 control.broadcast(PilotHold(run_id, block_start, device, self.pilot_amplitude))
@@ -140,7 +143,7 @@ class EnergyAir(HeldAir):
         power: RoundPower,
         on_spoken: Callable[[Sequence[int]], None],
     ) -> Heard:
-        """The plan, and then a plateau for each number."""
+        """The plan, and then one plateau with all numbers."""
         if not isinstance(power, EnergyPowerPlan):
             raise TypeError(f"power: got {type(power).__name__}, wanted an EnergyPowerPlan.")
         self.simulation.begin_payload(plan.round_index)
@@ -148,65 +151,72 @@ class EnergyAir(HeldAir):
         if not those_who(Participation.READY, reports_of(control)):
             return Heard(())
         quiet = self.waveform.bin_powers(self._capture("silence"))
-        silence = self.waveform.band_energies(quiet)
-        arrival_power = (power.receive_scale * self.waveform.full_power_amplitude) ** 2
-        spoke: set[int] = set()
-        sums, counts, weights, variances = [], [], [], []
+        speakers: tuple[int, ...] = ()
         try:
-            for number in range(plan.num_directions):
-                control.broadcast(NumberHold(plan.run_id, plan.round_index, number))
-                speakers = those_who(Participation.TRANSMITTED, reports_of(control))
-                bins = self.waveform.bin_powers(self._capture(f"number {number}"))
-                plateau = self.waveform.band_energies(bins)
-                self._tell_intruder(plan.round_index, number, bins, quiet, arrival_power)
-                weight = math.fsum(power.weights[k] for k in speakers)
-                share = self.waveform.estimate_sum(plateau, silence, arrival_power, weight)
-                sums.append(power.full_range * share)
-                variances.append(
-                    measured_sum_variance(
-                        self.waveform,
-                        plateau,
-                        silence,
-                        arrival_power=arrival_power,
-                        num_speakers=len(speakers),
-                    )
-                )
-                counts.append(len(speakers))
-                weights.append(weight)
-                spoke.update(speakers)
+            control.broadcast(NumbersHold(plan.run_id, plan.round_index))
+            reports = reports_of(control)
+            speakers = those_who(Participation.TRANSMITTED, reports)
+            bins = self.waveform.bin_powers(self._capture("numbers"))
         finally:
             control.broadcast(SilenceOrder(plan.run_id, plan.round_index))
-            on_spoken(sorted(spoke))
+            on_spoken(speakers)
+        if not speakers:
+            return Heard(())
+        scales = {report.device_index: report.scale for report in reports}
+        weights = np.array([np.array(power.weights[k]) * scales[k] for k in speakers])
+        return self._heard(plan.round_index, power, speakers, weights, bins, quiet)
+
+    def _heard(
+        self,
+        round_index: int,
+        power: EnergyPowerPlan,
+        speakers: tuple[int, ...],
+        weights: Float64Array,
+        bins: Float64Array,
+        quiet: Float64Array,
+    ) -> Heard:
+        """What a capture of numbers says beside one of the silence; weights [speakers, Q]."""
+        plateau, silence = self.waveform.band_energies(bins), self.waveform.band_energies(quiet)
+        levels, totals = np.array(power.levels), weights.sum(axis=0)
+        # A number that nobody said is 0, and weighs what lets it stay so.
+        is_said = totals > 0.0
+        arrival_power = self.waveform.arrival_power(np.where(is_said, levels, 1.0))
+        totals = np.where(is_said, totals, 1.0)
+        self._tell_intruder(round_index, bins, quiet, arrival_power)
+        shares = self.waveform.estimate_sums(plateau, silence, arrival_power, totals)
+        counts = np.count_nonzero(weights, axis=0)
+        variances = measured_sum_variances(
+            self.waveform,
+            plateau,
+            silence,
+            arrival_power=arrival_power,
+            num_speakers=np.maximum(counts, 1),
+        )
         return Heard(
-            speakers=tuple(sorted(spoke)),
-            sums=tuple(sums),
-            num_speakers=tuple(counts),
-            total_weights=tuple(weights),
-            sum_noise_std=power.full_range * math.sqrt(max(variances)),
+            speakers=speakers,
+            sums=tuple((power.full_range * np.where(is_said, shares, 0.0)).tolist()),
+            num_speakers=tuple(counts.tolist()),
+            total_weights=tuple(totals.tolist()),
+            sum_noise_std=power.full_range * float(np.sqrt(variances[is_said].max())),
         )
 
     def _capture(self, label: str) -> Complex64Array:
         return self.capture(self.waveform.plateau_samples, label)
 
-    def _listen(self, label: str) -> BandEnergies:
-        return self.waveform.energies(self._capture(label))
-
     def _tell_intruder(
         self,
         round_index: int,
-        number: int,
         plateau: Float64Array,
         silence: Float64Array,
-        arrival_power: float,
+        arrival_power: Float64Array,
     ) -> None:
-        """Into the log, if somebody else was on the air while a number was, and not before."""
+        """Into the log, if somebody else was on the air while the numbers were, and not before."""
         found = find_intruder(self.waveform, plateau, silence, arrival_power)
         if found is not None:
             _logger.warning(
-                "round %d, number %d: somebody else was on the air: %s. Choose another carrier, or "
-                "look for what sends there",
+                "round %d: somebody else was on the air: %s. Choose another carrier, or look for "
+                "what sends there",
                 round_index,
-                number,
                 found,
             )
 

@@ -130,7 +130,7 @@ def _link(config: PlanConfig, ends: _Ends) -> RadioLink:
         now=None if config.privacy.has_system_keys else utc_now,
     )
     if radio.waveform.adds_powers:
-        bands = radio.energy_waveform
+        bands = config.energy_waveform
         return RadioLink(
             uplinks=tuple(EnergyUplink(transmitter, bands) for transmitter in transmitters),
             air=EnergyAir(
@@ -178,7 +178,7 @@ def _software_ends(config: PlanConfig, noise_seed: int | str) -> _Ends:
     channel = channel_from_name(radio.channel, rician_k_db=radio.rician_k_db)
     medium = SoftwareMedium(
         num_devices=num_devices,
-        sample_rate_hz=radio.sample_rate_hz,
+        sample_rate_hz=radio.rate_hz,
         noise_power=radio.noise_power,
         noise_rng=simulation_rng(noise_seed, "noise/start", 0),
         channel_name="+".join([channel.name, *_label(config)]),

@@ -49,15 +49,15 @@ def uplink_use(
     blocks_per_round = math.ceil(rounds / radio.coherence_rounds) / rounds
     settling_s = settling_s if radio.has_plutos else 0.0
     if radio.waveform.adds_powers:
-        bands = radio.energy_waveform
+        bands = radio.energy_waveform(num_numbers)
         period = bands.plateau_samples
         calibrations = bands.captures_of_calibration(num_devices) * blocks_per_round
-        captures = bands.captures_of_round(num_numbers) + calibrations
+        captures = bands.captures_of_round + calibrations
         return UplinkUse(
-            payload_symbols=float(num_numbers * period),
+            payload_symbols=float(period),
             pilot_symbols=period * blocks_per_round,
             airtime_s=captures * bands.plateau_s,
-            on_air_s=(num_numbers + blocks_per_round) * (settling_s + bands.plateau_s),
+            on_air_s=(1.0 + blocks_per_round) * (settling_s + bands.plateau_s),
         )
     if not radio.waveform.superposes:
         packets = radio.slotted_waveform(num_numbers)
@@ -74,6 +74,6 @@ def uplink_use(
     return UplinkUse(
         payload_symbols=payload_symbols,
         pilot_symbols=pilot_symbols,
-        airtime_s=samples / radio.sample_rate_hz,
-        on_air_s=(payload_symbols + pilot_symbols) / radio.sample_rate_hz,
+        airtime_s=samples / radio.rate_hz,
+        on_air_s=(payload_symbols + pilot_symbols) / radio.rate_hz,
     )

@@ -8,6 +8,7 @@ import math
 from edge_runtime.protocol.rounds import Access, Vote
 from radio.errors import RadioError
 from radio.software_air.impairments import Impairments, impairments_from_name
+from radio.waveforms.energy import EnergyWaveform
 from radio.waveforms.energy_calibration import check_can_be_heard
 from server.config.learning import FederationSection, OptimizerSection, RunSection
 from server.config.power import PowerSection
@@ -114,6 +115,19 @@ class PlanConfig(Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
         return Vote.NOISE_BEFORE if is_before else Vote.NOISE_AFTER
 
     @property
+    def energy_waveform(self) -> EnergyWaveform:
+        """The bands of a round's numbers, where powers add.
+
+        Raises:
+            RadioConfigurationError: more numbers than there is room for.
+        """
+        has_noise_on_air = self.privacy.enabled and self.vote is Vote.NOISE_AFTER
+        return self.radio.energy_waveform(
+            self.optimizer.directions,
+            are_votes=self.radio.waveform.carries_signs and not has_noise_on_air,
+        )
+
+    @property
     def largest_number(self) -> float:
         """G, the largest number that is said before its noise: a sign, or the clip."""
         return 1.0 if self.vote is not Vote.NONE else min(self.optimizer.clip, _LARGEST_SCALAR)
@@ -141,7 +155,7 @@ class PlanConfig(Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
             offset_hz = impairments.largest_offset_hz(radio.carrier_hz)
             signal_to_noise = radio.max_amplitude**2 / radio.noise_power
             if radio.waveform.adds_powers:
-                bands = radio.energy_waveform
+                bands = self.energy_waveform
                 bands.check_offset(offset_hz)
                 if not radio.has_plutos:
                     check_can_be_heard(bands, radio.noise_power, radio.max_amplitude)

@@ -19,6 +19,8 @@ from server.config.section import MAX_SYMBOLS, Section, check_count, check_withi
 from server.errors import ConfigurationError
 from server.numeric import check_positive
 
+_NARROW_RATE_HZ, _WIDE_RATE_HZ, _LONG_FROM_HZ = 1e6, 20e6, 8e6
+
 
 class RadioSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The air.
@@ -45,11 +47,14 @@ class RadioSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             (`server.power.energy_waveform`).
         pilot_symbols: length of each device's pilot.
         payload_symbols: length of the sequence that carries one number.
-        plateau_samples: energy waveform: period of a held buffer and length of a capture.
+        plateau_samples: energy waveform: period of a held buffer and length of a capture. Left
+            out, 131,072, and 65,536 below 8 MS/s.
         energy_mapping: energy waveform: "signed" or "self_normalised".
         calibration_max_age_s: energy waveform: new pilots are sent after this time at the latest.
         carrier_hz: what the crystals' errors are parts of.
         max_amplitude: peak of a transmitted sample, 1 = full scale.
+        sample_rate_hz: of all radios. Left out, 20 MS/s where powers add, because all numbers of a
+            round stand side by side in frequency, and 1 MS/s for other waveforms.
         keep_captures: rounds of which the receiver's captures, and those of the calibration before,
             are kept as SigMF in the run folder; for waveforms without a common clock.
         max_hold_s: longest that a Pluto holds one burst. A program that holds one longer is taken
@@ -67,12 +72,12 @@ class RadioSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     min_band_gain: float = 0.1
     pilot_symbols: int = 1024
     payload_symbols: int = 64
-    plateau_samples: int = 1 << 16
+    plateau_samples: int | None = None
     energy_mapping: Mapping = Mapping.SIGNED
     calibration_max_age_s: float = 600.0
     carrier_hz: float = 915e6
     max_amplitude: float = 1.0
-    sample_rate_hz: float = 1e6
+    sample_rate_hz: float | None = None
     keep_captures: tuple[int, ...] = ()
     max_hold_s: float = 10.0
 
@@ -85,8 +90,10 @@ class RadioSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         check_positive("radio.min_band_gain", self.min_band_gain)
         check_count("radio.pilot_symbols", self.pilot_symbols, 16, MAX_SYMBOLS)
         check_count("radio.payload_symbols", self.payload_symbols, 1, MAX_SYMBOLS)
-        check_count("radio.plateau_samples", self.plateau_samples, 1, MAX_SYMBOLS)
-        check_positive("radio.sample_rate_hz", self.sample_rate_hz)
+        if self.plateau_samples is not None:
+            check_count("radio.plateau_samples", self.plateau_samples, 1, MAX_SYMBOLS)
+        if self.sample_rate_hz is not None:
+            check_positive("radio.sample_rate_hz", self.sample_rate_hz)
         check_within("radio.max_amplitude", self.max_amplitude, 1e-6, 1.0)
         check_positive("radio.carrier_hz", self.carrier_hz)
         check_positive("radio.calibration_max_age_s", self.calibration_max_age_s)
@@ -106,12 +113,27 @@ class RadioSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         return self.impairments or home
 
     @property
-    def energy_waveform(self) -> EnergyWaveform:
+    def rate_hz(self) -> float:
+        """The sample rate, also where it was left out."""
+        if self.sample_rate_hz is not None:
+            return self.sample_rate_hz
+        return _WIDE_RATE_HZ if self.waveform.adds_powers else _NARROW_RATE_HZ
+
+    @property
+    def period_samples(self) -> int:
+        """The length of a plateau, also where it was left out."""
+        if self.plateau_samples is not None:
+            return self.plateau_samples
+        return 1 << (17 if self.rate_hz >= _LONG_FROM_HZ else 16)
+
+    def energy_waveform(self, num_scalars: int, *, are_votes: bool = False) -> EnergyWaveform:
         """The energy waveform of these radios."""
         return EnergyWaveform(
-            sample_rate_hz=self.sample_rate_hz,
-            plateau_samples=self.plateau_samples,
+            sample_rate_hz=self.rate_hz,
+            plateau_samples=self.period_samples,
+            num_scalars=num_scalars,
             mapping=self.energy_mapping,
+            are_votes=are_votes,
         )
 
     def coherent_waveform(self, num_devices: int, num_scalars: int) -> CoherentWaveform:
@@ -125,7 +147,7 @@ class RadioSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     def slotted_waveform(self, num_scalars: int) -> SlottedWaveform:
         """The packets of these radios."""
-        return SlottedWaveform(num_scalars=num_scalars, sample_rate_hz=self.sample_rate_hz)
+        return SlottedWaveform(num_scalars=num_scalars, sample_rate_hz=self.rate_hz)
 
     @property
     def noise_power(self) -> float:
@@ -178,7 +200,7 @@ class PlutoSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         receiver: the server's URI.
         tx_attenuation_db: of every transmitter while it sends.
         rx_gain_db: of the receiver.
-        rf_bandwidth_hz: of the analogue filters.
+        rf_bandwidth_hz: of the analogue filters; left out, the sample rate.
         xo_corrections: what each device's crystal is taken to be, Hz; empty leaves them alone.
         receiver_xo_correction: the receiver's; 0 leaves it alone.
         settling_s: after the last device has said that it holds its burst, thrown away of every
@@ -189,7 +211,7 @@ class PlutoSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     receiver: str = ""
     tx_attenuation_db: float = 10.0
     rx_gain_db: float = 50.0
-    rf_bandwidth_hz: float = 1e6
+    rf_bandwidth_hz: float | None = None
     xo_corrections: tuple[int, ...] = ()
     receiver_xo_correction: int = 0
     settling_s: float = 0.05
@@ -229,7 +251,7 @@ class PlutoSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             ConfigurationError: a value that no Pluto can have.
         """
         check_within("pluto.settling_s", self.settling_s, 0.0, 1.0)
-        capture_s = self.settling_s + radio.plateau_samples / radio.sample_rate_hz
+        capture_s = self.settling_s + radio.period_samples / radio.rate_hz
         if radio.max_hold_s < 2.0 * capture_s:
             raise ConfigurationError(
                 f"radio.max_hold_s: got {radio.max_hold_s:g}, wanted at least twice the "
@@ -241,9 +263,9 @@ class PlutoSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
                 PlutoSettings(
                     uri=uri,
                     role=Role.TRANSMITTER if index else Role.RECEIVER,
-                    sample_rate_hz=radio.sample_rate_hz,
+                    sample_rate_hz=radio.rate_hz,
                     carrier_hz=radio.carrier_hz,
-                    rf_bandwidth_hz=self.rf_bandwidth_hz,
+                    rf_bandwidth_hz=self.rf_bandwidth_hz or radio.rate_hz,
                     tx_attenuation_db=self.tx_attenuation_db,
                     rx_gain_db=self.rx_gain_db,
                     xo_correction=trim or None,

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from edge_runtime.protocol.rounds import Access
-from radio.waveforms.energy_error_model import sum_variance
+from radio.waveforms.energy_error_model import sum_variances
 from radio.waveforms.error_model import receiver_noise_std
 from server.config.plan_config import PlanConfig
 from server.planning.round_plan import counted_noise_power
@@ -64,16 +64,16 @@ def _at_unit_gains(config: PlanConfig, noise_std: float) -> PowerPlan:
 
 def _energy_sum_std(config: PlanConfig, noise_std: float) -> float:
     """Standard deviation, on a sum, of receiver noise and of privacy noises on one another."""
-    waveform, num_devices = config.radio.energy_waveform, config.federation.num_devices
+    waveform, num_devices = config.energy_waveform, config.federation.num_devices
     full_range = range_for(config.optimizer.clip, noise_std)
-    variance = sum_variance(
+    variances = sum_variances(
         waveform,
-        np.full(num_devices, noise_std / full_range),
+        np.full((num_devices, waveform.num_scalars), noise_std / full_range),
         np.zeros(num_devices),
         noise_power=config.radio.noise_power,
-        arrival_power=(config.radio.max_amplitude * waveform.full_power_amplitude) ** 2,
+        arrival_power=waveform.arrival_power(config.radio.max_amplitude),
     )
-    return full_range * math.sqrt(variance)
+    return full_range * math.sqrt(variances.max())
 
 
 def _packet_sum_std(config: PlanConfig, noise_std: float) -> float:

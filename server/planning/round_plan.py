@@ -70,12 +70,18 @@ class PlannedRound:
     weakest_gain: float
 
     def noise_std_of_mean(self, speakers: Sequence[int]) -> float:
-        """Standard deviation of the artificial noise on the mean over those who spoke."""
+        """Standard deviation of the artificial noise on the means over those who spoke.
+
+        Where numbers have different weights, the root mean square over them.
+        """
         if not speakers:
             return 0.0
-        weights = self.power.weights
-        stds = (weights[k] * self.power.artificial_noise_std[k] for k in speakers)
-        return math.hypot(*stds) / math.fsum(weights[k] for k in speakers)
+        # One weight for a device, or one for each of its numbers.
+        weights = np.array([self.power.weights[k] for k in speakers]).reshape(len(speakers), -1)
+        noises = np.array([[self.power.artificial_noise_std[k]] for k in speakers])
+        said = weights.sum(axis=0)
+        of_sums = np.linalg.norm(weights * noises, axis=0)[said > 0.0]
+        return float(np.sqrt(np.mean(np.square(of_sums / said[said > 0.0]))))
 
 
 def plan_round(
@@ -211,7 +217,7 @@ def _plan_bands(
 ) -> PlannedRound:
     noise_std = _own_noise_std(terms, round_index)
     power = plan_energy(
-        waveform=config.radio.energy_waveform,
+        waveform=config.energy_waveform,
         calibration=calibration,
         max_amplitude=config.radio.max_amplitude,
         scalar_bound=config.largest_number,
@@ -224,7 +230,7 @@ def _plan_bands(
         round_index=round_index,
         power=power,
         amplitude_error_bound=0.0,
-        weakest_gain=min((min(calibration.gains(k)) for k in power.participants), default=0.0),
+        weakest_gain=power.weakest_gain,
     )
 
 

@@ -18,7 +18,6 @@ from edge_runtime.protocol.rounds import Vote
 from radio.units import db_from_power_ratio
 from server.air.uplink_use import uplink_use
 from server.config.plan_config import PlanConfig
-from server.config.radio import RadioSection
 from server.config.run_config import RunConfig
 from server.errors import ReportError
 from server.files import to_json
@@ -359,18 +358,19 @@ def _notes(config: RunConfig, summary: dict[str, Any]) -> str:
     notes.append(
         "Noise and radio are the errors of the mean, over the power of the true one: by "
         "artificial noise, and by channel and receiver. SNR is that of one device at full scale "
-        f"and unit gain, per sample; {_what_carries_a_number(config.radio)} Airtime is that of a "
+        f"and unit gain, per sample; {_what_carries_a_number(config)} Airtime is that of a "
         "round, pilots and silence included, without the pauses of real radios."
     )
     return "".join(f'<p class="note">{html.escape(note)}</p>' for note in notes)
 
 
-def _what_carries_a_number(radio: RadioSection) -> str:
+def _what_carries_a_number(config: PlanConfig) -> str:
+    radio = config.radio
     if radio.waveform.adds_powers:
-        bands = radio.energy_waveform
+        bands = config.energy_waveform
         return (
-            f"a number is a plateau of {bands.plateau_s * 1e3:.1f} ms, the power in one of two "
-            f"bands of {bands.bandwidth_hz / 1e3:g} kHz."
+            f"a number is a power in one of two bands of {bands.bandwidth_hz / 1e3:.0f} kHz of a "
+            f"plateau of {bands.plateau_s * 1e3:.1f} ms, the numbers of a round side by side."
         )
     if not radio.waveform.superposes:
         return "a number is 16 bits of a packet, devices speak one after another."

@@ -33,7 +33,7 @@ from server.errors import RunStoreError
 from server.store.records import STORE_FILE, EvaluationRow, Outcome, RoundRow, RunMeta
 
 _APPLICATION_ID = 0x70415A30  # "pAZ0"
-_SCHEMA_VERSION = 6
+_SCHEMA_VERSION = 7
 _SQLITE_MAGIC = b"SQLite format 3\0"
 _GENESIS = hashlib.sha256(b"pairzero rounds 1").hexdigest()
 

@@ -11,7 +11,7 @@ import pytest
 
 from edge_runtime.protocol.direction import GENERATOR
 from edge_runtime.protocol.rounds import (
-    NumberHold,
+    NumbersHold,
     PacketHold,
     Participation,
     PilotHold,
@@ -83,10 +83,10 @@ class DirectControl:
                     said = said_plainly(self.vectors[k], self.vote)
                     self.report(k, self.uplinks[k].send_scalars(said, order, message))
                 self.ready = [r.device_index for r in self.reports]
-            case NumberHold():
+            case NumbersHold():
                 for k in self.ready:
-                    self.uplinks[k].hold_number(message.number)
-                    self.report(k, Participation.TRANSMITTED)
+                    scale = self.uplinks[k].hold_numbers()
+                    self.report(k, Participation.TRANSMITTED, scale)
             case PacketHold():
                 for k in self.ready:
                     if k == message.device_index:
@@ -98,8 +98,8 @@ class DirectControl:
                 for uplink in self.uplinks:
                     uplink.fall_silent()
 
-    def report(self, device_index, did):
-        self.reports.append(RoundReport("test", 0, device_index, did))
+    def report(self, device_index, did, scale=1.0):
+        self.reports.append(RoundReport("test", 0, device_index, did, scale=scale))
 
     def collect(self):
         return self.reports
@@ -197,7 +197,7 @@ def test_a_number_beyond_the_range_is_sent_as_its_end(name):
 
 @pytest.mark.parametrize("name", ["coherent", "energy"])
 def test_a_number_that_is_none_is_never_sent(name):
-    with pytest.raises(RadioError, match="wanted a finite"):
+    with pytest.raises(RadioError, match=r"wanted (a )?finite"):
         carry(make_config(name, 1), [[np.nan, 0.0]])
 
 

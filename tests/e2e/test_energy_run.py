@@ -28,7 +28,7 @@ from server.store.run_store import RunStore
 
 ROUNDS = 8
 SETTINGS = {
-    **SMALL, "radio.waveform": "energy", "radio.plateau_samples": 4096,
+    **SMALL, "radio.waveform": "energy", "radio.plateau_samples": 16384,
     "radio.coherence_rounds": 3, "federation.num_devices": 3, "optimizer.rounds": ROUNDS,
     "optimizer.directions": 3, "run.evaluation_interval": 4,
 }  # fmt: skip
@@ -85,8 +85,13 @@ def check_radio_error(folder):
     assert 0.3 * expected < measured < 3.0 * expected
 
 
-def test_what_the_radio_adds_is_what_the_receiver_measured(whole):
-    check_radio_error(whole)
+EQUALLY_LOUD = {"radio__channel": "awgn", "impairments__distance_ratio": 1.0}
+"""Else the weak weigh less, and the mean is not that of equals."""
+
+
+def test_what_the_radio_adds_is_what_the_receiver_measured(tmp_path):
+    assert carry_out(Experiment.start(config(**EQUALLY_LOUD), tmp_path / "run"))
+    check_radio_error(tmp_path / "run")
 
 
 def test_somebody_else_on_the_air_is_told_with_the_number_that_is_spoilt(
@@ -96,8 +101,8 @@ def test_somebody_else_on_the_air_is_told_with_the_number_that_is_spoilt(
 
     def with_a_tone(self, num_samples, label):
         samples = capture(self, num_samples, label)
-        if label == "number 1":
-            turns = 0.1 * np.arange(num_samples)
+        if label == "numbers":
+            turns = -0.2 * np.arange(num_samples)
             samples = (samples + 0.1 * np.exp(2j * np.pi * turns)).astype(np.complex64)
         return samples
 
@@ -108,13 +113,15 @@ def test_somebody_else_on_the_air_is_told_with_the_number_that_is_spoilt(
     assert carry_out(Experiment.start(config(optimizer__rounds=2), tmp_path / "spoilt"))
     told = [r.message for r in caplog.records if "somebody else was on the air" in r.message]
     assert len(told) == 2
-    begin = "round 1, number 1: somebody else was on the air: a tone "
+    begin = "round 1: somebody else was on the air: a tone "
     assert told[1].startswith(begin)
-    assert float(told[1].removeprefix(begin).split()[0]) == pytest.approx(100.0, abs=0.2)
+    assert float(told[1].removeprefix(begin).split()[0]) == pytest.approx(4000.0, abs=10.0)
+    assert "kHz below the carrier, which moves the sum of number 1 by" in told[1]
 
 
 def test_the_other_mapping_runs_too(tmp_path):
-    run = Experiment.start(config(radio__energy_mapping="self_normalised"), tmp_path / "run")
+    other = config(radio__energy_mapping="self_normalised", **EQUALLY_LOUD)
+    run = Experiment.start(other, tmp_path / "run")
     assert carry_out(run)
     check_radio_error(tmp_path / "run")
 
@@ -195,7 +202,7 @@ def test_a_device_whose_pilot_fails_is_named_and_silent_and_the_others_go_on(
         ({"radio.snr_db": -30.0}, "nobody would be heard"),
         ({"radio.waveform": "energetic"}, "energetic"),
         ({"radio.plateau_samples": 100}, "plateau_samples: got 100"),
-        ({"radio.sample_rate_hz": 5e5}, "wanted below half of"),
+        ({"radio.sample_rate_hz": 2.5e5}, "3 numbers need two bands each.* At that rate 1 fit"),
         ({"radio.carrier_hz": 2.4e9}, "up to 50400 Hz"),
         (
             {"radio.waveform": "coherent", "radio.impairments": "pluto-stock"},
@@ -213,12 +220,13 @@ def test_what_cannot_be_promised_or_heard_is_refused_before_anything_is_written(
 def test_without_privacy_the_coherent_waveform_may_be_seen_to_fail(tmp_path):
     """Control of the whole idea: crystals of their own spoil its sums."""
     failing = config(
-        radio__waveform="coherent", impairments__crystal_ppm=10.0, privacy__enabled=False
-    )
+        radio__waveform="coherent", impairments__crystal_ppm=10.0, privacy__enabled=False,
+        radio__channel="awgn",
+    )  # fmt: skip
     run = Experiment.start(failing, tmp_path / "coherent")
-    assert run.source == "loopback+rayleigh+ideal*"
+    assert run.source == "loopback+awgn+ideal*"
     assert carry_out(run)
-    working = config(privacy__enabled=False)
+    working = config(privacy__enabled=False, **EQUALLY_LOUD)
     assert carry_out(Experiment.start(working, tmp_path / "energy"))
     errors, speakers = [], []
     for name in ("coherent", "energy"):
@@ -246,7 +254,10 @@ def test_the_command_line_runs_it(tmp_path, capsys):
 
 def test_a_carrier_beyond_the_guards_is_silent_and_told(tmp_path, caplog):
     """A software air would be refused with such crystals; a real one is not known beforehand."""
-    loud = config(optimizer__rounds=4, radio__channel="awgn", radio__snr_db=30.0)
+    loud = config(
+        optimizer__rounds=4, radio__channel="awgn", radio__snr_db=30.0,
+        radio__plateau_samples=1 << 16,
+    )  # fmt: skip
     run = Experiment.start(loud, tmp_path / "run")
     crystals = run.loop.air.simulation._crystals
     own = crystals.offsets_hz
@@ -270,15 +281,15 @@ def test_captures_of_chosen_rounds_are_kept_and_say_what_the_run_heard(tmp_path,
     rows, _, digest, _ = looked_at(tmp_path / "run")
     assert digest == looked_at(whole)[2]  # keeping changes nothing
     recording = load_recording(folder / "round-000004")
-    assert recording.labels == ("silence", "number 0", "number 1", "number 2")
+    assert recording.labels == ("silence", "numbers")
     assert recording.source == "loopback+rayleigh+pluto-stock"
-    waveform = run.config.radio.energy_waveform
-    differences = [(e := waveform.energies(c)).a - e.b for c in recording.captures]
-    sums = [difference - differences[0] for difference in differences[1:]]
-    # One level and one weight for all numbers of a round; the clip was not in the way.
+    quiet, numbers = (run.config.energy_waveform.energies(c) for c in recording.captures)
+    heard = numbers - quiet
+    sums = heard[:, 0] - heard[:, 1]
+    # Levels of numbers differ as far as their gains are known to; the clip was not in the way.
     factors = [m / s for m, s in zip(rows[4].mean_estimates, sums, strict=True)]
     assert max(abs(m) for m in rows[4].mean_estimates) < run.config.optimizer.clip
-    assert factors == pytest.approx([factors[0]] * 3, rel=1e-9)
+    assert factors == pytest.approx([factors[0]] * 3, rel=0.3)
     # They follow one another, and a software radio has no gain to tell.
     moments = [*pilots.moments, *recording.moments]
     assert None not in moments

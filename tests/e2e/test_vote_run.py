@@ -22,6 +22,7 @@ SETTINGS = {
     "optimizer.directions": DIRECTIONS, "optimizer.batch_size": BATCH, "optimizer.clip": CLIP,
     "optimizer.vote_value": 0.5, "privacy.epsilon": 8.0, "task.validation_examples": 20,
     "task.max_tokens": 24, "run.evaluation_interval": 6,
+    "impairments.distance_ratio": 1.0,  # else the weak weigh less, and a majority is theirs no more
 }  # fmt: skip
 
 
@@ -61,7 +62,8 @@ def test_each_is_accounted_as_what_it_is(tmp_path, waveform, placed, access):
     own = run.terms.noise_multiplier(0) * sensitivity * (1 + CALIBRATION_SLACK)
     for row, speakers in ((row, row.num_speakers) for row in rows):
         if access is Access.SLOTTED:
-            assert row.artificial_noise_std == pytest.approx(own / math.sqrt(speakers))
+            # Weights are equal as far as gains are known.
+            assert row.artificial_noise_std == pytest.approx(own / math.sqrt(speakers), rel=1e-3)
         else:
             assert row.artificial_noise_std >= own / speakers
     csi_delta = 1e-6 if access is Access.SUPERPOSED else 0.0

@@ -141,6 +141,7 @@ SENT = {
         "device_index": "a count",
         "participation": CHANNEL + "; a loss that is not finite counts as zero and silences nobody",
         "reason": "the kind of a radio's failure",
+        "scale": "made of the noisy numbers alone, and heard with them: " + RELEASE,
     },
     DigestReport: {
         "run_id": CHOSEN,

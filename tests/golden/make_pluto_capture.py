@@ -1,4 +1,4 @@
-"""Records tests/golden/pluto_capture: three numbers of two devices, through the real client stack.
+"""Records tests/golden/pluto_capture: two devices of three numbers, through the client stack.
 
 Run from the repository's root, after deleting the old files::
 
@@ -22,14 +22,14 @@ from radio.waveforms.energy import EnergyWaveform
 from radio.waveforms.energy_calibration import Moment, calibrate
 
 FOLDER = Path(__file__).parent
-NUMBERS = ((0.8, 0.4), (-0.6, -0.9), (0.5, -0.7))
+NUMBERS = ((0.4, -0.2, 0.3), (0.2, -0.5, -0.1))
 CARRIER_HZ = 915e6
-PLATEAU = 4096
+PLATEAU = 8192
 
 
 def main() -> None:
-    """Silence, a pilot of each device, three plateaus."""
-    waveform = EnergyWaveform(plateau_samples=PLATEAU)
+    """Silence, a pilot of each device, all their numbers."""
+    waveform = EnergyWaveform(plateau_samples=PLATEAU, num_scalars=3)
     rng = np.random.default_rng(20261126)
     labels, energies = [], []
     bench = Bench(
@@ -67,11 +67,10 @@ def main() -> None:
             made=Moment(0, 0.0),
         )
         gains = [calibration.gains(index) for index in range(2)]
-        level = min(min(both) for both in gains)
-        for number, shares in enumerate(NUMBERS):
-            for device, share, (a, b) in zip(devices, shares, gains, strict=True):
-                device.hold(waveform.burst(share, (level / a, level / b), rng))
-            listen(f"number {number}")
+        level = float(np.min(gains))
+        for device, shares, own in zip(devices, NUMBERS, gains, strict=True):
+            device.hold(waveform.burst(shares, level / own, rng).samples)
+        listen("numbers")
         for device in devices:
             device.fall_silent()
         receiver.save(FOLDER / "pluto_capture", labels)
@@ -85,8 +84,8 @@ def main() -> None:
         "date": datetime.date.today().isoformat(),
         "versions": {"python": platform.python_version(), "numpy": np.__version__},
         "level": level,
-        "true_sums": [sum(shares) for shares in NUMBERS],
-        "energies": [[e.a, e.b] for e in energies],
+        "true_sums": [sum(column) for column in zip(*NUMBERS, strict=True)],
+        "energies": [e.tolist() for e in energies],
         "tolerance": 1e-9,
         "tolerance_reason": "energies are sums of squares of a float64 transform",
     }

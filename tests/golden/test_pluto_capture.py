@@ -24,7 +24,7 @@ def test_the_recording_is_what_it_says():
     assert PROVENANCE["format"] == 1
     assert recording.source.startswith("virtual-pluto+pyadi-iio 0.0.21+libiio 0.2")
     assert recording.labels == ("silence", "pilot of device 0", "pilot of device 1",
-                                "number 0", "number 1", "number 2")  # fmt: skip
+                                "numbers")  # fmt: skip
     assert (recording.sample_rate_hz, recording.carrier_hz) == (1e6, 915e6)
     # Twelve bits: every part is a whole number of steps.
     parts = np.concatenate(recording.captures).view(np.float32) * 2048
@@ -32,20 +32,19 @@ def test_the_recording_is_what_it_says():
 
 
 def test_energies_and_sums_are_those_of_then(radio):
-    waveform = EnergyWaveform(plateau_samples=4096)
+    waveform = EnergyWaveform(plateau_samples=8192, num_scalars=3)
     energies = []
     for wanted in PROVENANCE["energies"]:
         label = radio.label
-        energies.append(waveform.energies(radio.capture(4096, timeout_s=1.0)))
-        got = [energies[-1].a, energies[-1].b]
+        energies.append(waveform.energies(radio.capture(8192, timeout_s=1.0)))
+        got = energies[-1]
         np.testing.assert_allclose(
             got,
             wanted,
             rtol=PROVENANCE["tolerance"],
             err_msg=f"{label}; if on purpose: {PROVENANCE['regenerate']}",
         )
-    arrival_power = (PROVENANCE["level"] * waveform.full_power_amplitude) ** 2
-    for plateau, true_sum in zip(energies[3:], PROVENANCE["true_sums"], strict=True):
-        estimate = waveform.estimate_sum(plateau, energies[0], arrival_power, 2.0)
-        # 614 bins: a sum of two full numbers scatters by some 0.06.
-        assert estimate == pytest.approx(true_sum, abs=0.2)
+    arrival_power = waveform.arrival_power(PROVENANCE["level"])
+    estimates = waveform.estimate_sums(energies[3], energies[0], arrival_power, 2.0)
+    # Some 700 bins: a sum of two such numbers scatters by some 0.02, and gains are off by as much.
+    np.testing.assert_allclose(estimates, PROVENANCE["true_sums"], atol=0.1)

@@ -19,7 +19,7 @@ from edge_runtime.protocol.rounds import (
     Difference,
     DigestReport,
     DigestRequest,
-    NumberHold,
+    NumbersHold,
     PacketHold,
     PacketLevels,
     Participation,
@@ -34,7 +34,7 @@ from edge_runtime.protocol.rounds import (
 from edge_runtime.protocol.wire import MAX_BODY_BYTES, Message, decode, encode
 
 KINDS = (
-    RoundPlan, RoundReport, RoundResult, SoundingOrder, PilotHold, NumberHold, PacketHold,
+    RoundPlan, RoundReport, RoundResult, SoundingOrder, PilotHold, NumbersHold, PacketHold,
     SilenceOrder, DigestRequest, DigestReport,
 )  # fmt: skip
 
@@ -47,7 +47,12 @@ positive = st.floats(min_value=0.0, exclude_min=True, allow_infinity=False)
 
 
 shares = st.floats(0.0, 1.0)
-levels = st.none() | st.builds(BandLevels, shares, shares, positive)
+pairs = st.lists(st.tuples(shares, shares), min_size=1, max_size=4).filter(
+    lambda chosen: any(map(any, chosen))
+)
+levels = st.none() | st.builds(
+    BandLevels, pairs.map(lambda chosen: tuple(one for pair in chosen for one in pair)), positive
+)
 packets = st.none() | st.builds(PacketLevels, st.floats(0.0, 1.0, exclude_min=True), positive)
 
 
@@ -82,7 +87,10 @@ def plans(draw):
 
 messages = st.one_of(
     plans(),
-    st.builds(RoundReport, names, rounds, rounds, st.sampled_from(Participation), names),
+    st.builds(
+        RoundReport, names, rounds, rounds, st.sampled_from(Participation), names,
+        scale=st.floats(0.0, 1.0, exclude_min=True),
+    ),
     st.builds(
         RoundResult, names, rounds, seeds,
         st.lists(
@@ -91,7 +99,7 @@ messages = st.one_of(
     ),
     st.builds(SoundingOrder, names, rounds, positive, samples),
     st.builds(PilotHold, names, rounds, rounds, st.floats(0.0, 1.0, exclude_min=True)),
-    st.builds(NumberHold, names, rounds, st.integers(0, MAX_DIRECTIONS - 1)),
+    st.builds(NumbersHold, names, rounds),
     st.builds(PacketHold, names, rounds, rounds),
     st.builds(SilenceOrder, names, rounds),
     st.builds(DigestRequest, names, rounds),

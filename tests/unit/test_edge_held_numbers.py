@@ -1,4 +1,4 @@
-"""Numbers that are held on the air one after the other: who is ready, who holds, who is silent."""
+"""Numbers that are held on the air side by side: who is ready, who holds, who is silent."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from edge_runtime.protocol.errors import PlanRefusedError
 from edge_runtime.protocol.rounds import (
     Access,
     BandLevels,
-    NumberHold,
+    NumbersHold,
     PacketHold,
     PacketLevels,
     Participation,
@@ -23,11 +23,11 @@ from radio.errors import RadioError, RadioNotSilentError, RadioTimeoutError
 from radio.software_air.loopback import LoopbackTransceiver
 from radio.software_air.medium import SoftwareMedium
 from radio.waveforms.coherent import CoherentWaveform
-from radio.waveforms.energy import BandEnergies, EnergyWaveform
+from radio.waveforms.energy import EnergyWaveform
 from radio.waveforms.slotted import SlottedWaveform
 
-WAVEFORM = EnergyWaveform(plateau_samples=1 << 12)
-SILENCE = BandEnergies(0.0, 0.0)
+WAVEFORM = EnergyWaveform(plateau_samples=1 << 13, num_scalars=3)
+SILENCE = np.zeros((3, 2))
 FULL_RANGE = 8.0
 RUN = "run-of-the-tests"
 
@@ -47,62 +47,65 @@ def uplinks(medium):
 
 
 def order(device_index, noise_std=0.0, amplitudes=(0.4, 0.4)):
-    return TransmitOrder(device_index, 0.0, 0.0, noise_std, BandLevels(*amplitudes, FULL_RANGE))
+    levels = BandLevels(amplitudes * 3, FULL_RANGE)
+    return TransmitOrder(device_index, 0.0, 0.0, noise_std, levels)
 
 
 def heard(medium, arrival_amplitude, num_speakers=1):
-    """The sum on the air, in units of the scalar."""
+    """The sums on the air, in units of the scalar."""
     energies = WAVEFORM.energies(medium.listen(WAVEFORM.plateau_samples))
-    power = (arrival_amplitude * WAVEFORM.full_power_amplitude) ** 2
-    return FULL_RANGE * WAVEFORM.estimate_sum(energies, SILENCE, power, num_speakers)
+    power = WAVEFORM.arrival_power(arrival_amplitude)
+    return FULL_RANGE * WAVEFORM.estimate_sums(energies, SILENCE, power, num_speakers)
 
 
-def test_numbers_wait_until_they_are_held_and_each_replaces_the_one_before(
-    medium, uplinks, make_plan
-):
-    uplink = uplinks[0]
-    scalars = [2.0 + 5j, -6.0, 0.0]
-    assert (
-        uplink.send_scalars(scalars, order(0), make_plan(num_directions=3)) is Participation.READY
-    )
+def ready(uplink, make_plan, scalars, levels=None, **changes):
+    plan = make_plan(num_directions=3, **changes)
+    assert uplink.send_scalars(scalars, levels or order(0), plan) is Participation.READY
+
+
+def test_numbers_wait_until_they_are_held_all_of_them(medium, uplinks, make_plan):
+    uplink, scalars = uplinks[0], [2.0 + 5j, -3.0, 0.0]
+    ready(uplink, make_plan, scalars)
     assert not medium.listen(100).any()
-    for number, scalar in enumerate(scalars):
-        uplink.hold_number(number)
-        assert heard(medium, 0.4) == pytest.approx(scalar.real, rel=0.05)
-    uplink.hold_number(1)
+    for _ in range(2):  # who is asked again holds the same again
+        assert uplink.hold_numbers() == 1.0
+        np.testing.assert_allclose(heard(medium, 0.4), np.real(scalars), atol=0.1)
     uplink.fall_silent()
     assert not medium.listen(100).any()
 
 
 def test_each_band_has_an_amplitude_of_its_own(medium, uplinks, make_plan):
-    levels = order(0, amplitudes=(0.4, 0.2))
-    uplinks[0].send_scalars([4.0, -4.0], levels, make_plan(num_directions=2))
-    for number, arrival in enumerate((0.4, 0.2)):
-        uplinks[0].hold_number(number)
-        assert abs(heard(medium, arrival)) == pytest.approx(4.0, rel=0.05)
+    levels = TransmitOrder(0, 0.0, 0.0, 0.0, BandLevels((0.4, 0.2, 0.4, 0.2, 0.0, 0.0), FULL_RANGE))
+    ready(uplinks[0], make_plan, [2.0, -2.0, 4.0], levels)
+    uplinks[0].hold_numbers()
+    np.testing.assert_allclose(heard(medium, 0.4), [2.0, -0.5, 0.0], atol=0.1)
 
 
-def test_the_phases_differ_between_devices_numbers_and_rounds_and_nothing_else(
-    medium, uplinks, make_plan
-):
-    def burst(device, number, seed):
-        plan = make_plan(num_directions=2, direction_seed=seed)
-        uplinks[device].send_scalars([4.0, 4.0], order(device), plan)
-        uplinks[device].hold_number(number)
+def test_numbers_that_peak_together_go_out_smaller_and_it_is_told(medium, uplinks, make_plan):
+    ready(uplinks[0], make_plan, [7.0, -7.0, 7.0])
+    scale = uplinks[0].hold_numbers()
+    assert 0.3 < scale < 1.0
+    np.testing.assert_allclose(heard(medium, 0.4), scale * np.array([7.0, -7.0, 7.0]), atol=0.1)
+
+
+def test_the_phases_differ_between_devices_and_rounds_and_nothing_else(medium, uplinks, make_plan):
+    def burst(device, seed):
+        ready(uplinks[device], make_plan, [2.0, 2.0, 2.0], order(device), direction_seed=seed)
+        uplinks[device].hold_numbers()
         return medium._held[device].tobytes()
 
-    cases = [(0, 0, 7), (1, 0, 7), (0, 1, 7), (0, 0, 8)]
+    cases = [(0, 7), (1, 7), (0, 8)]
     assert len({burst(*case) for case in cases}) == len(cases)
-    assert burst(0, 0, 7) == burst(0, 0, 7)
+    assert burst(0, 7) == burst(0, 7)
 
 
 @pytest.mark.parametrize("scalar", [complex("nan"), complex("inf")])
 def test_what_is_no_number_is_never_ready(medium, uplinks, make_plan, scalar):
-    uplinks[0].send_scalars([1.0], order(0), make_plan())
-    with pytest.raises(RadioError, match="wanted a finite one"):
-        uplinks[0].send_scalars([scalar], order(0), make_plan())
-    with pytest.raises(RadioError, match="0 numbers are ready"):  # nor is what was ready before
-        uplinks[0].hold_number(0)
+    ready(uplinks[0], make_plan, [1.0, 1.0, 1.0])
+    with pytest.raises(RadioError, match="wanted finite ones"):
+        uplinks[0].send_scalars([1.0, scalar, 1.0], order(0), make_plan(num_directions=3))
+    with pytest.raises(RadioError, match="no numbers are ready"):  # nor is what was ready before
+        uplinks[0].hold_numbers()
     assert not medium.listen(100).any()
 
 
@@ -110,12 +113,14 @@ def test_orders_of_another_waveform_are_refused(medium, uplinks, make_plan):
     coherent = CoherentUplink(LoopbackTransceiver(medium, 1), CoherentWaveform(num_devices=3))
     with pytest.raises(RadioError, match="must have the same"):
         uplinks[0].send_scalars([1.0], TransmitOrder(0, 1.0, 0.0, 0.0), make_plan())
+    with pytest.raises(RadioError, match=r"levels of 6 bands: .* must have the same"):
+        uplinks[0].send_scalars([1.0], order(0), make_plan())
     with pytest.raises(RadioError, match="must have the same"):
         uplinks[0].send_pilot(0, SoundingOrder(RUN, 0, 1.0, 0))
     with pytest.raises(RadioError, match="must have the same"):
         coherent.send_scalars([1.0], order(0), make_plan())
     with pytest.raises(RadioError, match="must have the same"):
-        coherent.hold_number(0)
+        coherent.hold_numbers()
     with pytest.raises(RadioError, match="must have the same"):
         coherent.hold_pilot(1, PilotHold(RUN, 0, 1, 1.0))
     coherent.fall_silent()
@@ -141,22 +146,21 @@ def sent(host):
     return {index: np.array(e.clipped_scalars) + np.real(n) for _, index, e, n in host.seen}
 
 
-def test_a_round_is_ready_then_held_number_by_number_then_silent(host, medium, make_plan):
+def test_a_round_is_ready_then_held_then_silent(host, medium, make_plan):
     # Gains 1, 0.5 and 0.8: all arrive at 0.4.
     amplitudes = {0: (0.4, 0.4), 1: (0.8, 0.8), 2: (0.5, 0.5)}
     orders = tuple(order(k, 0.25, amplitudes[k]) for k in (0, 2))
-    plan = slotted(make_plan, orders, num_directions=4)
+    plan = slotted(make_plan, orders, num_directions=3)
     reports = host.agent.run_round(plan)
     assert [r.participation for r in reports] == ["ready", "truncated", "ready"]
     assert not medium.listen(100).any()
-    numbers = sent(host)
-    for number in range(4):
-        reports = host.agent.hold_number(NumberHold(plan.run_id, 0, number))
-        assert [(r.device_index, r.participation) for r in reports] == [
-            (0, "transmitted"), (2, "transmitted"),
-        ]  # fmt: skip
-        wanted = numbers[0][number] + numbers[2][number]
-        assert heard(medium, 0.4, 2) == pytest.approx(wanted, abs=0.6)
+    reports = host.agent.hold_numbers(NumbersHold(plan.run_id, 0))
+    assert [(r.device_index, r.participation) for r in reports] == [
+        (0, "transmitted"), (2, "transmitted"),
+    ]  # fmt: skip
+    scales = {r.device_index: r.scale for r in reports}
+    wanted = sum(scales[index] * numbers for index, numbers in sent(host).items())
+    np.testing.assert_allclose(heard(medium, 0.4, 2), wanted, atol=0.6)
     host.agent.fall_silent(SilenceOrder(plan.run_id, 0))
     assert not medium.listen(100).any()
 
@@ -166,35 +170,35 @@ def test_a_device_that_cannot_hold_is_out_of_the_round_and_silent(
 ):
     plan = slotted(make_plan, (order(0, 0.1), order(1, 0.1)), num_directions=3)
     host.agent.run_round(plan)
-    hold = EnergyUplink.hold_number
+    hold, fails = EnergyUplink.hold_numbers, [True]
 
-    def fail(uplink, number):
-        if uplink is uplinks[1] and number == 1:
+    def fail(uplink):
+        if uplink is uplinks[1] and fails:
             raise RadioTimeoutError("lost 7 buffers of a signal as loud as 0.3")
-        hold(uplink, number)
+        return hold(uplink)
 
-    monkeypatch.setattr(EnergyUplink, "hold_number", fail)
-    spoken = [host.agent.hold_number(NumberHold(plan.run_id, 0, number)) for number in range(3)]
-    kinds = [[r.participation for r in reports] for reports in spoken]
-    assert kinds == [["transmitted"] * 2, ["transmitted", "dropped"], ["transmitted"]]
-    assert spoken[1][1].reason == "RadioTimeoutError"  # and nothing about the signal
+    monkeypatch.setattr(EnergyUplink, "hold_numbers", fail)
+    reports = host.agent.hold_numbers(NumbersHold(plan.run_id, 0))
+    assert [r.participation for r in reports] == ["transmitted", "dropped"]
+    assert reports[1].reason == "RadioTimeoutError"  # and nothing about the signal
+    assert reports[1].scale == 1.0
+    fails.clear()  # it said nothing, and says nothing later either
+    assert [r.device_index for r in host.agent.hold_numbers(NumbersHold(plan.run_id, 0))] == [0]
     assert set(medium._held) == {0}
 
 
 def test_numbers_of_another_round_are_never_held(host, medium, make_plan):
     with pytest.raises(PlanRefusedError, match="are of round -1"):
-        host.agent.hold_number(NumberHold("run-of-the-tests", 0, 0))
-    plan = slotted(make_plan, (order(0, 0.1),))
+        host.agent.hold_numbers(NumbersHold("run-of-the-tests", 0))
+    plan = slotted(make_plan, (order(0, 0.1),), num_directions=3)
     host.agent.run_round(plan)
     with pytest.raises(PlanRefusedError, match="numbers of round 1"):
-        host.agent.hold_number(NumberHold(plan.run_id, 1, 0))
+        host.agent.hold_numbers(NumbersHold(plan.run_id, 1))
     with pytest.raises(PlanRefusedError, match="this device serves run"):
-        host.agent.hold_number(NumberHold("another", 0, 0))
-    (report,) = host.agent.hold_number(NumberHold(plan.run_id, 0, 200))
-    assert report.participation is Participation.DROPPED
+        host.agent.hold_numbers(NumbersHold("another", 0))
     host.agent.apply_result(RoundResult(plan.run_id, 0, plan.direction_seed, (0,)))
     with pytest.raises(PlanRefusedError, match="round 0 is over"):
-        host.agent.hold_number(NumberHold(plan.run_id, 0, 0))
+        host.agent.hold_numbers(NumbersHold(plan.run_id, 0))
     assert not medium.listen(100).any()
 
 
@@ -206,12 +210,12 @@ def test_one_pilot_at_a_time_and_bytes_both_ways(host, medium, make_plan):
         assert host.agent.handle(wire.encode(PilotHold(run_id, 0, device, 1.0))) == []
         assert set(medium._held) == {device}
         energies = WAVEFORM.energies(medium.listen(WAVEFORM.plateau_samples))
-        powers.append(energies.a / (WAVEFORM.full_power_amplitude**2 / 2))
+        powers.append(energies.sum() / WAVEFORM.full_power_amplitude**2)
     assert powers == [pytest.approx(g**2, rel=0.05) for g in (1.0, 0.5, 0.8)]
     assert host.agent.handle(silent) == []
     assert not medium.listen(100).any()
-    host.agent.handle(wire.encode(slotted(make_plan, (order(1, 0.1),))))
-    (report,) = host.agent.handle(wire.encode(NumberHold(run_id, 0, 0)))
+    host.agent.handle(wire.encode(slotted(make_plan, (order(1, 0.1),), num_directions=3)))
+    (report,) = host.agent.handle(wire.encode(NumbersHold(run_id, 0)))
     assert wire.decode(report).participation is Participation.TRANSMITTED
     host.agent.handle(silent)
     with pytest.raises(PlanRefusedError, match="this device serves run"):
@@ -267,4 +271,4 @@ def test_packets_are_held_by_one_device_at_a_time_and_only_by_those_that_are_rea
     with pytest.raises(PlanRefusedError, match="numbers of round 1"):
         host.agent.hold_packet(PacketHold(plan.run_id, 1, 0))
     with pytest.raises(RadioError, match="must have the same"):
-        host.devices[0].uplink.hold_number(0)
+        host.devices[0].uplink.hold_numbers()

@@ -126,14 +126,18 @@ def test_records_are_frozen(make_plan):
 
 def test_what_a_device_says_has_no_room_for_its_scalar():
     wanted = {
-        RoundReport: ("run_id", "round_index", "device_index", "participation", "reason"),
+        # The scale is made of the noisy numbers that are on the air, and no larger than 1.
+        RoundReport: ("run_id", "round_index", "device_index", "participation", "reason", "scale"),
         DigestReport: ("run_id", "round_index", "host", "parameter_digest"),
         DigestRequest: ("run_id", "round_index"),
     }
     for record, names in wanted.items():
         fields = msgspec.structs.fields(record)
         assert tuple(field.name for field in fields) == names
-        assert float not in [field.type for field in fields]
+        assert [field.name for field in fields if field.type is float] in ([], ["scale"])
+    for impossible in (0.0, -0.5, 1.5, float("nan"), float("inf")):
+        with pytest.raises(WireError, match="scale: got"):
+            RoundReport("run", 0, 0, Participation.TRANSMITTED, scale=impossible)
 
 
 def test_the_kinds_of_silence_are_told_apart():

@@ -9,7 +9,7 @@ from radio.software_air.impairments import IMPAIRMENTS
 from radio.waveforms.energy import EnergyWaveform
 from radio.waveforms.energy_intruders import LEAST_SHARE, find_intruder
 
-WAVEFORM = EnergyWaveform(plateau_samples=1 << 14)
+WAVEFORM = EnergyWaveform(plateau_samples=1 << 14, num_scalars=2)
 N = WAVEFORM.plateau_samples
 ARRIVAL_POWER = 0.01
 
@@ -24,7 +24,7 @@ def heard(rng, num_devices=5, share=0.4, offsets_hz=20e3, noise_power=1e-4):
     amplitude = np.sqrt(ARRIVAL_POWER) / WAVEFORM.full_power_amplitude
     total = noise(rng, noise_power)
     for _ in range(num_devices):
-        burst = WAVEFORM.burst(share, (1.0, 1.0), rng).astype(complex) * amplitude
+        burst = WAVEFORM.burst([share, 0.0], 1.0, rng).samples.astype(complex) * amplitude
         offset = rng.uniform(-offsets_hz, offsets_hz) / WAVEFORM.sample_rate_hz
         turns = offset * np.arange(N) + rng.random()
         total += np.roll(burst, rng.integers(N)) * np.exp(2j * np.pi * turns)
@@ -41,23 +41,35 @@ def found_in(plateau, silence):
     return find_intruder(WAVEFORM, *bins, ARRIVAL_POWER)
 
 
-@pytest.mark.parametrize("frequency_hz", [50e3, 61.3e3, 130e3, 209.9e3, 300e3, 410e3])
-def test_a_tone_in_the_payload_alone_is_told_with_what_it_does_to_the_sum(frequency_hz):
+@pytest.mark.parametrize(
+    ("frequency_hz", "number", "moves"),
+    [
+        (50e3, 0, 0.1), (61.3e3, 0, 0.1), (130e3, 0, 0.1), (-209.9e3, 0, -0.1), (300e3, 1, 0.1),
+        (-410e3, 1, -0.1),
+    ],
+)  # fmt: skip
+def test_a_tone_in_the_payload_alone_is_told_with_what_it_does_to_the_sum(
+    frequency_hz, number, moves
+):
     rng = np.random.default_rng(1)
     clean, silence = heard(rng), noise(rng, 1e-4)
     spoilt = clean + tone(frequency_hz, 0.1 * ARRIVAL_POWER)
     found = found_in(spoilt, silence)
     assert found.frequency_hz == pytest.approx(frequency_hz, abs=3 * WAVEFORM.sample_rate_hz / N)
     sums = [
-        WAVEFORM.estimate_sum(
+        WAVEFORM.estimate_sums(
             WAVEFORM.energies(each.astype(np.complex64)),
             WAVEFORM.energies(silence.astype(np.complex64)), ARRIVAL_POWER, 5.0,
         )
         for each in (spoilt, clean)
     ]  # fmt: skip
     assert found.share == pytest.approx(0.1, abs=0.03)
-    assert abs(sums[0] - sums[1]) == pytest.approx(0.1, abs=0.03)
-    assert f"a tone {found.frequency_hz / 1e3:.1f} kHz above the carrier" in str(found)
+    moved = sums[0] - sums[1]
+    assert moved[number] == pytest.approx(moves, abs=0.03)
+    assert moved[1 - number] == pytest.approx(0.0, abs=1e-3)
+    side = "above" if frequency_hz > 0 else "below"
+    said = f"a tone {abs(found.frequency_hz) / 1e3:.1f} kHz {side} the carrier, which moves the sum"
+    assert f"{said} of number {number} by" in str(found)
 
 
 def test_a_tone_that_is_in_the_silence_too_is_taken_off_and_not_told():
@@ -97,8 +109,7 @@ def test_devices_alone_are_nobody_else(name, devices, snr_db):
     payloads = [waveform.bin_powers(capture) for capture in captures]
     assert payloads
     # As silent as what is heard beyond the bands, where nobody is.
-    first, end = waveform.empty_bins
-    quiet = np.full(waveform.plateau_samples // 2, payloads[0][first:end].mean())
-    level = max(waveform.band_energies(p).a + waveform.band_energies(p).b for p in payloads)
+    quiet = np.full(waveform.plateau_samples, payloads[0][waveform.empty_bins].mean())
+    level = max(float(waveform.band_energies(p).sum()) for p in payloads)
     for payload in payloads:
         assert find_intruder(waveform, payload, quiet, level / devices) is None

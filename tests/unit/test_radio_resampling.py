@@ -12,7 +12,7 @@ def tone(cycles, positions):
     return np.exp(2j * np.pi * cycles * positions / LENGTH)
 
 
-@pytest.mark.parametrize("share", [-0.35, -0.2, 0.01, 0.25, 0.35])
+@pytest.mark.parametrize("share", [-0.45, -0.35, -0.2, 0.01, 0.25, 0.43, 0.45])
 @pytest.mark.parametrize("ratio", [1.0 + 50e-6, 1.0 - 50e-6, 1.001, 1.0])
 @pytest.mark.parametrize("start", [0.0, 0.5, 4095.9, -3.25, 1e7 + 0.125])
 def test_tones_keep_their_amplitude_and_turn_at_the_other_rate(share, ratio, start):
@@ -21,7 +21,7 @@ def test_tones_keep_their_amplitude_and_turn_at_the_other_rate(share, ratio, sta
     count = 3 * LENGTH
     heard = resampled(period, start, ratio, count)
     expected = tone(cycles, start % LENGTH + ratio * np.arange(count))
-    assert 10 * np.log10(np.mean(np.abs(heard - expected) ** 2)) < -60.0
+    assert 10 * np.log10(np.mean(np.abs(heard - expected) ** 2)) < -57.0
 
 
 def test_a_constant_passes_unchanged():

@@ -33,11 +33,11 @@ def test_the_coherent_waveform_takes_its_frames():
     assert got.on_air_s == pytest.approx((512 + 102.4) / 1e6)
 
 
-def test_the_energy_waveform_takes_a_plateau_for_everything():
+def test_the_energy_waveform_takes_a_plateau_for_all_numbers():
     got = use(waveform="energy")
-    assert (got.payload_symbols, got.pilot_symbols) == (8 * 65536, 6553.6)
-    assert got.airtime_s == pytest.approx(0.065536 * (9 + 6 / 10))
-    assert got.on_air_s == pytest.approx(0.065536 * 8.1)
+    assert (got.payload_symbols, got.pilot_symbols) == (131072, 13107.2)
+    assert got.airtime_s == pytest.approx(131072 / 20e6 * (2 + 6 / 10))
+    assert got.on_air_s == pytest.approx(131072 / 20e6 * 1.1)
 
 
 @pytest.mark.parametrize("waveform", ["energy", "slotted"])
@@ -46,7 +46,7 @@ def test_a_pluto_is_on_the_air_while_a_capture_settles(waveform):
         use(waveform=waveform, backend=backend) for backend in ("loopback", "virtual-pluto")
     )
     assert real.airtime_s == ideal.airtime_s
-    holds = 8.1 if waveform == "energy" else 1
+    holds = 1.1 if waveform == "energy" else 1
     assert real.on_air_s == pytest.approx(ideal.on_air_s + holds * 0.05)
 
 
