@@ -2,8 +2,8 @@ r"""How far off is a sum over the air? Simulated error beside the formula, cell 
 
 A cell is a waveform, a number of devices K, an SNR and what the radios do to their signals. Numbers
 are uniform on [-1, 1], so the power of a true sum is K/3; the eight numbers that the energy
-waveform carries side by side are vectors of norm 0.4. SNR is that of one device at full power over the
-noise, per sample; full power is full scale for the coherent waveform and 12 dB below it for the
+waveform carries side by side are vectors of norm 0.4. SNR is that of one device at full power over
+the noise, per sample; full power is full scale for the coherent waveform and 12 dB below it for the
 energy waveform, whose buffers have peaks. The energy waveform has 20 MS/s, so the same SNR per
 sample is 13 dB less noise per hertz than at 1 MS/s. ``20kHz-2ms`` has carriers up to 20 kHz and
 frames up to 2 ms apart and nothing else; calibrated perfectly, to 0.2 dB, and from pilots like the
