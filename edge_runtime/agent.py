@@ -43,7 +43,7 @@ from edge_runtime.uplink import Uplink
 from edge_runtime.vote import said_on_grid, said_plainly
 from radio.arrays import Float32Array, Float64Array
 from radio.errors import RadioError, RadioNotSilentError
-from radio.self_closing import silence_each
+from radio.self_closing import all_at_once, silence_each
 
 _logger = logging.getLogger(__name__)
 
@@ -184,9 +184,8 @@ class DeviceAgent:
         """
         self._check_is_ready(order.run_id, order.round_index)
         ready = [device for device in self._devices if device.device_index in self._ready]
-        return [
-            self._hold(order.round_index, device, lambda up: up.hold_numbers()) for device in ready
-        ]
+        hold = functools.partial(self._hold, order.round_index, hold=lambda up: up.hold_numbers())
+        return all_at_once([functools.partial(hold, device) for device in ready])
 
     def hold_packet(self, order: PacketHold) -> list[RoundReport]:
         """The device holds its packet, if it is here and ready; the others are silent.

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 
 @dataclass(slots=True)
 class RadioHealth:
@@ -25,6 +28,23 @@ class RadioHealth:
     num_overflows: int = 0
     num_underflows: int = 0
     temperature_c: float | None = None
+
+    def note_capture(
+        self, codes: npt.NDArray[np.complex128], full_scale: int, *, has_overflowed: bool
+    ) -> None:
+        """Count a capture.
+
+        Args:
+            codes: of the converter, both parts of each sample [num_samples].
+            full_scale: beyond the largest of them.
+            has_overflowed: whether the radio reports lost samples.
+        """
+        parts = codes.view(np.float64).reshape(-1, 2)
+        is_overloaded = (parts >= full_scale - 1) | (parts <= -full_scale)
+        self.num_captures += 1
+        self.num_samples += len(codes)
+        self.num_overloaded += int(is_overloaded.any(axis=1).sum())
+        self.num_overflows += has_overflowed
 
     @property
     def overloaded_share(self) -> float:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from radio.errors import RadioError, RadioNotSilentError
 
 _logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+_MOST_THREADS = 256
+"""As many radios as there may be; virtual devices wait for nothing, and may be thousands."""
 
 
 class SelfClosing(ABC):
@@ -33,6 +39,22 @@ class SelfClosing(ABC):
         self.close()
 
 
+def all_at_once(acts: Sequence[Callable[[], _T]]) -> list[_T]:
+    """Call all of them side by side, a thread each, so that none waits for another's radio.
+
+    Returns:
+        What they return, in their order.
+
+    Raises:
+        What the first of them raises, when all have been called.
+    """
+    if len(acts) < 2:
+        return [act() for act in acts]
+    with ThreadPoolExecutor(max_workers=min(len(acts), _MOST_THREADS)) as side_by_side:
+        answers = [side_by_side.submit(act) for act in acts]
+    return [answer.result() for answer in answers]
+
+
 def silence_each(silencers: Sequence[Callable[[], None]]) -> None:
     """Call all of them side by side: one radio that does not answer delays no other.
 
@@ -40,8 +62,7 @@ def silence_each(silencers: Sequence[Callable[[], None]]) -> None:
         RadioNotSilentError: of all radios that are not known to be silent. Other errors of radios
             are logged; anything else is raised when all have been called.
     """
-    with ThreadPoolExecutor(max_workers=max(1, len(silencers))) as side_by_side:
-        failures = list(side_by_side.map(_failure_of, silencers))
+    failures = all_at_once([functools.partial(_failure_of, act) for act in silencers])
     loud = [str(failure) for failure in failures if isinstance(failure, RadioNotSilentError)]
     others = [f for f in failures if f is not None and not isinstance(f, RadioError)]
     for failure in failures:

@@ -47,7 +47,7 @@ def add_radio_options(parser: argparse.ArgumentParser, *, needs_devices: bool) -
         "--settling-s",
         type=float,
         default=0.05,
-        help="of every capture, thrown away at its beginning (default 0.05)",
+        help="waited for before every capture (default 0.05)",
     )
     group.add_argument(
         "--max-hold-s",

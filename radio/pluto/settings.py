@@ -44,8 +44,8 @@ class PlutoSettings:
             can be.
         rx_gain_db: of a receiver, fixed: an automatic one would hide how loud a signal is.
         xo_correction: what the crystal is taken to be, Hz; None leaves it as the radio has it.
-        settling_s: at the beginning of every capture, thrown away: what was in the pipes when its
-            buffer opened, and the moment that transmitters take from saying so to being there.
+        settling_s: waited for before every capture: the moment that transmitters take from saying
+            so to being there.
         max_hold_s: longest that a burst is held. A program that holds one longer is taken for hung:
             the guardian ends it and silences its radios (`radio.pluto.guardian`).
     """

@@ -12,7 +12,8 @@ import errno
 import logging
 import math
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -48,6 +49,8 @@ _logger = logging.getLogger(__name__)
 TX_FULL_SCALE = 1 << 14
 RX_FULL_SCALE = 1 << 11
 MAX_BUFFER_SAMPLES = 1 << 22
+PIPE_SAMPLES = 1024
+"""What filters and converters may still hold when a buffer is opened; a few hundred."""
 _CARRIER_TOLERANCE_HZ = 10.0
 _UNDERFLOW, _OVERFLOW = 1, 4
 _OPERATING_TIMEOUT_S = 2.0
@@ -63,8 +66,8 @@ class PlutoTransceiver(Transceiver, Silenceable):
     """One end of a link over Plutos: a transmitter that holds bursts, or a receiver that captures.
 
     A transmitter is at full attenuation except from `hold` to `fall_silent`; a receiver's
-    transmitter is silent throughout. A capture opens a buffer of its own, so that it holds nothing
-    from before; its first ``settling_s`` are thrown away.
+    transmitter is silent throughout. A capture waits ``settling_s`` and opens a buffer of its own;
+    the first `PIPE_SAMPLES` of it are thrown away, so that it holds nothing from before.
 
     Guarantees:
         * `fall_silent` and `close` return when the radio is silent as read back, if need be over a
@@ -78,6 +81,7 @@ class PlutoTransceiver(Transceiver, Silenceable):
     Args:
         settings: how it is to be set; see `PlutoSettings`.
         max_amplitude: largest amplitude of a burst, at most 1.
+        wait: lets so many seconds pass.
 
     Raises:
         RadioConfigurationError: a setting out of range, one that the radio reads back otherwise, or
@@ -86,11 +90,18 @@ class PlutoTransceiver(Transceiver, Silenceable):
         RadioNotSilentError: it is there, and cannot be silenced.
     """
 
-    def __init__(self, settings: PlutoSettings, *, max_amplitude: float = 1.0) -> None:
+    def __init__(
+        self,
+        settings: PlutoSettings,
+        *,
+        max_amplitude: float = 1.0,
+        wait: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._max_amplitude = check_positive("max_amplitude", max_amplitude)
         if self._max_amplitude > 1.0:
             raise RadioConfigurationError(f"max_amplitude: got {max_amplitude}, wanted at most 1.")
         self._settings = settings
+        self._wait = wait
         self._health = RadioHealth()
         self._guard = threading.RLock()
         self._holder: int | None = None  # thread that has the guard
@@ -340,13 +351,14 @@ class PlutoTransceiver(Transceiver, Silenceable):
 
     def _capture(self, num_samples: int, timeout_s: float) -> Complex64Array:
         self._check_role(Role.RECEIVER, "capture")
-        settling = math.ceil(self._settings.settling_s * self._sample_rate_hz)
-        total = num_samples + settling
+        total = num_samples + PIPE_SAMPLES
         if total > MAX_BUFFER_SAMPLES:
             raise RadioConfigurationError(
                 f"{self.name}: a capture of {num_samples} samples, wanted at most "
-                f"{MAX_BUFFER_SAMPLES - settling}: it has to fit one buffer of the radio."
+                f"{MAX_BUFFER_SAMPLES - PIPE_SAMPLES}: it has to fit one buffer of the radio."
             )
+        # In time, and not as samples: at 20 MS/s they would be a million, over USB or a network.
+        self._wait(self._settings.settling_s)
         radio = self._pluto.radio
         with self._alone(), self._understood():
             self._pluto.adc.set_kernel_buffers_count(self._blocks_behind(total))
@@ -354,13 +366,13 @@ class PlutoTransceiver(Transceiver, Silenceable):
             self._pluto.set_timeout(timeout_s)
             radio.rx_buffer_size = total
             try:
-                samples = radio.rx()[settling:]
+                samples = radio.rx()[PIPE_SAMPLES:]
                 # At once: when the blocks behind this one are full the bit is set all the same.
                 has_overflowed = self._pluto.take_status(self._pluto.adc, _OVERFLOW)
             finally:
                 radio.rx_destroy_buffer()
                 self._pluto.set_timeout(_OPERATING_TIMEOUT_S)
-            self._note(samples, has_overflowed)
+            self._health.note_capture(samples, RX_FULL_SCALE, has_overflowed=has_overflowed)
         capture: Complex64Array = (samples / RX_FULL_SCALE).astype(np.complex64)
         return capture
 
@@ -372,14 +384,6 @@ class PlutoTransceiver(Transceiver, Silenceable):
         """
         duration_s = num_samples / self._sample_rate_hz
         return min(max(math.ceil(_READ_S / duration_s), _MIN_BLOCKS), _MAX_BLOCKS)
-
-    def _note(self, samples: np.ndarray, has_overflowed: bool) -> None:
-        parts = samples.view(np.float64).reshape(-1, 2)
-        is_overloaded = (parts >= RX_FULL_SCALE - 1) | (parts <= -RX_FULL_SCALE)
-        self._health.num_captures += 1
-        self._health.num_samples += len(samples)
-        self._health.num_overloaded += int(is_overloaded.any(axis=1).sum())
-        self._health.num_overflows += has_overflowed
 
     def _close(self) -> None:
         with self._alone():

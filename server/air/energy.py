@@ -3,8 +3,8 @@
 What happens on the air is ordered by answers, not by clocks::
 
     learn_channel   everybody silent | capture | for each device: its pilot, held | capture | silent
-    carry           plan: all make ready | capture of the silence | all hold all their numbers |
-                    capture | all fall silent
+    carry           plan: all compute and make ready; meanwhile a capture of the silence |
+                    all hold all their numbers | capture | all fall silent
 
 A capture lies anywhere inside its plateau (`radio.waveforms.energy`).
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -147,10 +148,13 @@ class EnergyAir(HeldAir):
         if not isinstance(power, EnergyPowerPlan):
             raise TypeError(f"power: got {type(power).__name__}, wanted an EnergyPowerPlan.")
         self.simulation.begin_payload(plan.round_index)
-        control.broadcast(plan)
+        # Devices that compute are silent: what it sounds like costs no time of its own.
+        with ThreadPoolExecutor(max_workers=1) as meanwhile:
+            silence = meanwhile.submit(self._capture, "silence")
+            control.broadcast(plan)
         if not those_who(Participation.READY, reports_of(control)):
             return Heard(())
-        quiet = self.waveform.bin_powers(self._capture("silence"))
+        quiet = self.waveform.bin_powers(silence.result())
         speakers: tuple[int, ...] = ()
         try:
             control.broadcast(NumbersHold(plan.run_id, plan.round_index))

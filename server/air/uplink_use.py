@@ -41,7 +41,7 @@ def uplink_use(
         num_devices: K.
         num_numbers: Q, of each device and round.
         num_rounds: that were or will be carried out.
-        settling_s: that real radios throw away of every capture.
+        settling_s: that real radios wait before every capture.
     """
     if radio.backend == "ideal":
         return UplinkUse(0.0, 0.0, 0.0, 0.0)

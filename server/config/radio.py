@@ -203,8 +203,8 @@ class PlutoSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         rf_bandwidth_hz: of the analogue filters; left out, the sample rate.
         xo_corrections: what each device's crystal is taken to be, Hz; empty leaves them alone.
         receiver_xo_correction: the receiver's; 0 leaves it alone.
-        settling_s: after the last device has said that it holds its burst, thrown away of every
-            capture: a host says so before the radio has quite begun.
+        settling_s: waited for before every capture, after the last device has said that it holds
+            its burst: a host says so before the radio has quite begun.
     """
 
     devices: tuple[str, ...] = ()

@@ -119,6 +119,28 @@ def test_somebody_else_on_the_air_is_told_with_the_number_that_is_spoilt(
     assert "kHz below the carrier, which moves the sum of number 1 by" in told[1]
 
 
+def test_a_round_waits_for_three_orders_and_two_captures(tmp_path, monkeypatch):
+    """Plan, hold, silence; what is silent is heard while devices compute."""
+    run = Experiment.start(config(optimizer__rounds=2), tmp_path / "run")
+    happened, control, capture = [], type(run.loop.control), HeldAir.capture
+
+    def broadcast(self, message, real=control.broadcast):
+        happened.append(type(message).__name__)
+        real(self, message)
+
+    def noted(self, num_samples, label):
+        happened.append(label)
+        return capture(self, num_samples, label)
+
+    monkeypatch.setattr(control, "broadcast", broadcast)
+    monkeypatch.setattr(HeldAir, "capture", noted)
+    assert carry_out(run)
+    begin = happened.index("RoundPlan")
+    of_round = happened[min(begin, happened.index("silence", 2)) : happened.index("RoundResult")]
+    assert sorted(of_round[:2]) == ["RoundPlan", "silence"]  # side by side
+    assert of_round[2:] == ["NumbersHold", "numbers", "SilenceOrder"]
+
+
 def test_the_other_mapping_runs_too(tmp_path):
     other = config(radio__energy_mapping="self_normalised", **EQUALLY_LOUD)
     run = Experiment.start(other, tmp_path / "run")

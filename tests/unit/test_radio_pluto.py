@@ -367,7 +367,16 @@ def test_a_wrong_end_says_which_it_is(bench):
         with pytest.raises(RadioConfigurationError, match=f"{receiver.uri}: hold at a receiver"):
             receiver.hold(tone())
         with pytest.raises(RadioConfigurationError, match="has to fit one buffer"):
-            receiver.capture((1 << 22) - 1999, timeout_s=1.0)
+            receiver.capture((1 << 22) - 1023, timeout_s=1.0)
+
+
+def test_a_capture_waits_for_who_is_about_to_send_and_takes_no_more_samples_for_it(bench):
+    waited = []
+    settings = PlutoSettings(bench.server.uris[0], Role.RECEIVER, settling_s=0.25)
+    with PlutoTransceiver(settings, wait=waited.append) as receiver:
+        receiver.capture(4096, timeout_s=5.0)
+        assert waited == [0.25]
+        assert receiver._pluto.radio.rx_buffer_size == 4096 + 1024
 
 
 def test_codes_are_checked_before_they_wrap(bench, monkeypatch):
