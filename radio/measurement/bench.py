@@ -92,11 +92,22 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One trial's channel: its number, true gains and carriers [num_devices]."""
+    """One trial's channel.
+
+    Attributes:
+        index: its number.
+        taps: true gains of the echoes [num_devices, num_taps]; of flat channels one.
+        offsets_hz: carriers [num_devices].
+    """
 
     index: int
-    gains: Complex128Array
+    taps: Complex128Array
     offsets_hz: Float64Array
+
+    @property
+    def gains(self) -> Complex128Array:
+        """What a signal of one frequency, the carrier's, meets [num_devices]."""
+        return self.taps.sum(axis=1) if self.taps.shape[1] > 1 else self.taps[:, 0]
 
 
 class HeldBench(Protocol):
@@ -172,12 +183,15 @@ class Bench(SelfClosing):
             )
             trial = Trial(
                 index=index,
-                gains=setting.channel.gains(self._gain_rng, self.num_devices) * path_gains,
+                taps=path_gains[:, None]
+                * setting.channel.taps(
+                    self._gain_rng, self.num_devices, self.medium.sample_rate_hz
+                ),
                 offsets_hz=crystals.offsets_hz(index),
             )
             self.medium.set_carrier_offsets_hz(trial.offsets_hz)
             self.medium.begin_round(self._noise_rng)
-            self.medium.set_gains(trial.gains)
+            self.medium.set_gains(trial.taps)
             yield trial
 
     def draw_numbers(self, num_scalars: int, *, signs: bool = False) -> Float64Array:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from radio.arrays import Float64Array
+from radio.arrays import Complex128Array, Float64Array
 from radio.checks import check_not_negative
 from radio.measurement.bench import Bench, HeldBench, Setting
 from radio.measurement.result import Log, Measurement
@@ -54,22 +54,21 @@ def measure_energy(
             if calibration_error_db is None:
                 known, errors, shared = gains_from_pilots(waveform, bench)
             else:
-                told = np.abs(trial.gains)
-                known, errors = _gains_as_told(
-                    waveform, told, calibration_error_db, bench.radio_rng
-                )
+                true = band_gains(waveform, trial.taps)
+                known, errors = _gains_as_told(true, calibration_error_db, bench.radio_rng)
                 shared = np.zeros_like(errors)
             is_heard = np.all(errors <= MAX_RELATIVE_ERROR, axis=(1, 2))
             speaking = np.flatnonzero((known.min(axis=(1, 2)) >= setting.min_gain) & is_heard)
             if speaking.size == 0:
                 continue
-            level = float(known[speaking].min())
-            arrival_power = float(waveform.arrival_power(level))
+            # A level for each number, which all who speak reach in both of its bands.
+            levels = known[speaking].min(axis=(0, 2))
+            arrival_power = waveform.arrival_power(levels)
             silence = listen(waveform, bench)
             numbers = draw_vectors(waveform, bench)
             scales = np.ones(num_devices)
             for k in speaking:
-                amplitudes = np.minimum(level / known[k], 1.0)
+                amplitudes = np.minimum(levels[:, None] / known[k], 1.0)
                 burst = waveform.burst(numbers[k], amplitudes, bench.radio_rng)
                 bench.devices[k].hold(burst.samples)
                 scales[k] = burst.scale
@@ -167,13 +166,28 @@ def gains_from_pilots(
     return np.sqrt(calibration.power_gains), errors, shared
 
 
+def band_gains(waveform: EnergyWaveform, taps: Complex128Array) -> Float64Array:
+    """Amplitude gains of bands, roots of mean power gains [num_devices, num_scalars, 2].
+
+    Left out of every formula: that within a band a gain may be uneven, which on average over
+    devices with echoes of their own changes no interference between them.
+    """
+    shape = (len(taps), waveform.num_scalars, 2)
+    if taps.shape[1] == 1:
+        return np.broadcast_to(np.abs(taps)[:, :, None], shape)
+    gains = np.empty(shape)
+    bins = waveform.bands_in_bins()[:, :, None] + np.arange(waveform.num_bins)
+    for own, echoes in zip(gains, taps, strict=True):
+        power = np.square(np.abs(np.fft.fft(echoes, waveform.plateau_samples)))
+        own[:] = np.sqrt(power[bins].mean(axis=2))
+    return gains
+
+
 def _gains_as_told(
-    waveform: EnergyWaveform, gains: Float64Array, error_db: float, rng: np.random.Generator
+    gains: Float64Array, error_db: float, rng: np.random.Generator
 ) -> tuple[Float64Array, Float64Array]:
     """The true ones, wrong by a Gaussian number of dB in all bands; E[(10^(x/10) - 1)^2]."""
-    told = gains * 10.0 ** (error_db * rng.standard_normal(len(gains)) / 20.0)
+    told = 10.0 ** (error_db * rng.standard_normal(len(gains)) / 20.0)
     variance = (error_db * math.log(10.0) / 10.0) ** 2
     square = math.exp(2.0 * variance) - 2.0 * math.exp(variance / 2.0) + 1.0
-    shape = (len(gains), waveform.num_scalars, 2)
-    known = np.broadcast_to(told[:, None, None], shape)
-    return known, np.full(shape, math.sqrt(square))
+    return gains * told[:, None, None], np.full(gains.shape, math.sqrt(square))

@@ -1,9 +1,9 @@
-"""What happens to a signal between two antennas: one complex gain per device and coherence block.
+"""What happens to a signal between two antennas: complex gains per device and coherence block.
 
-Flat block fading: over one block (sounding frame and payload frame of a round) device k is heard
-as h_k x_k[n], with a complex amplitude h_k that does not change. h_k takes a full-scale transmit
-sample to the receiver's scale. Left out: frequency selectivity, Doppler inside a block, carrier
-and clock offsets, correlation between devices or between blocks.
+Block fading: over one block (sounding frame and payload frame of a round) device k is heard as
+sum_l h_kl x_k[n - l], with complex amplitudes h_kl that do not change; flat channels have one tap,
+h_k. h takes a full-scale transmit sample to the receiver's scale. Left out: Doppler inside a block,
+carrier and clock offsets, correlation between devices or between blocks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import ClassVar
 import numpy as np
 
 from radio.arrays import Complex128Array
-from radio.checks import check_integer, check_not_negative
+from radio.checks import check_integer, check_not_negative, check_positive
 from radio.errors import RadioConfigurationError
 from radio.units import power_ratio_from_db
 
@@ -34,6 +34,12 @@ class ChannelModel(abc.ABC):
     @abc.abstractmethod
     def gains(self, rng: np.random.Generator, num_devices: int) -> Complex128Array:
         """One gain per device, complex128 [num_devices]."""
+
+    def taps(
+        self, rng: np.random.Generator, num_devices: int, sample_rate_hz: float
+    ) -> Complex128Array:
+        """Echoes a sample apart, complex128 [num_devices, num_taps]: of flat channels the gains."""
+        return self.gains(rng, num_devices)[:, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,19 +124,75 @@ class RicianBlockFading(ChannelModel):
         return gains
 
 
+_DECAYS = 8.0
+"""Echoes later than so many delay spreads are left out, 0.03 % of the power."""
+
+MAX_TAPS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class MultipathBlockFading(ChannelModel):
+    """Echoes with an exponential power-delay profile: h_kl ~ CN(0, p_l), p_l ~ exp(-l / (f_s tau)).
+
+    The p_l add up to 1. Bands further apart than about 1 / (2 pi tau) fade independently; at a
+    sample rate far below that the channel is flat Rayleigh fading.
+
+    Attributes:
+        delay_spread_s: tau, the root mean square of the delays, > 0.
+
+    Source: the exponential profile of COST 207; any textbook on mobile radio.
+    """
+
+    name: ClassVar[str] = "multipath"
+    delay_spread_s: float = 100e-9
+
+    def __post_init__(self) -> None:
+        check_positive("delay_spread_s", self.delay_spread_s)
+
+    def gains(self, rng: np.random.Generator, num_devices: int) -> Complex128Array:
+        """What a signal far narrower than the echoes allow would meet."""
+        return RayleighBlockFading().gains(rng, num_devices)
+
+    def taps(
+        self, rng: np.random.Generator, num_devices: int, sample_rate_hz: float
+    ) -> Complex128Array:
+        """See `ChannelModel.taps`.
+
+        Raises:
+            RadioConfigurationError: more than `MAX_TAPS`.
+        """
+        count = check_integer("num_devices", num_devices, minimum=1)
+        spread = self.delay_spread_s * check_positive("sample_rate_hz", sample_rate_hz)
+        num_taps = 1 + math.ceil(_DECAYS * spread)
+        if num_taps > MAX_TAPS:
+            raise RadioConfigurationError(
+                f"delay_spread_s: got {self.delay_spread_s:g}, {num_taps} echoes at "
+                f"{sample_rate_hz:g} samples a second, wanted at most {MAX_TAPS}."
+            )
+        powers = np.exp(-np.arange(num_taps) / spread)
+        parts = rng.standard_normal((count, 2 * num_taps)).view(np.complex128)
+        taps: Complex128Array = parts * np.sqrt(powers / (2.0 * powers.sum()))
+        return taps
+
+
 CHANNEL_NAMES: tuple[str, ...] = (
     AwgnChannel.name,
     RayleighBlockFading.name,
     RicianBlockFading.name,
+    MultipathBlockFading.name,
 )
 
 
-def channel_from_name(name: str, *, rician_k_db: float = 6.0) -> ChannelModel:
+def channel_from_name(
+    name: str, *, rician_k_db: float = 6.0, delay_spread_s: float = 100e-9
+) -> ChannelModel:
     """The model called ``name``, with unit mean power gain.
 
     Raises:
         RadioConfigurationError: there is none; the message lists the names.
     """
+    if name == MultipathBlockFading.name:
+        return MultipathBlockFading(delay_spread_s)
     if name == RicianBlockFading.name:
         return RicianBlockFading(rician_k_db)
     if name == AwgnChannel.name:

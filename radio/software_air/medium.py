@@ -4,11 +4,12 @@ For bursts x_k placed at start_k, gains h_k and noise power N0, a capture at pos
 
     y[i] = sum_k h_k x_k[s + i - start_k] + w[i],    w[i] ~ CN(0, N0) iid,  i = 0..num_samples-1
 
-with x_k zero outside its burst. N0 is per complex sample: N0/2 in each of the two parts. With a
-carrier f_k beside the receiver's, gain h_k turns: h_k exp(j psi_k + 2 pi j f_k (s + i) / sample
-rate), with psi_k drawn in ``begin_round``: between two frames passes a time that nobody knows. The
-crystal that makes the carrier makes the sampling clock, so x_k is read at (1 + f_k / carrier) n in
-place of n (`radio.software_air.resampling`).
+with x_k zero outside its burst; where there are echoes sum_l h_kl x_k[... - l] in place of h_k x_k.
+N0 is per complex sample: N0/2 in each of the two parts. With a carrier f_k beside the receiver's,
+gain h_k turns: h_k exp(j psi_k + 2 pi j f_k (s + i) / sample rate), with psi_k drawn in
+``begin_round``: between two frames passes a time that nobody knows. The crystal that makes the
+carrier makes the sampling clock, so x_k is read at (1 + f_k / carrier) n in place of n
+(`radio.software_air.resampling`).
 
 For bursts of N_k samples that are held, a capture hears each from a moment of its own,
 
@@ -46,6 +47,8 @@ from radio.software_air.resampling import resampled
 logger = logging.getLogger(__name__)
 
 _IDEAL = Impairments()
+_ALONE = np.ones(1, dtype=np.complex128)
+"""No echoes."""
 _NOTHING_AFTER = 64
 """Samples behind a burst at a position: what is read around its ends is not the other end."""
 
@@ -145,15 +148,21 @@ class SoftwareMedium:
                 self._delays = np.round(latest * noise_rng.random(self._num_devices)).astype(int)
 
     def set_gains(self, gains: npt.ArrayLike) -> None:
-        """Begin a coherence block: complex [num_devices], amplitude ratios.
+        """Begin a coherence block: complex [num_devices], amplitude ratios, or those of echoes.
+
+        Args:
+            gains: one of each device, or [num_devices, num_taps], echoes a sample apart.
 
         Raises:
             RadioConfigurationError: another shape, or a gain that is not finite.
         """
         block = np.array(gains, dtype=np.complex128)
-        if block.shape != (self._num_devices,):
+        if block.ndim == 1:
+            block = block[:, None]
+        if block.ndim != 2 or len(block) != self._num_devices or block.shape[1] == 0:
             raise RadioConfigurationError(
-                f"gains: got shape {block.shape}, wanted ({self._num_devices},)."
+                f"gains: got shape {np.shape(gains)}, wanted ({self._num_devices},), or a row of "
+                "echoes of each."
             )
         check_all_finite("gains", block)
         with self._lock:
@@ -259,12 +268,16 @@ class SoftwareMedium:
             for device in self._on_air(self._held):
                 burst = self._held.get(device)
                 phase_turns = self._noise_rng.random()
+                gain, echoes = self._path(device)
                 if burst is None:
-                    heard = np.full(count, self._idle)
+                    heard = np.full(count, self._idle * echoes.sum())
                 else:
                     delay = int(self._noise_rng.integers(burst.size))
-                    heard = self._wandered(self._read(device, burst, delay, count))
-                total += self._gain(device) * self._turned(device, heard, phase_turns)
+                    # One period behind itself: what goes round has echoes of its own end.
+                    around = np.take(burst, np.arange(1 - len(echoes), burst.size), mode="wrap")
+                    echoed = _through(around, echoes)
+                    heard = self._wandered(self._read(device, echoed, delay, count))
+                total += gain * self._turned(device, heard, phase_turns)
             return self._received(total)
 
     def clear(self) -> None:
@@ -280,12 +293,14 @@ class SoftwareMedium:
             )
         return device
 
-    def _gain(self, device: int) -> complex:
+    def _path(self, device: int) -> tuple[complex, Complex128Array]:
+        """A gain, and what echoes make of a signal before it; one of the two is 1."""
         if self._gains is None:
             raise RadioConfigurationError(
                 "gains: there are bursts on air and no gains. Call set_gains() first."
             )
-        return complex(self._gains[device])
+        taps = self._gains[device]
+        return (complex(taps[0]), _ALONE) if len(taps) == 1 else (1.0 + 0.0j, taps)
 
     def _on_air(self, sending: Mapping[int, Any]) -> list[int]:
         """Who is heard: those who send, and everybody if mixers leak."""
@@ -333,24 +348,30 @@ class SoftwareMedium:
     def _superpose(self, start: int, count: int) -> Complex128Array:
         total = np.zeros(count, dtype=np.complex128)
         for device in self._on_air(self._bursts):
-            gain = self._gain(device)
+            gain, echoes = self._path(device)
             cycles = self._cycles_per_sample(device) * start + self._carrier_phases[device]
-            window = np.full(count, self._idle)
+            begin = start - (len(echoes) - 1)  # what is heard later began before
+            window = np.full(start + count - begin, self._idle)
             has_burst = False
             # Bursts of one device never overlap, so their order does not matter.
             for sent_start, burst in self._bursts.get(device, ()):
                 burst_start = sent_start + int(self._delays[device])
-                first = max(start, burst_start)
+                first = max(begin, burst_start)
                 last = min(start + count, burst_start + burst.size)
                 if first < last:
                     has_burst = True
                     once = np.pad(burst, (0, _NOTHING_AFTER), constant_values=self._idle)
                     position = first * self._clock_ratio(device) - burst_start
-                    window[first - start : last - start] = self._read(
+                    window[first - begin : last - begin] = self._read(
                         device, once, position, last - first
                     )
             if has_burst:
                 window = self._wandered(window)
             if has_burst or self._idle != 0:
-                total += gain * self._turned(device, window, cycles)
+                total += gain * self._turned(device, _through(window, echoes), cycles)
         return total
+
+
+def _through(samples: Complex128Array, echoes: Complex128Array) -> Complex128Array:
+    """sum_l h_l x[n - l] where all of its terms are there [num_samples - num_taps + 1]."""
+    return samples if len(echoes) == 1 else np.convolve(samples, echoes, "valid")

@@ -64,12 +64,13 @@ class SoftwareChannelSimulation(ChannelSimulation):
 
     def _begin(self, frame: str, round_index: int) -> None:
         block = round_index // self._coherence_rounds
-        gains = self._channel.gains(
-            simulation_rng(self._seed, "gains", block), self._medium.num_devices
+        medium = self._medium
+        taps = self._channel.taps(
+            simulation_rng(self._seed, "gains", block), medium.num_devices, medium.sample_rate_hz
         )
         self._medium.set_carrier_offsets_hz(self._crystals.offsets_hz(round_index))
         self._medium.begin_round(simulation_rng(self._noise_seed, f"noise/{frame}", round_index))
-        self._medium.set_gains(gains * self._path_gains)
+        self._medium.set_gains(taps * self._path_gains[:, None])
 
 
 class NoChannelSimulation(ChannelSimulation):

@@ -175,7 +175,9 @@ def _software_ends(config: PlanConfig, noise_seed: int | str) -> _Ends:
     """Loopback transceivers on a medium of their own."""
     radio, seed = config.radio, config.run.seed
     num_devices, impairments = config.federation.num_devices, config.impaired_by
-    channel = channel_from_name(radio.channel, rician_k_db=radio.rician_k_db)
+    channel = channel_from_name(
+        radio.channel, rician_k_db=radio.rician_k_db, delay_spread_s=radio.delay_spread_s
+    )
     medium = SoftwareMedium(
         num_devices=num_devices,
         sample_rate_hz=radio.rate_hz,

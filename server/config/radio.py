@@ -35,8 +35,9 @@ class RadioSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         impairments: name of a set in `radio.software_air.impairments`: "ideal", "desk-cabled",
             "pluto-stock", "worst" or "uncorrected"; [impairments] changes single ones. Left out,
             what the waveform is for: ideal for the coherent one, pluto-stock for others.
-        channel: of the loopback: "awgn", "rayleigh" or "rician".
+        channel: of the loopback: "awgn", "rayleigh", "rician" or "multipath".
         rician_k_db: power of the line of sight over that of the echoes.
+        delay_spread_s: of the echoes of "multipath", root mean square.
         snr_db: of the loopback: mean received power of one device at full scale over the noise
             power, per sample. The buffers of the energy waveform stay 12 dB below full scale, for
             their peaks.
@@ -64,8 +65,9 @@ class RadioSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     backend: Literal["loopback", "pluto", "virtual-pluto", "ideal"] = "loopback"
     waveform: WaveformName = WaveformName.COHERENT
     impairments: str = ""
-    channel: Literal["awgn", "rayleigh", "rician"] = "rayleigh"
+    channel: Literal["awgn", "rayleigh", "rician", "multipath"] = "rayleigh"
     rician_k_db: float = 6.0
+    delay_spread_s: float = 100e-9
     snr_db: float = 10.0
     coherence_rounds: int = 10
     min_gain: float = 0.3
@@ -84,6 +86,7 @@ class RadioSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     def __post_init__(self) -> None:
         """Check every value by itself; bands, offsets and noise are checked by the run."""
         check_within("radio.rician_k_db", self.rician_k_db, -60.0, 60.0)
+        check_within("radio.delay_spread_s", self.delay_spread_s, 1e-9, 1e-5)
         check_within("radio.snr_db", self.snr_db, -60.0, 120.0)
         check_count("radio.coherence_rounds", self.coherence_rounds, 1)
         check_positive("radio.min_gain", self.min_gain)
@@ -257,6 +260,14 @@ class PlutoSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
                 f"radio.max_hold_s: got {radio.max_hold_s:g}, wanted at least twice the "
                 f"{capture_s:g} s of a capture: a hold that outlasts it ends the program."
             )
+        span_hz = radio.energy_waveform(1).used_share * radio.rate_hz
+        passed_hz = self.rf_bandwidth_hz or radio.rate_hz
+        if radio.waveform.adds_powers and passed_hz < span_hz:
+            raise ConfigurationError(
+                f"pluto.rf_bandwidth_hz: got {passed_hz:g}, and the numbers of a round fill "
+                f"{span_hz:g} Hz at radio.sample_rate_hz = {radio.rate_hz:g}: the outer ones would "
+                "not pass. Leave it out, or lower the rate."
+            )
         trims = [self.receiver_xo_correction, *(self.xo_corrections or [0] * (len(uris) - 1))]
         try:
             return [
@@ -265,7 +276,7 @@ class PlutoSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
                     role=Role.TRANSMITTER if index else Role.RECEIVER,
                     sample_rate_hz=radio.rate_hz,
                     carrier_hz=radio.carrier_hz,
-                    rf_bandwidth_hz=self.rf_bandwidth_hz or radio.rate_hz,
+                    rf_bandwidth_hz=passed_hz,
                     tx_attenuation_db=self.tx_attenuation_db,
                     rx_gain_db=self.rx_gain_db,
                     xo_correction=trim or None,

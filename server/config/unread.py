@@ -33,7 +33,10 @@ BACKENDS_READ: dict[str, tuple[str, ...]] = {
 Without a radio there is a plan all the same, and which batches are drawn follows from its levels.
 """
 
-_CHANNELS_READ = {"awgn": (), "rayleigh": (), "rician": ("radio.rician_k_db",)}
+_CHANNELS_READ = {
+    "awgn": (), "rayleigh": (), "rician": ("radio.rician_k_db",),
+    "multipath": ("radio.delay_spread_s",),
+}  # fmt: skip
 
 _A_PROMISE_READS = (
     "privacy.unit", "privacy.relation", "privacy.epsilon", "privacy.delta",

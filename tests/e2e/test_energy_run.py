@@ -141,6 +141,27 @@ def test_a_round_waits_for_three_orders_and_two_captures(tmp_path, monkeypatch):
     assert of_round[2:] == ["NumbersHold", "numbers", "SilenceOrder"]
 
 
+def test_over_a_channel_with_echoes_each_number_has_a_level_of_its_own(tmp_path):
+    """1 MHz bands and echoes of 100 ns: some fade, and a device does not say what they carry."""
+    echoes = config(
+        radio__channel="multipath", radio__delay_spread_s=2e-7, radio__snr_db=25.0,
+        optimizer__directions=8, impairments__distance_ratio=1.0, radio__min_band_gain=0.3,
+        radio__plateau_samples=1 << 16,
+    )  # fmt: skip
+    run = Experiment.start(echoes, tmp_path / "run")
+    assert run.source == "loopback+multipath+pluto-stock*"
+    power = run.pricing.plan_round(0, run.loop.channel_for(0)).power
+    assert max(power.levels) > 1.5 * min(power.levels)
+    said = np.array([power.weights[k] for k in power.participants]) > 0
+    assert said.any(axis=0).all()
+    assert not said.all()
+    assert carry_out(run)
+    rows, records, *_ = looked_at(tmp_path / "run")
+    assert len(rows) == ROUNDS
+    assert all(math.isfinite(row.squared_error_of_radio) for row in rows)
+    assert records
+
+
 def test_the_other_mapping_runs_too(tmp_path):
     other = config(radio__energy_mapping="self_normalised", **EQUALLY_LOUD)
     run = Experiment.start(other, tmp_path / "run")

@@ -317,6 +317,13 @@ def test_ctrl_c_leaves_a_run_its_virtual_radios_until_they_are_silent(tmp_path):
         ({"pluto__tx_attenuation_db": 91.0}, "tx_attenuation_db: got 91"),
         ({"pluto__settling_s": 2.0}, "pluto.settling_s"),
         ({"radio__carrier_hz": 100e6}, "carrier_hz: got 1"),
+        (
+            {"radio__sample_rate_hz": 62e6},
+            r"sample_rate_hz: got 6.*wanted 521000 to 6\.144e\+07 Hz",
+        ),
+        ({"radio__sample_rate_hz": 1e6, "optimizer__directions": 20}, "At that rate 8 fit"),
+        ({"pluto__rf_bandwidth_hz": 1e6}, "the numbers of a round fill 1.8e.07 Hz"),
+        ({"pluto__rf_bandwidth_hz": 56e6}, r"rf_bandwidth_hz: got 5.*wanted 200000 to 4e\+07 Hz"),
         ({"virtual_pluto__path_loss_db": -1.0}, r"\[virtual_pluto\]: path_loss_db"),
         ({"radio__backend": "pluto"}, "got 0 URIs"),
     ],

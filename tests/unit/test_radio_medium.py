@@ -7,6 +7,7 @@ from radio.errors import RadioConfigurationError
 from radio.software_air.channel_models import (
     CHANNEL_NAMES,
     AwgnChannel,
+    MultipathBlockFading,
     RayleighBlockFading,
     RicianBlockFading,
     channel_from_name,
@@ -336,3 +337,81 @@ def test_bad_channels_are_refused():
         RayleighBlockFading(mean_power_gain=np.inf)
     with pytest.raises(RadioConfigurationError, match="num_devices: got"):
         AwgnChannel().gains(np.random.default_rng(0), 0)
+
+
+# Echoes
+
+
+def echoing(num_devices=2, **changes):
+    medium = SoftwareMedium(
+        num_devices=num_devices, sample_rate_hz=1e6, noise_power=0.0,
+        noise_rng=np.random.default_rng(0), **changes,
+    )  # fmt: skip
+    rng = np.random.default_rng(1)
+    taps = rng.standard_normal((num_devices, 10)).view(np.complex128)
+    medium.set_gains(taps)
+    return medium, taps, rng
+
+
+def burst_of(rng, size):
+    return rng.standard_normal(2 * size).astype(np.float32).view(np.complex64)
+
+
+def test_a_burst_at_a_position_is_heard_with_its_echoes_behind_it():
+    medium, taps, rng = echoing()
+    bursts = [burst_of(rng, 40), burst_of(rng, 25)]
+    for device, start in ((0, 100), (1, 110)):
+        medium.add(device, bursts[device], start)
+    wanted = np.zeros(200, complex)
+    wanted[100:144] += np.convolve(bursts[0], taps[0])
+    wanted[110:139] += np.convolve(bursts[1], taps[1])
+    for first, last in ((0, 200), (102, 141), (143, 150), (138, 139)):
+        heard = medium.capture(first, last - first)
+        np.testing.assert_allclose(heard, wanted[first:last], atol=1e-5)
+
+
+def test_a_burst_that_is_held_has_echoes_of_its_own_end():
+    medium, taps, rng = echoing(num_devices=1)
+    burst = burst_of(rng, 64)
+    medium.hold(0, burst)
+    spectrum = np.abs(np.fft.fft(medium.listen(64)))
+    wanted = np.abs(np.fft.fft(burst) * np.fft.fft(taps[0], 64))
+    np.testing.assert_allclose(spectrum, wanted, rtol=1e-4, atol=1e-3)
+
+
+def test_one_echo_is_a_gain_bit_for_bit():
+    heard = []
+    for gains in ([0.5j, 2.0], [[0.5j], [2.0]]):
+        medium, _, rng = echoing()
+        medium.set_gains(gains)
+        medium.hold(1, burst_of(rng, 100))
+        heard.append(medium.listen(300).tobytes())
+    assert heard[0] == heard[1]
+
+
+@pytest.mark.parametrize("gains", [[1.0], [[1.0]], [[], []], np.ones((2, 2, 2)), [[1.0], [np.nan]]])
+def test_gains_of_another_shape_are_refused(gains):
+    medium, *_ = echoing()
+    with pytest.raises(RadioConfigurationError, match="gains"):
+        medium.set_gains(gains)
+
+
+def test_echoes_have_an_exponential_profile_and_unit_power():
+    channel = MultipathBlockFading(delay_spread_s=200e-9)
+    taps = channel.taps(np.random.default_rng(2), 20_000, 20e6)
+    powers = np.mean(np.abs(taps) ** 2, axis=0)
+    assert len(powers) == 33
+    assert powers.sum() == pytest.approx(1.0, rel=0.02)
+    delays_s = np.arange(33) / 20e6
+    mean_s = np.sum(powers * delays_s) / powers.sum()
+    spread_s = np.sqrt(np.sum(powers * (delays_s - mean_s) ** 2) / powers.sum())
+    assert spread_s == pytest.approx(200e-9, rel=0.05)
+    # Far below the coherence bandwidth it is flat.
+    narrow = MultipathBlockFading().taps(np.random.default_rng(3), 2000, 1e6)
+    assert np.mean(np.abs(narrow[:, 1:]) ** 2) < 1e-4
+    # A device's echoes do not depend on how many come after it, and flat models have one.
+    first, more = (channel.taps(np.random.default_rng(4), count, 5e6) for count in (1, 3))
+    np.testing.assert_array_equal(first[0], more[0])
+    assert AwgnChannel().taps(np.random.default_rng(5), 3, 1e6).shape == (3, 1)
+    with pytest.raises(RadioConfigurationError, match="wanted at most 1024"):
+        MultipathBlockFading(1e-5).taps(np.random.default_rng(6), 1, 61e6)
