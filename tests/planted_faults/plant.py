@@ -9,12 +9,14 @@ The list is `faults.toml` beside this file. A fault that no test sees is a test 
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ ROOT = Path(__file__).parents[2]
 LIST = Path(__file__).with_name("faults.toml")
 PACKAGES = ("radio", "edge_runtime", "server")
 TIMEOUT_S = 900.0
+_SIDE_BY_SIDE = 1 + (os.cpu_count() or 1)
+"""As with the tests themselves: much of one is waiting for a process to begin."""
 
 
 class FaultError(Exception):
@@ -110,19 +114,20 @@ def is_caught(fault: dict[str, Any]) -> bool:
 def main() -> int:
     wanted = sys.argv[1:]
     faults = [f for f in read_list() if not wanted or any(part in f["name"] for part in wanted)]
-    with tempfile.TemporaryDirectory() as name:
-        copy_to(Path(name))
-        for test in dict.fromkeys(fault["test"] for fault in faults):
-            # A test that fails without any fault catches none.
-            if run_test(Path(name), test).returncode != 0:
-                print(f"{test}: fails without any fault")
-                return 1
     missed = []
-    for fault in faults:
-        caught = is_caught(fault)
-        print(f"{'caught' if caught else 'NOT SEEN':10s}{fault['name']}   ({fault['test']})")
-        sys.stdout.flush()
-        missed += [] if caught else [fault["name"]]
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
+        copy_to(Path(name))
+        tests = list(dict.fromkeys(fault["test"] for fault in faults))
+        # A test that fails without any fault catches none.
+        done = pool.map(functools.partial(run_test, Path(name)), tests)
+        broken = [test for test, of_it in zip(tests, done, strict=True) if of_it.returncode != 0]
+        if broken:
+            print(f"{', '.join(broken)}: fails without any fault")
+            return 1
+        for fault, caught in zip(faults, pool.map(is_caught, faults), strict=True):
+            print(f"{'caught' if caught else 'NOT SEEN':10s}{fault['name']}   ({fault['test']})")
+            sys.stdout.flush()
+            missed += [] if caught else [fault["name"]]
     print(f"{len(faults) - len(missed)} passed, {len(missed)} failed")
     return 1 if missed else 0
 
