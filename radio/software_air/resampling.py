@@ -26,6 +26,7 @@ from radio.arrays import Complex128Array, Float64Array
 _TAPS = 40
 _PARTS = 1024
 _BETA = 6.0
+_STRETCH = 1024
 
 
 def resampled(period: npt.NDArray[Any], start: float, ratio: float, count: int) -> Complex128Array:
@@ -35,16 +36,17 @@ def resampled(period: npt.NDArray[Any], start: float, ratio: float, count: int) 
     whole = parts // _PARTS
     heard = np.empty(count, dtype=np.complex128)
     # Positions advance with the samples but for a slip now and then: between slips one view does.
-    slips = whole - np.arange(count)
-    bounds = [0, *(np.flatnonzero(np.diff(slips)) + 1).tolist(), count]
+    slips = np.flatnonzero(np.diff(whole - np.arange(count))) + 1
+    # A stretch at a time, so that its taps stay in the cache.
+    bounds = sorted({0, count, *slips.tolist(), *range(_STRETCH, count, _STRETCH)})
     first = int(whole[0]) - (_TAPS // 2 - 1)
     last = int(whole[-1]) + _TAPS // 2
     stretch = np.take(period, np.arange(first, last + 1), mode="wrap")
     windows = np.lib.stride_tricks.sliding_window_view(stretch, _TAPS)
-    taps = _taps()[parts % _PARTS]
+    parts %= _PARTS
     for begin, end in itertools.pairwise(bounds):
         seen = windows[int(whole[begin] - whole[0]) :][: end - begin]
-        heard[begin:end] = np.einsum("ij,ij->i", seen, taps[begin:end])
+        heard[begin:end] = np.einsum("ij,ij->i", seen, _taps()[parts[begin:end]])
     return heard
 
 
