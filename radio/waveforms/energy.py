@@ -183,9 +183,10 @@ class EnergyWaveform(Bands):
                 f"numbers: got shape {parts.shape}, wanted ({self.num_scalars},)."
             )
         if not np.all(np.isfinite(parts)):
+            # Not which: they are made of somebody's data, and this goes into a log.
             raise RadioConfigurationError(
-                f"numbers: got {parts.tolist()}, wanted finite ones. A device whose scalar is not "
-                "finite stays silent this round."
+                f"numbers: {np.count_nonzero(~np.isfinite(parts))} of {parts.size} are not, wanted "
+                "finite ones. A device whose scalar is not finite stays silent this round."
             )
         parts = np.clip(parts, -1.0, 1.0)
         both = np.stack([parts, -parts], axis=-1)
