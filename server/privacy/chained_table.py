@@ -178,12 +178,21 @@ class ChainedTable:
             raise
 
 
+_THE_DISKS = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_BUSY")
+"""Errors of SQLite in a file that is as it was."""
+
+
 @contextmanager
 def _corruption_is_named() -> Iterator[None]:
-    """Turn SQLite's own complaints about a damaged file into ours."""
+    """Turn SQLite's own complaints about a damaged file, or about its disk, into ours."""
     try:
         yield
     except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorname", "").startswith(_THE_DISKS):
+            raise PrivacyError(
+                f"privacy ledger: {error}. Nothing was charged and nothing may be transmitted. "
+                "Mend that, a full disk with some space, and go on; nothing recorded was lost."
+            ) from error
         raise LedgerCorruptError(
             f"privacy ledger: SQLite cannot read it ({error}). Restore the run folder from a copy."
         ) from error

@@ -176,3 +176,14 @@ def test_two_writers_do_not_share_a_ledger(ledger, connection):
     with pytest.raises(LedgerCorruptError, match="Another process"):
         other.append(whole_round(1))
     assert PrivacyLedger(connection).head[0] == 3
+
+
+def test_a_full_disk_is_not_called_damage(connection):
+    """A copy of the run folder would help nobody; some space does."""
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    connection.execute("CREATE TABLE filling (bytes BLOB)")
+    connection.execute(f"PRAGMA max_page_count = {pages + 2}")
+    with pytest.raises(PrivacyError, match=r"database or disk is full\. Nothing was charged"):
+        PrivacyLedger(connection)
+    connection.execute("PRAGMA max_page_count = 100000")
+    assert PrivacyLedger(connection).records() == ()
