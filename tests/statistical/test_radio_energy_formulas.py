@@ -29,7 +29,7 @@ THREE = EnergyWaveform(sample_rate_hz=4e6, plateau_samples=1 << 13, num_scalars=
 QUANTILE = 4.9 * 1.1
 
 
-def simulate(waveform, num_devices, snr_db, max_offset_hz, seed, num_trials=900):
+def simulate(waveform, num_devices, snr_db, max_offset_hz, seed, num_trials=1500):
     """(errors, predicted variances) of trials with random numbers, offsets, delays and phases."""
     rng = np.random.default_rng(seed)
     size, num_scalars = waveform.plateau_samples, waveform.num_scalars
