@@ -193,7 +193,7 @@ class RunStore:
             return None
         try:
             return msgspec.convert(json.loads(row[0]), _META[key])
-        except (ValueError, RecursionError) as error:
+        except (ValueError, RecursionError, msgspec.ValidationError) as error:
             raise RunStoreError(
                 f"{self.path}: damaged: what it holds under {key!r} is no such thing ({error}). "
                 "Restore the run folder from a copy."
