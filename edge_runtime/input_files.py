@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import stat
+import tomllib
 from pathlib import Path
+from typing import Any
 
 MAX_SETTINGS_BYTES = 1 << 20
 """Of a configuration or task file: a thousand times what one takes."""
@@ -25,3 +27,15 @@ def read_whole(path: Path, max_bytes: int | None = None) -> bytes:
             errno.EFBIG, f"{found.st_size:,} bytes, wanted at most {max_bytes:,}", str(path)
         )
     return path.read_bytes()
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """A TOML document of a person's.
+
+    Raises:
+        OSError: as `read_whole`; it may have `MAX_SETTINGS_BYTES`.
+        ValueError: it is not UTF-8 or not TOML.
+        RecursionError: it is nested too deeply.
+    """
+    # utf-8-sig: editors on Windows put a byte-order mark first.
+    return tomllib.loads(read_whole(path, MAX_SETTINGS_BYTES).decode("utf-8-sig"))

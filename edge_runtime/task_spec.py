@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from edge_runtime.input_files import MAX_SETTINGS_BYTES, read_whole
+from edge_runtime.input_files import read_settings
 from edge_runtime.protocol.errors import TaskError
 
 TASKS_FOLDER = Path(__file__).parent / "assets" / "tasks"
@@ -107,10 +107,7 @@ def load_task(name_or_path: str) -> tuple[TaskSpec, Path]:
             "or give the path of a task file ending in .toml."
         )
     try:
-        # utf-8-sig: editors on Windows put a byte-order mark first.
-        task = msgspec.convert(
-            tomllib.loads(read_whole(path, MAX_SETTINGS_BYTES).decode("utf-8-sig")), TaskSpec
-        )
+        task = msgspec.convert(read_settings(path), TaskSpec)
     except OSError as error:
         raise TaskError(f"{path}: cannot be read ({error.strerror}).") from error
     except (tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:

@@ -135,7 +135,7 @@ def _check_is_read(default_of: Callable[[str], Any], arguments: argparse.Namespa
     Raises:
         RadioConfigurationError: an option that nothing reads beside the others.
     """
-    over_radios = bool(arguments.receiver or arguments.transmitters)
+    over_radios = _are_named(arguments)
     adds_powers = over_radios or WaveformName(arguments.waveform).adds_powers
     unread: list[tuple[str, str]] = []
     if over_radios:
@@ -155,6 +155,11 @@ def _check_is_read(default_of: Callable[[str], Any], arguments: argparse.Namespa
             raise RadioConfigurationError(
                 f"--{name.replace('_', '-')}: got {got}, and nothing reads it {when}. Leave it out."
             )
+
+
+def _are_named(arguments: argparse.Namespace) -> bool:
+    """Whether there are radios to measure over."""
+    return bool(arguments.receiver or arguments.transmitters)
 
 
 def _payload(measurement: Measurement) -> str:
@@ -179,7 +184,8 @@ def _measurement(arguments: argparse.Namespace) -> Measurement:
         if arguments.plot and len(captures) < MAX_DRAWN_CAPTURES:
             captures.append(capture)
 
-    name = WaveformName(arguments.waveform)
+    over_radios = _are_named(arguments)
+    name = WaveformName.ENERGY if over_radios else WaveformName(arguments.waveform)
     waveform = _waveform(name, arguments)
     progress = CountedWork(arguments.trials, "trials", sys.stderr)
     setting = Setting(
@@ -194,12 +200,8 @@ def _measurement(arguments: argparse.Namespace) -> Measurement:
         on_capture=keep,
     )
     sample_rate_hz = SAMPLE_RATE_HZ
-    if arguments.receiver or arguments.transmitters:
-        waveform = EnergyWaveform(
-            sample_rate_hz=arguments.sample_rate_hz,
-            plateau_samples=arguments.plateau_samples,
-            num_scalars=arguments.numbers,
-        )
+    if over_radios:
+        assert isinstance(waveform, EnergyWaveform)
         sample_rate_hz = waveform.sample_rate_hz
         with open_radios(arguments) as (receiver, transmitters):
             measurement = measure_over_the_air(waveform, setting, receiver, transmitters)

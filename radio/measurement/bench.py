@@ -107,7 +107,7 @@ class Trial:
     @property
     def gains(self) -> Complex128Array:
         """What a signal of one frequency, the carrier's, meets [num_devices]."""
-        return self.taps.sum(axis=1) if self.taps.shape[1] > 1 else self.taps[:, 0]
+        return np.asarray(self.taps.sum(axis=1))
 
 
 class HeldBench(Protocol):
@@ -138,6 +138,14 @@ class HeldBench(Protocol):
 
     def draw_numbers(self, num_scalars: int, *, signs: bool = False) -> Float64Array:
         """Uniform on [-1, 1] [num_devices, num_scalars], or signs of that."""
+
+
+def drawn(
+    rng: np.random.Generator, num_devices: int, num_scalars: int, *, signs: bool
+) -> Float64Array:
+    """Uniform on [-1, 1], or only which way [num_devices, num_scalars]."""
+    numbers = rng.uniform(-1.0, 1.0, (num_devices, num_scalars))
+    return np.sign(numbers) if signs else numbers
 
 
 class Bench(SelfClosing):
@@ -196,8 +204,7 @@ class Bench(SelfClosing):
 
     def draw_numbers(self, num_scalars: int, *, signs: bool = False) -> Float64Array:
         """Uniform on [-1, 1], or only which way [num_devices, num_scalars]."""
-        numbers = self._number_rng.uniform(-1.0, 1.0, (self.num_devices, num_scalars))
-        return np.sign(numbers) if signs else numbers
+        return drawn(self._number_rng, self.num_devices, num_scalars, signs=signs)
 
     def capture(self, num_samples: int) -> Complex64Array:
         """What the receiver hears of what is held."""

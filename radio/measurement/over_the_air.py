@@ -16,7 +16,7 @@ import numpy as np
 from radio.arrays import Complex64Array, Float64Array
 from radio.checks import check_integer
 from radio.errors import RadioCalibrationError
-from radio.measurement.bench import MAX_SNR_DB, MIN_SNR_DB, Setting
+from radio.measurement.bench import MAX_SNR_DB, MIN_SNR_DB, Setting, drawn
 from radio.measurement.energy import (
     draw_vectors,
     gains_from_pilots,
@@ -64,8 +64,7 @@ class RadioBench:
 
     def draw_numbers(self, num_scalars: int, *, signs: bool = False) -> Float64Array:
         """Uniform on [-1, 1] [num_devices, num_scalars], or signs of that."""
-        numbers = self._number_rng.uniform(-1.0, 1.0, (self.num_devices, num_scalars))
-        return np.where(numbers < 0.0, -1.0, 1.0) if signs else numbers
+        return drawn(self._number_rng, self.num_devices, num_scalars, signs=signs)
 
     def fall_silent(self) -> None:
         """All of them."""
@@ -250,7 +249,7 @@ def measure_over_the_air(
         capture = bench.capture(waveform.plateau_samples)
         bench.fall_silent()
         setting.on_capture(capture)
-        noise_power = float(silence.max()) * waveform.plateau_samples / waveform.num_guarded_bins
+        noise_power = waveform.noise_power(silence)
         said = numbers * scales[:, None]
         variances = sum_variances(
             waveform, said, offsets, noise_power=noise_power, arrival_power=arrival_power

@@ -273,10 +273,11 @@ class SoftwareMedium:
                     heard = np.full(count, self._idle * echoes.sum())
                 else:
                     delay = int(self._noise_rng.integers(burst.size))
-                    # One period behind itself: what goes round has echoes of its own end.
-                    around = np.take(burst, np.arange(1 - len(echoes), burst.size), mode="wrap")
-                    echoed = _through(around, echoes)
-                    heard = self._wandered(self._read(device, echoed, delay, count))
+                    if len(echoes) > 1:
+                        # A period behind itself: what goes round has echoes of its own end.
+                        around = np.arange(1 - len(echoes), burst.size)
+                        burst = _through(np.take(burst, around, mode="wrap"), echoes)
+                    heard = self._wandered(self._read(device, burst, delay, count))
                 total += gain * self._turned(device, heard, phase_turns)
             return self._received(total)
 

@@ -124,8 +124,8 @@ class EnergyWaveform(Bands):
     @property
     def window_constant(self) -> float:
         """N sum w^4 / (sum w^2)^2 >= 1: how much more energies scatter than without a window."""
-        squared = np.square(self.window)
-        return float(self.plateau_samples * np.sum(np.square(squared)) / np.sum(squared) ** 2)
+        of_squares, of_fourths = _window_sums(self.plateau_samples, self.taper)
+        return self.plateau_samples * of_fourths / of_squares**2
 
     @property
     def window(self) -> Float64Array:
@@ -286,7 +286,11 @@ class EnergyWaveform(Bands):
     @property
     def power_scale(self) -> float:
         """N sum w^2: by which powers of bins are too large."""
-        return self.plateau_samples * float(np.sum(np.square(self.window)))
+        return self.plateau_samples * _window_sums(self.plateau_samples, self.taper)[0]
+
+    def noise_power(self, silence: Float64Array) -> float:
+        """N0 per complex sample, of the energies of a silent capture: that of its loudest band."""
+        return float(silence.max()) * self.plateau_samples / self.num_guarded_bins
 
     def band_energies(self, bin_powers: Float64Array) -> Float64Array:
         """Mean power in each band, guards included, of what `bin_powers` gave [num_scalars, 2]."""
@@ -348,3 +352,10 @@ def _window(num_samples: int, taper: float) -> Float64Array:
         window[:num_ends], window[-num_ends:] = ramp, ramp[::-1]
     window.flags.writeable = False
     return window
+
+
+@functools.lru_cache(maxsize=8)
+def _window_sums(num_samples: int, taper: float) -> tuple[float, float]:
+    """Sums of its squares and of their squares: asked for with every variance."""
+    squared = np.square(_window(num_samples, taper))
+    return float(np.sum(squared)), float(np.sum(np.square(squared)))

@@ -26,6 +26,7 @@ hundredth at most). Pure functions, numpy only.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -119,20 +120,19 @@ def pilot_relative_errors(
         heard: D of bands, pilot less silence.
         silence: E of bands while nobody sent; of the same shape, or one for all.
     """
-    own, quiet = np.broadcast_arrays(np.asarray(heard, float), np.asarray(silence, float))
     power = waveform.pilot_power
-    is_heard = own > 0.0
-    rho = noise_to_pilot_ratio(waveform, quiet, np.where(is_heard, own, 1.0) / power)
-    v = _variances(
-        waveform,
-        with_others=np.zeros(()),
-        with_itself=np.asarray(power**2),
-        total=np.asarray(power),
-        rho=rho,
-        silence=2.0,
-    )
-    errors = np.sqrt(v / waveform.num_bins) / power
-    return np.asarray(np.where(is_heard, errors, math.inf))
+
+    def variances(rho: Float64Array) -> Float64Array:
+        return _variances(
+            waveform,
+            with_others=np.zeros(()),
+            with_itself=np.asarray(power**2),
+            total=np.asarray(power),
+            rho=rho,
+            silence=2.0,
+        )
+
+    return _relative_errors(waveform, heard, silence, variances)
 
 
 def silence_relative_errors(
@@ -143,13 +143,25 @@ def silence_relative_errors(
     They are measured against one silence, kappa G rho^2 of the variance: what it was too loud makes
     all of them weaker together. Infinite where nothing was heard.
     """
-    own, quiet = np.broadcast_arrays(np.asarray(heard, float), np.asarray(silence, float))
-    power = waveform.pilot_power
-    is_heard = own > 0.0
-    rho = noise_to_pilot_ratio(waveform, quiet, np.where(is_heard, own, 1.0) / power)
     wider = waveform.num_guarded_bins / waveform.num_bins
-    variances = waveform.window_constant * wider * np.square(rho)
-    errors = np.sqrt(variances / waveform.num_bins) / power
+
+    def variances(rho: Float64Array) -> Float64Array:
+        return np.asarray(waveform.window_constant * wider * np.square(rho))
+
+    return _relative_errors(waveform, heard, silence, variances)
+
+
+def _relative_errors(
+    waveform: EnergyWaveform,
+    heard: npt.ArrayLike,
+    silence: npt.ArrayLike,
+    variances: Callable[[Float64Array], Float64Array],
+) -> Float64Array:
+    """Standard deviations over what was heard of a pilot, from V as a function of rho."""
+    own, quiet = np.broadcast_arrays(np.asarray(heard, float), np.asarray(silence, float))
+    is_heard, power = own > 0.0, waveform.pilot_power
+    rho = noise_to_pilot_ratio(waveform, quiet, np.where(is_heard, own, 1.0) / power)
+    errors = np.sqrt(variances(rho) / waveform.num_bins) / power
     return np.asarray(np.where(is_heard, errors, math.inf))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import time
 from typing import Any
 
 import msgspec
@@ -22,7 +21,7 @@ from server.files import check_can_be_written, to_json
 from server.planning import privacy_statement
 from server.planning.learnability import LEAST_ROUNDS, outlook, what_would_help
 from server.planning.policy_preview import PolicyPreview, preview_policies, preview_policy
-from server.planning.scalar_rms import PublicRound, TypicalNumber, typical_number
+from server.planning.scalar_rms import TypicalNumber, look_at, typical_number
 from server.power.catalogue import POLICIES
 from server.privacy.shown import shown_epsilon
 from server.report.plots import draw_plan
@@ -75,15 +74,10 @@ def _look_for(config: RunConfig, data: RunData) -> tuple[TypicalNumber, float | 
     )
     try:
         typical = typical_number(config, forward, weights, data.validation)
-        if data.validation is None:
-            return typical, None
-        a_round = PublicRound.like(config, forward, weights, data.validation)
-        a_round.gradients(0)  # the first builds sessions
-        started = time.perf_counter()
-        a_round.gradients(1)
-        probed_s = time.perf_counter() - started
-        num_examples = config.optimizer.batch_size * config.federation.num_devices
-        return typical, probed_s * num_examples / a_round.num_examples
+        if typical.round_s is None and data.validation is not None:
+            # It is known otherwise how large a number is, and not how long it takes.
+            return typical, look_at(config, forward, weights, data.validation).round_s
+        return typical, typical.round_s
     finally:
         forward.close()
         weights.close()

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from edge_runtime.input_files import MAX_SETTINGS_BYTES, read_whole
+from edge_runtime.input_files import read_settings
 from radio.errors import did_you_mean
 from server.config.learning import BUNDLED_MODEL
 from server.config.run_config import RunConfig
@@ -40,8 +40,7 @@ def load_config(preset_or_path: str, overrides: dict[str, Any] | None = None) ->
                 f"Known: {', '.join(known)}; or give the path of a .toml file."
             )
     try:
-        # utf-8-sig: editors on Windows put a byte-order mark first.
-        document = tomllib.loads(read_whole(path, MAX_SETTINGS_BYTES).decode("utf-8-sig"))
+        document = read_settings(path)
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read ({error.strerror}).") from error
     except ValueError as error:  # also of an integer with thousands of digits

@@ -260,9 +260,8 @@ class PlutoSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
                 f"radio.max_hold_s: got {radio.max_hold_s:g}, wanted at least twice the "
                 f"{capture_s:g} s of a capture: a hold that outlasts it ends the program."
             )
-        span_hz = radio.energy_waveform(1).used_share * radio.rate_hz
         passed_hz = self.rf_bandwidth_hz or radio.rate_hz
-        if radio.waveform.adds_powers and passed_hz < span_hz:
+        if radio.waveform.adds_powers and passed_hz < (span_hz := radio.energy_waveform(1).span_hz):
             raise ConfigurationError(
                 f"pluto.rf_bandwidth_hz: got {passed_hz:g}, and the numbers of a round fill "
                 f"{span_hz:g} Hz at radio.sample_rate_hz = {radio.rate_hz:g}: the outer ones would "

@@ -196,11 +196,10 @@ def _radio_variances(
 ) -> Float64Array:
     """V of each number: of a sum of numbers of typical size, half of them each way."""
     signs = np.where(np.arange(len(weights)) % 2, 1.0, -1.0)[:, None]
-    noise_energy = float(calibration.silence.max())
     return sum_variances(
         waveform,
         _TYPICAL_SHARE * weights * signs,
         np.zeros(len(weights)),
-        noise_power=noise_energy * waveform.plateau_samples / waveform.num_guarded_bins,
+        noise_power=waveform.noise_power(calibration.silence),
         arrival_power=waveform.arrival_power(np.where(levels > 0.0, levels, 1.0)),
     )

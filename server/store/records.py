@@ -5,9 +5,6 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
-
-from edge_runtime.task_spec import TaskSpec
 
 STORE_FILE = "run.sqlite3"
 """In a run folder: its store, and what makes it one."""
@@ -33,40 +30,6 @@ class Outcome(enum.StrEnum):
     def is_final(self) -> bool:
         """Whether nothing more will ever be transmitted in the run."""
         return self is not Outcome.INTERRUPTED
-
-
-class PlannedStretch(TypedDict):
-    """Rounds under one plan of prices: where it begins, and how many were paid for before it."""
-
-    first_round: int
-    num_records: int
-
-
-class RunMeta(TypedDict, total=False):
-    """What a store holds of the run as a whole, a key each; what is not there reads as None."""
-
-    run_id: str
-    config: dict[str, Any] | None
-    bundle_digest: str
-    task: TaskSpec
-    data_commitments: list[str]
-    validation_digest: str | None
-    environment: dict[str, str]
-    keys: list[str]
-    probe: str
-    source: str
-    is_simulated: bool
-    worth_rounds: float | None
-    worth_is_bound: bool | None
-    wall_s: float | None
-    stretches: list[PlannedStretch]
-    class_examples: list[int]
-    class_correct: list[int]
-    peak_rss_mb: float | None
-    epsilon_spent: float | None
-    epsilon_records: int
-    parameter_digest: str | None
-    outcome: Outcome
 
 
 @dataclass(frozen=True, slots=True)

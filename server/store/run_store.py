@@ -30,7 +30,8 @@ from edge_runtime.protocol.rounds import RoundResult
 from server.config.files import parse_config
 from server.config.run_config import RunConfig
 from server.errors import RunStoreError
-from server.store.records import STORE_FILE, EvaluationRow, Outcome, RoundRow, RunMeta
+from server.store.meta import RunMeta
+from server.store.records import STORE_FILE, EvaluationRow, Outcome, RoundRow
 
 _APPLICATION_ID = 0x70415A30  # "pAZ0"
 _SCHEMA_VERSION = 7

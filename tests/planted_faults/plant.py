@@ -20,11 +20,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from edge_runtime.processors import usable_processors
+
 ROOT = Path(__file__).parents[2]
 LIST = Path(__file__).with_name("faults.toml")
 PACKAGES = ("radio", "edge_runtime", "server")
 TIMEOUT_S = 900.0
-_SIDE_BY_SIDE = 1 + (os.cpu_count() or 1)
+_SIDE_BY_SIDE = 1 + usable_processors()
 """As with the tests themselves: much of one is waiting for a process to begin."""
 
 
