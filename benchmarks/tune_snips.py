@@ -1,24 +1,27 @@
 r"""Which learning rate, clip and weights suit the bundled model? Tuned on training data alone.
 
 Takes 1,000 of the Snips training commands away from the devices and evaluates on them, so that the
-validation file stays unseen until the figures that are reported.
+validation file stays unseen until the figures that are reported; ``--on-validation`` makes those.
 
-    python benchmarks/tune_snips.py --rounds 500 \
-        --try learning_rate=1e-4 --try learning_rate=2e-4,clip=20 --try trainable=norms_and_biases
+    python benchmarks/tune_snips.py tuned.jsonl --try optimizer.learning_rate=1e-4 \
+        --try optimizer.learning_rate=2e-4,optimizer.clip=20 --seeds 100 101
+    python benchmarks/tune_snips.py tuned.jsonl --try model.trainable=*norm*+*.bias
+    python benchmarks/tune_snips.py tuned.jsonl --show --json tuned.json
 
-Each ``--try`` is one run of the `snips` preset with those settings, over the preset's radio
-(``--ideal``: without radio and privacy). Prints a line per run; ``--json FILE`` keeps them.
+Each ``--try`` is the `snips` preset with those settings, run once for every seed, over the preset's
+radio (``--ideal``: without radio and privacy). Every finished run is a line of the file.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
+import itertools
+import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from study import Study
 
 from edge_runtime.task_spec import TASKS_FOLDER
 from server.config.files import load_config, toml_value
@@ -26,21 +29,7 @@ from server.run.experiment import Experiment, Progress
 
 HELD_OUT = 1000
 IDEAL = {"radio.backend": "ideal", "privacy.enabled": False}
-SECTION_OF = {
-    "learning_rate": "optimizer",
-    "final_learning_rate_fraction": "optimizer",
-    "clip": "optimizer",
-    "batch_size": "optimizer",
-    "perturbation_scale_log2": "optimizer",
-    "trainable": "model",
-    "bundle": "model",
-    "snr_db": "radio",
-    "min_gain": "radio",
-    "payload_symbols": "radio",
-    "coherence_rounds": "radio",
-    "epsilon": "privacy",
-    "seed": "run",
-}
+EVALUATIONS = 5
 
 
 def hold_out(folder: Path) -> tuple[Path, Path]:
@@ -54,66 +43,89 @@ def hold_out(folder: Path) -> tuple[Path, Path]:
 
 
 def parse_settings(text: str) -> dict[str, Any]:
+    """``section.key=value,...`` as overrides; a value with stars is patterns, joined by ``+``."""
     settings = {}
-    for item in text.split(","):
+    for item in filter(None, text.split(",")):
         name, _, value = item.partition("=")
         parsed = toml_value(value)
         is_patterns = isinstance(parsed, str) and "*" in parsed
-        settings[f"{SECTION_OF[name]}.{name}"] = parsed.split("+") if is_patterns else parsed
+        settings[name] = parsed.split("+") if is_patterns else parsed
     return settings
 
 
+def run_once(overrides: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """One run: its curve and what it cost."""
+    config = load_config("snips", overrides)
+    interval = max(1, config.optimizer.rounds // EVALUATIONS)
+    config = load_config("snips", overrides | {"run.evaluation_interval": interval})
+    curve: list[tuple[int, float, float]] = []
+
+    def note(progress: Progress) -> None:
+        if (e := progress.evaluation) is not None:
+            curve.append((e.num_rounds, round(e.accuracy, 4), round(e.loss, 4)))
+
+    experiment, failure = Experiment.start(config, folder), ""
+    try:
+        experiment.run(note)
+    except Exception as error:  # a diverged setting is a result, not the end of the sweep
+        failure = str(error)[:80]
+    finally:
+        measured = experiment.store.rounds()
+        experiment.close()
+    return {
+        "curve": curve,
+        "rms": float(np.sqrt(np.mean([np.square(r.true_means or 0.0).mean() for r in measured]))),
+        "clipped": float(np.mean([r.share_clipped or 0.0 for r in measured])),
+        "noise_multiplier": max((r.noise_multiplier for r in measured), default=0.0),
+        "ms": 1e3 * float(np.median([r.wall_s for r in measured])),
+        "failure": failure,
+    }
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """Accuracy of every setting, mean over its seeds and each."""
+
+    def settings_of(row: dict[str, Any]) -> tuple[str, str]:
+        return row["data"], row["settings"]
+
+    for (data, settings), group in itertools.groupby(sorted(rows, key=settings_of), settings_of):
+        last = [row["curve"][-1] if row["curve"] else (0, 0.0, 0.0) for row in group]
+        accuracies = [100 * accuracy for _, accuracy, _ in last]
+        loss = statistics.fmean(row[2] for row in last)
+        each = ", ".join(f"{accuracy:.1f}" for accuracy in accuracies)
+        print(
+            f"{statistics.fmean(accuracies):5.1f} %, loss {loss:.3f}  {data}: {settings} [{each}]"
+        )
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--rounds", type=int, default=500)
-    parser.add_argument("--evaluations", type=int, default=5)
-    parser.add_argument("--try", dest="tries", action="append", required=True)
-    parser.add_argument("--ideal", action="store_true")
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
-    rows = []
+    study = Study(__doc__, quick="10 rounds a run")
+    study.parser.add_argument("--try", dest="tries", action="append", default=[])
+    study.parser.add_argument("--seeds", type=int, nargs="+", default=[100])
+    study.parser.add_argument("--ideal", action="store_true", help="no radio, no privacy")
+    study.parser.add_argument("--on-validation", action="store_true", help="the figures to report")
+    args = study.begin()
+    data = "validation" if args.on_validation else "held out"
+    tries = [f"{text}{',ideal' if args.ideal else ''}" for text in args.tries]
+    wanted = [(data, text, seed) for text in tries for seed in args.seeds]
+    todo = study.missing(wanted, lambda row: (row["data"], row["settings"], row["seed"]))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         train, held_out = hold_out(folder)
-        for number, text in enumerate(args.tries):
+        files = {"task.train": str(train), "task.validation": str(held_out)}
+        for number, (_, text, seed) in enumerate(todo, 1):
             overrides = {
-                "optimizer.rounds": args.rounds,
-                "run.evaluation_interval": max(1, args.rounds // args.evaluations),
-                "task.train": str(train),
-                "task.validation": str(held_out),
-                **parse_settings(text),
+                **parse_settings(text.removesuffix(",ideal")),
+                **(IDEAL if args.ideal else {}),
+                **({} if args.on_validation else files),
+                **({"optimizer.rounds": 10} if args.quick else {}),
+                "run.seed": seed,
             }
-            if args.ideal:
-                overrides |= IDEAL
-            curve: list[tuple[int, float, float]] = []
-
-            def note(progress: Progress, curve: list[tuple[int, float, float]] = curve) -> None:
-                if (e := progress.evaluation) is not None:
-                    curve.append((e.num_rounds, round(e.accuracy, 3), round(e.loss, 3)))
-
-            experiment = Experiment.start(load_config("snips", overrides), folder / str(number))
-            try:
-                failure = ""
-                experiment.run(note)
-            except Exception as error:  # a diverged setting is a result, not the end of the sweep
-                failure = str(error)[:80]
-            finally:
-                measured = experiment.store.rounds()
-                experiment.close()
-            rms = float(np.sqrt(np.mean([np.square(r.true_means or 0.0).mean() for r in measured])))
-            clipped = float(np.mean([r.share_clipped or 0.0 for r in measured]))
-            ms = 1e3 * float(np.median([r.wall_s for r in measured]))
-            print(
-                f"{text}: rms {rms:.2f} clipped {clipped:.0%} {ms:.0f} ms",
-                curve,
-                failure,
-                flush=True,
-            )
-            rows.append(
-                {"settings": text, "curve": curve, "rms": rms, "ms": ms, "failure": failure}
-            )
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=1))
+            result = run_once(overrides, folder / str(number))
+            row = {"data": data, "settings": text, "seed": seed, **result}
+            study.add(row, f"{number}/{len(todo)} {text}, seed {seed}: {row['curve'][-1:]}")
+    show(study.rows)
+    study.finish(runs=study.rows)
 
 
 if __name__ == "__main__":

@@ -184,7 +184,7 @@ class DeviceAgent:
         """
         self._check_is_ready(order.run_id, order.round_index)
         ready = [device for device in self._devices if device.device_index in self._ready]
-        hold = functools.partial(self._hold, order.round_index, hold=lambda up: up.hold_numbers())
+        hold = functools.partial(self._hold, order.round_index)
         return all_at_once([functools.partial(hold, device) for device in ready])
 
     def hold_packet(self, order: PacketHold) -> list[RoundReport]:
@@ -199,7 +199,7 @@ class DeviceAgent:
             if device.device_index != order.device_index:
                 self._silence(device)
             elif device.device_index in self._ready:
-                reports.append(self._hold(order.round_index, device, lambda up: up.hold_packet()))
+                reports.append(self._hold(order.round_index, device))
         return reports
 
     def _check_is_ready(self, run_id: str, round_index: int) -> None:
@@ -210,12 +210,10 @@ class DeviceAgent:
                 f"{self._last_planned_round}, and round {self._last_applied_round} is over."
             )
 
-    def _hold(
-        self, round_index: int, device: VirtualDevice, hold: Callable[[Uplink], float]
-    ) -> RoundReport:
+    def _hold(self, round_index: int, device: VirtualDevice) -> RoundReport:
         what, reason, scale = Participation.TRANSMITTED, "", 1.0
         try:
-            scale = hold(device.uplink)
+            scale = device.uplink.hold_numbers()
         except RadioError as error:
             _logger.warning("round %d device %d: %s", round_index, device.device_index, error)
             what, reason = Participation.DROPPED, type(error).__name__

@@ -1,9 +1,9 @@
 """Uplink: how a device's numbers leave it.
 
 CoherentUplink modulates them and hands real samples to a transceiver. EnergyUplink keeps them and
-holds all of them side by side when it is told to, SlottedUplink in a packet. IdealUplink
-drops them into a box that adds exactly; it is the noiseless reference ("perfect" in the literature)
-and the oracle of the tests, and it promises no privacy.
+holds all of them side by side when it is told to, SlottedUplink in a packet, whose slot is a time
+or a place in the band. IdealUplink drops them into a box that adds exactly; it is the noiseless
+reference ("perfect" in the literature) and the oracle of the tests, and it promises no privacy.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from radio.errors import RadioConfigurationError
 from radio.transceiver import Transceiver
 from radio.waveforms.coherent import CoherentWaveform
 from radio.waveforms.energy import Burst, EnergyWaveform
-from radio.waveforms.slotted import SlottedWaveform
+from radio.waveforms.side_by_side import Packets
 
 
 class Uplink(ABC):
@@ -65,26 +65,16 @@ class Uplink(ABC):
         raise _not_mine("a pilot to hold", "it has none, or a position for it")
 
     def hold_numbers(self) -> float:
-        """Hold the numbers that are ready on the air, side by side.
+        """Hold the numbers that are ready on the air.
 
         Returns:
-            By which they are smaller than they should be, to stay below full scale, 0 to 1.
+            By which they are smaller than they should be, to stay below full scale, 0 to 1; of a
+            packet 1: bits are read or they are not, and what is read counts whole.
 
         Raises:
             RadioError: the radio refuses, nothing is ready, or the waveform holds nothing.
         """
-        raise _not_mine("numbers to hold", "they are sent at a time, or in a packet")
-
-    def hold_packet(self) -> float:
-        """Hold the packet that is ready on the air.
-
-        Returns:
-            1: bits are read or they are not, and what is read counts whole.
-
-        Raises:
-            RadioError: the radio refuses, nothing is ready, or the waveform has no packets.
-        """
-        raise _not_mine("a packet to hold", "its numbers are not digital")
+        raise _not_mine("numbers to hold", "they are sent at a time")
 
     @abstractmethod
     def fall_silent(self) -> None:
@@ -230,7 +220,7 @@ class SlottedUplink(Uplink):
     """All numbers in one digital packet, held while the receiver captures it."""
 
     transceiver: Transceiver
-    waveform: SlottedWaveform
+    waveform: Packets
     _ready: Complex64Array | None = None
 
     def send_scalars(
@@ -248,7 +238,7 @@ class SlottedUplink(Uplink):
         )
         return Participation.READY
 
-    def hold_packet(self) -> float:
+    def hold_numbers(self) -> float:
         """The packet, at the ordered amplitude."""
         if self._ready is None:
             raise RadioConfigurationError("no packet is ready. Nothing was transmitted.")

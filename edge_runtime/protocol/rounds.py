@@ -350,7 +350,7 @@ class PilotHold(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="pi
 
 
 class NumbersHold(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="numbers_hold"):
-    """Everybody who is ready holds all of its round's numbers side by side: a plateau.
+    """Everybody who is ready holds all of its round's numbers, or its packet, at once.
 
     Each of them answers with a RoundReport when it is on the air; one who cannot has said nothing.
     """

@@ -30,7 +30,7 @@ from radio.software_air.impairments import IMPAIRMENTS, impairments_from_name
 from radio.waveforms import WaveformName
 from radio.waveforms.coherent import CoherentWaveform
 from radio.waveforms.energy import EnergyWaveform
-from radio.waveforms.slotted import SlottedWaveform
+from radio.waveforms.side_by_side import Packets, Slots, packets_of
 
 MAX_DRAWN_CAPTURES = 200
 
@@ -38,6 +38,7 @@ _SOFTWARE_ONLY = (
     "waveform", "impairments", "calibration_error_db", "devices", "snr_db", "channel",
 )  # fmt: skip
 _ENERGY_ONLY = ("calibration_error_db", "plateau_samples")
+_PACKETS_ONLY = ("slots",)
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -67,6 +68,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--plateau-samples", type=int, default=1 << 16, help="energy waveform (default 65536)"
     )
+    parser.add_argument(
+        "--slots",
+        choices=[slots.value for slots in Slots],
+        default=Slots.TIME.value,
+        help="packets: one device after another, or side by side in the band (default time)",
+    )
     parser.add_argument("--devices", type=int, default=5, help="transmitters (default 5)")
     parser.add_argument(
         "--snr-db",
@@ -80,7 +87,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--numbers",
         type=int,
         default=1,
-        help="numbers of one payload, one after the other; with the energy waveform side by side",
+        help="numbers of one payload, one after the other; of the energy waveform side by side",
     )
     parser.add_argument("--trials", type=int, default=500, help="rounds simulated (default 500)")
     parser.add_argument("--seed", type=int, default=0)
@@ -136,24 +143,29 @@ def _check_is_read(default_of: Callable[[str], Any], arguments: argparse.Namespa
         RadioConfigurationError: an option that nothing reads beside the others.
     """
     over_radios = _are_named(arguments)
-    adds_powers = over_radios or WaveformName(arguments.waveform).adds_powers
+    name = WaveformName(arguments.waveform)
+    adds_powers = over_radios or name.adds_powers
+    sets_rate = adds_powers or not name.superposes
     unread: list[tuple[str, str]] = []
     if over_radios:
         unread += [(name, "over radios, whose energies are measured") for name in _SOFTWARE_ONLY]
     else:
         unread += [
-            (name, "without --receiver and --device")
-            for name in RADIO_OPTIONS
-            if not (adds_powers and name == "sample_rate_hz")
+            (option, "without --receiver and --device")
+            for option in RADIO_OPTIONS
+            if not (sets_rate and option == "sample_rate_hz")
         ]
     if not adds_powers:
-        unread += [(name, f"with --waveform {arguments.waveform}") for name in _ENERGY_ONLY]
-    for name, when in unread:
-        got = getattr(arguments, name)
-        is_energy = name == "waveform" and got == WaveformName.ENERGY
-        if got != default_of(name) and not is_energy:
+        unread += [(option, f"with --waveform {name}") for option in _ENERGY_ONLY]
+    if over_radios or name.superposes:
+        unread += [(option, "without --waveform slotted") for option in _PACKETS_ONLY]
+    for option, when in unread:
+        got = getattr(arguments, option)
+        is_energy = option == "waveform" and got == WaveformName.ENERGY
+        if got != default_of(option) and not is_energy:
             raise RadioConfigurationError(
-                f"--{name.replace('_', '-')}: got {got}, and nothing reads it {when}. Leave it out."
+                f"--{option.replace('_', '-')}: got {got}, and nothing reads it {when}. "
+                "Leave it out."
             )
 
 
@@ -238,7 +250,7 @@ def _of_signs_and_packets(measurement: Measurement) -> str:
 
 def _waveform(
     name: WaveformName, arguments: argparse.Namespace
-) -> CoherentWaveform | EnergyWaveform | SlottedWaveform:
+) -> CoherentWaveform | EnergyWaveform | Packets:
     if name.adds_powers:
         return EnergyWaveform(
             sample_rate_hz=arguments.sample_rate_hz,
@@ -248,7 +260,12 @@ def _waveform(
         )
     if name.needs_common_clock:
         return CoherentWaveform(num_devices=arguments.devices, num_scalars=arguments.numbers)
-    return SlottedWaveform(num_scalars=arguments.numbers)
+    return packets_of(
+        Slots(arguments.slots),
+        num_devices=arguments.devices,
+        num_scalars=arguments.numbers,
+        sample_rate_hz=arguments.sample_rate_hz,
+    )
 
 
 def check_takes_pictures(folder: Path | None) -> None:
@@ -269,7 +286,7 @@ def check_takes_pictures(folder: Path | None) -> None:
 
 def draw(
     folder: Path,
-    waveform: CoherentWaveform | EnergyWaveform | SlottedWaveform,
+    waveform: CoherentWaveform | EnergyWaveform | Packets,
     captures: Sequence[Complex64Array],
     sample_rate_hz: float,
 ) -> None:

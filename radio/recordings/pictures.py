@@ -12,9 +12,9 @@ from radio.arrays import Complex64Array, Complex128Array, Float64Array
 from radio.recordings.drawing import Figure, FigureCanvasAgg
 from radio.waveforms.coherent import CoherentWaveform
 from radio.waveforms.energy import EnergyWaveform
-from radio.waveforms.slotted import SlottedWaveform
+from radio.waveforms.side_by_side import Packets
 
-Waveform = CoherentWaveform | EnergyWaveform | SlottedWaveform
+Waveform = CoherentWaveform | EnergyWaveform | Packets
 
 _BLUE, _ORANGE = "#0072B2", "#D55E00"
 _SEGMENT = 1024
@@ -54,13 +54,13 @@ def constellation(waveform: Waveform, capture: Complex64Array) -> Complex128Arra
     """The points that the receiver decides by.
 
     Coherent: each number's level, in phase and in quadrature. Energy: each number's power of band A
-    and, as the imaginary part, of band B. Slotted: the turned phase steps of a packet.
+    and, as the imaginary part, of band B. Packets: their turned phase steps.
     """
     if isinstance(waveform, EnergyWaveform):
         energies = waveform.energies(capture)
         points: Complex128Array = energies[:, 0] + 1j * energies[:, 1]
         return points
-    if isinstance(waveform, SlottedWaveform):
+    if isinstance(waveform, Packets):
         return waveform.constellation(capture)
     reception = waveform.demodulate(capture, 1.0)
     return np.array(reception.sum_estimates) + 1j * np.array(reception.quadrature_estimates)

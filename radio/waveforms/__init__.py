@@ -5,7 +5,8 @@ receiver reads the signed sum. ``energy`` adds powers of paired bands, for radio
 carrier nor clock. Either can carry signs instead of numbers (``vote``, ``coherent_vote``): the sum
 then counts votes, and its sign is the majority. Each has a model of how far off its sums are
 (``error_model``, ``energy_error_model``); ``zadoff_chu`` makes the coherent one's sequences.
-``slotted`` is the digital baseline: a packet from each device, one after the other.
+``slotted`` is the digital baseline: a packet from each device, one after the other, or
+``side_by_side``.
 """
 
 import enum
@@ -22,7 +23,7 @@ class WaveformName(enum.StrEnum):
 
     @property
     def superposes(self) -> bool:
-        """All devices at once; otherwise one after another."""
+        """Signals of all devices on one another; otherwise each in a slot of its own."""
         return self is not WaveformName.SLOTTED
 
     @property
@@ -44,7 +45,7 @@ class WaveformName(enum.StrEnum):
     def reads(self) -> tuple[str, ...]:
         """Keys of a configuration that it asks for; others' would change nothing."""
         signs = ("optimizer.vote_value", "optimizer.vote_decision", "privacy.vote_noise")
-        keys: tuple[str, ...] = ()
+        keys: tuple[str, ...] = _PACKETS_READ
         if self.needs_common_clock:
             keys = _AT_POSITIONS_READ
         elif self.adds_powers:
@@ -59,3 +60,4 @@ _HELD_READ = (
     "radio.min_band_gain", "radio.plateau_samples", "radio.energy_mapping",
     "radio.calibration_max_age_s", "radio.coherence_rounds",
 )  # fmt: skip
+_PACKETS_READ = ("radio.slots",)

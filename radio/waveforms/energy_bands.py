@@ -24,6 +24,9 @@ from radio.arrays import Int64Array
 from radio.checks import check_integer, check_not_negative, check_positive
 from radio.errors import RadioConfigurationError
 
+USED_SHARE = 0.9
+"""Of the sampled spectrum; the filters' edges lie beyond."""
+
 MIN_BAND_BINS = 16
 
 MAX_SCALARS = 256
@@ -55,7 +58,7 @@ class Bands:
     plateau_samples: int = 1 << 16
     num_scalars: int = 1
     first_band_hz: float = 60e3
-    used_share: float = 0.9
+    used_share: float = USED_SHARE
     max_offset_hz: float = 22e3
 
     def __post_init__(self) -> None:

@@ -132,6 +132,10 @@ class SlottedWaveform:
         """How long the capture of one device takes."""
         return self.capture_samples / self.sample_rate_hz
 
+    def airtime_of_round_s(self, num_devices: int) -> float:
+        """How long the captures of a round take: one for each device."""
+        return num_devices * self.airtime_s
+
     @property
     def largest_integer(self) -> int:
         """That a share of 1 is."""
@@ -168,7 +172,7 @@ class SlottedWaveform:
         Raises:
             RadioConfigurationError: 99 of 100 would be erased.
         """
-        erased = self.erasure_probability(self.samples_per_symbol * sample_to_noise)
+        erased = self.erased_share(sample_to_noise)
         if erased > 0.99:
             raise RadioConfigurationError(
                 f"at this noise {erased:.2%} of the packets would be erased: nobody would be "
@@ -183,6 +187,10 @@ class SlottedWaveform:
         """The probability that a packet cannot be read; see the module."""
         right = 1.0 - self.bit_error_probability(symbol_to_noise)
         return 1.0 - right**self.num_bits
+
+    def erased_share(self, sample_to_noise: float) -> float:
+        """Erasures over packets that arrive with abs(h)^2 A^2 / N0 per sample."""
+        return self.erasure_probability(self.samples_per_symbol * sample_to_noise)
 
     def modulate(
         self, shares: Sequence[float], amplitude: float, *, sender: int, round_index: int

@@ -25,6 +25,7 @@ from radio.software_air.medium import SoftwareMedium
 from radio.transceiver import Transceiver
 from radio.virtual_pluto.process import VirtualPlutoProcess
 from radio.waveforms.energy_calibration import CalibrationLimits
+from radio.waveforms.side_by_side import PacketsSideBySide
 from server.air.base import Air, CoherentAir, HeldAir
 from server.air.channel_simulation import (
     ChannelSimulation,
@@ -34,7 +35,7 @@ from server.air.channel_simulation import (
 from server.air.energy import EnergyAir
 from server.air.kept_captures import KeptCaptures
 from server.air.receiver import IdealReceiver, RadioReceiver
-from server.air.slotted import SlottedAir
+from server.air.slotted import SideBySideAir, SlottedAir
 from server.config.plan_config import PlanConfig
 from server.config.run_config import RunConfig
 from server.seeds import simulation_rng
@@ -149,10 +150,15 @@ def _link(config: PlanConfig, ends: _Ends) -> RadioLink:
         )
     num_scalars = config.optimizer.directions
     if not radio.waveform.superposes:
-        packets = radio.slotted_waveform(num_scalars)
+        packets = config.packets
+        air: HeldAir
+        if isinstance(packets, PacketsSideBySide):
+            air = SideBySideAir(listener, simulation, num_devices, kept, packets)
+        else:
+            air = SlottedAir(listener, simulation, num_devices, kept, packets)
         return RadioLink(
             uplinks=tuple(SlottedUplink(transmitter, packets) for transmitter in transmitters),
-            air=SlottedAir(listener, simulation, num_devices, kept, packets),
+            air=air,
             noise_symbols=1,
             served=ends.served,
         )

@@ -1,8 +1,9 @@
-"""A digital packet from each device, one after the other, from the server's side.
+"""A digital packet from each device, in a slot of its own, from the server's side.
 
-::
+Slots are times, or places in the band (`SlottedAir`, `SideBySideAir`)::
 
-    plan: all make ready | for each who is ready: it holds its packet | capture | ... | silence
+    time        plan: all make ready | for each: it holds its packet | capture | ... | silence
+    frequency   plan: all make ready | all hold their packets | capture | silence
 
 No calibration: a packet is read at any loudness, or it is an erasure.
 """
@@ -10,26 +11,31 @@ No calibration: a packet is read at any loudness, or it is an erasure.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edge_runtime.control.channel import ControlChannel
-from edge_runtime.protocol.rounds import PacketHold, Participation, RoundPlan, SilenceOrder
+from edge_runtime.protocol.rounds import (
+    NumbersHold,
+    PacketHold,
+    Participation,
+    RoundPlan,
+    SilenceOrder,
+)
+from radio.waveforms.side_by_side import PacketsSideBySide
 from radio.waveforms.slotted import SlottedWaveform
 from server.air.base import Heard, HeldAir, check_devices, reports_of, those_who
 from server.planning.round_plan import ChannelKnowledge, NothingLearnt, RoundPower
 from server.power.slotted_waveform import PacketPowerPlan
 
+Shares = tuple[float, ...] | None
+"""A packet's numbers over their largest [Q]; None for an erasure."""
+
 
 @dataclass(frozen=True, slots=True)
-class SlottedAir(HeldAir):
-    """Packets, held and captured one device after another.
-
-    Attributes:
-        waveform: packets.
-    """
-
-    waveform: SlottedWaveform
+class PacketAir(HeldAir):
+    """Packets, held and captured; nothing to be learnt before."""
 
     def needs_channel(self, round_index: int, channel: ChannelKnowledge | None) -> bool:
         """Only to be told that there is nothing to learn."""
@@ -57,22 +63,17 @@ class SlottedAir(HeldAir):
         power: RoundPower,
         on_spoken: Callable[[Sequence[int]], None],
     ) -> Heard:
-        """The plan, and then a slot for each who is ready."""
+        """The plan, and then the packets of those who are ready."""
         if not isinstance(power, PacketPowerPlan):
             raise TypeError(f"power: got {type(power).__name__}, wanted a PacketPowerPlan.")
         self.simulation.begin_payload(plan.round_index)
         control.broadcast(plan)
-        spoke, packets = [], []
+        ready = those_who(Participation.READY, reports_of(control))
+        spoke: list[int] = []
+        packets: list[Shares] = []
         try:
-            for device in those_who(Participation.READY, reports_of(control)):
-                control.broadcast(PacketHold(plan.run_id, plan.round_index, device))
-                if not those_who(Participation.TRANSMITTED, reports_of(control)):
-                    continue
-                spoke.append(device)
-                capture = self.capture(self.waveform.capture_samples, f"packet of device {device}")
-                packets.append(
-                    self.waveform.demodulate(capture, sender=device, round_index=plan.round_index)
-                )
+            if ready:
+                packets = self.read_packets(control, plan, ready, spoke)
         finally:
             control.broadcast(SilenceOrder(plan.run_id, plan.round_index))
             on_spoken(spoke)
@@ -81,7 +82,7 @@ class SlottedAir(HeldAir):
             return Heard(tuple(spoke), num_erased=len(packets))
         sums = tuple(power.full_range * math.fsum(column) for column in zip(*read, strict=True))
         # What is left of the radio: half a step either way on each number.
-        step = power.full_range / self.waveform.largest_integer
+        step = power.full_range / self.largest_integer
         return Heard(
             speakers=tuple(spoke),
             sums=sums,
@@ -90,3 +91,83 @@ class SlottedAir(HeldAir):
             sum_noise_std=step * math.sqrt(len(read) / 12.0),
             num_erased=len(packets) - len(read),
         )
+
+    @property
+    @abstractmethod
+    def largest_integer(self) -> int:
+        """That a number of the full range is."""
+
+    @abstractmethod
+    def read_packets(
+        self, control: ControlChannel, plan: RoundPlan, ready: Sequence[int], spoke: list[int]
+    ) -> list[Shares]:
+        """Have those who are ready hold their packets, and read them.
+
+        Args:
+            control: to the devices.
+            plan: of the round.
+            ready: who has a packet.
+            spoke: whose packet is on the air is put there, before anything is captured.
+
+        Returns:
+            Of each who spoke, in that order.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class SlottedAir(PacketAir):
+    """One device after another.
+
+    Attributes:
+        waveform: packets.
+    """
+
+    waveform: SlottedWaveform
+
+    @property
+    def largest_integer(self) -> int:
+        """The waveform's."""
+        return self.waveform.largest_integer
+
+    def read_packets(
+        self, control: ControlChannel, plan: RoundPlan, ready: Sequence[int], spoke: list[int]
+    ) -> list[Shares]:
+        """A hold and a capture for each."""
+        packets = []
+        for device in ready:
+            control.broadcast(PacketHold(plan.run_id, plan.round_index, device))
+            if not those_who(Participation.TRANSMITTED, reports_of(control)):
+                continue
+            spoke.append(device)
+            capture = self.capture(self.waveform.capture_samples, f"packet of device {device}")
+            packets.append(
+                self.waveform.demodulate(capture, sender=device, round_index=plan.round_index)
+            )
+        return packets
+
+
+@dataclass(frozen=True, slots=True)
+class SideBySideAir(PacketAir):
+    """All at once, each at its place in the band.
+
+    Attributes:
+        waveform: packets and their places.
+    """
+
+    waveform: PacketsSideBySide
+
+    @property
+    def largest_integer(self) -> int:
+        """The waveform's."""
+        return self.waveform.largest_integer
+
+    def read_packets(
+        self, control: ControlChannel, plan: RoundPlan, ready: Sequence[int], spoke: list[int]
+    ) -> list[Shares]:
+        """One hold and one capture for all."""
+        control.broadcast(NumbersHold(plan.run_id, plan.round_index))
+        spoke += those_who(Participation.TRANSMITTED, reports_of(control))
+        if not spoke:
+            return []
+        capture = self.capture(self.waveform.capture_samples, "packets")
+        return self.waveform.demodulate(capture, spoke, round_index=plan.round_index)

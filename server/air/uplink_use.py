@@ -60,11 +60,11 @@ def uplink_use(
             on_air_s=(1.0 + blocks_per_round) * (settling_s + bands.plateau_s),
         )
     if not radio.waveform.superposes:
-        packets = radio.slotted_waveform(num_numbers)
+        packets = radio.packets(num_devices, num_numbers)
         return UplinkUse(
             payload_symbols=float(packets.packet_samples),
             pilot_symbols=0.0,
-            airtime_s=num_devices * packets.airtime_s,
+            airtime_s=packets.airtime_of_round_s(num_devices),
             on_air_s=settling_s + packets.airtime_s,
         )
     frames = radio.coherent_waveform(num_devices, num_numbers)

@@ -10,6 +10,7 @@ from radio.errors import RadioError
 from radio.software_air.impairments import Impairments, impairments_from_name
 from radio.waveforms.energy import EnergyWaveform
 from radio.waveforms.energy_calibration import check_can_be_heard
+from radio.waveforms.side_by_side import Packets
 from server.config.learning import FederationSection, OptimizerSection, RunSection
 from server.config.power import PowerSection
 from server.config.privacy import PrivacySection
@@ -128,6 +129,15 @@ class PlanConfig(Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
         )
 
     @property
+    def packets(self) -> Packets:
+        """Those of a round, where devices are told apart.
+
+        Raises:
+            RadioConfigurationError: more devices or numbers than there is room for.
+        """
+        return self.radio.packets(self.federation.num_devices, self.optimizer.directions)
+
+    @property
     def largest_number(self) -> float:
         """G, the largest number that is said before its noise: a sign, or the clip."""
         return 1.0 if self.vote is not Vote.NONE else min(self.optimizer.clip, _LARGEST_SCALAR)
@@ -160,7 +170,7 @@ class PlanConfig(Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
                 if not radio.has_plutos:
                     check_can_be_heard(bands, radio.noise_power, radio.max_amplitude)
             if not radio.waveform.superposes:
-                packets = radio.slotted_waveform(self.optimizer.directions)
+                packets = self.packets
                 packets.check_offset(offset_hz)
                 packets.check_clock(impairments.largest_ppm)
                 if not radio.has_plutos:

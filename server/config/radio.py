@@ -14,7 +14,8 @@ from radio.virtual_pluto.server import Bench
 from radio.waveforms import WaveformName
 from radio.waveforms.coherent import CoherentWaveform
 from radio.waveforms.energy import EnergyWaveform, Mapping
-from radio.waveforms.slotted import SlottedWaveform
+from radio.waveforms.energy_bands import USED_SHARE
+from radio.waveforms.side_by_side import Packets, Slots, packets_of
 from server.config.section import MAX_SYMBOLS, Section, check_count, check_within
 from server.errors import ConfigurationError
 from server.numeric import check_positive
@@ -31,7 +32,8 @@ class RadioSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             "ideal": no radio at all, the exact mean of the scalars.
         waveform: "coherent": amplitudes add, the devices share carrier and clock. "energy": powers
             add, every radio has a carrier and a clock of its own. "vote" and "coherent_vote": the
-            same for signs instead of numbers. "slotted": digital packets, one device after another.
+            same for signs instead of numbers. "slotted": digital packets, each device's in a
+            slot of its own.
         impairments: name of a set in `radio.software_air.impairments`: "ideal", "desk-cabled",
             "pluto-stock", "worst" or "uncorrected"; [impairments] changes single ones. Left out,
             what the waveform is for: ideal for the coherent one, pluto-stock for others.
@@ -51,11 +53,13 @@ class RadioSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         plateau_samples: energy waveform: period of a held buffer and length of a capture. Left
             out, 131,072, and 65,536 below 8 MS/s.
         energy_mapping: energy waveform: "signed" or "self_normalised".
+        slots: of packets: "time", one device after another, or "frequency", all at once, each at a
+            place of its own in the band.
         calibration_max_age_s: energy waveform: new pilots are sent after this time at the latest.
         carrier_hz: what the crystals' errors are parts of.
         max_amplitude: peak of a transmitted sample, 1 = full scale.
-        sample_rate_hz: of all radios. Left out, 20 MS/s where powers add, because all numbers of a
-            round stand side by side in frequency, and 1 MS/s for other waveforms.
+        sample_rate_hz: of all radios. Left out, 20 MS/s where all numbers or packets of a round
+            stand side by side in frequency, and 1 MS/s elsewhere.
         keep_captures: rounds of which the receiver's captures, and those of the calibration before,
             are kept as SigMF in the run folder; for waveforms without a common clock.
         max_hold_s: longest that a Pluto holds one burst. A program that holds one longer is taken
@@ -76,6 +80,7 @@ class RadioSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     payload_symbols: int = 64
     plateau_samples: int | None = None
     energy_mapping: Mapping = Mapping.SIGNED
+    slots: Slots = Slots.TIME
     calibration_max_age_s: float = 600.0
     carrier_hz: float = 915e6
     max_amplitude: float = 1.0
@@ -120,7 +125,13 @@ class RadioSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """The sample rate, also where it was left out."""
         if self.sample_rate_hz is not None:
             return self.sample_rate_hz
-        return _WIDE_RATE_HZ if self.waveform.adds_powers else _NARROW_RATE_HZ
+        return _WIDE_RATE_HZ if self.fills_the_band else _NARROW_RATE_HZ
+
+    @property
+    def fills_the_band(self) -> bool:
+        """Whether what is sent stands side by side in all of the band."""
+        is_side_by_side = not self.waveform.superposes and self.slots is Slots.FREQUENCY
+        return self.waveform.adds_powers or is_side_by_side
 
     @property
     def period_samples(self) -> int:
@@ -148,9 +159,14 @@ class RadioSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             num_scalars=num_scalars,
         )
 
-    def slotted_waveform(self, num_scalars: int) -> SlottedWaveform:
+    def packets(self, num_devices: int, num_scalars: int) -> Packets:
         """The packets of these radios."""
-        return SlottedWaveform(num_scalars=num_scalars, sample_rate_hz=self.rate_hz)
+        return packets_of(
+            self.slots,
+            num_devices=num_devices,
+            num_scalars=num_scalars,
+            sample_rate_hz=self.rate_hz,
+        )
 
     @property
     def noise_power(self) -> float:
@@ -261,7 +277,8 @@ class PlutoSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
                 f"{capture_s:g} s of a capture: a hold that outlasts it ends the program."
             )
         passed_hz = self.rf_bandwidth_hz or radio.rate_hz
-        if radio.waveform.adds_powers and passed_hz < (span_hz := radio.energy_waveform(1).span_hz):
+        span_hz = USED_SHARE * radio.rate_hz if radio.fills_the_band else 0.0
+        if passed_hz < span_hz:
             raise ConfigurationError(
                 f"pluto.rf_bandwidth_hz: got {passed_hz:g}, and the numbers of a round fill "
                 f"{span_hz:g} Hz at radio.sample_rate_hz = {radio.rate_hz:g}: the outer ones would "

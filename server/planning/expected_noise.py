@@ -79,5 +79,5 @@ def _energy_sum_std(config: PlanConfig, noise_std: float) -> float:
 def _packet_sum_std(config: PlanConfig, noise_std: float) -> float:
     """Standard deviation, on a sum, of the rounding of numbers to bits."""
     full_range = range_for(config.optimizer.clip, noise_std)
-    step = full_range / config.radio.slotted_waveform(config.optimizer.directions).largest_integer
+    step = full_range / config.packets.largest_integer
     return step * math.sqrt(config.federation.num_devices / 12.0)

@@ -37,6 +37,7 @@ CASES = {
     "vote": {"waveform": "vote"},
     "coherent_vote": {"waveform": "coherent_vote"},
     "slotted": {"waveform": "slotted"},
+    "side by side": {"waveform": "slotted", "slots": "frequency", "sample_rate_hz": 30e6},
 }
 
 
@@ -90,7 +91,7 @@ class DirectControl:
             case PacketHold():
                 for k in self.ready:
                     if k == message.device_index:
-                        self.uplinks[k].hold_packet()
+                        self.uplinks[k].hold_numbers()
                         self.report(k, Participation.TRANSMITTED)
                     else:
                         self.uplinks[k].fall_silent()

@@ -96,10 +96,17 @@ def test_the_same_path_runs_on_served_radios_and_leaves_them_silent(tmp_path, be
     assert sum(row.squared_error_of_radio for row in rows) > 0
 
 
-@pytest.mark.parametrize("waveform", ["vote", "slotted"])
-def test_other_waveforms_without_a_common_clock_run_too(tmp_path, bench, waveform):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"radio__waveform": "vote"},
+        {"radio__waveform": "slotted"},
+        {"radio__waveform": "slotted", "radio__slots": "frequency"},
+    ],
+)
+def test_other_waveforms_without_a_common_clock_run_too(tmp_path, bench, changes):
     _, server = bench
-    changed = on_served(server.uris, radio__waveform=waveform, optimizer__rounds=2)
+    changed = on_served(server.uris, optimizer__rounds=2, **changes)
     assert carry_out(Experiment.start(changed, tmp_path / "run"))
     assert {row.num_speakers for row in rows_of(tmp_path / "run")} == {4}
     assert {row.num_erased for row in rows_of(tmp_path / "run")} == {0}

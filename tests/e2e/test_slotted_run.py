@@ -29,10 +29,15 @@ def carry_out(folder, should_stop=lambda: False, **changes):
         run.close()
 
 
+@pytest.fixture(scope="module", params=["time", "frequency"])
+def slots(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(tmp_path_factory, slots):
     folder = tmp_path_factory.mktemp("slotted") / "run"
-    carry_out(folder)
+    carry_out(folder, radio__slots=slots)
     return folder
 
 
@@ -48,10 +53,10 @@ def test_what_is_read_is_exact_to_half_a_step(whole):
     assert 0 < epsilon <= 8.0
 
 
-def test_erasures_are_counted_shown_and_part_of_no_mean(tmp_path):
+def test_erasures_are_counted_shown_and_part_of_no_mean(tmp_path, slots):
     """At 0 dB per sample a Rayleigh channel erases a good part of the packets."""
     folder = tmp_path / "run"
-    carry_out(folder, radio__channel="rayleigh", radio__snr_db=0.0)
+    carry_out(folder, radio__slots=slots, radio__channel="rayleigh", radio__snr_db=0.0)
     rows, records, _, _ = looked_at(folder)
     erased = sum(row.num_erased for row in rows)
     assert 0 < erased < ROUNDS * DEVICES
@@ -89,9 +94,9 @@ def test_a_mean_is_of_those_that_were_read(tmp_path, monkeypatch):
     assert np.sum(heard * true) / np.sum(true * true) > 0.7
 
 
-def test_an_interrupted_run_ends_with_the_same_bits(whole, tmp_path):
+def test_an_interrupted_run_ends_with_the_same_bits(whole, tmp_path, slots):
     asked = []
-    carry_out(tmp_path / "stopped", lambda: asked.append(0) or len(asked) > 3)
+    carry_out(tmp_path / "stopped", lambda: asked.append(0) or len(asked) > 3, radio__slots=slots)
     run = Experiment.resume(tmp_path / "stopped")
     try:
         assert run.run()
@@ -107,6 +112,12 @@ def test_an_interrupted_run_ends_with_the_same_bits(whole, tmp_path):
         ({"radio.snr_db": -20.0}, "of the packets would be erased"),
         ({"radio.carrier_hz": 2.4e9}, "packets are read within 46000 Hz"),
         ({"radio.sample_rate_hz": 1e5}, "wanted below half of the symbol rate"),
+        (
+            {"radio.slots": "frequency", "radio.sample_rate_hz": 1e6},
+            "got 3 devices, and 2 find a place",
+        ),
+        ({"radio.slots": "frequency", "radio.snr_db": -20.0}, "of the packets would be erased"),
+        ({"radio.slots": "band"}, "radio.slots"),
     ],
 )
 def test_what_cannot_be_promised_or_read_is_refused(changes, message):
@@ -114,7 +125,7 @@ def test_what_cannot_be_promised_or_read_is_refused(changes, message):
         load_config("snips", {**SETTINGS, **changes})
 
 
-def test_crystals_as_the_factory_promises_them_will_do(tmp_path):
-    carry_out(tmp_path / "run", radio__impairments="uncorrected")
+def test_crystals_as_the_factory_promises_them_will_do(tmp_path, slots):
+    carry_out(tmp_path / "run", radio__slots=slots, radio__impairments="uncorrected")
     rows, _, _, _ = looked_at(tmp_path / "run")
     assert sum(row.num_erased for row in rows) == 0

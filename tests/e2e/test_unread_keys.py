@@ -16,7 +16,7 @@ OTHERWISE = {
     "virtual_pluto.clock": "wall", "virtual_pluto.path_loss_db": 40.0,
     "radio.min_gain": 0.01, "radio.min_band_gain": 0.01, "radio.pilot_symbols": 64,
     "radio.payload_symbols": 32, "radio.plateau_samples": 2048, "radio.rician_k_db": 1.0,
-    "radio.delay_spread_s": 3e-7,
+    "radio.delay_spread_s": 3e-7, "radio.slots": "frequency",
     "radio.energy_mapping": "self_normalised", "radio.calibration_max_age_s": 1.0,
     "radio.coherence_rounds": 1, "radio.max_hold_s": 5.0, "radio.snr_db": 3.0,
     "radio.channel": "awgn", "radio.carrier_hz": 4e8, "radio.max_amplitude": 0.5,

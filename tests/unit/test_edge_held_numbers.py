@@ -24,6 +24,7 @@ from radio.software_air.loopback import LoopbackTransceiver
 from radio.software_air.medium import SoftwareMedium
 from radio.waveforms.coherent import CoherentWaveform
 from radio.waveforms.energy import EnergyWaveform
+from radio.waveforms.side_by_side import PacketsSideBySide
 from radio.waveforms.slotted import SlottedWaveform
 
 WAVEFORM = EnergyWaveform(plateau_samples=1 << 13, num_scalars=3)
@@ -270,5 +271,30 @@ def test_packets_are_held_by_one_device_at_a_time_and_only_by_those_that_are_rea
     assert not medium.listen(100).any()
     with pytest.raises(PlanRefusedError, match="numbers of round 1"):
         host.agent.hold_packet(PacketHold(plan.run_id, 1, 0))
-    with pytest.raises(RadioError, match="must have the same"):
-        host.devices[0].uplink.hold_numbers()
+
+
+def test_packets_with_places_are_held_all_at_once(make_host, medium, make_plan):
+    # Carriers that agree need no guards, and three places fit.
+    waveform = PacketsSideBySide(3, 2, sample_rate_hz=medium.sample_rate_hz, max_offset_hz=0.0)
+    host = make_host(3, access=Access.SLOTTED, is_private=True)
+    for k, device in enumerate(host.devices):
+        uplink = SlottedUplink(LoopbackTransceiver(medium, k), waveform)
+        object.__setattr__(device, "uplink", uplink)
+    orders = tuple(
+        TransmitOrder(k, 0.0, 0.0, 0.25, packet=PacketLevels(0.9, FULL_RANGE)) for k in (0, 2)
+    )
+    plan = slotted(make_plan, orders, num_directions=2)
+    host.agent.run_round(plan)
+    assert not medium.listen(100).any()
+    reports = host.agent.hold_numbers(NumbersHold(plan.run_id, 0))
+    assert [(r.device_index, r.participation) for r in reports] == [
+        (0, "transmitted"), (2, "transmitted"),
+    ]  # fmt: skip
+    assert set(medium._held) == {0, 2}
+    capture = medium.listen(waveform.capture_samples)
+    first, nobody, last = waveform.demodulate(capture, range(3), round_index=0)
+    assert nobody is None
+    for device, shares in ((0, first), (2, last)):
+        np.testing.assert_allclose(
+            FULL_RANGE * np.array(shares), sent(host)[device], atol=FULL_RANGE / 32767
+        )

@@ -118,9 +118,14 @@ def test_the_coherent_waveform_is_seen_to_fail_on_radios_of_their_own(capsys):
     assert "every device was silent" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("waveform", ["coherent", "energy", "vote", "coherent_vote", "slotted"])
-def test_pictures_and_figures_of_every_waveform(waveform, tmp_path, capsys):
-    request = ["measure", "--waveform", waveform, "--numbers", "3"]
+@pytest.mark.parametrize(
+    "words", ["coherent", "energy", "vote", "coherent_vote", "slotted", "slotted --slots frequency"]
+)
+def test_pictures_and_figures_of_every_waveform(words, tmp_path, capsys):
+    waveform = words.split()[0]
+    request = ["measure", "--numbers", "3", "--waveform", *words.split()]
+    if "frequency" in words:
+        request += ["--sample-rate-hz", "5e6", "--impairments", "pluto-stock"]
     if waveform in ("energy", "vote"):
         request += ["--plateau-samples", "4096"]
     request += ["--trials", "40", "--snr-db", "20", "--plot", str(tmp_path / "pictures")]
@@ -183,6 +188,14 @@ def test_disagreement_is_exit_code_one(capsys):
         (["measure", "--carrier-hz", "2e9"], "and nothing reads it without --receiver"),
         (["measure", "--max-hold-s", "1"], "--max-hold-s: got 1.0, and nothing reads it"),
         (["measure", "--plateau-samples", "4096"], "nothing reads it with --waveform coherent"),
+        (
+            ["measure", "--waveform", "energy", "--slots", "frequency"],
+            "--slots: got frequency, and nothing reads it without --waveform slotted",
+        ),
+        (
+            ["measure", "--waveform", "slotted", "--slots", "frequency"],
+            "got 5 devices, and 2 find a place",
+        ),
         (
             ["measure", "--receiver", "ip:a", "--device", "ip:b", "--channel", "rayleigh"],
             "--channel: got rayleigh, and nothing reads it over radios",

@@ -6,10 +6,10 @@ from server.air.uplink_use import UplinkUse, uplink_use
 from server.config.files import parse_config
 
 
-def use(num_rounds=20, **radio):
+def use(num_rounds=20, num_devices=5, **radio):
     config = parse_config(
         {
-            "federation": {"num_devices": 5},
+            "federation": {"num_devices": num_devices},
             "optimizer": {"directions": 8},
             "radio": {"coherence_rounds": 10, "payload_symbols": 64, **radio},
             "privacy": {"enabled": False},
@@ -48,6 +48,15 @@ def test_a_pluto_is_on_the_air_while_a_capture_settles(waveform):
     assert real.airtime_s == ideal.airtime_s
     holds = 1.1 if waveform == "energy" else 1
     assert real.on_air_s == pytest.approx(ideal.on_air_s + holds * 0.05)
+
+
+def test_packets_take_a_capture_each_in_time_and_one_for_all_in_frequency():
+    five, one = (use(waveform="slotted", num_devices=count) for count in (5, 1))
+    assert five.airtime_s == pytest.approx(5 * one.airtime_s)
+    five, one = (use(waveform="slotted", slots="frequency", num_devices=k) for k in (5, 1))
+    # Twice as wide is twice as fast; there is room for two at full speed.
+    assert five.airtime_s == five.on_air_s == pytest.approx(2 * one.airtime_s)
+    assert five.payload_symbols == 2 * one.payload_symbols
 
 
 def test_a_block_that_was_begun_counts_whole_and_no_rounds_are_no_division_by_zero():
