@@ -124,7 +124,7 @@ class PacketsSideBySide:
 
     @property
     def _place_samples(self) -> int:
-        """Of a place in a capture, in the rate of its packet; a length that transforms well."""
+        """A place's part of a capture, in the rate of its packet; a length that transforms well."""
         needed = self.packet.capture_samples + 2 * _EDGE_SYMBOLS * SAMPLES_PER_SYMBOL
         return 256 * math.ceil(needed / 256)
 
@@ -199,7 +199,7 @@ class PacketsSideBySide:
         self.packet.check_can_be_read(self._in_its_place(sample_to_noise))
 
     def _in_its_place(self, sample_to_noise: float) -> float:
-        """The same per sample of a place, where there is less noise."""
+        """That ratio per sample of a place, where there is less noise."""
         return self.decimation * self.mean_power * sample_to_noise
 
     def modulate(

@@ -135,3 +135,19 @@ def test_the_policy_study_pairs_seeds_and_says_what_is_real(tmp_path):
         assert row["outcome"] == "complete"
         assert row["epsilon"] is None or row["epsilon"] <= 60.0
     assert run(*command).stderr == ""
+
+
+@pytest.mark.study
+def test_the_study_of_rounds_counts_what_they_wait_for(tmp_path):
+    results, document = tmp_path / "t.jsonl", tmp_path / "t.json"
+    run("benchmarks/round_time.py", results, "--quick", "--json", document)
+    cells = {row["waveform"]: row["result"] for row in json.loads(document.read_text())["cells"]}
+    assert len(cells) == 5
+    for name, result in cells.items():
+        # One device: plan, hold, silence; a pilot's three in every tenth round.
+        assert result["orders"] == pytest.approx(3.0 if "packets" in name else 3.3)
+        assert result["captures"] == pytest.approx(1.0 if "packets" in name else 2.2)
+        (timed,) = result["delays"]
+        # It settles for 50 ms, on the air.
+        assert timed["round_s"] > 0.05
+        assert timed["on_air_s"] > 0.05

@@ -28,10 +28,12 @@ from radio.pluto.settings import PlutoSettings, Role
 from radio.pluto.silence import MAX_ATTENUATION_DB, silence
 from radio.pluto.transceiver import PlutoTransceiver
 from radio.transceiver import Mode
+from radio.virtual_pluto import chip
 from radio.virtual_pluto.attributes import Attribute
 from radio.virtual_pluto.buffers import ReceiveBuffer
 from radio.virtual_pluto.converters import OVERFLOW
 from radio.virtual_pluto.server import Bench, VirtualPlutoServer
+from radio.waveforms.energy_bands import USED_SHARE
 
 # A busy machine is no hung program: its guardian waits long.
 PATIENT = {"max_hold_s": 600.0}
@@ -729,3 +731,30 @@ def test_the_systems_libiio_comes_first(tmp_path, monkeypatch):
         import ctypes.util
 
         assert ctypes.util.find_library("iio") == "the system's iio"
+
+
+@pytest.mark.parametrize("rate_hz", [1e6, 5e6, 10e6, 20e6])
+def test_the_filter_that_is_loaded_passes_what_the_bands_use_and_lets_nothing_fold_back(
+    rate_hz, monkeypatch
+):
+    loaded = []
+    accept = chip._accept_fir
+    monkeypatch.setattr(chip, "_accept_fir", lambda text: loaded.append(text) or accept(text))
+    bench = VirtualBench()
+    try:
+        bench.receiver(sample_rate_hz=rate_hz, rf_bandwidth_hz=rate_hz).close()
+    finally:
+        bench.server.close()
+    lines = loaded[-1].splitlines()
+    decimation = int(lines[0].split()[-1])
+    taps = np.array([float(line.split(",")[0]) for line in lines if re.match(r"-?\d", line)])
+
+    def passed_db(share):
+        """Of the power at a share of the sample rate beside the carrier."""
+        turns = np.exp(-2j * np.pi * share / decimation * np.arange(taps.size))
+        return 20 * np.log10(abs(taps @ turns) / abs(taps.sum()))
+
+    edge = USED_SHARE / 2
+    assert max(abs(passed_db(share)) for share in np.linspace(0.0, edge, 91)) < 0.1
+    # From there on it would lie on what is used.
+    assert max(passed_db(share) for share in np.linspace(1 - edge, 1.0, 91)) < -50
