@@ -4,14 +4,14 @@ A cell is a waveform, a number of devices K, an SNR and what the radios do to th
 are uniform on [-1, 1], so the power of a true sum is K/3; the eight numbers that the energy
 waveform carries side by side are vectors of norm 0.4. SNR is that of one device at full power over
 the noise, per sample; full power is full scale for the coherent waveform and 12 dB below it for the
-energy waveform, whose buffers have peaks. The energy waveform has 20 MS/s, so the same SNR per
-sample is 13 dB less noise per hertz than at 1 MS/s. ``20kHz-2ms`` has carriers up to 20 kHz and
-frames up to 2 ms apart and nothing else; calibrated perfectly, to 0.2 dB, and from pilots like the
-presets.
+energy waveform, whose buffers have peaks. It has 20 MS/s, and so have packets, in time and side by
+side: the same SNR per sample is 13 dB less noise per hertz than at 1 MS/s. ``20kHz-2ms`` has
+carriers up to 20 kHz and frames up to 2 ms apart and nothing else; calibrated perfectly, to 0.2 dB,
+and from pilots like the presets. One set of cells has echoes, with a delay spread of 100 ns.
 
 Every finished cell is a line of the results file, so an interrupted study goes on where it was::
 
-    python benchmarks/nmse.py nmse.jsonl                     # 200 trials a cell; hours
+    python benchmarks/nmse.py nmse.jsonl                     # 40 trials a cell; an hour or two
     python benchmarks/nmse.py nmse.jsonl --show --json nmse.json --plot nmse.png
     python benchmarks/nmse.py quick.jsonl --quick            # a few cells, under a minute
 
@@ -34,23 +34,25 @@ from study import Study
 from radio.errors import RadioError
 from radio.measurement import Setting, measure_coherent, measure_energy, measure_slotted
 from radio.recordings.drawing import Figure, FigureCanvasAgg
-from radio.software_air.channel_models import AwgnChannel
+from radio.software_air.channel_models import channel_from_name
 from radio.software_air.impairments import IMPAIRMENTS, Impairments
 from radio.waveforms import WaveformName
 from radio.waveforms.coherent import CoherentWaveform
 from radio.waveforms.energy import EnergyWaveform
-from radio.waveforms.slotted import SlottedWaveform
+from radio.waveforms.side_by_side import Slots, packets_of
 
 NUM_DEVICES = (1, 5, 10, 20)
 SNRS_DB = (-10.0, 0.0, 10.0, 20.0, 30.0)
 PRESETS = ("ideal", "pluto-stock", "desk-cabled", "worst")
 OFFSETS = "20kHz-2ms"
+DELAY_SPREAD_S = 100e-9
 CARRIER_HZ = 915e6
 ALL_IMPAIRMENTS = {
     **IMPAIRMENTS,
     OFFSETS: Impairments(crystal_ppm=20e3 / (2e-6 * CARRIER_HZ), timing_offset_s=2e-3),
 }
 WIDE = {"rate_hz": 20e6, "plateau": 1 << 17, "numbers": 8}
+PACKETS: dict[str, Any] = {"num_scalars": WIDE["numbers"], "sample_rate_hz": WIDE["rate_hz"]}
 QUICK = {"rate_hz": 5e6, "plateau": 1 << 15, "numbers": 4}
 COHERENT_PAYLOAD = 4096
 ALPHA = 1e-3
@@ -66,15 +68,19 @@ def cells(quick: bool) -> Iterator[Cell]:
     snrs = (0.0, 20.0) if quick else SNRS_DB
     bases = [{"devices": k, "snr_db": snr_db} for k in counts for snr_db in snrs]
     for base in bases:
-        for waveform in ("coherent", "slotted"):
-            for name in ("ideal", "pluto-stock"):
-                yield {"waveform": waveform, **base, "impairments": name}
+        for name in ("ideal", "pluto-stock"):
+            yield {"waveform": "coherent", **base, "impairments": name}
+            for slots in Slots:
+                yield {"waveform": "slotted", "slots": slots, **base, "impairments": name}
         yield {"waveform": "coherent_vote", **base, "impairments": "ideal"}
     frame = QUICK if quick else WIDE
     bands = [{"waveform": "energy", **frame, **base} for base in bases]
     for calibration in (0.0, 0.2):
         for energy in bands:
             yield {**energy, "impairments": OFFSETS, "calibration_db": calibration}
+    for energy in bands:
+        echoes = {"channel": "multipath", "impairments": OFFSETS, "calibration_db": 0.0}
+        yield energy | echoes
     for energy in bands:
         if energy["devices"] == 20 and energy["snr_db"] >= 0:
             twice = {"plateau": 2 * frame["plateau"], "impairments": OFFSETS, "calibration_db": 0.0}
@@ -99,7 +105,7 @@ def frame_of(cell: Cell) -> EnergyWaveform:
 def measure(cell: Cell, trials: int) -> dict[str, Any]:
     """The cell's figures, or why there are none."""
     setting = Setting(
-        channel=AwgnChannel(),
+        channel=channel_from_name(cell.get("channel", "awgn"), delay_spread_s=DELAY_SPREAD_S),
         impairments=ALL_IMPAIRMENTS[cell["impairments"]],
         impairments_name=cell["impairments"],
         snr_db=cell["snr_db"],
@@ -122,7 +128,7 @@ def measure(cell: Cell, trials: int) -> dict[str, Any]:
                 calibration_error_db=cell["calibration_db"],
             )
         else:
-            packets = SlottedWaveform(num_scalars=1)
+            packets = packets_of(Slots(cell["slots"]), num_devices=cell["devices"], **PACKETS)
             result = measure_slotted(packets, setting, num_devices=cell["devices"])
     except RadioError as error:
         return {"failure": str(error)}
@@ -139,10 +145,11 @@ def settings() -> dict[str, Any]:
     waveforms = {
         "coherent": CoherentWaveform(num_devices=1, payload_symbols=COHERENT_PAYLOAD),
         "energy": frame_of(_WIDE_CELL),
-        "slotted": SlottedWaveform(num_scalars=1),
+        "slotted": packets_of(Slots.TIME, num_devices=1, **PACKETS),
     }
     return {
         "channel": "awgn",
+        "delay_spread_s": DELAY_SPREAD_S,
         "carrier_hz": CARRIER_HZ,
         "numbers": "uniform on [-1, 1]; several side by side: vectors of norm 0.4",
         "waveforms": {name: dataclasses.asdict(each) for name, each in waveforms.items()},
@@ -174,12 +181,13 @@ def demodulation_shares() -> dict[str, float]:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    print(f"{'waveform':14s}{'impairments':13s}{'calibrated':>11s}{'ms':>7s}{'K':>4s}  "
+    print(f"{'waveform':14s}{'impairments':20s}{'calibrated':>11s}{'ms':>7s}{'K':>4s}  "
           + "".join(f"{snr:>+16.0f} dB" for snr in SNRS_DB))  # fmt: skip
 
     def line_of(cell: Cell) -> tuple[Any, ...]:
+        air = cell["impairments"] + ("+multipath" if "channel" in cell else "")
         return (
-            cell["waveform"], cell["impairments"], cell.get("calibration_db", "-"),
+            cell["waveform"], air, cell.get("slots", cell.get("calibration_db", "-")),
             1e3 * cell.get("plateau", 0) / cell.get("rate_hz", 1.0), cell["devices"],
         )  # fmt: skip
 
@@ -190,7 +198,7 @@ def show(rows: list[dict[str, Any]]) -> None:
         by_snr = {row["cell"]["snr_db"]: row["result"] for row in group}
         calibrated = "pilots" if calibration is None else str(calibration)
         print(
-            f"{waveform:14s}{name:13s}{calibrated:>11s}{plateau_ms:7.2f}{count:4d}  "
+            f"{waveform:14s}{name:20s}{calibrated:>11s}{plateau_ms:7.2f}{count:4d}  "
             + "".join(f"{_text(by_snr.get(snr)):>19s}" for snr in SNRS_DB)
         )
     print("simulated/predicted NMSE in dB; ! where the two are further apart than 99.9 % allow")
@@ -224,6 +232,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
             points = sorted(
                 (row["cell"]["snr_db"], row["result"]) for row in rows
                 if row["cell"]["waveform"] == waveform and row["cell"]["impairments"] == name
+                and "channel" not in row["cell"]
                 and row["cell"].get("calibration_db", "-") == calibration
                 and row["cell"]["devices"] == count and "failure" not in row["result"]
                 and row["cell"].get("plateau", WIDE["plateau"]) == WIDE["plateau"]
@@ -245,10 +254,10 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     study = Study(__doc__, quick="a few cells of few trials")
-    study.parser.add_argument("--trials", type=int, help="of a cell (default 200, quick 20)")
+    study.parser.add_argument("--trials", type=int, help="of a cell (default 40, quick 20)")
     study.parser.add_argument("--plot", type=Path, help="a PNG")
     args = study.begin()
-    trials = args.trials or (20 if args.quick else 200)
+    trials = args.trials or (20 if args.quick else 40)
     wanted = [(cell, trials) for cell in cells(args.quick)]
     todo = study.missing(wanted, lambda row: (row["cell"], row["trials"]))
     for number, (cell, _) in enumerate(todo, 1):
