@@ -125,10 +125,7 @@ class RoundLoop:
         is_enough = min(heard.num_speakers, default=0) >= self.config.federation.min_speakers
         result = self.decide_step(round_index, means.estimates if is_enough else self._nothing)
         row = self.describe(planned, price, heard, means, result, started)
-        self.take_step(result)
-        self.store.append_round(row)
-        self.pricing.note(row)
-        return row
+        return self.record_step(result, row)
 
     def skip_round(self, round_index: int) -> RoundRow:
         """Pass over a round that was paid for, and perhaps sent, before the run was interrupted.
@@ -145,10 +142,7 @@ class RoundLoop:
             mean_estimates=self._nothing,
             learning_rate=learning_rate(self.config.optimizer, round_index),
         )
-        self.take_step(result)
-        self.store.append_round(row)
-        self.pricing.note(row)
-        return row
+        return self.record_step(result, row)
 
     def channel_for(
         self, round_index: int, known: ChannelKnowledge | None = None
@@ -216,6 +210,18 @@ class RoundLoop:
         seed = derive_direction_seed(self.config.run.seed, round_index)
         rate = learning_rate(self.config.optimizer, round_index)
         return RoundResult(self.run_id, round_index, seed, step_integers(rate, mean_estimates))
+
+    def record_step(self, result: RoundResult, row: RoundRow) -> RoundRow:
+        """First the store, then the word: no device is ever ahead of what a resume reads.
+
+        A run that dies in between has decided the step, and a resume tells it to everybody; had it
+        been told first, the round would be heard again, another step decided, and whoever lived on
+        would refuse it for ever.
+        """
+        self.store.append_round(row)
+        self.take_step(result)
+        self.pricing.note(row)
+        return row
 
     def take_step(self, result: RoundResult) -> None:
         """Every device and the server's own replica move by the same integers."""

@@ -404,7 +404,8 @@ class DiedError(BaseException):
     ("owner", "name", "at"),
     [
         (CoherentAir, "carry", 9),  # paid, not transmitted
-        (RoundLoop, "take_step", 19),  # transmitted, not stepped
+        (RoundLoop, "record_step", 19),  # transmitted, not recorded
+        (RoundLoop, "take_step", 19),  # recorded, told to nobody
         (Experiment, "evaluate", 16),  # recorded, not evaluated
         (Experiment, "evaluate", ROUNDS),  # the same after the last round
     ],
@@ -424,7 +425,7 @@ def test_a_run_that_died_at_an_awkward_moment_ends_like_the_uninterrupted_one(
         patch.setattr(owner, name, die_or_go_on)
         with pytest.raises(DiedError):
             finish(Experiment.start(load_config("snips", SETTINGS), folder))
-    assert num_rounds_in(folder) == at
+    assert num_rounds_in(folder) == at + (name == "take_step")
     check_like_uninterrupted(folder, uninterrupted)
 
 
