@@ -24,6 +24,7 @@ import numpy as np
 
 from edge_runtime import agent
 from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, open_bundle
+from edge_runtime.control.host_end import HostEnd
 from edge_runtime.control.inprocess import InProcessChannel
 from edge_runtime.forward import OnnxForward
 from edge_runtime.parameters import ParameterStore
@@ -35,6 +36,7 @@ from edge_runtime.tasks import Batch, PromptSet
 from radio.arrays import Float64Array
 from server.air.base import CoherentAir
 from server.air.link import build_radio_link
+from server.air.orders import ask
 from server.config.files import load_config
 from server.planning.privacy_terms import plan_privacy_terms
 from server.planning.round_plan import plan_round
@@ -218,7 +220,7 @@ class AuditedRun:
             vocab_size=int(bundle.manifest.architecture["vocab_size"]),
             observe_scalar=None,
         )
-        self.control = InProcessChannel([host])
+        self.control = InProcessChannel("audit", [HostEnd(host)])
 
     def close(self) -> None:
         """Silence and end everything."""
@@ -250,14 +252,13 @@ class AuditedRun:
                     self.losses.sign = -1.0 if t % 2 else 1.0
                     plan = self._plan(run * self.cell.rounds + t, orders[t])
                     air.simulation.begin_payload(plan.round_index)
-                    self.control.broadcast(plan)
+                    ask(self.control, plan)
                     heard = air.receiver.hear_sum(0, power.receive_scale)
                     parts = [*heard.sum_estimates, *heard.quadrature_estimates]
                     view[t] = self.losses.sign * np.array(parts)
                     nothing = (0,) * NUM_DIRECTIONS
-                    self.control.broadcast(
-                        RoundResult("audit", plan.round_index, plan.direction_seed, nothing)
-                    )
+                    result = RoundResult("audit", plan.round_index, plan.direction_seed, nothing)
+                    ask(self.control, result)
                 yield view
 
     def _turned(self, orders: Sequence[TransmitOrder]) -> tuple[TransmitOrder, ...]:

@@ -30,8 +30,9 @@ from typing import Any
 import numpy as np
 from study import Study
 
-from edge_runtime.control.channel import ControlChannel
+from edge_runtime.control.channel import Answers, ControlChannel
 from edge_runtime.protocol.direction import GENERATOR
+from edge_runtime.protocol.orders import Answer, OrderMessage
 from edge_runtime.protocol.rounds import (
     NumbersHold,
     PacketHold,
@@ -42,7 +43,6 @@ from edge_runtime.protocol.rounds import (
     SilenceOrder,
     Vote,
 )
-from edge_runtime.protocol.wire import Message
 from edge_runtime.uplink import Uplink
 from edge_runtime.vote import said_plainly
 from radio.arrays import Float64Array
@@ -105,6 +105,7 @@ class AnsweringDevices(ControlChannel):
     def __init__(
         self, uplinks: Sequence[Uplink], numbers: Float64Array, vote: Vote, delay_s: float
     ) -> None:
+        super().__init__("bench", {"bench": range(len(uplinks))})
         self._uplinks, self._numbers, self._vote = uplinks, numbers, vote
         self._delay_s = delay_s
         self._reports: list[RoundReport] = []
@@ -112,7 +113,12 @@ class AnsweringDevices(ControlChannel):
         self.num_orders = 0
         self.on_air_s = [0.0] * len(uplinks)
 
-    def broadcast(self, message: Message) -> None:
+    def ask(
+        self,
+        message: OrderMessage,
+        hosts: Sequence[str] | None = None,
+        deadline_s: float | None = None,
+    ) -> Answers:
         """Done by all, and answered."""
         self.num_orders += 1
         self._reports = []
@@ -137,6 +143,8 @@ class AnsweringDevices(ControlChannel):
             case SilenceOrder():
                 self._silence(everybody)
         time.sleep(self._delay_s)
+        answer = Answer("bench", 0, self.num_orders, "bench", tuple(self._reports))
+        return Answers({"bench": answer})
 
     def _holding(self, device: int, round_index: int) -> Any:
         def hold() -> None:
@@ -157,9 +165,11 @@ class AnsweringDevices(ControlChannel):
     ) -> None:
         self._reports.append(RoundReport("bench", round_index, device, did, scale=scale))
 
-    def collect(self) -> list[Message]:
-        """What was said, in the devices' order."""
-        return sorted(self._reports, key=lambda report: report.device_index)
+    def send(self, data: bytes, hosts: Sequence[str]) -> None:
+        """Nothing is sent: see `ask`."""
+
+    def receive(self, timeout_s: float) -> bytes | None:
+        """Nothing comes: see `ask`."""
 
     def close(self) -> None:
         """Nothing is held here."""
@@ -238,7 +248,7 @@ def timed_rounds(
             access=config.access, frame_start_sample=0, orders=power.orders(),
             num_directions=shape[1], vote=vote,
         )  # fmt: skip
-        act = functools.partial(air.carry, control, plan, power, lambda _: None, lambda: None)
+        act = functools.partial(air.carry, control, plan, power, lambda *_: None, lambda: None)
         heard, cost = cost_of(act)
         assert len(heard.speakers) == shape[0], heard
         rounds.append(cost | {"round_s": cost["round_s"] - COMPUTING_S})

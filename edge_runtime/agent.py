@@ -18,9 +18,9 @@ from edge_runtime.number_grid import NumberGrid
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.pass_shapes import MAX_ROWS
 from edge_runtime.private_random import PrivateRandom
-from edge_runtime.protocol import wire
 from edge_runtime.protocol.direction import GENERATOR, direction_seeds
 from edge_runtime.protocol.errors import NonFiniteScalarError, PlanRefusedError
+from edge_runtime.protocol.orders import OrderMessage, Report
 from edge_runtime.protocol.rounds import (
     Access,
     DigestReport,
@@ -124,36 +124,45 @@ class DeviceAgent:
         # Devices whose numbers of the last planned round wait for their plateaus.
         self._ready: set[int] = set()
 
-    def handle(self, data: bytes) -> list[bytes]:
-        """Act on one message of the server; returns the answers, one per device that has any.
+    @property
+    def host(self) -> str:
+        """The name of this computer."""
+        return self._host
+
+    @property
+    def run_id(self) -> str:
+        """The run it serves."""
+        return self._run_id
+
+    @property
+    def device_indices(self) -> tuple[int, ...]:
+        """Whom it hosts."""
+        return tuple(device.device_index for device in self._devices)
+
+    def carry_out(self, message: OrderMessage) -> Sequence[Report]:
+        """Act on one message of the server; what there is to report of it.
 
         Raises:
-            WireError: the bytes are no message, or not one for a device.
+            EdgeError, RadioError: the order is refused, or could not be carried out.
         """
-        message = wire.decode(data)
         match message:
-            case SoundingOrder():
-                self.send_pilots(message)
-                return []
-            case PilotHold():
-                self.hold_pilot(message)
-                return []
-            case NumbersHold():
-                return [wire.encode(report) for report in self.hold_numbers(message)]
-            case PacketHold():
-                return [wire.encode(report) for report in self.hold_packet(message)]
-            case SilenceOrder():
-                self.fall_silent(message)
-                return []
             case RoundPlan():
-                return [wire.encode(report) for report in self.run_round(message)]
+                return self.run_round(message)
+            case NumbersHold():
+                return self.hold_numbers(message)
+            case PacketHold():
+                return self.hold_packet(message)
+            case DigestRequest():
+                return [self.report_digest(message)]
             case RoundResult():
                 self.apply_result(message)
-                return []
-            case DigestRequest():
-                return [wire.encode(self.report_digest(message))]
-            case _:
-                raise PlanRefusedError(f"{type(message).__name__} is not a message for a device.")
+            case SoundingOrder():
+                self.send_pilots(message)
+            case PilotHold():
+                self.hold_pilot(message)
+            case SilenceOrder():
+                self.fall_silent(message)
+        return []
 
     def send_pilots(self, order: SoundingOrder) -> None:
         """Each device sends its pilot in its own slot of the sounding frame."""

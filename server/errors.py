@@ -8,6 +8,7 @@
       +- ReportError            a run's pictures or page could not be written; its result is safe
       +- RunStoreError          the run folder cannot be read, written or resumed
       +- ReplicaMismatchError   two replicas of the model hold different bits
+      +- HostsMissingError      hosts of devices do not answer; the run pauses
       +- PrivacyError           the promise cannot be made or kept; the antenna stays silent
            +- BudgetExhaustedError   the next round cannot be afforded; nothing was overspent
            +- BudgetExceededError    a round turned out dearer than was paid, beyond the budget
@@ -58,6 +59,13 @@ class ReplicaMismatchError(ServerError):
     """Two replicas that took the same steps hold different bits.
 
     Examples: a device with other base weights; memory corruption; a changed direction generator.
+    """
+
+
+class HostsMissingError(ServerError):
+    """Hosts of devices have not answered in time; the run pauses, and can be resumed.
+
+    Examples: a cut network; a device that lost its power; a host that is slower than the deadline.
     """
 
 

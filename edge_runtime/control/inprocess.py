@@ -1,37 +1,43 @@
-"""The control channel within one process: a broadcast is a call, an answer is its return value.
+"""The control channel within one process: an order is a call, an answer is its return value.
 
 Does not model: delay, loss, reordering, duplication, a host that dies.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 
-from edge_runtime.agent import DeviceAgent
 from edge_runtime.control.channel import ControlChannel
-from edge_runtime.protocol import wire
-from edge_runtime.protocol.wire import Message
+from edge_runtime.control.host_end import HostEnd
 
 
 class InProcessChannel(ControlChannel):
-    """Hands encoded messages straight to the agents, in order."""
+    """Hands encoded orders straight to the hosts, in order.
 
-    def __init__(self, agents: Sequence[DeviceAgent]) -> None:
-        self._agents = tuple(agents)
-        self._answers: list[bytes] = []
+    Args:
+        run_id: of the run.
+        ends: of the hosts.
+    """
 
-    def broadcast(self, message: Message) -> None:
-        """Every agent handles the message before this returns."""
-        data = wire.encode(message)
-        self._answers = []  # should an agent refuse, old answers must not pass for new ones
-        self._answers = [answer for agent in self._agents for answer in agent.handle(data)]
+    def __init__(self, run_id: str, ends: Sequence[HostEnd]) -> None:
+        super().__init__(run_id, {end.host: end.device_indices for end in ends})
+        self._ends = {end.host: end for end in ends}
+        self._replies: deque[bytes] = deque()
 
-    def collect(self) -> list[Message]:
-        """The answers to the last broadcast, once."""
-        answers, self._answers = self._answers, []
-        return [wire.decode(answer) for answer in answers]
+    def send(self, data: bytes, hosts: Sequence[str]) -> None:
+        """Every host has carried the order out before this returns."""
+        self._replies.clear()
+        for host in hosts:
+            reply = self._ends[host].answer(data)
+            if reply is not None:
+                self._replies.append(reply)
+
+    def receive(self, timeout_s: float) -> bytes | None:
+        """What was answered; nobody answers later."""
+        return self._replies.popleft() if self._replies else None
 
     def close(self) -> None:
-        """Close every agent."""
-        for agent in self._agents:
-            agent.close()
+        """Close every host."""
+        for end in self._ends.values():
+            end.close()

@@ -16,32 +16,10 @@ import struct
 import msgspec
 
 from edge_runtime.protocol.errors import WireError
-from edge_runtime.protocol.rounds import (
-    PROTOCOL_VERSION,
-    DigestReport,
-    DigestRequest,
-    NumbersHold,
-    PacketHold,
-    PilotHold,
-    RoundPlan,
-    RoundReport,
-    RoundResult,
-    SilenceOrder,
-    SoundingOrder,
-)
+from edge_runtime.protocol.orders import Answer, Order
+from edge_runtime.protocol.rounds import PROTOCOL_VERSION
 
-Message = (
-    RoundPlan
-    | RoundReport
-    | RoundResult
-    | SoundingOrder
-    | PilotHold
-    | NumbersHold
-    | PacketHold
-    | SilenceOrder
-    | DigestRequest
-    | DigestReport
-)
+Message = Order | Answer
 
 MAX_BODY_BYTES = 1 << 20
 _MAGIC = b"pAZ0"

@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edge_runtime.control.channel import ControlChannel
-from edge_runtime.protocol.errors import NonFiniteScalarError
-from edge_runtime.protocol.rounds import Participation, RoundPlan, RoundReport, SoundingOrder
+from edge_runtime.protocol.rounds import Participation, RoundPlan, SoundingOrder
 from edge_runtime.uplink import SendingGate
 from radio.arrays import Complex64Array
 from radio.errors import RadioCalibrationError, RadioError
@@ -18,6 +17,7 @@ from radio.transceiver import Transceiver
 from radio.waveforms.coherent import ChannelEstimate
 from server.air.channel_simulation import ChannelSimulation
 from server.air.kept_captures import KeptCaptures
+from server.air.orders import ask, check_none_missing, error_of, those_who
 from server.air.receiver import Receiver
 from server.planning.round_plan import ChannelKnowledge, RoundPower
 
@@ -41,6 +41,8 @@ class Heard:
         total_weights: of those, what each sum is divided by for a mean [Q].
         sum_noise_std: of what channel and receiver add to a sum, measured; the largest of them.
         num_erased: speakers whose numbers could not be read, and are part of no sum.
+        unknown: devices that may have spoken and did not answer. A sum that may hold their numbers
+            is none.
     """
 
     speakers: tuple[int, ...]
@@ -49,6 +51,11 @@ class Heard:
     total_weights: tuple[float, ...] = ()
     sum_noise_std: float = 0.0
     num_erased: int = 0
+    unknown: tuple[int, ...] = ()
+
+
+OnSpoken = Callable[[Sequence[int], Sequence[int]], None]
+"""Called with the devices that spoke, and those of which nobody knows."""
 
 
 class Air(ABC):
@@ -98,7 +105,7 @@ class Air(ABC):
         control: ControlChannel,
         plan: RoundPlan,
         power: RoundPower,
-        on_spoken: Callable[[Sequence[int]], None],
+        on_spoken: OnSpoken,
         before_sending: Callable[[], None],
     ) -> Heard:
         """Announce a plan, have its numbers sent, and hear their sums.
@@ -107,13 +114,15 @@ class Air(ABC):
             control: to the devices.
             plan: what they are told.
             power: what it was made of.
-            on_spoken: told who spoke, as soon as it is known. Where all speak at once that is
-                before anything is heard: a dropout is paid for even if nothing comes of the round.
+            on_spoken: told who spoke, and of whom that is unknown, as soon as it is. Where all
+                speak at once that is before anything is heard: a dropout is paid for even if
+                nothing comes of the round.
             before_sending: called once, before the first number is sent; what it raises keeps all
                 of them from being sent.
 
         Raises:
             NonFiniteScalarError: no device could speak.
+            HostsMissingError: nobody answered, or nobody knows whether all are silent.
         """
 
     @abstractmethod
@@ -173,7 +182,9 @@ class CoherentAir(Air):
         """Have the devices sound, as at the start of the round's fading block; estimate gains."""
         block_start = round_index - round_index % self.coherence_rounds
         self.simulation.begin_sounding(block_start)
-        control.broadcast(SoundingOrder(run_id, block_start, self.pilot_amplitude, 0))
+        order = SoundingOrder(run_id, block_start, self.pilot_amplitude, 0)
+        for refusal in ask(control, order).refusals.values():
+            raise error_of(refusal)
         return self.receiver.hear_pilots(0, self.pilot_amplitude)
 
     def carry(
@@ -181,21 +192,25 @@ class CoherentAir(Air):
         control: ControlChannel,
         plan: RoundPlan,
         power: RoundPower,
-        on_spoken: Callable[[Sequence[int]], None],
+        on_spoken: OnSpoken,
         before_sending: Callable[[], None],
     ) -> Heard:
         """Broadcast the plan; the devices answer when their signals are out, or why not."""
         self.simulation.begin_payload(plan.round_index)
         if self.gate is None:
             before_sending()
-            control.broadcast(plan)
+            answers = ask(control, plan)
         else:
             with self.gate.kept_until_sending(before_sending):
-                control.broadcast(plan)
-        speakers = those_who(Participation.TRANSMITTED, reports_of(control))
-        on_spoken(speakers)
-        if not speakers:
-            return Heard(speakers)
+                answers = ask(control, plan)
+        speakers = those_who(Participation.TRANSMITTED, answers)
+        unknown = answers.unknown_devices
+        on_spoken(speakers, unknown)
+        if unknown and not speakers:
+            check_none_missing(answers, plan.round_index)
+        if unknown or not speakers:
+            # A sum that somebody may be part of is nobody's.
+            return Heard(speakers, unknown=unknown)
         reception = self.receiver.hear_sum(0, power.receive_scale)
         return Heard(
             speakers=speakers,
@@ -246,7 +261,7 @@ class HeldAir(Air):
         control: ControlChannel,
         plan: RoundPlan,
         power: RoundPower,
-        on_spoken: Callable[[Sequence[int]], None],
+        on_spoken: OnSpoken,
         before_sending: Callable[[], None],
     ) -> Heard:
         """Carry the plan out, keep what was captured if it is asked for, look after the radio."""
@@ -262,7 +277,7 @@ class HeldAir(Air):
         control: ControlChannel,
         plan: RoundPlan,
         power: RoundPower,
-        on_spoken: Callable[[Sequence[int]], None],
+        on_spoken: OnSpoken,
     ) -> Heard:
         """What `carry` says, in the order of the waveform."""
 
@@ -317,25 +332,3 @@ def check_devices(known: int, wanted: int) -> None:
         raise RadioCalibrationError(
             f"channel: known for {known} devices, {wanted} take part. Send pilots again."
         )
-
-
-def reports_of(control: ControlChannel) -> list[RoundReport]:
-    """The devices' answers to what was broadcast last."""
-    return [m for m in control.collect() if isinstance(m, RoundReport)]
-
-
-def those_who(did: Participation, reports: Sequence[RoundReport]) -> tuple[int, ...]:
-    """Devices that did as they were told; if every one of them failed, the run cannot go on.
-
-    Raises:
-        NonFiniteScalarError: all who were to speak could not.
-    """
-    speakers = [r.device_index for r in reports if r.participation is did]
-    dropped = [r for r in reports if r.participation is Participation.DROPPED]
-    if dropped and not speakers:
-        raise NonFiniteScalarError(
-            f"round {dropped[0].round_index}: no device could speak. "
-            f"Device {dropped[0].device_index} says: {dropped[0].reason}; its log has the details. "
-            "If losses are not finite the model has diverged: lower optimizer.learning_rate."
-        )
-    return tuple(speakers)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -25,7 +25,6 @@ from edge_runtime.protocol.rounds import (
     Participation,
     PilotHold,
     RoundPlan,
-    SilenceOrder,
 )
 from radio.arrays import Complex64Array, Float64Array
 from radio.errors import RadioCalibrationError
@@ -34,7 +33,9 @@ from radio.waveforms.energy_calibration import Calibration, CalibrationLimits, M
 from radio.waveforms.energy_error_model import measured_sum_variances
 from radio.waveforms.energy_intruders import find_intruder
 from radio.waveforms.energy_offset import estimate_offset_hz
-from server.air.base import Heard, HeldAir, check_devices, reports_of, those_who
+from server.air.base import Heard, HeldAir, OnSpoken, check_devices
+from server.air.orders import ask, check_none_missing, error_of, those_who
+from server.air.orders import silence as silence_all
 from server.planning.round_plan import ChannelKnowledge, RoundPower
 from server.power.energy_waveform import EnergyPowerPlan
 
@@ -88,20 +89,22 @@ class EnergyAir(HeldAir):
     ) -> ChannelKnowledge:
         block_start = round_index - round_index % self.limits.max_rounds
         self.simulation.begin_sounding(block_start)
-        control.broadcast(SilenceOrder(run_id, block_start))
+        silence_all(control, run_id, block_start)
         silence = self.waveform.energies(self._capture("silence"))
         pilots: dict[int, Float64Array] = {}
         offsets_hz: dict[int, float] = {}
         try:
             for device in range(self.num_devices):
-                control.broadcast(PilotHold(run_id, block_start, device, self.pilot_amplitude))
+                order = PilotHold(run_id, block_start, device, self.pilot_amplitude)
+                for refusal in ask(control, order).refusals.values():
+                    raise error_of(refusal)
                 capture = self._capture(f"pilot of device {device}")
                 pilots[device] = self.waveform.energies(capture)
                 offsets_hz[device] = estimate_offset_hz(
                     self.waveform, capture, likely_hz=self.waveform.max_offset_hz
                 )
         finally:
-            control.broadcast(SilenceOrder(run_id, block_start))
+            silence_all(control, run_id, block_start)
         calibration = calibrate(
             self.waveform,
             num_devices=self.num_devices,
@@ -142,7 +145,7 @@ class EnergyAir(HeldAir):
         control: ControlChannel,
         plan: RoundPlan,
         power: RoundPower,
-        on_spoken: Callable[[Sequence[int]], None],
+        on_spoken: OnSpoken,
     ) -> Heard:
         """The plan, and then one plateau with all numbers."""
         if not isinstance(power, EnergyPowerPlan):
@@ -151,22 +154,29 @@ class EnergyAir(HeldAir):
         # Devices that compute are silent: what it sounds like costs no time of its own.
         with ThreadPoolExecutor(max_workers=1) as meanwhile:
             silence = meanwhile.submit(self._capture, "silence")
-            control.broadcast(plan)
-        if not those_who(Participation.READY, reports_of(control)):
+            answers = ask(control, plan)
+        ready = those_who(Participation.READY, answers)
+        if not ready:
+            check_none_missing(answers, plan.round_index)
             return Heard(())
         quiet = self.waveform.bin_powers(silence.result())
         speakers: tuple[int, ...] = ()
+        unknown: tuple[int, ...] = ()
         try:
-            control.broadcast(NumbersHold(plan.run_id, plan.round_index))
-            reports = reports_of(control)
-            speakers = those_who(Participation.TRANSMITTED, reports)
+            # Whoever did not answer the plan is not told to hold, and stays silent.
+            hold = NumbersHold(plan.run_id, plan.round_index)
+            answers = ask(control, hold, control.hosts_of(ready))
+            unknown = answers.unknown_devices
+            speakers = those_who(Participation.TRANSMITTED, answers)
             bins = self.waveform.bin_powers(self._capture("numbers"))
         finally:
-            control.broadcast(SilenceOrder(plan.run_id, plan.round_index))
-            on_spoken(speakers)
-        if not speakers:
-            return Heard(())
-        scales = {report.device_index: report.scale for report in reports}
+            try:
+                silence_all(control, plan.run_id, plan.round_index)
+            finally:
+                on_spoken(speakers, unknown)
+        if unknown or not speakers:
+            return Heard(speakers, unknown=unknown)
+        scales = {report.device_index: report.scale for report in answers.reports}
         weights = np.array([np.array(power.weights[k]) * scales[k] for k in speakers])
         return self._heard(plan.round_index, power, speakers, weights, bins, quiet)
 

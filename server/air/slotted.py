@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edge_runtime.control.channel import ControlChannel
@@ -21,16 +21,24 @@ from edge_runtime.protocol.rounds import (
     PacketHold,
     Participation,
     RoundPlan,
-    SilenceOrder,
 )
 from radio.waveforms.side_by_side import PacketsSideBySide
 from radio.waveforms.slotted import SlottedWaveform
-from server.air.base import Heard, HeldAir, check_devices, reports_of, those_who
+from server.air.base import Heard, HeldAir, OnSpoken, check_devices
+from server.air.orders import ask, check_none_missing, silence, those_who
 from server.planning.round_plan import ChannelKnowledge, NothingLearnt, RoundPower
 from server.power.slotted_waveform import PacketPowerPlan
 
 Shares = tuple[float, ...] | None
 """A packet's numbers over their largest [Q]; None for an erasure."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnAir:
+    """Whose packets of a round are on the air, or may be: devices, as they were told to hold."""
+
+    spoke: list[int]
+    unknown: list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,35 +69,41 @@ class PacketAir(HeldAir):
         control: ControlChannel,
         plan: RoundPlan,
         power: RoundPower,
-        on_spoken: Callable[[Sequence[int]], None],
+        on_spoken: OnSpoken,
     ) -> Heard:
         """The plan, and then the packets of those who are ready."""
         if not isinstance(power, PacketPowerPlan):
             raise TypeError(f"power: got {type(power).__name__}, wanted a PacketPowerPlan.")
         self.simulation.begin_payload(plan.round_index)
-        control.broadcast(plan)
-        ready = those_who(Participation.READY, reports_of(control))
-        spoke: list[int] = []
+        answers = ask(control, plan)
+        ready = those_who(Participation.READY, answers)
+        if not ready:
+            check_none_missing(answers, plan.round_index)
+        on_air = OnAir([], [])
         packets: list[Shares] = []
         try:
             if ready:
-                packets = self.read_packets(control, plan, ready, spoke)
+                packets = self.read_packets(control, plan, ready, on_air)
         finally:
-            control.broadcast(SilenceOrder(plan.run_id, plan.round_index))
-            on_spoken(spoke)
+            try:
+                silence(control, plan.run_id, plan.round_index)
+            finally:
+                on_spoken(on_air.spoke, on_air.unknown)
+        spoke, unknown = tuple(on_air.spoke), tuple(on_air.unknown)
         read = [packet for packet in packets if packet is not None]
         if not read:
-            return Heard(tuple(spoke), num_erased=len(packets))
+            return Heard(spoke, num_erased=len(packets), unknown=unknown)
         sums = tuple(power.full_range * math.fsum(column) for column in zip(*read, strict=True))
         # What is left of the radio: half a step either way on each number.
         step = power.full_range / self.largest_integer
         return Heard(
-            speakers=tuple(spoke),
+            speakers=spoke,
             sums=sums,
             num_speakers=(len(read),) * len(sums),
             total_weights=(float(len(read)),) * len(sums),
             sum_noise_std=step * math.sqrt(len(read) / 12.0),
             num_erased=len(packets) - len(read),
+            unknown=unknown,
         )
 
     @property
@@ -99,7 +113,7 @@ class PacketAir(HeldAir):
 
     @abstractmethod
     def read_packets(
-        self, control: ControlChannel, plan: RoundPlan, ready: Sequence[int], spoke: list[int]
+        self, control: ControlChannel, plan: RoundPlan, ready: Sequence[int], on_air: OnAir
     ) -> list[Shares]:
         """Have those who are ready hold their packets, and read them.
 
@@ -107,7 +121,8 @@ class PacketAir(HeldAir):
             control: to the devices.
             plan: of the round.
             ready: who has a packet.
-            spoke: whose packet is on the air is put there, before anything is captured.
+            on_air: whose packet is there, or may be, is written down before anything is captured.
+                Of whom it is unknown that packet alone is lost.
 
         Returns:
             Of each who spoke, in that order.
@@ -130,15 +145,17 @@ class SlottedAir(PacketAir):
         return self.waveform.largest_integer
 
     def read_packets(
-        self, control: ControlChannel, plan: RoundPlan, ready: Sequence[int], spoke: list[int]
+        self, control: ControlChannel, plan: RoundPlan, ready: Sequence[int], on_air: OnAir
     ) -> list[Shares]:
         """A hold and a capture for each."""
         packets = []
         for device in ready:
-            control.broadcast(PacketHold(plan.run_id, plan.round_index, device))
-            if not those_who(Participation.TRANSMITTED, reports_of(control)):
+            answers = ask(control, PacketHold(plan.run_id, plan.round_index, device))
+            if device in answers.unknown_devices:
+                on_air.unknown.append(device)
+            if not those_who(Participation.TRANSMITTED, answers):
                 continue
-            spoke.append(device)
+            on_air.spoke.append(device)
             capture = self.capture(self.waveform.capture_samples, f"packet of device {device}")
             packets.append(
                 self.waveform.demodulate(capture, sender=device, round_index=plan.round_index)
@@ -162,12 +179,14 @@ class SideBySideAir(PacketAir):
         return self.waveform.largest_integer
 
     def read_packets(
-        self, control: ControlChannel, plan: RoundPlan, ready: Sequence[int], spoke: list[int]
+        self, control: ControlChannel, plan: RoundPlan, ready: Sequence[int], on_air: OnAir
     ) -> list[Shares]:
         """One hold and one capture for all."""
-        control.broadcast(NumbersHold(plan.run_id, plan.round_index))
-        spoke += those_who(Participation.TRANSMITTED, reports_of(control))
-        if not spoke:
+        hold = NumbersHold(plan.run_id, plan.round_index)
+        answers = ask(control, hold, control.hosts_of(ready))
+        on_air.unknown.extend(answers.unknown_devices)
+        on_air.spoke.extend(those_who(Participation.TRANSMITTED, answers))
+        if not on_air.spoke:
             return []
         capture = self.capture(self.waveform.capture_samples, "packets")
-        return self.waveform.demodulate(capture, spoke, round_index=plan.round_index)
+        return self.waveform.demodulate(capture, on_air.spoke, round_index=plan.round_index)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 
+from edge_runtime.control.host_end import HostEnd
 from edge_runtime.control.inprocess import InProcessChannel
 from edge_runtime.forward import OnnxForward
 from edge_runtime.parameters import ParameterStore
@@ -109,7 +110,7 @@ def _connect_to(
         observe_scalar=None if config.privacy.has_system_keys else truth.observe,
     )
     return RunComponents(
-        control=InProcessChannel([agent]),
+        control=InProcessChannel(run_id, [HostEnd(agent)]),
         link=link,
         truth=truth,
         replica=replica,

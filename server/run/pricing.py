@@ -173,8 +173,7 @@ class Pricing:
         power = planned.power
         if self._ledger is None or self._config.access is Access.SLOTTED or not power.participants:
             return
-        counted = self._counted_noise_std(power)
-        alone = [self._certified(power, [k], 0, counted)[k] for k in power.participants]
+        alone = [self._alone(power, k) for k in power.participants]
         self._ledger.note_sending(
             SpeakersUnknown(
                 round_index=planned.round_index,
@@ -205,12 +204,20 @@ class Pricing:
         price: Sequence[MechanismRecord],
         power: RoundPower,
         speakers: Sequence[int],
+        unknown: Sequence[int] = (),
     ) -> None:
         """A device that was to speak and did not has taken its noise away: the others pay more.
 
         Not as long as the promise holds without the noise of so many, and not in slotted access,
-        where nobody is covered by another's noise. The corrected records are charged in place of
+        where nobody is covered by another's noise. A device that did not answer covers nobody, and
+        pays as if it had spoken alone, early or late. The corrected records are charged in place of
         the paid ones. Never downward.
+
+        Args:
+            price: of the round, paid.
+            power: of the round.
+            speakers: who spoke.
+            unknown: of whom nobody knows.
 
         Raises:
             BudgetExceededError: with the correction, more than the budget is spent.
@@ -218,7 +225,20 @@ class Pricing:
         is_slotted = self._config.access is Access.SLOTTED
         if self._ledger is None or is_slotted or set(speakers) == set(power.participants):
             return
-        self._correct(price, power, speakers, self._counted_noise_std(power))
+        counted = self._counted_noise_std(power)
+        alone = [
+            msgspec.structs.replace(
+                record,
+                certified_noise_std=self._alone(power, record.device_index),
+                num_missing=0,
+            )
+            for record in price
+            if record.device_index in unknown
+        ]
+        is_dearer = self._charge_less_noise(alone)
+        self._correct(price, power, speakers, counted)
+        if is_dearer:
+            self.check_not_exceeded()
 
     def charge_quiet_receiver(
         self,
@@ -330,6 +350,10 @@ class Pricing:
         return counted_noise_std(self._config.radio, self._config.privacy, power.receive_scale) * (
             1.0 - _ROUNDING
         )
+
+    def _alone(self, power: RoundPower, device: int) -> float:
+        """What covers a device that speaks with nobody."""
+        return self._certified(power, [device], 0, self._counted_noise_std(power))[device]
 
     def _certified(
         self,

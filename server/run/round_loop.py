@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -13,13 +14,13 @@ from edge_runtime.parameters import ParameterStore
 from edge_runtime.protocol.direction import GENERATOR, derive_direction_seed
 from edge_runtime.protocol.rounds import (
     Access,
-    DigestReport,
     DigestRequest,
     RoundPlan,
     RoundResult,
     Vote,
 )
 from server.air.base import Air, Heard
+from server.air.orders import ask, error_of
 from server.config.plan_config import PlanConfig
 from server.errors import ReplicaMismatchError
 from server.planning.round_plan import ChannelKnowledge, PlannedRound, RoundPower
@@ -29,6 +30,8 @@ from server.run.optimizer import hold_within, learning_rate, step_integers, vote
 from server.run.pricing import Pricing
 from server.store.records import RoundRow
 from server.store.run_store import RunStore
+
+_logger = logging.getLogger(__name__)
 
 
 class ScalarObservations(Protocol):
@@ -114,7 +117,9 @@ class RoundLoop:
             self.control,
             plan,
             planned.power,
-            lambda speakers: self.pricing.charge_correction(price, planned.power, speakers),
+            lambda speakers, unknown: self.pricing.charge_correction(
+                price, planned.power, speakers, unknown
+            ),
             lambda: self.pricing.note_sending(planned),
         )
         self.pricing.charge_quiet_receiver(
@@ -225,19 +230,31 @@ class RoundLoop:
 
     def take_step(self, result: RoundResult) -> None:
         """Every device and the server's own replica move by the same integers."""
-        self.control.broadcast(result)
+        answers = ask(self.control, result)
+        for host, refusal in answers.refusals.items():
+            if len(answers.refusals) == len(self.control.hosts):
+                raise error_of(refusal)
+            _logger.warning("%s does not follow: %s", host, refusal.reason)
         self.replica.apply_step(result)
 
     def compare_replicas(self, round_index: int) -> str:
-        """Ask every host for its digest; equal bits, or an error.
+        """Ask every host for its digest; equal bits of all, or an error.
 
         Raises:
-            ReplicaMismatchError: a host holds other weights than the server.
+            ReplicaMismatchError: a host holds other weights than the server, or does not say.
         """
         own = self.replica.digest()
-        self.control.broadcast(DigestRequest(self.run_id, round_index))
-        for report in self.control.collect():
-            if isinstance(report, DigestReport) and report.parameter_digest != own:
+        answers = ask(self.control, DigestRequest(self.run_id, round_index))
+        for refusal in answers.refusals.values():
+            raise error_of(refusal)
+        silent = set(self.control.hosts) - {report.host for report in answers.digests}
+        if silent:
+            raise ReplicaMismatchError(
+                f"after round {round_index}: no digest of {', '.join(sorted(silent))}. Whether "
+                "their weights are the server's is unknown; they must say, or join again."
+            )
+        for report in answers.digests:
+            if report.parameter_digest != own:
                 raise ReplicaMismatchError(
                     f"after round {round_index}: {report.host} holds weights "
                     f"{report.parameter_digest[:16]}, the server {own[:16]}. Its base weights or "

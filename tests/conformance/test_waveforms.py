@@ -9,7 +9,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from edge_runtime.control.channel import Answers
 from edge_runtime.protocol.direction import GENERATOR
+from edge_runtime.protocol.orders import Answer
 from edge_runtime.protocol.rounds import (
     NumbersHold,
     PacketHold,
@@ -66,7 +68,10 @@ class DirectControl:
         self.ready = []
         self.reports = []
 
-    def broadcast(self, message):
+    def hosts_of(self, devices):
+        return ("test",)
+
+    def ask(self, message, hosts=None, deadline_s=None):
         self.reports = []
         match message:
             case SoundingOrder():
@@ -98,12 +103,10 @@ class DirectControl:
             case SilenceOrder():
                 for uplink in self.uplinks:
                     uplink.fall_silent()
+        return Answers({"test": Answer("test", 0, 0, "test", tuple(self.reports))})
 
     def report(self, device_index, did, scale=1.0):
         self.reports.append(RoundReport("test", 0, device_index, did, scale=scale))
-
-    def collect(self):
-        return self.reports
 
 
 def carry(config, vectors):
@@ -119,7 +122,7 @@ def carry(config, vectors):
         frame_start_sample=0, orders=power.orders(), num_directions=Q, vote=config.vote,
     )  # fmt: skip
     try:
-        return link.air.carry(control, plan, power, lambda speakers: None, lambda: None), power
+        return link.air.carry(control, plan, power, lambda *_: None, lambda: None), power
     finally:
         for uplink in link.uplinks:
             uplink.close()

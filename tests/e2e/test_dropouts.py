@@ -113,8 +113,9 @@ def test_a_death_between_transmission_and_correction_is_paid_for_when_the_run_go
     class DiedError(Exception):
         pass
 
-    def die(*_):
-        raise DiedError
+    def die_if_some_fell_silent(self, price, power, speakers, unknown):
+        if len(speakers) < DEVICES:
+            raise DiedError
 
     send = CoherentUplink.send_scalars
 
@@ -127,8 +128,7 @@ def test_a_death_between_transmission_and_correction_is_paid_for_when_the_run_go
     one = load_config("snips", {**SETTINGS, "power.policy": "static"})
     with monkeypatch.context() as patch:
         patch.setattr(CoherentUplink, "send_scalars", alone)
-        patch.setattr(pricing.Pricing, "charge_correction", lambda self, price, power, speakers: (
-            die() if len(speakers) < DEVICES else None))  # fmt: skip
+        patch.setattr(pricing.Pricing, "charge_correction", die_if_some_fell_silent)
         with pytest.raises(DiedError):
             carry_out(Experiment.start(one, folder))
     _, planned, _, _ = looked_at(folder)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from whole_runs import SMALL, carry_out, configured, looked_at
 
+from edge_runtime.control.channel import ControlChannel
 from edge_runtime.protocol.rounds import Access
 from edge_runtime.uplink import EnergyUplink
 from radio.errors import RadioCalibrationError, RadioUnavailableError
@@ -122,17 +123,17 @@ def test_somebody_else_on_the_air_is_told_with_the_number_that_is_spoilt(
 def test_a_round_waits_for_three_orders_and_two_captures(tmp_path, monkeypatch):
     """Plan, hold, silence; what is silent is heard while devices compute."""
     run = Experiment.start(config(optimizer__rounds=2), tmp_path / "run")
-    happened, control, capture = [], type(run.loop.control), HeldAir.capture
+    happened, capture = [], HeldAir.capture
 
-    def broadcast(self, message, real=control.broadcast):
+    def ask(self, message, *asked, real=ControlChannel.ask):
         happened.append(type(message).__name__)
-        real(self, message)
+        return real(self, message, *asked)
 
     def noted(self, num_samples, label):
         happened.append(label)
         return capture(self, num_samples, label)
 
-    monkeypatch.setattr(control, "broadcast", broadcast)
+    monkeypatch.setattr(ControlChannel, "ask", ask)
     monkeypatch.setattr(HeldAir, "capture", noted)
     assert carry_out(run)
     begin = happened.index("RoundPlan")

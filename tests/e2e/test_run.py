@@ -23,14 +23,16 @@ from scipy import stats
 from tokenizers import Tokenizer
 
 from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, GRAPH_FILES
+from edge_runtime.control.channel import ControlChannel
 from edge_runtime.private_random import PrivateRandom
 from edge_runtime.protocol.errors import PlanRefusedError
-from edge_runtime.protocol.rounds import DigestRequest, RoundResult
+from edge_runtime.protocol.rounds import DigestRequest, Participation, RoundResult
 from edge_runtime.task_spec import load_task
 from edge_runtime.tasks import read_examples
 from edge_runtime.uplink import CoherentUplink
 from radio.errors import RadioUnavailableError
 from server.air.base import CoherentAir
+from server.air.orders import ask, those_who
 from server.commands import cli
 from server.config.files import load_config, parse_config
 from server.errors import LedgerCorruptError, RunStoreError
@@ -1060,7 +1062,7 @@ def test_a_run_that_died_right_after_the_correction_ends_on_resume(tmp_path, mon
             finish(run)
     run = Experiment.resume(folder)
     try:
-        monkeypatch.setattr(type(run.loop.control), "broadcast", no_radio)
+        monkeypatch.setattr(ControlChannel, "ask", no_radio)
         assert not run.run()
         assert run.store.outcome == "budget_exceeded"
     finally:
@@ -1072,9 +1074,10 @@ def die(self):
         raise DiedError
 
 
-def no_radio(self, message):
+def no_radio(self, message, *asked, ask=ControlChannel.ask):
     """The digests are compared in the end; everything else would make a device speak."""
     assert isinstance(message, DigestRequest)
+    return ask(self, message, *asked)
 
 
 def test_an_infinite_price_is_written_in_a_way_that_every_reader_understands(
@@ -1096,12 +1099,14 @@ def test_a_device_of_a_private_run_speaks_under_no_noiseless_order(tmp_path):
         channel = run.loop.channel_for(0)
         power = run.pricing.plan_round(0, channel).power
         loop = run.loop
-        run.loop.control.broadcast(loop.make_plan(0, power))  # the control: an honest plan
+        ask(run.loop.control, loop.make_plan(0, power))  # the control: an honest plan
         quiet = dict.fromkeys(power.participants, 0.0)
         silenced = dataclasses.replace(power, artificial_noise_std=quiet)
         loop.take_step(RoundResult(loop.run_id, 0, 0, (0,)))
+        answers = ask(run.loop.control, loop.make_plan(1, silenced))
+        assert answers.reports == []
         with pytest.raises(PlanRefusedError, match="is below its own"):
-            run.loop.control.broadcast(loop.make_plan(1, silenced))
+            those_who(Participation.TRANSMITTED, answers)
     finally:
         run.close()
 

@@ -66,8 +66,9 @@ class StubAir(Air):
     is_simulated = True
     repeats_bit_for_bit = True
 
-    def __init__(self, rng, sent):
+    def __init__(self, rng, sent, unknown_share=0.0):
         self.rng = rng
+        self.unknown_share = unknown_share
         self.sent = sent
         self.fate = Fate(0)
 
@@ -93,20 +94,28 @@ class StubAir(Air):
                 self.sent[plan.round_index, plan.release].append((attempt, stds))
             attempt.append(k)  # all at once; who died in between sent nothing
             self.fate.moment()
-        on_spoken(speakers)
+        # Some do not answer: they spoke with the others, not at all, or when all had ended.
+        unknown = []
+        if self.unknown_share:
+            unknown = [k for k in power.participants if self.rng.random() < self.unknown_share]
+        for k in unknown:
+            if speakers and k not in speakers and self.rng.random() < 0.5:
+                self.sent[plan.round_index, plan.release].append(([k], stds))
+        speakers = [k for k in speakers if k not in unknown]
+        on_spoken(speakers, unknown)
         self.fate.moment()
-        return Heard(tuple(speakers))
+        return Heard(tuple(speakers), unknown=tuple(unknown))
 
     def close(self):
         pass
 
 
 class StubControl(ControlChannel):
-    def broadcast(self, message):
+    def send(self, data, hosts):
         pass
 
-    def collect(self):
-        return []
+    def receive(self, timeout_s):
+        return None
 
     def close(self):
         pass
@@ -141,7 +150,7 @@ def opened(store, air, ledger_class=DyingLedger):
     ledger.fate = air.fate
     pricing = Pricing(CONFIG, TERMS, accountant, ledger, 256, store.rounds())
     loop = RoundLoop(
-        "stub", CONFIG, StubControl(), air, pricing, StubReplica(), store, ScalarTruth()
+        "stub", CONFIG, StubControl("stub", {}), air, pricing, StubReplica(), store, ScalarTruth()
     )
     return loop, accountant
 
@@ -153,7 +162,7 @@ def live(folder, rng, ledger_class=DyingLedger):
         folder, {"config": dump_config(CONFIG), "stretches": [{"first_round": 0, "num_records": 0}]}
     )
     PrivacyLedger(store.connection).note_configuration(store.config_digest())
-    air = StubAir(rng, sent)
+    air = StubAir(rng, sent, unknown_share=0.1)
     air.repeats_bit_for_bit = bool(rng.random() < 0.5)
     for _ in range(2):
         air.fate = Fate(int(rng.integers(1, 45)))
@@ -213,6 +222,18 @@ def test_negative_control_without_the_entry_it_would_be(tmp_path):
             pass
 
     assert any(below_what_was_sent(tmp_path / str(s), s, Forgetful) for s in range(100))
+
+
+def test_negative_control_if_who_does_not_answer_were_taken_for_silent_it_would_be(
+    tmp_path, monkeypatch
+):
+    charge = Pricing.charge_correction
+
+    def forget(pricing, price, power, speakers, unknown):
+        charge(pricing, price, power, speakers)
+
+    monkeypatch.setattr(Pricing, "charge_correction", forget)
+    assert any(below_what_was_sent(tmp_path / str(s), s) for s in range(100))
 
 
 def test_a_round_that_died_before_anything_was_sent_costs_what_was_planned(tmp_path):

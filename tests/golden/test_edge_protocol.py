@@ -27,6 +27,7 @@ from edge_runtime.protocol.direction import (
     sign_bytes,
     sign_words,
 )
+from edge_runtime.protocol.orders import Answer, Order, Refusal
 from edge_runtime.protocol.rounds import (
     PROTOCOL_VERSION,
     Access,
@@ -56,14 +57,13 @@ STREAMS = [
     (2024, 1, 2**34 + 1, 5),
     (0x0123456789ABCDEF, 2**32 + 1, 2**40 + 3, 64),
 ]
-MESSAGES = {
+ORDERS = {
     "round_plan": RoundPlan(
         run_id="run", round_index=7, direction_seed=ONES, direction_generator="generator/1",
         perturbation_scale=2.0**-10, clip=2.5, batch_size=16, access=Access.SUPERPOSED,
         frame_start_sample=4096,
         orders=(TransmitOrder(0, 0.5, -0.25, 1.0), TransmitOrder(3, -1.0, 0.0, 0.0)),
     ),
-    "round_report": RoundReport("run", 7, 3, Participation.DROPPED, "why"),
     "round_plan_of_many": RoundPlan(
         run_id="run", round_index=7, direction_seed=ONES, direction_generator="generator/1",
         perturbation_scale=2.0**-10, clip=2.5, batch_size=16, access=Access.SUPERPOSED,
@@ -72,8 +72,14 @@ MESSAGES = {
     "round_result": RoundResult("run", 7, ONES, (-(2**40), 0, 2**50)),
     "sounding_order": SoundingOrder("run", 0, 0.75, 128),
     "digest_request": DigestRequest("run", 7),
-    "digest_report": DigestReport("run", 7, "host", "0f"),
 }  # fmt: skip
+REPORTS = (
+    RoundReport("run", 7, 3, Participation.DROPPED, "why"), DigestReport("run", 7, "host", "0f"),
+)  # fmt: skip
+MESSAGES = {kind: Order(2, 11, message) for kind, message in ORDERS.items()} | {
+    "answer": Answer("run", 2, 11, "host", REPORTS),
+    "refusal": Answer("run", 2, 11, "host", (), Refusal("PlanRefusedError", "why")),
+}
 
 
 def philox4x64_10(counter, key):

@@ -10,9 +10,8 @@ from edge_runtime.number_grid import NumberGrid
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.pass_shapes import MAX_ROWS
 from edge_runtime.private_random import PrivateRandom
-from edge_runtime.protocol import wire
 from edge_runtime.protocol.direction import direction, direction_seeds
-from edge_runtime.protocol.errors import PlanRefusedError, WireError
+from edge_runtime.protocol.errors import PlanRefusedError
 from edge_runtime.protocol.rounds import (
     Access,
     Difference,
@@ -395,45 +394,28 @@ def test_a_late_joiner_catches_up_by_results_and_takes_part(make_host, make_plan
 # ---------------------------------------------------------------- messages
 
 
-def test_messages_are_bytes_both_ways(tiny_bundle, make_host, make_plan):
+def test_every_message_is_acted_on_and_reported(tiny_bundle, make_host, make_plan):
     host = make_host(2)
-    handle = host.agent.handle
-    assert handle(wire.encode(SoundingOrder(RUN_ID, 0, 0.5, 64))) == []
+    do = host.agent.carry_out
+    assert do(SoundingOrder(RUN_ID, 0, 0.5, 64)) == []
     assert [u.pilots for u in host.uplinks] == [
         [(k, SoundingOrder(RUN_ID, 0, 0.5, 64))] for k in range(2)
     ]
-    answers = [wire.decode(a) for a in handle(wire.encode(make_plan(devices=(1,))))]
-    assert answers == [RoundReport(RUN_ID, 0, 0, TRUNCATED), RoundReport(RUN_ID, 0, 1, TRANSMITTED)]
-    assert handle(wire.encode(result(0, 2**33))) == []
-    (answer,) = handle(wire.encode(DigestRequest(RUN_ID, 0)))
+    reports = do(make_plan(devices=(1,)))
+    assert reports == [RoundReport(RUN_ID, 0, 0, TRUNCATED), RoundReport(RUN_ID, 0, 1, TRANSMITTED)]
+    assert do(result(0, 2**33)) == []
+    (report,) = do(DigestRequest(RUN_ID, 0))
     replica = ParameterStore.from_bundle(tiny_bundle)
     replica.apply_step(result(0, 2**33))
-    wanted = DigestReport(RUN_ID, 0, "host-of-the-tests", replica.digest())
-    assert wire.decode(answer) == wanted
+    assert report == DigestReport(RUN_ID, 0, "host-of-the-tests", replica.digest())
 
 
 def test_messages_of_another_run_are_refused(make_host):
     host = make_host()
     for message in (SoundingOrder("another", 0, 0.5, 0), DigestRequest("another", 0)):
         with pytest.raises(PlanRefusedError, match="serves run"):
-            host.agent.handle(wire.encode(message))
+            host.agent.carry_out(message)
     assert host.uplinks[0].pilots == []
-
-
-def test_what_only_a_device_says_is_not_for_a_device(make_host):
-    host = make_host()
-    for message in (RoundReport(RUN_ID, 0, 0, TRANSMITTED), DigestReport(RUN_ID, 0, "h", "d")):
-        with pytest.raises(PlanRefusedError, match="is not a message for a device"):
-            host.agent.handle(wire.encode(message))
-
-
-def test_damaged_bytes_do_nothing(make_host, make_plan):
-    host = make_host()
-    data = bytearray(wire.encode(make_plan()))
-    data[20] ^= 1
-    with pytest.raises(WireError):
-        host.agent.handle(bytes(data))
-    assert host.uplinks[0].scalars == []
 
 
 def test_closing_silences_every_uplink_and_can_be_repeated(make_host):

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from edge_runtime.protocol import wire
 from edge_runtime.protocol.errors import PlanRefusedError
 from edge_runtime.protocol.rounds import (
     Access,
@@ -203,24 +202,24 @@ def test_numbers_of_another_round_are_never_held(host, medium, make_plan):
     assert not medium.listen(100).any()
 
 
-def test_one_pilot_at_a_time_and_bytes_both_ways(host, medium, make_plan):
+def test_one_pilot_at_a_time(host, medium, make_plan):
     run_id = make_plan().run_id
-    silent = wire.encode(SilenceOrder(run_id, 0))
+    silent, do = SilenceOrder(run_id, 0), host.agent.carry_out
     powers = []
     for device in range(3):
-        assert host.agent.handle(wire.encode(PilotHold(run_id, 0, device, 1.0))) == []
+        assert do(PilotHold(run_id, 0, device, 1.0)) == []
         assert set(medium._held) == {device}
         energies = WAVEFORM.energies(medium.listen(WAVEFORM.plateau_samples))
         powers.append(energies.sum() / WAVEFORM.full_power_amplitude**2)
     assert powers == [pytest.approx(g**2, rel=0.05) for g in (1.0, 0.5, 0.8)]
-    assert host.agent.handle(silent) == []
+    assert do(silent) == []
     assert not medium.listen(100).any()
-    host.agent.handle(wire.encode(slotted(make_plan, (order(1, 0.1),), num_directions=3)))
-    (report,) = host.agent.handle(wire.encode(NumbersHold(run_id, 0)))
-    assert wire.decode(report).participation is Participation.TRANSMITTED
-    host.agent.handle(silent)
+    do(slotted(make_plan, (order(1, 0.1),), num_directions=3))
+    (report,) = do(NumbersHold(run_id, 0))
+    assert report.participation is Participation.TRANSMITTED
+    do(silent)
     with pytest.raises(PlanRefusedError, match="this device serves run"):
-        host.agent.handle(wire.encode(SilenceOrder("another", 0)))
+        do(SilenceOrder("another", 0))
 
 
 def test_a_radio_that_is_not_known_to_be_silent_ends_everything_and_the_others_are_silenced(
