@@ -123,58 +123,84 @@ def _ideal_link(config: PlanConfig) -> RadioLink:
 
 def _link(config: PlanConfig, ends: _Ends) -> RadioLink:
     """The waveform of a configuration on open radios."""
+    gate = SendingGate()
+    return RadioLink(
+        uplinks=tuple(uplink_on(transmitter, config, gate) for transmitter in ends.transmitters),
+        air=air_on(ends.listener, config, ends.simulation, gate),
+        noise_symbols=noise_symbols(config),
+        served=ends.served,
+    )
+
+
+def uplink_on(transmitter: Transceiver, config: PlanConfig, gate: SendingGate) -> Uplink:
+    """A device's end of the air.
+
+    Args:
+        transmitter: its radio.
+        config: of the run.
+        gate: through which the numbers of its host go, where they are amplitudes.
+    """
+    waveform = config.radio.waveform
+    if waveform.adds_powers:
+        return EnergyUplink(transmitter, config.energy_waveform)
+    if not waveform.superposes:
+        return SlottedUplink(transmitter, config.packets)
+    return CoherentUplink(transmitter, config.coherent_waveform, gate)
+
+
+def air_on(
+    listener: Transceiver,
+    config: PlanConfig,
+    simulation: ChannelSimulation,
+    gate: SendingGate | None = None,
+) -> Air:
+    """The server's end of the air.
+
+    Args:
+        listener: its radio.
+        config: of the run.
+        simulation: of the channel.
+        gate: the devices', where they are in this process.
+    """
     radio, num_devices = config.radio, config.federation.num_devices
-    transmitters, listener, simulation = ends.transmitters, ends.listener, ends.simulation
+    if radio.waveform.needs_common_clock:
+        return CoherentAir(
+            RadioReceiver(listener, config.coherent_waveform),
+            simulation,
+            num_devices,
+            radio.max_amplitude,
+            radio.coherence_rounds,
+            gate,
+        )
     kept = KeptCaptures(
         radio.keep_captures,
         radio.carrier_hz,
         now=None if config.privacy.has_system_keys else utc_now,
     )
     if radio.waveform.adds_powers:
-        bands = config.energy_waveform
-        return RadioLink(
-            uplinks=tuple(EnergyUplink(transmitter, bands) for transmitter in transmitters),
-            air=EnergyAir(
-                listener,
-                simulation,
-                num_devices,
-                kept,
-                bands,
-                pilot_amplitude=radio.max_amplitude,
-                limits=CalibrationLimits(
-                    max_rounds=radio.coherence_rounds, max_age_s=radio.calibration_max_age_s
-                ),
-            ),
-            noise_symbols=bands.plateau_samples,
-            served=ends.served,
-        )
-    num_scalars = config.optimizer.directions
-    if not radio.waveform.superposes:
-        packets = config.packets
-        air: HeldAir
-        if isinstance(packets, PacketsSideBySide):
-            air = SideBySideAir(listener, simulation, num_devices, kept, packets)
-        else:
-            air = SlottedAir(listener, simulation, num_devices, kept, packets)
-        return RadioLink(
-            uplinks=tuple(SlottedUplink(transmitter, packets) for transmitter in transmitters),
-            air=air,
-            noise_symbols=1,
-            served=ends.served,
-        )
-    waveform, gate = radio.coherent_waveform(num_devices, num_scalars), SendingGate()
-    return RadioLink(
-        uplinks=tuple(CoherentUplink(transmitter, waveform, gate) for transmitter in transmitters),
-        air=CoherentAir(
-            RadioReceiver(listener, waveform),
+        return EnergyAir(
+            listener,
             simulation,
             num_devices,
-            radio.max_amplitude,
-            radio.coherence_rounds,
-            gate,
-        ),
-        noise_symbols=waveform.noise_symbols,
-    )
+            kept,
+            config.energy_waveform,
+            pilot_amplitude=radio.max_amplitude,
+            limits=CalibrationLimits(
+                max_rounds=radio.coherence_rounds, max_age_s=radio.calibration_max_age_s
+            ),
+        )
+    packets = config.packets
+    if isinstance(packets, PacketsSideBySide):
+        return SideBySideAir(listener, simulation, num_devices, kept, packets)
+    return SlottedAir(listener, simulation, num_devices, kept, packets)
+
+
+def noise_symbols(config: PlanConfig) -> int:
+    """Silent samples of a frame, from which noise power is measured."""
+    waveform = config.radio.waveform
+    if waveform.adds_powers:
+        return config.energy_waveform.plateau_samples
+    return config.coherent_waveform.noise_symbols if waveform.superposes else 1
 
 
 def _software_ends(config: PlanConfig, noise_seed: int | str) -> _Ends:

@@ -8,6 +8,7 @@ import math
 from edge_runtime.protocol.rounds import Access, Vote
 from radio.errors import RadioError
 from radio.software_air.impairments import Impairments, impairments_from_name
+from radio.waveforms.coherent import CoherentWaveform
 from radio.waveforms.energy import EnergyWaveform
 from radio.waveforms.energy_calibration import check_can_be_heard
 from radio.waveforms.side_by_side import Packets
@@ -127,6 +128,11 @@ class PlanConfig(Section, frozen=True, forbid_unknown_fields=True, kw_only=True)
             self.optimizer.directions,
             are_votes=self.radio.waveform.carries_signs and not has_noise_on_air,
         )
+
+    @property
+    def coherent_waveform(self) -> CoherentWaveform:
+        """The frames of a round, where amplitudes add."""
+        return self.radio.coherent_waveform(self.federation.num_devices, self.optimizer.directions)
 
     @property
     def packets(self) -> Packets:

@@ -208,9 +208,7 @@ def _dearest(schedule: Schedule) -> BoolArray:
 def _whole_run(config: PlanConfig, terms: PrivacyTerms) -> tuple[PlanningProblem, BoolArray]:
     """Every round's channel, and who is loud enough on it."""
     num_rounds, coherence = config.optimizer.rounds, config.radio.coherence_rounds
-    frames = config.radio.coherent_waveform(
-        config.federation.num_devices, config.optimizer.directions
-    )
+    frames = config.coherent_waveform
     drawn, loud = assumed_problem(
         config,
         terms,

@@ -7,6 +7,7 @@ round loop, evaluations and comparisons of the replicas.
 from __future__ import annotations
 
 import dataclasses
+import re
 import secrets
 import time
 from collections.abc import Callable
@@ -92,7 +93,7 @@ class Experiment:
             CannotLearnError: it would, and was not to.
             ServerError, EdgeError, RadioError: what is wrong with the request.
         """
-        run_id = f"{Path(config.task.name).stem}-{secrets.token_hex(4)}"
+        run_id = f"{token_of(Path(config.task.name).stem)}-{secrets.token_hex(4)}"
         data = load_run_data(config)
         keys = DeviceKeys.create(config)
         terms = plan_privacy(config, data, keys)
@@ -332,6 +333,11 @@ class Experiment:
             self.components.close()
         finally:
             self.store.close()
+
+
+def token_of(name: str) -> str:
+    """A name in letters, digits, - and _ alone: a run's is part of addresses on a network."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:40] or "run"
 
 
 def _look_ahead(

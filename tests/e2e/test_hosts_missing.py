@@ -16,7 +16,7 @@ from edge_runtime.protocol.rounds import (
 )
 from server.errors import HostsMissingError, ReplicaMismatchError
 from server.run import components
-from server.run.experiment import Experiment
+from server.run.experiment import Experiment, token_of
 from server.store.records import Outcome
 from server.store.run_store import RunStore
 
@@ -165,3 +165,14 @@ def test_a_result_that_nobody_confirms_is_followed_or_the_digests_tell(tmp_path,
     lose(DigestRequest, ROUNDS)
     with pytest.raises(ReplicaMismatchError, match="no digest of in-process"):
         run_of(tmp_path / "another")
+
+
+@pytest.mark.parametrize(
+    ("name", "token"),
+    [
+        ("snips", "snips"), ("my data.v2", "my-data-v2"), ("kürzel>*", "k-rzel"), ("$", "run"),
+        ("a" * 90, "a" * 40),
+    ],
+)  # fmt: skip
+def test_the_name_of_a_run_can_be_part_of_an_address(name, token):
+    assert token_of(name) == token
