@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edge_runtime.device_limits import DeviceLimits
 from edge_runtime.forward import OnnxForward
 from edge_runtime.number_grid import NumberGrid
 from edge_runtime.parameters import ParameterStore
@@ -22,7 +23,6 @@ from edge_runtime.protocol.direction import GENERATOR, direction_seeds
 from edge_runtime.protocol.errors import NonFiniteScalarError, PlanRefusedError
 from edge_runtime.protocol.orders import OrderMessage, Report
 from edge_runtime.protocol.rounds import (
-    Access,
     DigestReport,
     DigestRequest,
     NumbersHold,
@@ -51,28 +51,6 @@ ScalarObserver = Callable[[int, int, ScalarEstimate, tuple[complex, ...]], None]
 """Called with (round_index, device_index, estimate, noise). For simulations that compare the radio
 with the truth; a real device has none, because its scalars must not leave it except over the
 air."""
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceLimits:
-    """What a device allows itself, whatever a plan says.
-
-    Attributes:
-        max_clip: largest clip it accepts (a larger one would reveal more of a record).
-        min_batch_size: smallest nominal batch it accepts (likewise).
-        min_noise_std: least artificial noise it speaks with, in units of the scalar.
-        access: the only access mode it speaks in; slotted shows its scalar by itself.
-        vote: the only thing it says: its numbers, or their signs with noise before or after.
-        is_private: whether anybody is promised anything. Then what it says lies on the declared
-            grid, noise or none, and not even its silence tells of a record.
-    """
-
-    max_clip: float
-    min_batch_size: int
-    min_noise_std: float = 0.0
-    access: Access = Access.SUPERPOSED
-    vote: Vote = Vote.NONE
-    is_private: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +272,8 @@ class DeviceAgent:
         orders = plan.orders_by_device()
         for device in self._devices:
             if device.device_index in orders:
-                _check_limits(plan, orders[device.device_index], device)
+                name = f"device {device.device_index}"
+                device.limits.check(plan, orders[device.device_index], name)
 
     def measure_gradients(
         self, plan: RoundPlan, batches: Sequence[Sequence[Batch]]
@@ -429,27 +408,3 @@ def _say(
     draws = device.private_random.circular_draws(release, sigma, len(scalars))
     noise = tuple(complex(grid.number(n), grid.number(m)) for n, m in draws)
     return said_on_grid(scalars, draws, plan.vote, grid), noise
-
-
-def _check_limits(plan: RoundPlan, order: TransmitOrder, device: VirtualDevice) -> None:
-    limits, name = device.limits, f"device {device.device_index}"
-    if plan.clip > limits.max_clip:
-        raise PlanRefusedError(f"{name}: clip {plan.clip} is above its own {limits.max_clip}.")
-    if plan.batch_size < limits.min_batch_size:
-        raise PlanRefusedError(
-            f"{name}: batch size {plan.batch_size} is below its own {limits.min_batch_size}."
-        )
-    if plan.access is not limits.access:
-        raise PlanRefusedError(f"{name}: access {plan.access}, it speaks {limits.access} only.")
-    if plan.vote is not limits.vote:
-        raise PlanRefusedError(f"{name}: vote {plan.vote}, its own is {limits.vote}.")
-    if order.artificial_noise_std > 0.0 and not limits.is_private:
-        raise PlanRefusedError(
-            f"{name}: noise {order.artificial_noise_std} is ordered, it was told of no promise. "
-            "Its configuration and the server's are not the same."
-        )
-    if order.artificial_noise_std < limits.min_noise_std:
-        raise PlanRefusedError(
-            f"{name}: noise {order.artificial_noise_std} is below its own {limits.min_noise_std}; "
-            "the antenna stays silent."
-        )

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_runtime.agent import DeviceAgent, DeviceLimits, VirtualDevice
+from edge_runtime.agent import DeviceAgent, VirtualDevice
 from edge_runtime.bundle import open_bundle
+from edge_runtime.device_limits import DeviceLimits
 from edge_runtime.forward import OnnxForward
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.private_random import PrivateRandom

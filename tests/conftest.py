@@ -357,7 +357,8 @@ def make_host(
 
     ``wrap_forward`` takes the real forward and returns what the agent shall use instead.
     """
-    from edge_runtime.agent import DeviceAgent, DeviceLimits, VirtualDevice
+    from edge_runtime.agent import DeviceAgent, VirtualDevice
+    from edge_runtime.device_limits import DeviceLimits
     from edge_runtime.forward import OnnxForward
     from edge_runtime.parameters import ParameterStore
     from edge_runtime.private_random import PrivateRandom

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from edge_runtime.agent import DeviceAgent, DeviceLimits, ScalarObserver, VirtualDevice
+from edge_runtime.agent import DeviceAgent, ScalarObserver, VirtualDevice
+from edge_runtime.device_limits import DeviceLimits
 from edge_runtime.forward import OnnxForward
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.pass_shapes import MAX_ROWS, choose_max_rows

@@ -7,8 +7,9 @@ round does not depend on its data.
 import numpy as np
 import pytest
 
-from edge_runtime.agent import DeviceAgent, DeviceLimits, VirtualDevice
+from edge_runtime.agent import DeviceAgent, VirtualDevice
 from edge_runtime.bundle import TensorEntry
+from edge_runtime.device_limits import DeviceLimits
 from edge_runtime.forward import ForwardOutput
 from edge_runtime.lattice import range_limit
 from edge_runtime.number_grid import SHIFT_GROWTH

@@ -6,8 +6,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from edge_runtime.control.channel import ControlChannel
-from edge_runtime.protocol.errors import NonFiniteScalarError
+from edge_runtime.control.channel import Answers, ControlChannel
+from edge_runtime.protocol.errors import NonFiniteScalarError, PlanRefusedError
+from edge_runtime.protocol.orders import Answer, Refusal
 from edge_runtime.protocol.rounds import (
     DigestReport,
     DigestRequest,
@@ -17,13 +18,18 @@ from edge_runtime.protocol.rounds import (
     RoundResult,
     SoundingOrder,
 )
-from radio.errors import RadioTimeoutError
+from radio.errors import RadioNotSilentError, RadioTimeoutError
 from radio.waveforms.coherent import ChannelEstimate, Reception
 from server.air.base import CoherentAir
 from server.air.channel_simulation import NoChannelSimulation, ScalarTruth
 from server.air.receiver import Receiver
 from server.config.files import parse_config
-from server.errors import BudgetExceededError, BudgetExhaustedError, ReplicaMismatchError
+from server.errors import (
+    BudgetExceededError,
+    BudgetExhaustedError,
+    HostsMissingError,
+    ReplicaMismatchError,
+)
 from server.planning.privacy_terms import plan_privacy_terms
 from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger
@@ -54,31 +60,41 @@ def reception(*sums):
 
 
 class SpyControl(ControlChannel):
-    """Notes every broadcast, and what the ledger on the disk held at that moment."""
+    """Notes every order, and what the ledger on the disk held at that moment."""
 
     def __init__(self, store, log):
+        super().__init__("toy", {f"host {k}": (k,) for k in range(NUM_DEVICES)})
         self.store = store
         self.log = log
         self.dropped = ()
-        self.digests = ("own",)
-        self.answers = []
+        self.digests = ("own",) * NUM_DEVICES
+        self.missing, self.refusing = (), {}
+        self.rows = []
         self.plans = []
 
-    def broadcast(self, message):
+    def ask(self, message, hosts=None, deadline_s=None):
         self.log.append(type(message).__name__)
-        self.answers = []
+        self.rows.append(self.store.num_rounds())
+        reports = [()] * NUM_DEVICES
         if isinstance(message, RoundPlan):
             (paid,) = self.store.connection.execute(
                 "SELECT COUNT(*) FROM privacy_ledger WHERE round_index = ? AND device_index >= 0",
                 (message.round_index,),
             ).fetchone()
             self.plans.append((message, paid, self.store.connection.in_transaction))
-            self.answers = [self.report(message, k) for k in range(NUM_DEVICES)]
+            reports = [(self.report(message, k),) for k in range(NUM_DEVICES)]
         if isinstance(message, DigestRequest):
-            self.answers = [
-                DigestReport("toy", message.round_index, f"host {n}", digest)
-                for n, digest in enumerate(self.digests)
+            reports = [
+                (DigestReport("toy", message.round_index, f"host {k}", digest),) if digest else ()
+                for k, digest in enumerate(self.digests)
             ]
+        answered = {}
+        for k in range(NUM_DEVICES):
+            if k not in self.missing:
+                refusal = self.refusing.get(k)
+                said = () if refusal else reports[k]
+                answered[f"host {k}"] = Answer("toy", 0, 0, f"host {k}", said, refusal)
+        return Answers(answered, tuple(f"host {k}" for k in self.missing), self.missing)
 
     def report(self, plan, device_index):
         what, reason = Participation.TRANSMITTED, ""
@@ -88,8 +104,11 @@ class SpyControl(ControlChannel):
             what, reason = Participation.DROPPED, "2 of 8 losses are NaN"
         return RoundReport("toy", plan.round_index, device_index, what, reason)
 
-    def collect(self):
-        return self.answers
+    def send(self, data, hosts):
+        pass
+
+    def receive(self, timeout_s):
+        return None
 
     def close(self):
         pass
@@ -200,8 +219,8 @@ def test_nothing_is_transmitted_when_the_ledger_cannot_be_written(loop, store):
 
 def test_everybody_is_told_the_step_that_the_server_takes(loop):
     told = []
-    broadcast = loop.control.broadcast
-    loop.control.broadcast = lambda message: (told.append(message), broadcast(message))
+    ask = loop.control.ask
+    loop.control.ask = lambda message, *who: (told.append(message), ask(message, *who))[1]
     row = loop.run_round(0, CHANNEL)
     (result,) = [message for message in told if isinstance(message, RoundResult)]
     assert loop.replica.results == [result]
@@ -324,7 +343,8 @@ def test_a_paid_round_is_repeated_by_a_simulation_and_skipped_by_a_radio(
 
 def test_channel_is_learnt_at_the_start_of_its_block(loop):
     orders = []
-    loop.control.broadcast = orders.append
+    ask = loop.control.ask
+    loop.control.ask = lambda message, *who: (orders.append(message), ask(message, *who))[1]
     assert loop.channel_for(3) is CHANNEL  # resumed inside a block
     assert loop.channel_for(3, NOBODY) is NOBODY
     (order,) = orders
@@ -336,6 +356,68 @@ def test_channel_is_learnt_at_the_start_of_its_block(loop):
 
 def test_equal_replicas_pass_and_others_are_named(loop):
     assert loop.compare_replicas(2) == "own"
-    loop.control.digests = ("own", "another")
+    loop.control.digests = ("own", "another", "own")
     with pytest.raises(ReplicaMismatchError, match=r"after round 2: host 1 .*another"):
         loop.compare_replicas(2)
+
+
+def test_the_step_is_in_the_store_before_anybody_is_told(loop):
+    loop.run_round(0, CHANNEL)
+    assert dict(zip(loop.control.log[::2], loop.control.rows, strict=True)) == {
+        "RoundPlan": 0, "RoundResult": 1,
+    }  # fmt: skip
+
+
+def test_who_does_not_answer_covers_nobody_pays_alone_and_ends_the_sum(generous_loop, store):
+    loop = generous_loop
+    loop.control.missing = (1,)
+    row = loop.run_round(0, CHANNEL)
+    assert "hear_sum" not in loop.control.log
+    assert (row.num_speakers, row.step_integers) == (2, (0,))
+    records = PrivacyLedger(store.connection).records()
+    # Its own, alone; and the two others, who lack its noise.
+    assert [record.device_index for record in records] == [0, 1, 2, 1, 0, 2]
+    planned, alone, two = (records[i].certified_noise_std for i in (1, 3, 4))
+    assert alone < two < planned
+    assert alone == pytest.approx(planned / NUM_DEVICES**0.5, rel=1e-6)
+    # It may come back.
+    loop.control.missing = ()
+    assert loop.run_round(1, CHANNEL).num_speakers == 3
+
+
+def test_where_nobody_answers_the_run_pauses_and_everybody_has_paid(generous_loop, store):
+    loop = generous_loop
+    loop.control.missing = (0, 1, 2)
+    with pytest.raises(HostsMissingError, match="no answer of host 0, host 1, host 2"):
+        loop.run_round(0, CHANNEL)
+    assert store.num_rounds() == 0
+    records = PrivacyLedger(store.connection).records()
+    assert [record.device_index for record in records] == [0, 1, 2, 0, 1, 2]
+
+
+def test_who_refuses_is_silent_and_the_others_go_on(generous_loop, store):
+    loop = generous_loop
+    loop.control.refusing = {2: Refusal("PlanRefusedError", "not under my policy")}
+    row = loop.run_round(0, CHANNEL)
+    assert (row.num_speakers, row.mean_estimates) == (2, (SUM / 2,))
+    records = PrivacyLedger(store.connection).records()
+    assert [record.device_index for record in records] == [0, 1, 2, 0, 1]
+
+
+def test_where_all_refuse_that_is_the_error_and_one_that_is_not_silent_ends_everything(loop):
+    refusal = Refusal("PlanRefusedError", "not under my policy")
+    loop.control.refusing = dict.fromkeys(range(NUM_DEVICES), refusal)
+    with pytest.raises(PlanRefusedError, match="not under my policy"):
+        loop.run_round(0, CHANNEL)
+    loop.control.refusing = {1: Refusal("RadioNotSilentError", "device 1: usb:1 may be on the air")}
+    with pytest.raises(RadioNotSilentError, match="usb:1"):
+        loop.run_round(1, CHANNEL)
+
+
+def test_a_digest_that_nobody_says_is_named(loop):
+    loop.control.digests = ("own", None, "own")
+    with pytest.raises(ReplicaMismatchError, match="no digest of host 1"):
+        loop.compare_replicas(0)
+    loop.control.digests, loop.control.missing = ("own",) * 3, (0, 2)
+    with pytest.raises(ReplicaMismatchError, match="no digest of host 0, host 2"):
+        loop.compare_replicas(0)
