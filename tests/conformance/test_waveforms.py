@@ -61,8 +61,9 @@ def make_config(name, num_devices, **radio):
 class DirectControl:
     """Orders go straight to the uplinks, which have their numbers already."""
 
-    def __init__(self, uplinks, vectors, vote):
+    def __init__(self, uplinks, vectors, vote, unheard=()):
         self.uplinks = uplinks
+        self.unheard = unheard
         self.vectors = vectors
         self.vote = vote
         self.ready = []
@@ -103,16 +104,33 @@ class DirectControl:
             case SilenceOrder():
                 for uplink in self.uplinks:
                     uplink.fall_silent()
-        return Answers({"test": Answer("test", 0, 0, "test", tuple(self.reports))})
+        said = [r for r in self.reports if not self.is_lost(message, r.device_index)]
+        lost = tuple(k for k in self.unheard if self.is_lost(message, k))
+        missing = tuple(f"host of {k}" for k in lost)
+        return Answers({"test": Answer("test", 0, 0, "test", tuple(said))}, missing, lost)
+
+    def is_lost(self, message, device_index):
+        """Of the order that puts the device's numbers on the air, the answer."""
+        if device_index not in self.unheard:
+            return False
+        return isinstance(message, NumbersHold) or (
+            device_index == getattr(message, "device_index", None)
+            if isinstance(message, PacketHold)
+            else isinstance(message, RoundPlan) and self.sends_at_once
+        )
+
+    @property
+    def sends_at_once(self):
+        return any(r.participation is Participation.TRANSMITTED for r in self.reports)
 
     def report(self, device_index, did, scale=1.0):
         self.reports.append(RoundReport("test", 0, device_index, did, scale=scale))
 
 
-def carry(config, vectors):
+def carry(config, vectors, unheard=(), on_spoken=lambda *_: None):
     """What is heard of a round, and its plan."""
     link = build_radio_link(config)
-    control = DirectControl(link.uplinks, vectors, config.vote)
+    control = DirectControl(link.uplinks, vectors, config.vote, unheard)
     channel = link.air.learn_channel(control, "test", 0)
     link.air.check_channel(0, channel)
     power = plan_round(config, None, 0, channel, link.noise_symbols).power
@@ -122,7 +140,7 @@ def carry(config, vectors):
         frame_start_sample=0, orders=power.orders(), num_directions=Q, vote=config.vote,
     )  # fmt: skip
     try:
-        return link.air.carry(control, plan, power, lambda *_: None, lambda: None), power
+        return link.air.carry(control, plan, power, on_spoken, lambda: None), power
     finally:
         for uplink in link.uplinks:
             uplink.close()
@@ -229,3 +247,18 @@ def test_what_is_known_of_other_devices_or_too_old_is_refused(name):
 
 def test_every_waveform_is_held_to_this():
     assert {case["waveform"] for case in CASES.values()} == {name.value for name in WaveformName}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_sum_that_may_hold_the_numbers_of_one_who_does_not_answer_is_none(name):
+    """It spoke, for all that is known. Of packets its own alone is lost."""
+    numbers, told = random_numbers(3), []
+    config = make_config(name, 3)
+    heard, _ = carry(config, numbers, (1,), lambda *known: told.append(tuple(map(tuple, known))))
+    assert told == [((0, 2), (1,))]
+    assert (heard.speakers, heard.unknown) == ((0, 2), (1,))
+    if config.radio.waveform.superposes:
+        assert (heard.sums, heard.num_speakers) == ((), ())
+    else:
+        np.testing.assert_allclose(heard.sums, numbers[0] + numbers[2], atol=1e-3)
+        assert heard.num_speakers == (2, 2)
