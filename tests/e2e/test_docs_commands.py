@@ -33,7 +33,8 @@ def to_carry_out(words, uris):
     """The command with what a reader would put in; None for what is not tried here."""
     if words[0] in ("pip", "make") or "export" in words or "model.bundle=my-bundle" in words:
         return None
-    words = [uris[i % 2] if word == "URI" else word for i, word in enumerate(words)]
+    radios = iter(uris)
+    words = [next(radios) if word == "URI" else word for word in words]
     if words[:2] == ["pairzero", "run"]:
         if "--rounds" in words:
             at = words.index("--rounds") + 1
