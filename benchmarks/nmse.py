@@ -43,7 +43,7 @@ from radio.waveforms.side_by_side import Slots, packets_of
 
 NUM_DEVICES = (1, 5, 10, 20)
 SNRS_DB = (-10.0, 0.0, 10.0, 20.0, 30.0)
-PRESETS = ("ideal", "pluto-stock", "desk-cabled", "worst")
+OTHER_PRESETS = ("ideal", "desk-cabled", "worst")
 OFFSETS = "20kHz-2ms"
 DELAY_SPREAD_S = 100e-9
 CARRIER_HZ = 915e6
@@ -85,7 +85,7 @@ def cells(quick: bool) -> Iterator[Cell]:
         if energy["devices"] == 20 and energy["snr_db"] >= 0:
             twice = {"plateau": 2 * frame["plateau"], "impairments": OFFSETS, "calibration_db": 0.0}
             yield energy | twice
-    for name in (OFFSETS, "ideal") if quick else (OFFSETS, *PRESETS):
+    for name in (OFFSETS, "ideal") if quick else ("pluto-stock", OFFSETS, *OTHER_PRESETS):
         for energy in bands:
             yield {**energy, "impairments": name, "calibration_db": None}
     for energy in bands:
@@ -154,7 +154,8 @@ def settings() -> dict[str, Any]:
         "numbers": "uniform on [-1, 1]; several side by side: vectors of norm 0.4",
         "waveforms": {name: dataclasses.asdict(each) for name, each in waveforms.items()},
         "impairments": {
-            name: dataclasses.asdict(ALL_IMPAIRMENTS[name]) for name in (OFFSETS, *PRESETS)
+            name: dataclasses.asdict(ALL_IMPAIRMENTS[name])
+            for name in (OFFSETS, "pluto-stock", *OTHER_PRESETS)
         },
     }
 
@@ -218,22 +219,29 @@ def _text(result: dict[str, Any] | None) -> str:
     return f"{result['simulated_nmse_db']:.1f}/{result['predicted_nmse_db']:.1f}{mark}"
 
 
+def _panel_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    cell = row["cell"]
+    return cell["waveform"], cell["impairments"], cell.get("calibration_db", "-")
+
+
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """Error over SNR for each number of devices: points simulated, lines predicted."""
-    panels = [
-        ("energy", OFFSETS, 0.0), ("energy", "pluto-stock", None), ("coherent", "ideal", "-"),
+    all_panels = [
+        ("energy", OFFSETS, 0.0), ("energy", OFFSETS, 0.2), ("energy", "pluto-stock", None),
+        ("coherent", "ideal", "-"),
     ]  # fmt: skip
-    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    # A study that goes on later has no points of some.
+    panels = [panel for panel in all_panels if any(_panel_of(row) == panel for row in rows)]
+    figure = Figure(figsize=(3.7 * len(panels), 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     colours = dict(zip(NUM_DEVICES, ("#0072B2", "#D55E00", "#009E73", "#000000"), strict=True))
-    all_axes = figure.subplots(1, len(panels), sharey=True)
-    for axes, (waveform, name, calibration) in zip(all_axes, panels, strict=True):
+    all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, panel in zip(all_axes, panels, strict=True):
+        waveform, name, calibration = panel
         for count, colour in colours.items():
             points = sorted(
                 (row["cell"]["snr_db"], row["result"]) for row in rows
-                if row["cell"]["waveform"] == waveform and row["cell"]["impairments"] == name
-                and "channel" not in row["cell"]
-                and row["cell"].get("calibration_db", "-") == calibration
+                if _panel_of(row) == panel and "channel" not in row["cell"]
                 and row["cell"]["devices"] == count and "failure" not in row["result"]
                 and row["cell"].get("plateau", WIDE["plateau"]) == WIDE["plateau"]
             )  # fmt: skip
@@ -243,8 +251,9 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
                 snr, [r["simulated_nmse_db"] for _, r in points], "o", color=colour,
                 label=f"K = {count}", markersize=4,
             )  # fmt: skip
-        how = {"-": "", None: ", from pilots"}.get(calibration, ", calibrated perfectly")
-        axes.set_title(f"{waveform}, {name}{how}", fontsize=9)
+        how = {"-": "", None: ", from pilots", 0.0: ", gains known"}
+        known = how.get(calibration, f", gains known to {calibration} dB")
+        axes.set_title(f"{waveform}, {name}{known}", fontsize=9)
         axes.set_xlabel("SNR of one device at full power (dB)")
         axes.grid(alpha=0.3)
     all_axes[0].set_ylabel("NMSE of the sum (dB)")
