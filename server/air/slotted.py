@@ -22,7 +22,7 @@ from edge_runtime.protocol.rounds import (
     Participation,
     RoundPlan,
 )
-from radio.waveforms.side_by_side import PacketsSideBySide
+from radio.waveforms.side_by_side import Packets, PacketsSideBySide
 from radio.waveforms.slotted import SlottedWaveform
 from server.air.base import Heard, HeldAir, OnSpoken, check_devices
 from server.air.orders import ask, check_none_missing, silence, those_who
@@ -43,7 +43,13 @@ class OnAir:
 
 @dataclass(frozen=True, slots=True)
 class PacketAir(HeldAir):
-    """Packets, held and captured; nothing to be learnt before."""
+    """Packets, held and captured; nothing to be learnt before.
+
+    Attributes:
+        waveform: packets.
+    """
+
+    waveform: Packets
 
     def needs_channel(self, round_index: int, channel: ChannelKnowledge | None) -> bool:
         """Only to be told that there is nothing to learn."""
@@ -95,7 +101,7 @@ class PacketAir(HeldAir):
             return Heard(spoke, num_erased=len(packets), unknown=unknown)
         sums = tuple(power.full_range * math.fsum(column) for column in zip(*read, strict=True))
         # What is left of the radio: half a step either way on each number.
-        step = power.full_range / self.largest_integer
+        step = power.full_range / self.waveform.largest_integer
         return Heard(
             speakers=spoke,
             sums=sums,
@@ -105,11 +111,6 @@ class PacketAir(HeldAir):
             num_erased=len(packets) - len(read),
             unknown=unknown,
         )
-
-    @property
-    @abstractmethod
-    def largest_integer(self) -> int:
-        """That a number of the full range is."""
 
     @abstractmethod
     def read_packets(
@@ -139,11 +140,6 @@ class SlottedAir(PacketAir):
 
     waveform: SlottedWaveform
 
-    @property
-    def largest_integer(self) -> int:
-        """The waveform's."""
-        return self.waveform.largest_integer
-
     def read_packets(
         self, control: ControlChannel, plan: RoundPlan, ready: Sequence[int], on_air: OnAir
     ) -> list[Shares]:
@@ -172,11 +168,6 @@ class SideBySideAir(PacketAir):
     """
 
     waveform: PacketsSideBySide
-
-    @property
-    def largest_integer(self) -> int:
-        """The waveform's."""
-        return self.waveform.largest_integer
 
     def read_packets(
         self, control: ControlChannel, plan: RoundPlan, ready: Sequence[int], on_air: OnAir
