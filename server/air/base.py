@@ -17,7 +17,7 @@ from radio.transceiver import Transceiver
 from radio.waveforms.coherent import ChannelEstimate
 from server.air.channel_simulation import ChannelSimulation
 from server.air.kept_captures import KeptCaptures
-from server.air.orders import ask, check_none_missing, error_of, those_who
+from server.air.orders import ask, check_none_missing, have_done, those_who
 from server.air.receiver import Receiver
 from server.planning.round_plan import ChannelKnowledge, RoundPower
 
@@ -183,8 +183,7 @@ class CoherentAir(Air):
         block_start = round_index - round_index % self.coherence_rounds
         self.simulation.begin_sounding(block_start)
         order = SoundingOrder(run_id, block_start, self.pilot_amplitude, 0)
-        for refusal in ask(control, order).refusals.values():
-            raise error_of(refusal)
+        have_done(control, order)
         return self.receiver.hear_pilots(0, self.pilot_amplitude)
 
     def carry(

@@ -34,8 +34,7 @@ from radio.waveforms.energy_error_model import measured_sum_variances
 from radio.waveforms.energy_intruders import find_intruder
 from radio.waveforms.energy_offset import estimate_offset_hz
 from server.air.base import Heard, HeldAir, OnSpoken, check_devices
-from server.air.orders import ask, check_none_missing, error_of, those_who
-from server.air.orders import silence as silence_all
+from server.air.orders import ask, check_none_missing, have_done, silence_all, those_who
 from server.planning.round_plan import ChannelKnowledge, RoundPower
 from server.power.energy_waveform import EnergyPowerPlan
 
@@ -96,8 +95,7 @@ class EnergyAir(HeldAir):
         try:
             for device in range(self.num_devices):
                 order = PilotHold(run_id, block_start, device, self.pilot_amplitude)
-                for refusal in ask(control, order).refusals.values():
-                    raise error_of(refusal)
+                have_done(control, order)
                 capture = self._capture(f"pilot of device {device}")
                 pilots[device] = self.waveform.energies(capture)
                 offsets_hz[device] = estimate_offset_hz(

@@ -32,7 +32,19 @@ def ask(
     return answers
 
 
-def silence(control: ControlChannel, run_id: str, round_index: int) -> None:
+def have_done(control: ControlChannel, message: OrderMessage) -> Answers:
+    """Give an order that no host has a reason to refuse; what was answered.
+
+    Raises:
+        EdgeError, RadioError: one refuses.
+    """
+    answers = ask(control, message)
+    for refusal in answers.refusals.values():
+        raise error_of(refusal)
+    return answers
+
+
+def silence_all(control: ControlChannel, run_id: str, round_index: int) -> None:
     """Everybody ends what it holds, and says so.
 
     Raises:
@@ -40,10 +52,7 @@ def silence(control: ControlChannel, run_id: str, round_index: int) -> None:
         HostsMissingError: hosts that did not answer; theirs end by their own limit.
         EdgeError, RadioError: a host refuses.
     """
-    answers = ask(control, SilenceOrder(run_id, round_index))
-    for refusal in answers.refusals.values():
-        raise error_of(refusal)
-    check_none_missing(answers, round_index)
+    check_none_missing(have_done(control, SilenceOrder(run_id, round_index)), round_index)
 
 
 def those_who(did: Participation, answers: Answers) -> tuple[int, ...]:

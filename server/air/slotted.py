@@ -25,7 +25,7 @@ from edge_runtime.protocol.rounds import (
 from radio.waveforms.side_by_side import Packets, PacketsSideBySide
 from radio.waveforms.slotted import SlottedWaveform
 from server.air.base import Heard, HeldAir, OnSpoken, check_devices
-from server.air.orders import ask, check_none_missing, silence, those_who
+from server.air.orders import ask, check_none_missing, silence_all, those_who
 from server.planning.round_plan import ChannelKnowledge, NothingLearnt, RoundPower
 from server.power.slotted_waveform import PacketPowerPlan
 
@@ -92,7 +92,7 @@ class PacketAir(HeldAir):
                 packets = self.read_packets(control, plan, ready, on_air)
         finally:
             try:
-                silence(control, plan.run_id, plan.round_index)
+                silence_all(control, plan.run_id, plan.round_index)
             finally:
                 on_spoken(on_air.spoke, on_air.unknown)
         spoke, unknown = tuple(on_air.spoke), tuple(on_air.unknown)

@@ -20,7 +20,7 @@ from edge_runtime.protocol.rounds import (
     Vote,
 )
 from server.air.base import Air, Heard
-from server.air.orders import ask, error_of
+from server.air.orders import ask, error_of, have_done
 from server.config.plan_config import PlanConfig
 from server.errors import ReplicaMismatchError
 from server.planning.round_plan import ChannelKnowledge, PlannedRound, RoundPower
@@ -244,9 +244,7 @@ class RoundLoop:
             ReplicaMismatchError: a host holds other weights than the server, or does not say.
         """
         own = self.replica.digest()
-        answers = ask(self.control, DigestRequest(self.run_id, round_index))
-        for refusal in answers.refusals.values():
-            raise error_of(refusal)
+        answers = have_done(self.control, DigestRequest(self.run_id, round_index))
         silent = set(self.control.hosts) - {report.host for report in answers.digests}
         if silent:
             raise ReplicaMismatchError(

@@ -31,7 +31,7 @@ from edge_runtime.protocol.rounds import (
     RoundReport,
     SilenceOrder,
 )
-from server.air.orders import ask, check_none_missing, silence, those_who
+from server.air.orders import ask, check_none_missing, silence_all, those_who
 from server.errors import HostsMissingError
 
 RUN = "run"
@@ -185,8 +185,8 @@ def test_what_the_server_makes_of_who_is_missing(hostile, agents):
         check_none_missing(answers, 4)
     hostile.faults["c"] = [lost]
     with pytest.raises(HostsMissingError, match="no answer of c"):
-        silence(hostile, RUN, 4)
-    silence(hostile, RUN, 4)
+        silence_all(hostile, RUN, 4)
+    silence_all(hostile, RUN, 4)
 
 
 def test_a_refusal_beside_a_missing_host_is_no_end_of_the_run(hostile, agents):
