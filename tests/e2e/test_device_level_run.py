@@ -20,7 +20,8 @@ ROUNDS, DEVICES, CLIP = 12, 6, 20.0
 SETTINGS = {
     **SMALL, "federation.num_devices": DEVICES, "optimizer.rounds": ROUNDS,
     "run.evaluation_interval": ROUNDS, "radio.snr_db": 40.0, "power.contraction": 0.9,
-    "privacy.unit": "device", "privacy.delta": 1e-3,
+    "privacy.unit": "device", "privacy.delta": 1e-3, "optimizer.clip": CLIP,
+    "optimizer.learning_rate": 6e-2,
 }  # fmt: skip
 
 

@@ -879,6 +879,8 @@ RADIO = {
     "optimizer.directions": 1,
     "optimizer.difference": "two_sided",
     "optimizer.batch_size": 4,
+    "optimizer.learning_rate": 6e-2,
+    "optimizer.clip": 20.0,
     "radio.payload_symbols": 64,
     "privacy.epsilon": 8.0,
     "federation.num_devices": NUM_DEVICES,

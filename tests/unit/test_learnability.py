@@ -60,7 +60,7 @@ def test_the_demo_can_learn_and_a_run_without_a_promise_is_not_asked():
     assert found.can_learn
     assert 200 < found.effective_rounds < 450
     assert found.noise_to_typical == pytest.approx(found.noise_std / 0.75)
-    assert found.noise_to_clip == pytest.approx(found.noise_std / 20.0)
+    assert found.noise_to_clip == pytest.approx(found.noise_std / config().optimizer.clip)
     assert check_can_learn(config(privacy__enabled=False), RECORDS, TYPICAL) is None
 
 

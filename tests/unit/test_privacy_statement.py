@@ -34,7 +34,7 @@ def test_the_promise_names_unit_relation_and_access():
 @pytest.mark.parametrize(
     ("changes", "step"),
     [
-        ({}, 20.0 / 16),
+        ({"optimizer.clip": 20.0}, 20.0 / 16),
         ({"radio.waveform": "coherent_vote", "privacy.vote_noise": "after_sign"}, 1.0),
         ({"radio.waveform": "coherent_vote"}, None),
         ({"radio.waveform": "energy"}, None),
