@@ -106,11 +106,6 @@ class Bands:
         return self.num_bins + 2 * self._guard_bins
 
     @property
-    def span_hz(self) -> float:
-        """From the lowest band to the highest, guards included."""
-        return self.used_share * self.sample_rate_hz
-
-    @property
     def bandwidth_hz(self) -> float:
         """B, of each band: what rate, numbers and guards leave."""
         return self.num_bins * self.bin_hz

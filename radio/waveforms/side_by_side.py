@@ -142,11 +142,6 @@ class PacketsSideBySide:
         """How long the captures of a round take: one, whoever speaks."""
         return self.airtime_s
 
-    @property
-    def span_hz(self) -> float:
-        """What the radios' filters have to pass."""
-        return USED_SHARE * self.sample_rate_hz
-
     def place_hz(self, device: int) -> float:
         """The centre of a device's packet beside the carrier.
 

@@ -173,7 +173,8 @@ class Pricing:
         power = planned.power
         if self._ledger is None or self._config.access is Access.SLOTTED or not power.participants:
             return
-        alone = [self._alone(power, k) for k in power.participants]
+        counted = self._counted_noise_std(power)
+        alone = [self._alone(power, k, counted) for k in power.participants]
         self._ledger.note_sending(
             SpeakersUnknown(
                 round_index=planned.round_index,
@@ -229,7 +230,7 @@ class Pricing:
         alone = [
             msgspec.structs.replace(
                 record,
-                certified_noise_std=self._alone(power, record.device_index),
+                certified_noise_std=self._alone(power, record.device_index, counted),
                 num_missing=0,
             )
             for record in price
@@ -351,9 +352,9 @@ class Pricing:
             1.0 - _ROUNDING
         )
 
-    def _alone(self, power: RoundPower, device: int) -> float:
+    def _alone(self, power: RoundPower, device: int, receiver_noise_std: float) -> float:
         """What covers a device that speaks with nobody."""
-        return self._certified(power, [device], 0, self._counted_noise_std(power))[device]
+        return self._certified(power, [device], 0, receiver_noise_std)[device]
 
     def _certified(
         self,

@@ -8,6 +8,7 @@ import pytest
 from radio.errors import RadioConfigurationError
 from radio.software_air.impairments import IMPAIRMENTS
 from radio.software_air.medium import SoftwareMedium
+from radio.waveforms.energy_bands import USED_SHARE
 from radio.waveforms.side_by_side import (
     MAX_DEVICES,
     PacketsSideBySide,
@@ -156,7 +157,7 @@ def test_packets_are_as_fast_as_their_places_are_wide(num_devices, decimation):
     assert waveform.decimation == decimation
     places = [waveform.place_hz(k) for k in range(num_devices)]
     outermost = max(map(abs, places)) + waveform.packet.sample_rate_hz / 8 + 46e3
-    assert outermost <= waveform.span_hz / 2 == 9e6
+    assert outermost <= USED_SHARE * waveform.sample_rate_hz / 2 == 9e6
     assert waveform.airtime_of_round_s(num_devices) == waveform.airtime_s < 5e-3
 
 
