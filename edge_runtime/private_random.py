@@ -85,7 +85,7 @@ class PrivateRandom:
 
         Two quadratures, because the receiver could look at both: noise along the scalar's own axis
         alone would leave the other one silent, and there the devices' small phase errors tell them
-        apart (`server.privacy.mechanism.certified_noise_stds`).
+        apart (`edge_runtime.guard.cover.certified_noise_stds`).
 
         Guarantees: the law is exact, as far as SHAKE-256 is random
             (`edge_runtime.discrete_gaussian`); sigma 0 gives 0; the first pairs of a release are

@@ -7,6 +7,8 @@
       +- TaskError             the data file or the label words do not fit the task
       +- WireError             bytes from outside are not a message of this protocol
       +- PlanRefusedError      the order was understood and is refused; the antenna stays silent
+      +- PromiseError          from these figures no promise of privacy follows
+      +- DeviceLedgerError     what was released before cannot be known or written down; silent
       +- NonFiniteScalarError  a loss or an estimate is NaN or infinite; silent this round
       +- LatticeError          a weight or a step would leave the exact lattice
 """
@@ -47,6 +49,20 @@ class PlanRefusedError(EdgeError):
 
     Examples: a round index that does not grow; another run; a clip above or noise below the
     device's own limit; an unknown direction generator.
+    """
+
+
+class PromiseError(EdgeError):
+    """From these figures no promise of privacy follows.
+
+    Examples: a clip that bounds nothing; noise that is no number; a policy whose rounds are none.
+    """
+
+
+class DeviceLedgerError(EdgeError):
+    """A device's own record of its releases cannot be trusted, read or written; it stays silent.
+
+    Examples: a broken hash chain; an older copy of the file; a full disk.
     """
 
 

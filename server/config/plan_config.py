@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from edge_runtime.guard.sensitivity import NeighbouringRelation, PrivacyUnit
 from edge_runtime.protocol.rounds import Access, Vote
 from radio.errors import RadioError
 from radio.software_air.impairments import Impairments, impairments_from_name
@@ -19,7 +20,6 @@ from server.config.radio import ImpairmentsSection, RadioSection
 from server.config.section import Section, check_within
 from server.errors import ConfigurationError
 from server.power.catalogue import POLICIES, check_plans_rounds
-from server.privacy.units import NeighbouringRelation, PrivacyUnit
 
 _LARGEST_SCALAR = 1e6
 """Stands for an infinite clip on the ideal link, where loudness means nothing."""

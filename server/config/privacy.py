@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
+from edge_runtime.guard.sensitivity import NeighbouringRelation, PrivacyUnit
 from edge_runtime.protocol.rounds import Access
 from server.config.section import Section, check_within
 from server.errors import ConfigurationError
 from server.numeric import check_positive
 from server.privacy.receiver_noise import KEPT_BACK
-from server.privacy.units import NeighbouringRelation, PrivacyUnit
 
 
 class PrivacySection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -20,6 +20,7 @@ from typing import Any
 
 import msgspec
 
+from edge_runtime.guard.sensitivity import NeighbouringRelation, PrivacyUnit
 from server.config.plan_config import PlanConfig
 from server.errors import ConfigurationError, ServerError
 from server.planning.policy_preview import PolicyPreview, preview_policy
@@ -27,7 +28,6 @@ from server.planning.privacy_statement import worth_in_words
 from server.planning.privacy_terms import PrivacyTerms, plan_privacy_terms
 from server.planning.scalar_rms import TypicalNumber
 from server.power.feasibility import effective_rounds, information_ceiling_nats
-from server.privacy.units import NeighbouringRelation, PrivacyUnit
 
 LEAST_ROUNDS = 2.0
 """On the bundled task (`benchmarks/feasibility.py`): with less, runs end where they began."""

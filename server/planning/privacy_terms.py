@@ -12,15 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge_runtime import number_grid
-from edge_runtime.protocol.rounds import Access, Vote
+from edge_runtime.guard.sensitivity import PrivacyUnit, release_sensitivity
+from edge_runtime.protocol.rounds import Access
 from radio.arrays import Float64Array
 from server.config.plan_config import PlanConfig
 from server.errors import PrivacyError
 from server.power.catalogue import OWN_NOISE_POLICIES, own_noise_costs
 from server.power.policies.subsampled import subsampled_offsets
 from server.power.reserve import Dropouts, budget_to_plan_with, multiplier_to_plan_with
-from server.privacy import receiver_noise
 from server.privacy.calibration import (
     calibrate_noise_multiplier,
     calibrate_noise_schedule,
@@ -29,7 +28,6 @@ from server.privacy.calibration import (
 )
 from server.privacy.composition import History, gdp_mu_of_squares, sum_of_squares
 from server.privacy.gaussian import budget_of, central_limit_multiplier, gdp_mu_of
-from server.privacy.units import PrivacyUnit, sum_sensitivity, vote_sensitivity
 
 _ROUNDING = 1e-9
 """Of a budget, kept back: the ledger's sums round the other way."""
@@ -257,18 +255,13 @@ def _budget(config: PlanConfig, num_units: int, stretch: Stretch) -> tuple[float
 
 
 def sensitivity_of(config: PlanConfig) -> float:
-    """Delta of what the noise is added to: a device's numbers on their grid, or its signs.
-
-    With what rounding on the way to a receiver of the sum may tell of them.
-    """
-    optimizer, privacy = config.optimizer, config.privacy
-    on_the_way = receiver_noise.SHIFT_GROWTH if config.access is Access.SUPERPOSED else 1.0
-    if config.vote is Vote.NOISE_AFTER:  # signs lie on any grid
-        return on_the_way * vote_sensitivity(optimizer.directions)
-    sensitivity = sum_sensitivity(
-        clip=optimizer.clip,
-        batch_size=optimizer.batch_size,
-        unit=privacy.unit,
-        relation=privacy.relation,
+    """Delta of what the noise is added to: a device's numbers on their grid, or its signs."""
+    return release_sensitivity(
+        access=config.access,
+        vote=config.vote,
+        directions=config.optimizer.directions,
+        clip=config.optimizer.clip,
+        batch_size=config.optimizer.batch_size,
+        unit=config.privacy.unit,
+        relation=config.privacy.relation,
     )
-    return on_the_way * number_grid.SHIFT_GROWTH * sensitivity

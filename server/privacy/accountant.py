@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterable
 
+from edge_runtime.guard.sensitivity import NeighbouringRelation, PrivacyUnit
 from server.errors import (
     BudgetExceededError,
     BudgetExhaustedError,
@@ -25,7 +26,6 @@ from server.privacy.composition import (
 from server.privacy.corrections import LastReleases
 from server.privacy.mechanism import MechanismRecord
 from server.privacy.shown import shown_epsilon
-from server.privacy.units import NeighbouringRelation, PrivacyUnit
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """The privacy ledger: what was paid, written down before the antenna speaks.
 
-What it is written into is chained and durable (`server.privacy.chained_table`); here is what the
-records mean: of which round and attempt, whether they were charged before, who spoke.
+What it is written into is chained and durable (`edge_runtime.guard.chained_table`); here is what
+the records mean: of which round and attempt, whether they were charged before, who spoke.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 import msgspec
 
+from edge_runtime.guard.chained_table import ChainedRow, ChainedTable
 from edge_runtime.protocol.rounds import Access
 from server.errors import LedgerCorruptError, PrivacyError, UnknownMechanismError
-from server.privacy.chained_table import ChainedRow, ChainedTable
 from server.privacy.mechanism import MechanismRecord
 from server.privacy.on_air import (
     NO_DEVICE,
@@ -57,7 +57,7 @@ class PrivacyLedger:
     """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
-        self._table = ChainedTable(connection)
+        self._table = ChainedTable(connection, failed=PrivacyError, corrupt=LedgerCorruptError)
         self._records: list[MechanismRecord] = []
         self._rounds: dict[int, list[_Attempt]] = {}
         self._on_air: dict[int, SpeakersUnknown] = {}

@@ -30,7 +30,8 @@ convexity of hockey-stick divergences, so Z and the rest compose to
     mu^2 = 1 / m^2 + Q (2 B / v)^2
 
 in Gaussian differential privacy, m the round's noise multiplier, Q its numbers, subsampled or not.
-r_rounding is what keeps the second term below 2^-19 of the first; `SHIFT_GROWTH` charges it.
+r_rounding is what keeps the second term below 2^-19 of the first, which
+`edge_runtime.guard.sensitivity.SUM_SHIFT_GROWTH` charges.
 
 Numbers are taken for at most their bound and 40 standard deviations of noise in each quadrature.
 
@@ -44,9 +45,6 @@ from __future__ import annotations
 import math
 
 from edge_runtime.number_grid import FINENESS_LOG2
-
-SHIFT_GROWTH = 1.0 + 2.0**-20
-"""What rounding on the way to the receiver may do to a sensitivity: sqrt(1 + 2^-19), or more."""
 
 KEPT_BACK = 2.0**-10
 """Share of the receiver's noise power that is never counted."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from edge_runtime.guard.cover import ArtificialNoise, certified_noise_stds
 from edge_runtime.private_random import noise_stream
 from edge_runtime.protocol.rounds import Access
 from radio.arrays import Float64Array
@@ -34,9 +35,7 @@ from server.privacy.mechanism import (
     GAUSSIAN,
     POISSON_SUBSAMPLED_GAUSSIAN,
     RECORD_VERSION,
-    ArtificialNoise,
     MechanismRecord,
-    certified_noise_stds,
 )
 from server.privacy.on_air import SpeakersUnknown
 from server.privacy.round_squares import RoundSquares

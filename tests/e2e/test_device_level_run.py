@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 from whole_runs import SMALL, carry_out, configured, looked_at
 
+from edge_runtime.guard.sensitivity import SUM_SHIFT_GROWTH, PrivacyUnit
 from edge_runtime.number_grid import SHIFT_GROWTH
 from server.errors import ConfigurationError, PrivacyError
 from server.planning.privacy_terms import plan_privacy_terms
-from server.privacy import receiver_noise
 from server.privacy.gaussian import epsilon_of
 from server.privacy.mechanism import GAUSSIAN
-from server.privacy.units import PrivacyUnit
 from server.run.continuation import plan_more_rounds
 from server.run.experiment import Experiment
 
@@ -42,7 +41,7 @@ def test_every_round_is_a_gaussian_release_of_the_whole_clip(whole):
     for record in records:
         assert record.kind == GAUSSIAN
         assert record.unit is PrivacyUnit.DEVICE
-        assert record.sensitivity == receiver_noise.SHIFT_GROWTH * SHIFT_GROWTH * CLIP
+        assert record.sensitivity == SUM_SHIFT_GROWTH * SHIFT_GROWTH * CLIP
         assert record.sampling_probability == 1.0
 
 

@@ -5,14 +5,13 @@ import math
 import pytest
 from whole_runs import configured, looked_at
 
+from edge_runtime.guard.sensitivity import SUM_SHIFT_GROWTH, vote_sensitivity
 from edge_runtime.number_grid import SHIFT_GROWTH
 from edge_runtime.protocol.rounds import Access, Vote
 from server.config.files import load_config
 from server.errors import ConfigurationError
 from server.planning.round_plan import CALIBRATION_SLACK
-from server.privacy import receiver_noise
 from server.privacy.accountant import Accountant
-from server.privacy.units import vote_sensitivity
 from server.run.experiment import Experiment
 
 ROUNDS, DIRECTIONS, DEVICES, BATCH, CLIP = 6, 4, 3, 4, 20.0
@@ -56,7 +55,7 @@ def test_each_is_accounted_as_what_it_is(tmp_path, waveform, placed, access):
     of_number = SHIFT_GROWTH * CLIP / BATCH
     of_sign = vote_sensitivity(DIRECTIONS)
     if access is Access.SUPERPOSED:
-        of_sign *= receiver_noise.SHIFT_GROWTH
+        of_sign *= SUM_SHIFT_GROWTH
     sensitivity = of_number if vote is Vote.NOISE_BEFORE else of_sign
     assert {r.sensitivity for r in records} == {sensitivity}
     own = run.terms.noise_multiplier(0) * sensitivity * (1 + CALIBRATION_SLACK)

@@ -5,11 +5,11 @@ import sqlite3
 import privacy_records
 import pytest
 
+from edge_runtime.guard.sensitivity import NeighbouringRelation, PrivacyUnit
 from server.errors import LedgerCorruptError, PrivacyError
 from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger
 from server.privacy.mechanism import RECORD_VERSION, MechanismRecord
-from server.privacy.units import NeighbouringRelation, PrivacyUnit
 
 NUM_ROUNDS = 5
 

@@ -7,16 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from edge_runtime.guard.cover import ArtificialNoise, certified_noise_stds
+from edge_runtime.guard.sensitivity import NeighbouringRelation, PrivacyUnit, sum_sensitivity
 from edge_runtime.protocol.rounds import Access
 from server.errors import BudgetExhaustedError, UnknownMechanismError
 from server.privacy.accountant import Accountant
 from server.privacy.composition import Composer, PriceClass, make_history
 from server.privacy.mechanism import (
-    ArtificialNoise,
     MechanismRecord,
-    certified_noise_stds,
 )
-from server.privacy.units import NeighbouringRelation, PrivacyUnit, sum_sensitivity
 
 BUDGET = 3.0
 DELTA = 1e-5

@@ -9,12 +9,12 @@ from dp_accounting.pld import privacy_loss_distribution as pld
 from privacy_records import make_record
 from scipy.stats import binom, chi2
 
+from edge_runtime.guard.sensitivity import NeighbouringRelation, PrivacyUnit, sum_sensitivity
 from edge_runtime.spsa import clip_to_ball, estimate_scalars
 from server.power.channel_inversion import plan_static
 from server.privacy.accountant import Accountant
 from server.privacy.audit import epsilon_from_rates, is_refuted
 from server.privacy.calibration import calibrate_noise_multiplier
-from server.privacy.units import NeighbouringRelation, PrivacyUnit, sum_sensitivity
 
 ALPHA = 1e-6
 DELTA = 1e-5

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from edge_runtime.guard.sensitivity import SUM_SHIFT_GROWTH
 from edge_runtime.number_grid import NumberGrid
 from radio.waveforms.coherent import CoherentWaveform
-from server.privacy.receiver_noise import KEPT_BACK, SHIFT_GROWTH, receiver_noise_needed
+from server.privacy.receiver_noise import KEPT_BACK, receiver_noise_needed
 
 CLIP, BATCH = 20.0, 16
 STEP = CLIP / BATCH
@@ -98,7 +99,7 @@ def test_the_growth_of_a_shift_pays_for_what_rounding_tells(num_devices, num_sca
     shift = 2 * 2 * (5 + num_devices) * 2.0**-53 * largest / needed
     own = sensitivity / noise_std
     both = math.sqrt(own**2 + num_scalars * shift**2)
-    assert own * (1 + 2.0**-22) < both <= own * SHIFT_GROWTH
+    assert own * (1 + 2.0**-22) < both <= own * SUM_SHIFT_GROWTH
 
 
 def test_mixtures_within_a_ball_are_no_easier_to_tell_apart_than_its_ends():

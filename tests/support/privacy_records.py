@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from edge_runtime.guard.sensitivity import NeighbouringRelation, PrivacyUnit
 from edge_runtime.protocol.rounds import Access, Vote
 from radio.waveforms import WaveformName
 from server.privacy.mechanism import RECORD_VERSION, MechanismRecord
-from server.privacy.units import NeighbouringRelation, PrivacyUnit
 
 
 def make_record(

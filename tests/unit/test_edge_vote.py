@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 
+from edge_runtime.guard.sensitivity import vote_sensitivity
 from edge_runtime.number_grid import NumberGrid
 from edge_runtime.protocol.rounds import Vote
 from edge_runtime.vote import said_on_grid, said_plainly, sign
 from server.errors import ConfigurationError
-from server.privacy.units import vote_sensitivity
 from server.run.optimizer import votes_decided
 
 SCALARS = (0.5, -2.0, 0.0)

@@ -7,6 +7,7 @@ from dp_accounting.pld import privacy_loss_distribution
 from privacy_records import make_record
 from scipy.stats import norm
 
+from edge_runtime.guard.sensitivity import NeighbouringRelation
 from server.errors import (
     BudgetExhaustedError,
     ConfigurationError,
@@ -24,7 +25,6 @@ from server.privacy.composition import (
     price_class_of,
 )
 from server.privacy.round_squares import RoundSquares
-from server.privacy.units import NeighbouringRelation
 
 DELTA = 1e-5
 

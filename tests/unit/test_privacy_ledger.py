@@ -3,9 +3,9 @@ import sqlite3
 import privacy_records
 import pytest
 
+from edge_runtime.guard.chained_table import GENESIS
 from edge_runtime.protocol.rounds import Access
 from server.errors import LedgerCorruptError, PrivacyError
-from server.privacy.chained_table import GENESIS
 from server.privacy.ledger import PrivacyLedger
 
 

@@ -5,16 +5,16 @@ import msgspec
 import numpy as np
 import pytest
 
+from edge_runtime.guard.cover import ArtificialNoise, certified_noise_stds
+from edge_runtime.guard.sensitivity import NeighbouringRelation, PrivacyUnit
+from edge_runtime.protocol.errors import PromiseError
 from edge_runtime.protocol.rounds import Access, Vote
 from radio.waveforms import WaveformName
 from server.errors import PrivacyError, UnknownMechanismError
 from server.privacy.mechanism import (
     RECORD_VERSION,
-    ArtificialNoise,
     MechanismRecord,
-    certified_noise_stds,
 )
-from server.privacy.units import NeighbouringRelation, PrivacyUnit
 
 
 def make_record(**changes):
@@ -241,10 +241,10 @@ def test_two_devices_with_in_phase_noise_are_separated_completely():
 
 @pytest.mark.parametrize("bad", [{0: math.nan}, {0: -1.0}, {0: math.inf}])
 def test_certified_noise_std_refuses_doubtful_noise(bad):
-    with pytest.raises(PrivacyError):
+    with pytest.raises(PromiseError):
         certify(Access.SUPERPOSED, ArtificialNoise.CIRCULAR, 0, bad)
 
 
 def test_certified_noise_std_refuses_an_unknown_access():
-    with pytest.raises(PrivacyError, match="members"):
+    with pytest.raises(PromiseError, match="members"):
         certify("superposed?", ArtificialNoise.CIRCULAR)

@@ -3,8 +3,8 @@ from fractions import Fraction
 
 import pytest
 
-from server.errors import ConfigurationError
-from server.privacy.units import NeighbouringRelation, PrivacyUnit, sum_sensitivity
+from edge_runtime.guard.sensitivity import NeighbouringRelation, PrivacyUnit, sum_sensitivity
+from edge_runtime.protocol.errors import PromiseError
 
 ADD = NeighbouringRelation.ZERO_OUT_ONE
 REPLACE = NeighbouringRelation.REPLACE_ONE
@@ -35,18 +35,18 @@ def test_sum_sensitivity_guarantees_rounding_up(clip, batch_size):
 
 @pytest.mark.parametrize("clip", [0.0, -1.0, math.inf, math.nan, 1.7e308])
 def test_a_clip_that_bounds_nothing_is_refused(clip):
-    with pytest.raises(ConfigurationError, match="clip"):
+    with pytest.raises(PromiseError, match="clip"):
         sum_sensitivity(clip=clip, batch_size=16, unit=PrivacyUnit.EXAMPLE, relation=REPLACE)
 
 
 @pytest.mark.parametrize("batch_size", [0, -3, 1.5, True])
 def test_a_batch_size_that_is_no_count_is_refused(batch_size):
-    with pytest.raises(ConfigurationError, match="batch_size"):
+    with pytest.raises(PromiseError, match="batch_size"):
         sum_sensitivity(clip=1.0, batch_size=batch_size, unit=PrivacyUnit.EXAMPLE, relation=ADD)
 
 
 def test_there_is_no_default_promise():
     with pytest.raises(TypeError):
         sum_sensitivity(clip=1.0, batch_size=1)
-    with pytest.raises(ConfigurationError, match="which promise"):
+    with pytest.raises(PromiseError, match="which promise"):
         sum_sensitivity(clip=1.0, batch_size=1, unit="example", relation=ADD)

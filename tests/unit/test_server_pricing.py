@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from edge_runtime.guard.sensitivity import SUM_SHIFT_GROWTH
 from edge_runtime.number_grid import SHIFT_GROWTH
 from edge_runtime.private_random import noise_stream
 from radio.waveforms.coherent import ChannelEstimate
@@ -19,7 +20,6 @@ from server.errors import (
 )
 from server.planning.gain_error import MAX_AMPLITUDE_ERROR
 from server.planning.privacy_terms import plan_privacy_terms
-from server.privacy import receiver_noise
 from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger
 from server.run import pricing as pricing_module
@@ -110,7 +110,7 @@ def pricing(store, terms):
 
 
 def test_sensitivity_of_the_sum_is_one_clipped_example(terms):
-    on_the_way = receiver_noise.SHIFT_GROWTH
+    on_the_way = SUM_SHIFT_GROWTH
     assert terms.sensitivity == on_the_way * SHIFT_GROWTH * 5.0 / 8
 
 

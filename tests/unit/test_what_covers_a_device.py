@@ -8,6 +8,8 @@ import msgspec
 import numpy as np
 import pytest
 
+from edge_runtime.guard.cover import ArtificialNoise, certified_noise_stds
+from edge_runtime.protocol.errors import PromiseError
 from edge_runtime.protocol.rounds import Access
 from radio.waveforms.coherent import ChannelEstimate
 from radio.waveforms.error_model import receiver_noise_std
@@ -24,7 +26,6 @@ from server.planning.privacy_terms import plan_privacy_terms
 from server.power.channel_inversion import plan_static
 from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger
-from server.privacy.mechanism import ArtificialNoise, certified_noise_stds
 from server.privacy.receiver_noise import KEPT_BACK
 from server.run.pricing import Pricing
 from server.store.run_store import RunStore
@@ -109,7 +110,7 @@ def test_a_device_that_can_be_told_apart_is_covered_by_no_receiver():
         (Access.SLOTTED, ArtificialNoise.CIRCULAR),
         (Access.SUPERPOSED, ArtificialNoise.IN_PHASE),
     ):
-        with pytest.raises(PrivacyError, match="own noise alone"):
+        with pytest.raises(PromiseError, match="own noise alone"):
             certified_noise_stds(
                 access=access, artificial_noise=noise, noise_stds={0: 1.0}, receiver_noise_std=0.1
             )

@@ -1,8 +1,9 @@
-"""The table under the privacy ledger: rows that are chained, durable, and never changed.
+"""The table under a privacy ledger: rows that are chained, durable, and never changed.
 
 Every row is chained by SHA-256 to all rows before it, and a second table holds their number and the
 last link, changed in the same transaction; so a flipped bit, a gap and a missing tail are all
-noticed. The chain has no key: it finds damage, not a forger with write access.
+noticed. The chain has no key: it finds damage, not a forger with write access. The server's ledger
+and a device's own are such tables.
 """
 
 from __future__ import annotations
@@ -12,8 +13,6 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
-
-from server.errors import LedgerCorruptError, PrivacyError
 
 GENESIS = hashlib.sha256(b"pairzero privacy ledger 1").hexdigest()
 """The link before the first record."""
@@ -31,6 +30,10 @@ _SCHEMA = (
     "CREATE TABLE ledger_head (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), "
     "count INTEGER NOT NULL, chain TEXT NOT NULL)",
 )
+
+
+_THE_DISKS = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_BUSY")
+"""Errors of SQLite in a file that is as it was."""
 
 
 class ChainedRow(NamedTuple):
@@ -51,16 +54,26 @@ class ChainedTable:
     """An append-only table of `ChainedRow` in a SQLite database.
 
     Args:
-        connection: see `PrivacyLedger`; the tables are made if neither exists.
+        connection: opened with ``PRAGMA synchronous=FULL`` (or EXTRA) and a rollback journal or
+            WAL, and not inside a transaction; the tables are made if neither exists.
+        failed: raised where nothing could be written or read, and nothing was lost.
+        corrupt: raised where rows were lost or changed.
 
     Raises:
-        LedgerCorruptError: one of the tables is missing.
-        PrivacyError: a connection that does not survive a power cut.
+        corrupt: one of the tables is missing.
+        failed: a connection that does not survive a power cut.
     """
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        *,
+        failed: type[Exception],
+        corrupt: type[Exception],
+    ) -> None:
         self._connection = connection
-        with _corruption_is_named():
+        self._failed, self._corrupt = failed, corrupt
+        with self._corruption_is_named():
             self._check_durable()
             self._create_if_new()
         self.head = (0, GENESIS)
@@ -70,8 +83,8 @@ class ChainedTable:
         """Append rows of one round in one durable transaction, all or none.
 
         Raises:
-            LedgerCorruptError: another process has written meanwhile.
-            PrivacyError: the write failed; nothing was written.
+            corrupt: another process has written meanwhile.
+            failed: the write failed; nothing was written.
         """
         self._check_durable()
         count, chain = self.head
@@ -79,7 +92,7 @@ class ChainedTable:
             with self._transaction():
                 stored = self._connection.execute("SELECT count, chain FROM ledger_head").fetchall()
                 if stored != [(count, chain)]:
-                    raise LedgerCorruptError(
+                    raise self._corrupt(
                         f"privacy ledger: the head says {stored}, this process wrote {count} "
                         "records. Another process has the ledger open; stop one of them."
                     )
@@ -92,7 +105,7 @@ class ChainedTable:
                     "UPDATE ledger_head SET count = ?, chain = ?", (count, chain)
                 )
         except sqlite3.Error as error:
-            raise PrivacyError(
+            raise self._failed(
                 f"privacy ledger: round {rows[0].round_index} could not be written ({error}). "
                 "Nothing was charged and nothing may be transmitted. Check the disk and resume."
             ) from error
@@ -102,10 +115,10 @@ class ChainedTable:
         """Every row, each link checked.
 
         Raises:
-            LedgerCorruptError: a broken chain, a gap, a missing tail.
+            corrupt: a broken chain, a gap, a missing tail.
         """
         count, chain = 0, GENESIS
-        with _corruption_is_named():
+        with self._corruption_is_named():
             stored = self._connection.execute(
                 "SELECT sequence, round_index, device_index, attempt, record, chain "
                 "FROM privacy_ledger ORDER BY sequence"
@@ -114,24 +127,24 @@ class ChainedTable:
         rows = []
         for sequence, round_index, device_index, attempt, record, link in stored:
             if sequence != count + 1:
-                raise LedgerCorruptError(
+                raise self._corrupt(
                     f"privacy ledger: record {count + 1} is missing, the next is {sequence}. "
-                    "Restore the run folder from a copy; a gap may hide a release."
+                    "Restore its folder from a copy; a gap may hide a release."
                 )
             if not isinstance(record, bytes) or not isinstance(attempt, int):
-                raise LedgerCorruptError(f"privacy ledger: record {sequence} has a wrong type.")
+                raise self._corrupt(f"privacy ledger: record {sequence} has a wrong type.")
             chain = _next_link(chain, attempt, record)
             if link != chain:
-                raise LedgerCorruptError(
+                raise self._corrupt(
                     f"privacy ledger: the chain breaks at record {sequence}; it or one before it "
-                    "was changed. Restore the run folder from a copy."
+                    "was changed. Restore its folder from a copy."
                 )
             count = sequence
             rows.append(ChainedRow(round_index, device_index, attempt, record))
         if heads != [(count, chain)]:
-            raise LedgerCorruptError(
+            raise self._corrupt(
                 f"privacy ledger: {count} records are here, the head says {heads}. The tail is "
-                "missing or the head was changed; restore the run folder from a copy."
+                "missing or the head was changed; restore its folder from a copy."
             )
         self.head = count, chain
         return rows
@@ -145,8 +158,8 @@ class ChainedTable:
             )
         }
         if len(names) == 1:
-            raise LedgerCorruptError(
-                f"privacy ledger: only the table {names.pop()!r} is there. Restore the run folder."
+            raise self._corrupt(
+                f"privacy ledger: only the table {names.pop()!r} is there. Restore its folder."
             )
         if not names:
             with self._transaction():
@@ -157,14 +170,14 @@ class ChainedTable:
     def _check_durable(self) -> None:
         """Refuse a connection on which a commit may still be lost."""
         if self._connection.in_transaction:
-            raise PrivacyError(
+            raise self._failed(
                 "the connection is inside a transaction, so an append would not be on disk before "
                 "the signal is sent. Commit first."
             )
         (synchronous,) = self._connection.execute("PRAGMA synchronous").fetchone()
         (journal_mode,) = self._connection.execute("PRAGMA journal_mode").fetchone()
         if synchronous < _SYNCHRONOUS_FULL or journal_mode in ("off", "memory"):
-            raise PrivacyError(_DOES_NOT_SURVIVE_POWER_LOSS.format(synchronous, journal_mode))
+            raise self._failed(_DOES_NOT_SURVIVE_POWER_LOSS.format(synchronous, journal_mode))
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -177,22 +190,17 @@ class ChainedTable:
                 self._connection.execute("ROLLBACK")
             raise
 
-
-_THE_DISKS = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_BUSY")
-"""Errors of SQLite in a file that is as it was."""
-
-
-@contextmanager
-def _corruption_is_named() -> Iterator[None]:
-    """Turn SQLite's own complaints about a damaged file, or about its disk, into ours."""
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        if getattr(error, "sqlite_errorname", "").startswith(_THE_DISKS):
-            raise PrivacyError(
-                f"privacy ledger: {error}. Nothing was charged and nothing may be transmitted. "
-                "Mend that, a full disk with some space, and go on; nothing recorded was lost."
+    @contextmanager
+    def _corruption_is_named(self) -> Iterator[None]:
+        """Turn SQLite's own complaints about a damaged file, or about its disk, into ours."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorname", "").startswith(_THE_DISKS):
+                raise self._failed(
+                    f"privacy ledger: {error}. Nothing was charged and nothing may be transmitted. "
+                    "Mend that, a full disk with some space, and go on; nothing recorded was lost."
+                ) from error
+            raise self._corrupt(
+                f"privacy ledger: SQLite cannot read it ({error}). Restore its folder from a copy."
             ) from error
-        raise LedgerCorruptError(
-            f"privacy ledger: SQLite cannot read it ({error}). Restore the run folder from a copy."
-        ) from error

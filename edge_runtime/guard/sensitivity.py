@@ -9,10 +9,13 @@ import enum
 import math
 from fractions import Fraction
 
-from edge_runtime.protocol.rounds import Access
-from server.errors import ConfigurationError
+from edge_runtime.number_grid import SHIFT_GROWTH
+from edge_runtime.protocol.errors import PromiseError
+from edge_runtime.protocol.rounds import Access, Vote
 
-__all__ = ["Access", "NeighbouringRelation", "PrivacyUnit", "sum_sensitivity"]
+SUM_SHIFT_GROWTH = 1.0 + 2.0**-20
+"""What rounding on the way to a receiver of the sum may do to a sensitivity: sqrt(1 + 2^-19), or
+more (`server.privacy.receiver_noise`)."""
 
 
 class PrivacyUnit(enum.StrEnum):
@@ -52,7 +55,8 @@ def sum_sensitivity(
         one example              gamma / b        2 gamma / b
         one whole device           gamma            2 gamma
 
-    Noise, amplitude errors and subsampling are left out; see `mechanism.MechanismRecord`.
+    Noise, amplitude errors and subsampling are left out; see
+    `server.privacy.mechanism.MechanismRecord`.
 
     Args:
         clip: gamma, the bound on the norms of one example's gradients and of a device's scalars.
@@ -63,26 +67,26 @@ def sum_sensitivity(
     Guarantees: the result is at least the real number of the table (the division rounds up).
 
     Raises:
-        ConfigurationError: a clip that is not finite and positive, a batch below one, or a unit or
+        PromiseError: a clip that is not finite and positive, a batch below one, or a unit or
             relation that is not a member of its enum.
 
     Source: theory.md, section 3.
     """
     if not isinstance(unit, PrivacyUnit) or not isinstance(relation, NeighbouringRelation):
-        raise ConfigurationError(
+        raise PromiseError(
             f"sum_sensitivity: got unit {unit!r} and relation {relation!r}, wanted a member of "
             "PrivacyUnit and of NeighbouringRelation. Say which promise is meant."
         )
     if not (math.isfinite(clip) and clip > 0):
-        raise ConfigurationError(
+        raise PromiseError(
             f"clip: got {clip}, wanted a finite number > 0. Without a clip one example can move "
             "the sum without limit, and no noise protects it."
         )
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ConfigurationError(f"batch_size: got {batch_size!r}, wanted an integer >= 1.")
+        raise PromiseError(f"batch_size: got {batch_size!r}, wanted an integer >= 1.")
     distance = clip if relation is NeighbouringRelation.ZERO_OUT_ONE else 2.0 * clip
     if not math.isfinite(distance):
-        raise ConfigurationError(f"clip: got {clip}, too large for float64. Choose a smaller one.")
+        raise PromiseError(f"clip: got {clip}, too large for float64. Choose a smaller one.")
     if unit is PrivacyUnit.DEVICE:
         return distance
     quotient = distance / batch_size
@@ -100,11 +104,44 @@ def vote_sensitivity(num_votes: int) -> float:
     Guarantees: at least the real number (rounded up).
 
     Raises:
-        ConfigurationError: not a number of votes.
+        PromiseError: not a number of votes.
     """
     if isinstance(num_votes, bool) or not isinstance(num_votes, int) or num_votes < 1:
-        raise ConfigurationError(f"num_votes: got {num_votes!r}, wanted an integer >= 1.")
+        raise PromiseError(f"num_votes: got {num_votes!r}, wanted an integer >= 1.")
     root = math.sqrt(num_votes)
     if Fraction(root) ** 2 < num_votes:
         root = math.nextafter(root, math.inf)
     return 2.0 * root
+
+
+def release_sensitivity(
+    *,
+    access: Access,
+    vote: Vote,
+    directions: int,
+    clip: float,
+    batch_size: int,
+    unit: PrivacyUnit,
+    relation: NeighbouringRelation,
+) -> float:
+    """How far one unit can move what the noise is added to: numbers on their grid, or signs.
+
+    With what rounding on the way to a receiver of the sum may tell of them.
+
+    Args:
+        access: who meets what is said.
+        vote: whether it is signs, and where their noise comes in.
+        directions: Q.
+        clip: gamma.
+        batch_size: b.
+        unit: whom the promise protects.
+        relation: which change it survives.
+
+    Raises:
+        PromiseError: see `sum_sensitivity` and `vote_sensitivity`.
+    """
+    on_the_way = SUM_SHIFT_GROWTH if access is Access.SUPERPOSED else 1.0
+    if vote is Vote.NOISE_AFTER:  # signs lie on any grid
+        return on_the_way * vote_sensitivity(directions)
+    bound = sum_sensitivity(clip=clip, batch_size=batch_size, unit=unit, relation=relation)
+    return on_the_way * SHIFT_GROWTH * bound

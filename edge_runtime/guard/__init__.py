@@ -1,0 +1,1 @@
+"""A device guards itself: what it may release, what it has released, its keys."""
