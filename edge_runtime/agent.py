@@ -7,18 +7,18 @@ session; each has its own data, its own private randomness and its own uplink.
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
-from edge_runtime.device_limits import DeviceLimits
 from edge_runtime.forward import OnnxForward
-from edge_runtime.number_grid import NumberGrid
+from edge_runtime.guard.guard import Asked, Guard
+from edge_runtime.guard.ledger import DeviceLedger
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.pass_shapes import MAX_ROWS
-from edge_runtime.private_random import PrivateRandom
 from edge_runtime.protocol.direction import GENERATOR, direction_seeds
 from edge_runtime.protocol.errors import NonFiniteScalarError, PlanRefusedError
 from edge_runtime.protocol.orders import OrderMessage, Report
@@ -35,14 +35,12 @@ from edge_runtime.protocol.rounds import (
     SilenceOrder,
     SoundingOrder,
     TransmitOrder,
-    Vote,
 )
 from edge_runtime.spsa import ScalarEstimate, estimate_scalars, gradients_along
-from edge_runtime.tasks import Batch, PromptSet
-from edge_runtime.uplink import Uplink
-from edge_runtime.vote import said_on_grid, said_plainly
+from edge_runtime.tasks import Batch
+from edge_runtime.virtual_device import VirtualDevice
 from radio.arrays import Float32Array, Float64Array
-from radio.errors import RadioError, RadioNotSilentError
+from radio.errors import RadioError
 from radio.self_closing import all_at_once, silence_each
 
 _logger = logging.getLogger(__name__)
@@ -51,17 +49,6 @@ ScalarObserver = Callable[[int, int, ScalarEstimate, tuple[complex, ...]], None]
 """Called with (round_index, device_index, estimate, noise). For simulations that compare the radio
 with the truth; a real device has none, because its scalars must not leave it except over the
 air."""
-
-
-@dataclass(frozen=True, slots=True)
-class VirtualDevice:
-    """One device: its data, its secrets, its way out."""
-
-    device_index: int
-    prompts: PromptSet
-    private_random: PrivateRandom
-    uplink: Uplink
-    limits: DeviceLimits
 
 
 class DeviceAgent:
@@ -101,6 +88,26 @@ class DeviceAgent:
         self._last_applied_round = -1
         # Devices whose numbers of the last planned round wait for their plateaus.
         self._ready: set[int] = set()
+        self._guard: Guard | None = None
+        # The weights that numbers are measured on: those here now, and every step from here on.
+        self._history = store.digest() if any(d.is_private for d in devices) else ""
+        self._data_names = {
+            device.device_index: device.private_random.commit_to_data(device.prompts.digest())
+            for device in devices
+            if device.is_private
+        }
+
+    def guard_with(self, ledger: DeviceLedger) -> None:
+        """From here on releases are counted; without it a device with a policy says nothing.
+
+        Args:
+            ledger: this host's own; it is closed with the agent.
+
+        Raises:
+            PromiseError: a policy does not cover what was released before it.
+        """
+        policies = {d.owner: d.policy for d in self._devices if d.policy is not None}
+        self._guard = Guard(ledger, policies)
 
     @property
     def host(self) -> str:
@@ -145,6 +152,7 @@ class DeviceAgent:
     def send_pilots(self, order: SoundingOrder) -> None:
         """Each device sends its pilot in its own slot of the sounding frame."""
         self._check_run(order.run_id)
+        self._check_pilot(order.amplitude)
         for device in self._devices:
             try:
                 device.uplink.send_pilot(device.device_index, order)
@@ -154,14 +162,20 @@ class DeviceAgent:
     def hold_pilot(self, order: PilotHold) -> None:
         """One device holds its pilot, the others are silent."""
         self._check_run(order.run_id)
+        self._check_pilot(order.amplitude)
         for device in self._devices:
             if device.device_index != order.device_index:
-                self._silence(device)
+                device.silence()
                 continue
             try:
                 device.uplink.hold_pilot(device.device_index, order)
             except RadioError as error:
                 _logger.warning("pilot of device %d: %s", order.device_index, error)
+
+    def _check_pilot(self, amplitude: float) -> None:
+        for device in self._devices:
+            if device.policy is not None:
+                device.policy.check_amplitude(amplitude)
 
     def hold_numbers(self, order: NumbersHold) -> list[RoundReport]:
         """Those who are ready hold their numbers, and say so; one who cannot is out of the round.
@@ -184,7 +198,7 @@ class DeviceAgent:
         reports = []
         for device in self._devices:
             if device.device_index != order.device_index:
-                self._silence(device)
+                device.silence()
             elif device.device_index in self._ready:
                 reports.append(self._hold(order.round_index, device))
         return reports
@@ -205,7 +219,7 @@ class DeviceAgent:
             _logger.warning("round %d device %d: %s", round_index, device.device_index, error)
             what, reason = Participation.DROPPED, type(error).__name__
             self._ready.remove(device.device_index)
-            self._silence(device)
+            device.silence()
         return RoundReport(self._run_id, round_index, device.device_index, what, reason, scale)
 
     def fall_silent(self, order: SilenceOrder) -> None:
@@ -215,24 +229,21 @@ class DeviceAgent:
             RadioNotSilentError: of those that are not known to be silent; nothing may go on then.
         """
         self._check_run(order.run_id)
-        silence_each([functools.partial(self._silence, device) for device in self._devices])
-
-    def _silence(self, device: VirtualDevice) -> None:
-        try:
-            device.uplink.fall_silent()
-        except RadioNotSilentError as error:
-            raise RadioNotSilentError(f"device {device.device_index}: {error}") from error
-        except RadioError as error:  # nothing is on the air, and nothing was
-            _logger.warning("device %d: %s", device.device_index, error)
+        silence_each([device.silence for device in self._devices])
 
     def run_round(self, plan: RoundPlan) -> list[RoundReport]:
-        """Check the order, look along every direction, speak Q numbers per device."""
+        """Check the order, look along every direction, speak Q numbers per device.
+
+        Raises:
+            PlanRefusedError, DeviceLedgerError: nothing is said, and nothing has changed.
+        """
         self.verify_plan(plan)
-        self._last_planned_round = plan.round_index
         orders = plan.orders_by_device()
         speaking = [(d, orders[d.device_index]) for d in self._devices if d.device_index in orders]
+        self._admit(plan, speaking)
+        self._last_planned_round = plan.round_index
         release = plan.release  # a digest of every order; taken once for all devices
-        batches = [self._draw_batches(device, plan, release) for device, _ in speaking]
+        batches = [device.draw_batches(plan, release, self._max_rows) for device, _ in speaking]
         gradients = self.measure_gradients(plan, batches)
 
         reports = {
@@ -250,8 +261,8 @@ class DeviceAgent:
         """Refuse a plan that this host should not carry out.
 
         Raises:
-            PlanRefusedError: another run, a round that does not grow, an unknown generator, or an
-                order beyond a device's own limits.
+            PlanRefusedError: another run, a round that does not grow, an unknown generator, or
+                noise for a device that was told of no promise.
         """
         self._check_run(plan.run_id)
         if plan.round_index <= self._last_planned_round:
@@ -271,9 +282,38 @@ class DeviceAgent:
             )
         orders = plan.orders_by_device()
         for device in self._devices:
-            if device.device_index in orders:
-                name = f"device {device.device_index}"
-                device.limits.check(plan, orders[device.device_index], name)
+            order = orders.get(device.device_index)
+            if order is not None and order.artificial_noise_std > 0.0 and not device.is_private:
+                raise PlanRefusedError(
+                    f"device {device.device_index}: noise {order.artificial_noise_std} is ordered, "
+                    "it was told of no promise. Its configuration and the server's are not the "
+                    "same."
+                )
+
+    def _admit(
+        self, plan: RoundPlan, speaking: Sequence[tuple[VirtualDevice, TransmitOrder]]
+    ) -> None:
+        """Every release is within its owner's policy, and on this disk, before anything is sent."""
+        asked = [
+            Asked(
+                owner=device.owner,
+                policy=device.policy,
+                num_records=len(device.prompts),
+                commitment=device.private_random.commitment,
+                data=self._data_names[device.device_index],
+                order=order,
+            )
+            for device, order in speaking
+            if device.policy is not None
+        ]
+        if not asked:
+            return
+        if self._guard is None:
+            raise PlanRefusedError(
+                "these devices have a policy and no ledger to count their releases in. Please "
+                "report how they were started."
+            )
+        self._guard.admit(plan, self._history, asked)
 
     def measure_gradients(
         self, plan: RoundPlan, batches: Sequence[Sequence[Batch]]
@@ -314,6 +354,7 @@ class DeviceAgent:
                 f"{self._last_applied_round + 1}; replay the missing results first."
             )
         self._store.apply_step(result)
+        self._history = _then(self._history, result)
         self._last_applied_round = result.round_index
         self._last_planned_round = max(self._last_planned_round, result.round_index)
 
@@ -336,19 +377,14 @@ class DeviceAgent:
         try:
             silence_each([device.uplink.close for device in self._devices])
         finally:
+            if self._guard is not None:
+                self._guard.close()
             self._forward.close()
             self._store.close()
 
     def _check_run(self, run_id: str) -> None:
         if run_id != self._run_id:
             raise PlanRefusedError(f"run_id {run_id!r}: this device serves run {self._run_id!r}.")
-
-    def _draw_batches(self, device: VirtualDevice, plan: RoundPlan, release: str) -> list[Batch]:
-        """The device's secret Poisson batch, cut by length; empty when nobody was drawn."""
-        num_records = len(device.prompts)
-        probability = min(1.0, plan.batch_size / num_records)
-        chosen = device.private_random.poisson_batch(release, num_records, probability)
-        return device.prompts.batches_by_length(chosen, self._max_rows)
 
     def _speak(
         self,
@@ -365,9 +401,9 @@ class DeviceAgent:
                 clip=plan.clip,
                 batch_size=plan.batch_size,
                 # Under a privacy promise not even silence may tell of one odd record.
-                non_finite_counts_as_zero=device.limits.is_private,
+                non_finite_counts_as_zero=device.is_private,
             )
-            said, noise = _say(plan, release, device, order, estimate.clipped_scalars)
+            said, noise = device.with_noise(plan, release, order, estimate.clipped_scalars)
             done = device.uplink.send_scalars(said, order, plan)
         except (NonFiniteScalarError, RadioError) as error:
             _logger.warning("round %d device %d: %s", plan.round_index, device.device_index, error)
@@ -390,21 +426,7 @@ class DeviceAgent:
         )
 
 
-def _say(
-    plan: RoundPlan,
-    release: str,
-    device: VirtualDevice,
-    order: TransmitOrder,
-    scalars: Sequence[float],
-) -> tuple[tuple[complex, ...], tuple[complex, ...]]:
-    """What the device says, and the noise in it [Q]."""
-    if not device.limits.is_private:
-        return said_plainly(scalars, plan.vote), (0j,) * len(scalars)
-    if plan.vote is Vote.NOISE_AFTER:
-        grid = NumberGrid.of_votes()
-    else:
-        grid = NumberGrid.of_numbers(plan.clip, plan.batch_size)
-    sigma = grid.steps_above(order.artificial_noise_std)
-    draws = device.private_random.circular_draws(release, sigma, len(scalars))
-    noise = tuple(complex(grid.number(n), grid.number(m)) for n, m in draws)
-    return said_on_grid(scalars, draws, plan.vote, grid), noise
+def _then(history: str, result: RoundResult) -> str:
+    """The digest of a history with one step more."""
+    step = msgspec.msgpack.encode(msgspec.structs.replace(result, run_id=""))
+    return hashlib.sha256(history.encode() + step).hexdigest()

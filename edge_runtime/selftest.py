@@ -15,9 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_runtime.agent import DeviceAgent, VirtualDevice
+from edge_runtime.agent import DeviceAgent
 from edge_runtime.bundle import open_bundle
-from edge_runtime.device_limits import DeviceLimits
 from edge_runtime.forward import OnnxForward
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.private_random import PrivateRandom
@@ -35,6 +34,7 @@ from edge_runtime.spsa import ScalarEstimate
 from edge_runtime.task_spec import load_task
 from edge_runtime.tasks import Example, PromptSet, label_token_ids, load_tokenizer, read_examples
 from edge_runtime.uplink import CoherentUplink
+from edge_runtime.virtual_device import VirtualDevice
 from radio.software_air.channel_models import RayleighBlockFading
 from radio.software_air.loopback import LoopbackTransceiver
 from radio.software_air.medium import SoftwareMedium
@@ -127,10 +127,10 @@ def run_selftest(
         devices=[
             VirtualDevice(
                 device_index=k,
+                owner=str(k),
                 prompts=PromptSet(parts[k], task, tokenizer, _MAX_TOKENS),
                 private_random=PrivateRandom(PrivateRandom.generate_key()),
                 uplink=CoherentUplink(LoopbackTransceiver(medium, k), waveform),
-                limits=DeviceLimits(_CLIP, _BATCH_SIZE),
             )
             for k in range(num_devices)
         ],

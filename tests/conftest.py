@@ -296,7 +296,7 @@ def make_plan() -> Callable[..., RoundPlan]:
             "batch_size": len(TEXTS),
             "access": Access.SUPERPOSED,
             "frame_start_sample": 0,
-            "orders": tuple(TransmitOrder(i, 0.5, -0.25, noise_std) for i in devices),
+            "orders": tuple(TransmitOrder(i, 0.125, -0.0625, noise_std) for i in devices),
         }
         return RoundPlan(**{**fields, **changes})
 
@@ -351,18 +351,26 @@ class Host:
 
 @pytest.fixture
 def make_host(
-    tiny_bundle: Any, toy_task: Any, toy_examples: list[Any], tiny_tokenizer: Any
+    tiny_bundle: Any,
+    toy_task: Any,
+    toy_examples: list[Any],
+    tiny_tokenizer: Any,
+    tmp_path: Any,
 ) -> Iterator[Callable[..., Host]]:
-    """make_host(num_devices, num_workers=1, wrap_forward=None, keys=(), **limits) -> Host.
+    """make_host(num_devices, num_workers=1, wrap_forward=None, keys=(), ...) -> Host.
 
-    ``wrap_forward`` takes the real forward and returns what the agent shall use instead.
+    ``wrap_forward`` takes the real forward and returns what the agent shall use instead;
+    ``is_private``, or anything of a policy (`policies.make_policy`), makes a promise, counted in
+    ``ledger``, a folder of its own by default.
     """
-    from edge_runtime.agent import DeviceAgent, VirtualDevice
-    from edge_runtime.device_limits import DeviceLimits
+    from edge_runtime.agent import DeviceAgent
     from edge_runtime.forward import OnnxForward
+    from edge_runtime.guard.ledger import DeviceLedger
     from edge_runtime.parameters import ParameterStore
     from edge_runtime.private_random import PrivateRandom
     from edge_runtime.tasks import PromptSet
+    from edge_runtime.virtual_device import VirtualDevice
+    from tests.support.policies import make_policy
 
     made: list[Host] = []
 
@@ -372,22 +380,25 @@ def make_host(
         num_workers: int = 1,
         wrap_forward: Callable[[Any], Any] | None = None,
         keys: tuple[bytes, ...] = (),
-        **limits: Any,
+        is_private: bool = False,
+        ledger: Any = None,
+        **agreed: Any,
     ) -> Host:
         store = ParameterStore.from_bundle(tiny_bundle)
         real = OnnxForward(tiny_bundle, store, num_workers=num_workers)
         forward = wrap_forward(real) if wrap_forward else real
         prompts = PromptSet(toy_examples, toy_task, tiny_tokenizer, 32)
         uplinks = [RecordingUplink() for _ in range(num_devices)]
-        allowed = {"max_clip": 4.0, "min_batch_size": 1, "min_noise_std": 0.0, **limits}
+        policy = make_policy(**agreed) if is_private or agreed else None
         keys = keys or tuple(PrivateRandom.simulated_key(7, i) for i in range(num_devices))
         devices = [
             VirtualDevice(
                 device_index=index,
+                owner=str(index),
                 prompts=prompts,
                 private_random=PrivateRandom(keys[index]),
                 uplink=uplinks[index],
-                limits=DeviceLimits(**allowed),
+                policy=policy,
             )
             for index in range(num_devices)
         ]
@@ -400,6 +411,8 @@ def make_host(
             forward=forward,
             observe_scalar=lambda *what: seen.append(what),
         )
+        if policy is not None:
+            agent.guard_with(DeviceLedger(ledger or tmp_path / f"ledger-{len(made)}"))
         made.append(Host(agent, store, real, devices, uplinks, seen))
         return made[-1]
 

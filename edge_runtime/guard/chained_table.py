@@ -149,6 +149,15 @@ class ChainedTable:
         self.head = count, chain
         return rows
 
+    def link_at(self, count: int) -> str | None:
+        """The link behind so many rows; None if there are fewer."""
+        if count == 0:
+            return GENESIS
+        found = self._connection.execute(
+            "SELECT chain FROM privacy_ledger WHERE sequence = ?", (count,)
+        ).fetchone()
+        return None if found is None else str(found[0])
+
     def _create_if_new(self) -> None:
         names = {
             name

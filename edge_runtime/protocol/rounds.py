@@ -14,7 +14,7 @@ import msgspec
 
 from edge_runtime.protocol.errors import WireError
 
-PROTOCOL_VERSION = 6
+PROTOCOL_VERSION = 7
 """Rises when the meaning of any record or of the direction generator changes."""
 
 STEP_QUANTUM = 2.0**-40
@@ -198,6 +198,8 @@ class RoundPlan(
         num_directions: Q, as many numbers every device sends.
         difference: one-sided or two-sided.
         vote: whether the numbers are said, or their signs.
+        receiver_noise_std: what the server counts of its receiver's own noise on a sum, in units of
+            the scalar; None where it counts none. No device can check it.
 
     Defaults are left out of the bytes, so that a release of one two-sided number, and the noise and
     batch that are drawn for it, is the same as before there were others.
@@ -216,9 +218,16 @@ class RoundPlan(
     num_directions: int = 1
     difference: Difference = Difference.TWO_SIDED
     vote: Vote = Vote.NONE
+    receiver_noise_std: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
+        if self.receiver_noise_std is not None:
+            _require_finite(receiver_noise_std=self.receiver_noise_std)
+            _require(
+                self.receiver_noise_std > 0,
+                f"receiver_noise_std: got {self.receiver_noise_std}, wanted > 0, or none.",
+            )
         _require(self.round_index >= 0, f"round_index: got {self.round_index}, wanted >= 0.")
         _require(
             0 <= self.direction_seed < 2**64,

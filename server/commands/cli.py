@@ -88,6 +88,25 @@ def _build_parser() -> argparse.ArgumentParser:
     plan.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the rounds of each")
     plan.set_defaults(command=("plan", "plan"))
 
+    policy = commands.add_parser(
+        "policy",
+        help="what an owner of data lets a device release, in all: a file, proved here",
+        description="A device keeps to its policy whatever a server asks for, and counts every "
+        "release on its own disk. The file is proved by exact accounting, on the owner's machine.",
+    )
+    _add_configuration(policy)
+    policy.add_argument("--records", type=int, metavar="N", help="records that the device holds")
+    policy.add_argument("--out", type=Path, metavar="FILE", help="write it there")
+    policy.add_argument(
+        "--spent", type=Path, metavar="FOLDER",
+        help="a device's own ledger: the rounds come on top of what it has released",
+    )  # fmt: skip
+    policy.add_argument("--device", metavar="NAME", help="which one, where the ledger has several")
+    policy.add_argument(
+        "--check", type=Path, metavar="FILE", help="only say what the policy in a file comes to"
+    )
+    policy.set_defaults(command=("policy", "policy"))
+
     report = commands.add_parser("report", help="write the report of a run again")
     report.add_argument("run", type=Path, metavar="RUN", help="run folder")
     report.add_argument("--json", action="store_true", help="print the summary as one JSON object")

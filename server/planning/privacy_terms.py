@@ -47,6 +47,7 @@ class PrivacyTerms:
         budget: R, what a device's rounds without subsampling may cost in all (sum of y =
             1 / (2 multiplier^2)); 0 where they are subsampled.
         budget_left: of it, at the beginning of the stretch.
+        spent: what the devices' accounts held before the stretch.
     """
 
     noise_multipliers: tuple[float, ...]
@@ -57,6 +58,7 @@ class PrivacyTerms:
     first_round: int = 0
     budget: float = 0.0
     budget_left: float = 0.0
+    spent: tuple[History, ...] = ()
 
     @property
     def least_noise_multiplier(self) -> float:
@@ -149,6 +151,7 @@ def plan_privacy_terms(
         first_round=stretch.first_round,
         budget=budget,
         budget_left=left,
+        spent=stretch.spent,
     )
 
 

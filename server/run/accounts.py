@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from server.config.plan_config import PlanConfig
@@ -22,6 +23,20 @@ def stretch_of(store: RunStore, config: PlanConfig) -> Stretch:
     before = PrivacyLedger(store.connection).records()[: last["num_records"]]
     spent = open_accounts(config, stretch.number, before).histories()
     return Stretch(stretch.first_round, stretch.number, spent)
+
+
+def releases_heard(store: RunStore) -> dict[str, int]:
+    """Device -> of how many finished rounds it has paid for; its own ledger has at least those.
+
+    Rounds that were paid for and passed over may have reached nobody.
+    """
+    finished = {row.round_index for row in store.rounds() if not row.is_skipped}
+    paid = {
+        (record.device_index, record.round_index)
+        for record in PrivacyLedger(store.connection).records()
+        if record.round_index in finished
+    }
+    return {str(device): number for device, number in Counter(k for k, _ in paid).items()}
 
 
 def num_stretches(store: RunStore) -> int:

@@ -7,11 +7,15 @@ exists.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from edge_runtime.agent import DeviceAgent
 from edge_runtime.control.host_end import HostEnd
 from edge_runtime.control.inprocess import InProcessChannel
 from edge_runtime.forward import OnnxForward
+from edge_runtime.guard.ledger import DeviceLedger
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.processors import usable_processors
 from edge_runtime.tasks import Batch
@@ -35,11 +39,31 @@ class RunComponents:
     """Everything that takes part in a run, connected, but not yet written down anywhere."""
 
     control: InProcessChannel
+    agent: DeviceAgent
     link: RadioLink
     truth: ScalarTruth
     replica: ParameterStore
     forward: OnnxForward
     validation: tuple[Batch, ...]
+
+    def count_releases_in(self, folder: Path, heard: Mapping[str, int]) -> None:
+        """From here on the devices count what they release, in a ledger of their own.
+
+        Args:
+            folder: of the ledger; one that is there goes on.
+            heard: device -> how many releases of it the server has heard.
+
+        Raises:
+            DeviceLedgerError: it cannot be trusted; or it knows of fewer.
+            PromiseError: the devices' policies do not cover what was released before.
+        """
+        ledger = DeviceLedger(folder)
+        try:
+            ledger.check_holds(heard)
+            self.agent.guard_with(ledger)
+        except BaseException:
+            ledger.close()
+            raise
 
     def close(self) -> None:
         """Silence radios and stop threads; everything is tried, whatever fails."""
@@ -111,6 +135,7 @@ def _connect_to(
     )
     return RunComponents(
         control=InProcessChannel(run_id, [HostEnd(agent)]),
+        agent=agent,
         link=link,
         truth=truth,
         replica=replica,

@@ -32,7 +32,12 @@ from server.planning.privacy_terms import PrivacyTerms
 from server.planning.round_plan import ChannelKnowledge
 from server.planning.scalar_rms import typical_number
 from server.privacy.ledger import PrivacyLedger
-from server.run.accounts import accounts_to_go_on_with, num_stretches, stretch_of
+from server.run.accounts import (
+    accounts_to_go_on_with,
+    num_stretches,
+    releases_heard,
+    stretch_of,
+)
 from server.run.components import RunComponents, connect, plan_privacy
 from server.run.data import RunData, load_run_data
 from server.run.environment import environment, peak_rss_mb, probe
@@ -182,6 +187,8 @@ class Experiment:
     ) -> Experiment:
         components.link.keep_captures_in(folder)
         pricing = _build_pricing(config, terms, store, components.link.noise_symbols)
+        if terms is not None:
+            components.count_releases_in(folder, releases_heard(store))
         loop = RoundLoop(
             run_id=str(store.meta("run_id")),
             config=config,

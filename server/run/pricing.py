@@ -118,7 +118,7 @@ class Pricing:
         terms, privacy, power = self._terms, self._config.privacy, planned.power
         if terms is None:
             return ()
-        num_missing, counted = privacy.missing_devices, self._counted_noise_std(power)
+        num_missing, counted = privacy.missing_devices, self.counted_noise_std(power)
         if self._config.access is Access.SLOTTED:
             num_missing = 0  # whatever the others do
         certified = self._certified(power, power.participants, num_missing, counted)
@@ -172,7 +172,7 @@ class Pricing:
         power = planned.power
         if self._ledger is None or self._config.access is Access.SLOTTED or not power.participants:
             return
-        counted = self._counted_noise_std(power)
+        counted = self.counted_noise_std(power)
         alone = [self._alone(power, k, counted) for k in power.participants]
         self._ledger.note_sending(
             SpeakersUnknown(
@@ -225,7 +225,7 @@ class Pricing:
         is_slotted = self._config.access is Access.SLOTTED
         if self._ledger is None or is_slotted or set(speakers) == set(power.participants):
             return
-        counted = self._counted_noise_std(power)
+        counted = self.counted_noise_std(power)
         alone = [
             msgspec.structs.replace(
                 record,
@@ -263,7 +263,7 @@ class Pricing:
         Raises:
             BudgetExceededError: with the correction, more than the budget is spent.
         """
-        terms, counted = self._terms, self._counted_noise_std(power)
+        terms, counted = self._terms, self.counted_noise_std(power)
         if self._ledger is None or terms is None or counted == 0.0 or not speakers:
             return
         limits = noise_power_limits(
@@ -343,9 +343,9 @@ class Pricing:
         if self._planner is not None:
             self._squares.add(records)
 
-    def _counted_noise_std(self, power: RoundPower) -> float:
+    def counted_noise_std(self, power: RoundPower) -> float:
         """What a sum's price counts of the receiver's noise, in units of the scalar."""
-        if not isinstance(power, PowerPlan) or power.receive_scale == 0.0:
+        if self._terms is None or not isinstance(power, PowerPlan) or power.receive_scale == 0.0:
             return 0.0
         return counted_noise_std(self._config.radio, self._config.privacy, power.receive_scale) * (
             1.0 - _ROUNDING

@@ -173,6 +173,7 @@ class RoundLoop:
             vote=self.config.vote,
             frame_start_sample=0,
             orders=power.orders(),
+            receiver_noise_std=self.pricing.counted_noise_std(power) or None,
         )
 
     @property

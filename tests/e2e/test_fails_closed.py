@@ -167,7 +167,7 @@ def test_devices_that_are_told_to_add_less_noise_than_was_charged_say_nothing(
         return make_plan(self, round_index, dataclasses.replace(power, artificial_noise_std=quiet))
 
     monkeypatch.setattr(type(run.loop), "make_plan", quieter)
-    with pytest.raises(Exception, match="is below its own"):
+    with pytest.raises(Exception, match="what is left of the allowed rounds needs"):
         carry_out(run)
     assert len(sent) == 3
 

@@ -1107,7 +1107,7 @@ def test_a_device_of_a_private_run_speaks_under_no_noiseless_order(tmp_path):
         loop.take_step(RoundResult(loop.run_id, 0, 0, (0,)))
         answers = ask(run.loop.control, loop.make_plan(1, silenced))
         assert answers.reports == []
-        with pytest.raises(PlanRefusedError, match="is below its own"):
+        with pytest.raises(PlanRefusedError, match="noise of 0 times the sensitivity"):
             those_who(Participation.TRANSMITTED, answers)
     finally:
         run.close()

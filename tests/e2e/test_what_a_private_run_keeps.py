@@ -14,8 +14,10 @@ import sqlite3
 import stat
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
+from edge_runtime.guard.ledger import HEAD_FILE, LEDGER_FILE, DeviceLedger, Release
 from edge_runtime.private_random import PrivateRandom
 from edge_runtime.protocol.rounds import DigestReport, RoundReport
 from edge_runtime.task_spec import load_task
@@ -134,6 +136,17 @@ RECORD = {
     "amplitude_error_bound": CHANNEL,
     "noise_stream": "a one-way name of noise that is drawn whatever the data are",
 }
+COUNTED = {
+    "owner": "a count",
+    "run_id": CHOSEN + ", and drawn by chance",
+    "round_index": "a count",
+    "commitment": "one-way name of a 256-bit key",
+    "release": "a digest of the order, which is public",
+    "data": KEYED,
+    "history": "a digest of public weights and of steps: " + RELEASE,
+    "noise_multiplier": "from the plan",
+    "sampling_rate": PUBLIC_N,
+}
 SENT = {
     RoundReport: {
         "run_id": CHOSEN,
@@ -152,6 +165,8 @@ SENT = {
 }
 FILES = {
     STORE_FILE: "see STORED",
+    LEDGER_FILE: "see COUNTED",
+    HEAD_FILE: "a count, and a hash of what is COUNTED",
     "summary.json": "made from the store alone",
     "report.html": "made from the store alone",
     "plots": "made from the store alone",
@@ -202,6 +217,19 @@ def complete(folder, train, **changes):
     return folder
 
 
+def released(folder):
+    """What both devices have written down of their own."""
+    ledger = DeviceLedger(folder)
+    try:
+        return [release for owner in ledger.owners for release in ledger.releases(owner)]
+    finally:
+        ledger.close()
+
+
+def nameless(release):
+    return msgspec.structs.replace(release, data="", run_id="")
+
+
 def contents(folder):
     """{table: {column or meta key: its values in order}} of a store."""
     connection = sqlite3.connect(folder / STORE_FILE)
@@ -232,6 +260,7 @@ def test_everything_stored_has_a_reason(ended):
         table: set(reasons) for table, reasons in STORED.items()
     }
     assert set(MechanismRecord.__struct_fields__) == set(RECORD)
+    assert set(Release.__struct_fields__) == set(COUNTED)
     assert {path.name for path in ended.iterdir()} == set(FILES)
 
 
@@ -395,6 +424,9 @@ def test_a_record_that_no_round_drew_leaves_no_trace(tmp_path, lines, monkeypatc
     for summary in summaries:
         del summary["run_id"]
     assert summaries[0] == summaries[1]
+    counted = [released(folder) for folder in (first, second)]
+    assert counted[0] != counted[1]  # by the name of their data under their key, and of the run
+    assert [nameless(r) for r in counted[0]] == [nameless(r) for r in counted[1]]
 
 
 def test_keys_are_destroyed_when_the_run_is_complete(ended):

@@ -4,13 +4,15 @@ Invariants: weights equal everywhere, or an error; silence on any doubt; what a 
 round does not depend on its data.
 """
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from edge_runtime.agent import DeviceAgent, VirtualDevice
+from edge_runtime.agent import DeviceAgent
 from edge_runtime.bundle import TensorEntry
-from edge_runtime.device_limits import DeviceLimits
 from edge_runtime.forward import ForwardOutput
+from edge_runtime.guard.ledger import DeviceLedger
 from edge_runtime.lattice import range_limit
 from edge_runtime.number_grid import SHIFT_GROWTH
 from edge_runtime.parameters import ParameterStore
@@ -66,9 +68,9 @@ def test_a_device_that_fails_between_its_looks_has_its_weights_back(
     assert [uplink.scalars for uplink in host.uplinks] == [[], []]
     # The round may have been answered for all this host knows; it goes on from its result.
     with pytest.raises(PlanRefusedError):
-        host.agent.run_round(make_plan(devices=(0, 1)))
+        host.agent.run_round(make_plan(devices=(0, 1), noise_std=1.0))
     host.agent.apply_result(RoundResult(RUN_ID, 0, 2024, (0,)))
-    assert len(host.agent.run_round(make_plan(devices=(0, 1), round_index=1))) == 2
+    assert len(host.agent.run_round(make_plan(devices=(0, 1), round_index=1, noise_std=1.0))) == 2
 
 
 @pytest.mark.parametrize("look", [0, 1])
@@ -144,7 +146,9 @@ def test_a_dropped_device_does_not_say_how_large_its_secret_batch_was(make_host,
     assert len(reasons) == 1
 
 
-def test_a_dropped_device_does_not_say_the_scalar_that_its_radio_refused(make_host, make_plan):
+def test_a_dropped_device_does_not_say_the_scalar_that_its_radio_refused(
+    make_host, make_plan, tmp_path
+):
     # With superposed access the server may only ever meet the sum, so not even a noisy scalar.
     from edge_runtime.uplink import CoherentUplink
     from radio.software_air.loopback import LoopbackTransceiver
@@ -162,12 +166,12 @@ def test_a_dropped_device_does_not_say_the_scalar_that_its_radio_refused(make_ho
         agent = DeviceAgent(
             host="h", run_id=RUN_ID, store=host.store, forward=host.forward,
             devices=[
-                VirtualDevice(
-                    0, device.prompts, device.private_random,
-                    CoherentUplink(radio, CoherentWaveform(num_devices=1)), device.limits,
+                dataclasses.replace(
+                    device, uplink=CoherentUplink(radio, CoherentWaveform(num_devices=1))
                 )
             ],
         )  # fmt: skip
+        agent.guard_with(DeviceLedger(tmp_path / str(seed)))
         (report,) = agent.run_round(make_plan(noise_std=100.0))
         assert report.participation is DROPPED
         reasons.add(report.reason)
@@ -258,9 +262,3 @@ def test_a_device_that_died_after_speaking_says_the_same_again(make_host, make_p
     returned.agent.run_round(plan)
     for one, other in zip(first.uplinks, returned.uplinks, strict=True):
         assert one.scalars == other.scalars
-
-
-def test_a_device_limit_cannot_be_widened_by_its_plan():
-    limits = DeviceLimits(max_clip=1.0, min_batch_size=8)
-    with pytest.raises(AttributeError):
-        limits.max_clip = 2.0

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from edge_runtime.forward import OnnxForward
+from edge_runtime.guard.policy import Cover
 from edge_runtime.number_grid import NumberGrid
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.pass_shapes import MAX_ROWS
@@ -21,6 +22,7 @@ from edge_runtime.protocol.rounds import (
     RoundReport,
     RoundResult,
     SoundingOrder,
+    TransmitOrder,
 )
 
 RUN_ID = "run-of-the-tests"
@@ -167,10 +169,12 @@ def test_every_number_of_a_round_has_a_noise_of_its_own(make_host, make_plan):
 
 
 def test_under_a_promise_numbers_lie_on_the_declared_grid_also_without_noise(make_host, make_plan):
-    plain, private = make_host(), make_host(is_private=True)
-    plan = make_plan(num_directions=4)
-    for host in (plain, private):
-        host.agent.run_round(plan)
+    # The weakest device may be dealt no noise of its own; then the others' covers it.
+    plain, private = make_host(), make_host(cover=Cover.FEDERATION)
+    orders = (TransmitOrder(0, 0.125, -0.0625, 0.0), TransmitOrder(1, 0.125, -0.0625, 1.0))
+    plan = make_plan(num_directions=4, orders=orders)
+    plain.agent.run_round(make_plan(num_directions=4))
+    private.agent.run_round(plan)
     grid = NumberGrid.of_numbers(plan.clip, plan.batch_size)
     (exact,), (rounded,) = plain.uplinks[0].vectors, private.uplinks[0].vectors
     assert rounded == tuple(complex(grid.number(grid.nearest(p.real))) for p in exact)
@@ -306,12 +310,10 @@ def test_a_batch_cut_into_pieces_is_the_same_batch(make_host, make_plan, max_row
         ({"run_id": "another"}, {}, "run_id 'another': this device serves run"),
         ({"round_index": 1}, {}, "those after round -1; replay the missing results first"),
         ({"direction_generator": "xorshift/1"}, {}, "this device makes 'philox4x64-10/rademacher"),
-        ({"clip": 4.5}, {}, r"device 0: clip 4\.5 is above its own 4\.0"),
-        ({"clip": math.inf}, {}, "clip inf is above its own"),
-        ({"batch_size": 3}, {"min_batch_size": 4}, "batch size 3 is below its own 4"),
-        ({"access": Access.SLOTTED}, {}, "access slotted, it speaks superposed only"),
-        ({"noise_std": 0.24}, {"min_noise_std": 0.25}, r"noise 0\.24 is below its own 0\.25"),
-        ({"noise_std": 0.0}, {"min_noise_std": 0.25}, "the antenna stays silent"),
+        ({"clip": 4.5}, {}, r"device 0: policy max_clip: 4\.5 is asked for, at most 4 is"),
+        ({"clip": math.inf}, {}, "policy max_clip: inf is asked for"),
+        ({"batch_size": 3}, {"min_batch": 4}, "policy min_batch: a batch of 3 is asked for"),
+        ({"access": Access.SLOTTED}, {}, 'policy access: "slotted" is asked for, agreed is "sup'),
     ],
 )
 def test_a_plan_that_a_device_must_not_carry_out_is_refused(
@@ -335,7 +337,7 @@ def test_limits_bind_only_those_who_are_to_speak(make_host, make_plan):
 
 
 def test_limits_are_inclusive(make_host, make_plan):
-    host = make_host(1, max_clip=4.0, min_batch_size=6, min_noise_std=0.5, is_private=True)
+    host = make_host(1, max_clip=4.0, min_batch=6, max_directions=1)
     (report,) = host.agent.run_round(make_plan(clip=4.0, batch_size=6, noise_std=0.5))
     assert report.participation is TRANSMITTED
 

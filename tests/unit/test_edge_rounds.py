@@ -76,8 +76,8 @@ def test_an_order_that_cannot_be_meant_is_not_born(fields, words):
 def test_an_order_names_its_complex_gain_and_is_found_by_its_device(make_plan):
     plan = make_plan(devices=(1, 4))
     orders = plan.orders_by_device()
-    assert orders[4] == TransmitOrder(4, 0.5, -0.25, 0.0)
-    assert orders[4].tx_gain == 0.5 - 0.25j
+    assert orders[4] == TransmitOrder(4, 0.125, -0.0625, 0.0)
+    assert orders[4].tx_gain == 0.125 - 0.0625j
     assert 2 not in orders
 
 

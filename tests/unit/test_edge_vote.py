@@ -8,9 +8,9 @@ import pytest
 
 from edge_runtime.guard.sensitivity import vote_sensitivity
 from edge_runtime.number_grid import NumberGrid
+from edge_runtime.protocol.errors import PromiseError
 from edge_runtime.protocol.rounds import Vote
 from edge_runtime.vote import said_on_grid, said_plainly, sign
-from server.errors import ConfigurationError
 from server.run.optimizer import votes_decided
 
 SCALARS = (0.5, -2.0, 0.0)
@@ -61,7 +61,7 @@ def test_the_sensitivity_is_rounded_up(num_votes):
 
 @pytest.mark.parametrize("bad", [0, -1, 1.0, True])
 def test_what_is_no_number_of_votes_is_refused(bad):
-    with pytest.raises(ConfigurationError, match="num_votes: got"):
+    with pytest.raises(PromiseError, match="num_votes: got"):
         vote_sensitivity(bad)
 
 
