@@ -1,6 +1,6 @@
 """A run whose losses are scripted and whose wiring is a run's, for `privacy_audit.py` to attack.
 
-`build_device_host` makes two devices with their keys, data and uplinks, as in every run; the
+`build_agent` makes two devices with their keys, data and uplinks, as in every run; the
 planner makes the orders; the coherent waveform and the software air carry the samples; the receiver
 demodulates. Scripted are the losses alone: those of the canary, device 0's first record, differ as
 much as floats do, all others not at all, so that the canary moves its device's numbers by the whole
@@ -27,6 +27,8 @@ from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, open_bundle
 from edge_runtime.control.host_end import HostEnd
 from edge_runtime.control.inprocess import InProcessChannel
 from edge_runtime.forward import OnnxForward
+from edge_runtime.guard.guard import Guard
+from edge_runtime.guard.keys import HostKeys
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.private_random import PrivateRandom
 from edge_runtime.protocol.direction import GENERATOR, derive_direction_seed
@@ -40,8 +42,7 @@ from server.air.orders import ask
 from server.config.files import load_config
 from server.planning.privacy_terms import plan_privacy_terms
 from server.planning.round_plan import plan_round
-from server.run.device_host import build_device_host
-from server.store.device_keys import DeviceKeys
+from server.run.local_host import build_agent
 
 EPSILON, DELTA = 8.0, 1e-5
 NUM_DIRECTIONS, BATCH_SIZE = 4, 10
@@ -110,7 +111,7 @@ class FaultyRandom(PrivateRandom):
 
 
 class FaultyKeys:
-    """Keys as in a run (`DeviceKeys`); what they are used by has faults."""
+    """Keys as in a run (`HostKeys`); what they are used by has faults."""
 
     def __init__(self, keys: Sequence[bytes], cell: Cell) -> None:
         self._randoms = [FaultyRandom(key, cell, index) for index, key in enumerate(keys)]
@@ -139,6 +140,10 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self._targets)
+
+    def digest(self) -> str:
+        """A name, where nobody compares them."""
+        return f"{len(self)} rows"
 
     def batches_by_length(self, indices: Sequence[int], max_rows: int) -> list[Batch]:
         """The chosen ones, in one batch."""
@@ -182,6 +187,19 @@ class Losses:
         """Nothing to let go of."""
 
 
+class AnyRelease(Guard):
+    """Lets the same few rounds be carried out thousands of times, which no policy would."""
+
+    def __init__(self) -> None:
+        pass
+
+    def admit(self, *order: object) -> None:
+        """Whatever it is."""
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
 class AuditedRun:
     """Two devices, the air and a receiver, for one cell."""
 
@@ -205,14 +223,14 @@ class AuditedRun:
         self.link = build_radio_link(self.config, seed)
         bundle = open_bundle(BUNDLED_MODEL_FOLDER)
         self.losses = Losses()
-        host = build_device_host(
+        host = build_agent(
             self.config,
             max_tokens=self.config.task.max_tokens,
             run_id="audit",
             prompts=[
                 cast(PromptSet, Rows(cell.held, has_canary=has_canary and k == 0)) for k in (0, 1)
             ],
-            keys=cast(DeviceKeys, self.keys),
+            keys=cast(HostKeys, self.keys),
             uplinks=self.link.uplinks,
             terms=self.terms,
             weights=ParameterStore.from_bundle(bundle, ["*final_layer_norm.bias"], 1),
@@ -220,6 +238,7 @@ class AuditedRun:
             vocab_size=int(bundle.manifest.architecture["vocab_size"]),
             observe_scalar=None,
         )
+        host.guard_with(AnyRelease())
         self.control = InProcessChannel("audit", [HostEnd(host)])
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from edge_runtime.forward import OnnxForward
 from edge_runtime.guard.guard import Asked, Guard
-from edge_runtime.guard.ledger import DeviceLedger
+from edge_runtime.guard.policy import DevicePolicy
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.pass_shapes import MAX_ROWS
 from edge_runtime.protocol.direction import GENERATOR, direction_seeds
@@ -32,6 +32,7 @@ from edge_runtime.protocol.rounds import (
     RoundPlan,
     RoundReport,
     RoundResult,
+    RunEnded,
     SilenceOrder,
     SoundingOrder,
     TransmitOrder,
@@ -97,17 +98,18 @@ class DeviceAgent:
             if device.is_private
         }
 
-    def guard_with(self, ledger: DeviceLedger) -> None:
+    @property
+    def policies(self) -> dict[str, DevicePolicy]:
+        """What the owners of the data allow, of those who are promised anything."""
+        return {d.owner: d.policy for d in self._devices if d.policy is not None}
+
+    def guard_with(self, guard: Guard) -> None:
         """From here on releases are counted; without it a device with a policy says nothing.
 
         Args:
-            ledger: this host's own; it is closed with the agent.
-
-        Raises:
-            PromiseError: a policy does not cover what was released before it.
+            guard: of these policies; it is closed with the agent.
         """
-        policies = {d.owner: d.policy for d in self._devices if d.policy is not None}
-        self._guard = Guard(ledger, policies)
+        self._guard = guard
 
     @property
     def host(self) -> str:
@@ -147,6 +149,8 @@ class DeviceAgent:
                 self.hold_pilot(message)
             case SilenceOrder():
                 self.fall_silent(message)
+            case RunEnded():
+                self.end_run(message)
         return []
 
     def send_pilots(self, order: SoundingOrder) -> None:
@@ -367,6 +371,16 @@ class DeviceAgent:
             host=self._host,
             parameter_digest=self._store.digest(),
         )
+
+    def end_run(self, order: RunEnded) -> None:
+        """Nothing more will be said in this run; its private keys go.
+
+        Raises:
+            DeviceKeysError: they are still there.
+        """
+        self._check_run(order.run_id)
+        if self._guard is not None:
+            self._guard.end_run()
 
     def close(self) -> None:
         """Silence every uplink, whatever another one says, and stop the worker threads.

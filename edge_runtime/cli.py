@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
+import signal
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,7 +20,7 @@ import msgspec
 from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, open_bundle
 from edge_runtime.kernel import KERNEL_NAME, KERNEL_REASON
 from edge_runtime.protocol.errors import EdgeError
-from radio.command_line import EXIT_PROBLEM, ShowVersion, answered
+from radio.command_line import EXIT_PROBLEM, ShowVersion, answered, at_the_end_of_the_input
 from radio.errors import RadioError
 
 _PROBE_TIMEOUT_S = 60
@@ -56,6 +59,20 @@ def _carry_out(argv: Sequence[str] | None) -> int:
     selftest.add_argument("--devices", type=int, default=3, help="virtual devices")
     selftest.add_argument("--json", action="store_true")
     selftest.set_defaults(command=_selftest)
+
+    join = commands.add_parser("join", help="take part in the run of a server on this broker")
+    join.add_argument("broker", metavar="NATS_URL", help="the line that the server prints")
+    join.add_argument("--name", required=True, help="of this host")
+    join.add_argument(
+        "--data", required=True, type=Path, metavar="FILE|FOLDER",
+        help="label<TAB>text lines; of a folder each file is a device",
+    )  # fmt: skip
+    join.add_argument("--bundle", type=Path, default=BUNDLED_MODEL_FOLDER, help="of the model")
+    join.add_argument("--wait", type=float, default=60.0, metavar="S", help="for a server")
+    # Of `pairzero up`, which starts its devices with them.
+    join.add_argument("--simulated-keys", action="store_true", help=argparse.SUPPRESS)
+    join.add_argument("--until-input-ends", action="store_true", help=argparse.SUPPRESS)
+    join.set_defaults(command=_join)
 
     args = parser.parse_args(argv)
     code: int = args.command(args)
@@ -123,6 +140,27 @@ def _check_bundle() -> tuple[bool, str]:
     except EdgeError as error:
         return False, str(error)
     return True, f"bundled model intact, {bundle.manifest.architecture['num_parameters']:,} weights"
+
+
+def _join(args: argparse.Namespace) -> int:
+    # Imported here so that `doctor` still answers where onnxruntime or nats do not load.
+    from edge_runtime.control.nats_link import NatsLink
+    from edge_runtime.joining.host import HostSettings, devices_of, join
+
+    settings = HostSettings(
+        host=args.name,
+        data=devices_of(args.data, args.name),
+        bundle=args.bundle,
+        may_simulate=args.simulated_keys,
+        wait_s=args.wait,
+    )
+    is_over = threading.Event()
+    if args.until_input_ends:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        at_the_end_of_the_input(is_over)
+    with contextlib.closing(NatsLink(args.broker, args.name)) as link:
+        join(link, settings, functools.partial(print, flush=True), is_over)
+    return 0
 
 
 def _selftest(args: argparse.Namespace) -> int:

@@ -225,6 +225,7 @@ class PromptSet:
         self._rows = [_shorten(prompt, max_tokens) for prompt in prompts]
         self.num_shortened = sum(len(prompt) > max_tokens for prompt in prompts)
         self._targets = np.array([example.label_index for example in examples], dtype=np.int64)
+        self._digest = ""
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -236,10 +237,12 @@ class PromptSet:
         It tells two data sets apart, so it is for comparison within a device; see
         `PrivateRandom.commit_to_data` for a name that may be stored.
         """
-        sha = hashlib.sha256()
-        for row, target in zip(self._rows, self._targets, strict=True):
-            sha.update(np.array([len(row), target, *row], dtype="<i8").tobytes())
-        return sha.hexdigest()
+        if not self._digest:
+            sha = hashlib.sha256()
+            for row, target in zip(self._rows, self._targets, strict=True):
+                sha.update(np.array([len(row), target, *row], dtype="<i8").tobytes())
+            self._digest = sha.hexdigest()
+        return self._digest
 
     def batch(self, indices: Sequence[int] | Int64Array) -> Batch:
         """The chosen examples as one batch, padded to the longest of them."""

@@ -14,6 +14,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -259,6 +260,13 @@ def _phase_rng(name: str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
 
 
+class Box(Protocol):
+    """Where one end of the ideal link puts its numbers."""
+
+    def put(self, scalars: Iterable[float]) -> None:
+        """Add one device's numbers."""
+
+
 class ScalarBox:
     """Adds vectors of Q numbers, each sum exactly rounded, whatever the order (math.fsum)."""
 
@@ -280,7 +288,7 @@ class ScalarBox:
 class IdealUplink(Uplink):
     """No radio. Does not model: anything."""
 
-    box: ScalarBox
+    box: Box
 
     def send_pilot(self, device_index: int, order: SoundingOrder) -> None:
         """There is no channel to learn."""

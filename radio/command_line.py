@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -148,3 +149,16 @@ def _open_standard_streams() -> None:
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(errors="backslashreplace")
+
+
+def at_the_end_of_the_input(is_over: threading.Event) -> None:
+    """Set an event when standard input ends: with whoever started this process, however it goes."""
+
+    def wait() -> None:
+        # Not through sys.stdin, whose lock a thread must not hold when the program ends.
+        with contextlib.suppress(OSError):
+            while os.read(0, 1 << 16):
+                pass
+        is_over.set()
+
+    threading.Thread(target=wait, name="input", daemon=True).start()

@@ -8,6 +8,7 @@
       +- ReportError            a run's pictures or page could not be written; its result is safe
       +- RunStoreError          the run folder cannot be read, written or resumed
       +- ReplicaMismatchError   two replicas of the model hold different bits
+      +- HostsError             hosts of devices, or the broker, cannot take part
       +- HostsMissingError      hosts of devices do not answer; the run pauses
       +- PrivacyError           the promise cannot be made or kept; the antenna stays silent
            +- BudgetExhaustedError   the next round cannot be afforded; nothing was overspent
@@ -59,6 +60,13 @@ class ReplicaMismatchError(ServerError):
     """Two replicas that took the same steps hold different bits.
 
     Examples: a device with other base weights; memory corruption; a changed direction generator.
+    """
+
+
+class HostsError(ServerError):
+    """Hosts of devices, or the broker between, cannot take part.
+
+    Examples: no broker's program; a device with another bundle; fewer devices than were waited for.
     """
 
 

@@ -365,7 +365,7 @@ def make_host(
     """
     from edge_runtime.agent import DeviceAgent
     from edge_runtime.forward import OnnxForward
-    from edge_runtime.guard.ledger import DeviceLedger
+    from edge_runtime.guard.guard import Guard
     from edge_runtime.parameters import ParameterStore
     from edge_runtime.private_random import PrivateRandom
     from edge_runtime.tasks import PromptSet
@@ -412,7 +412,7 @@ def make_host(
             observe_scalar=lambda *what: seen.append(what),
         )
         if policy is not None:
-            agent.guard_with(DeviceLedger(ledger or tmp_path / f"ledger-{len(made)}"))
+            agent.guard_with(Guard(ledger or tmp_path / f"own-{len(made)}", agent.policies))
         made.append(Host(agent, store, real, devices, uplinks, seen))
         return made[-1]
 

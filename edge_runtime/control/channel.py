@@ -90,6 +90,12 @@ class ControlChannel(ABC):
         self._epoch = epoch
         self._clock = clock
         self._sequence = 0
+        self._asking: tuple[int, int] | None = None
+
+    @property
+    def asking(self) -> tuple[int, int] | None:
+        """Epoch and sequence of the order that is waited for now; read from other threads too."""
+        return self._asking
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -124,6 +130,7 @@ class ControlChannel(ABC):
         self._sequence += 1
         data = wire.encode(Order(self._epoch, self._sequence, message))
         until_s = self._clock() + (self._deadline_s if deadline_s is None else deadline_s)
+        self._asking = (self._epoch, self._sequence)
         self.send(data, asked)
         answered: dict[str, Answer] = {}
         while len(answered) < len(asked):
@@ -134,6 +141,7 @@ class ControlChannel(ABC):
             if answer is None or answer.host not in asked or answer.host in answered:
                 continue
             answered[answer.host] = answer
+        self._asking = None
         missing = tuple(host for host in asked if host not in answered)
         if missing:
             kind = type(message).__name__

@@ -7,7 +7,8 @@ import logging
 from edge_runtime.agent import DeviceAgent
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.errors import EdgeError, WireError
-from edge_runtime.protocol.orders import Answer, Order, Refusal, Report
+from edge_runtime.protocol.orders import Answer, AtHand, Order, Refusal, Report
+from edge_runtime.protocol.rounds import RunEnded
 from radio.errors import RadioError
 
 _logger = logging.getLogger(__name__)
@@ -21,11 +22,14 @@ class HostEnd:
 
     Args:
         agent: of the host's devices.
+        at_hand: told which order is being carried out, where somebody else needs to know.
     """
 
-    def __init__(self, agent: DeviceAgent) -> None:
+    def __init__(self, agent: DeviceAgent, at_hand: AtHand | None = None) -> None:
         self._agent = agent
+        self._at_hand = AtHand() if at_hand is None else at_hand
         self._last = (-1, -1)
+        self._has_ended = False
         self._last_answer = b""
 
     @property
@@ -37,6 +41,11 @@ class HostEnd:
     def device_indices(self) -> tuple[int, ...]:
         """Its devices."""
         return self._agent.device_indices
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has been told that there are no more rounds."""
+        return self._has_ended
 
     def answer(self, data: bytes) -> bytes | None:
         """Carry an order out; what is said to it, None for what is none of this host's.
@@ -60,6 +69,7 @@ class HostEnd:
             return None
         # Before it is carried out: whatever becomes of it, it will not be a second time.
         self._last, self._last_answer = now, b""
+        self._at_hand.epoch, self._at_hand.sequence = now
         reports: tuple[Report, ...] = ()
         refusal = None
         try:
@@ -68,6 +78,7 @@ class HostEnd:
             # Errors of orders, weights and radios: none of them tells of a record.
             _logger.warning("%s: %s", type(order.message).__name__, error)
             refusal = Refusal(type(error).__name__, str(error))
+        self._has_ended = isinstance(order.message, RunEnded) and refusal is None
         said = Answer(self._agent.run_id, order.epoch, order.sequence, self.host, reports, refusal)
         self._last_answer = wire.encode(said)
         return self._last_answer

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from edge_runtime.guard.account import Account
+from edge_runtime.guard.keys import HostKeys
 from edge_runtime.guard.ledger import DeviceLedger, Release
 from edge_runtime.guard.policy import DevicePolicy
 from edge_runtime.protocol.errors import PlanRefusedError
@@ -37,19 +39,25 @@ class Guard:
     """Admits the releases of one host's devices, or none of a round's.
 
     Args:
-        ledger: the host's own; closed with the guard.
+        folder: of the host's own disk, with its ledger and keys.
         policies: owner -> what it allows.
 
     Raises:
+        DeviceLedgerError: what was released before cannot be known.
         PromiseError: a policy does not cover what was released before it.
     """
 
-    def __init__(self, ledger: DeviceLedger, policies: Mapping[str, DevicePolicy]) -> None:
-        self._ledger = ledger
+    def __init__(self, folder: Path, policies: Mapping[str, DevicePolicy]) -> None:
+        self._folder = folder
         self._accounts = {owner: Account(policy) for owner, policy in policies.items()}
-        for owner, account in self._accounts.items():
-            for release in ledger.releases(owner):
-                account.add_earlier(release.noise_multiplier, release.sampling_rate)
+        self._ledger = DeviceLedger(folder)
+        try:
+            for owner, account in self._accounts.items():
+                for release in self._ledger.releases(owner):
+                    account.add_earlier(release.noise_multiplier, release.sampling_rate)
+        except BaseException:
+            self._ledger.close()
+            raise
 
     @property
     def ledger(self) -> DeviceLedger:
@@ -112,6 +120,14 @@ class Guard:
                 "weights or data. The difference of the two would hold none."
             )
         return True
+
+    def end_run(self) -> None:
+        """Destroy the keys of the run, where it has real ones.
+
+        Raises:
+            DeviceKeysError: they are still there.
+        """
+        HostKeys.destroy(self._folder)
 
     def close(self) -> None:
         """Let the ledger go. Idempotent."""

@@ -9,6 +9,8 @@
       +- PlanRefusedError      the order was understood and is refused; the antenna stays silent
       +- PromiseError          from these figures no promise of privacy follows
       +- DeviceLedgerError     what was released before cannot be known or written down; silent
+      +- LinkError             the broker, or who should answer through it, is not there
+      +- DeviceKeysError       private keys cannot be kept, read or destroyed
       +- NonFiniteScalarError  a loss or an estimate is NaN or infinite; silent this round
       +- LatticeError          a weight or a step would leave the exact lattice
 """
@@ -63,6 +65,20 @@ class DeviceLedgerError(EdgeError):
     """A device's own record of its releases cannot be trusted, read or written; it stays silent.
 
     Examples: a broken hash chain; an older copy of the file; a full disk.
+    """
+
+
+class LinkError(EdgeError):
+    """The broker is not there, will not do, or somebody does not answer through it.
+
+    Examples: a wrong port; a broker that is too old; a name that is no address.
+    """
+
+
+class DeviceKeysError(EdgeError):
+    """A device's private keys cannot be kept, read or destroyed.
+
+    Examples: a full disk; a damaged file; a file that may not be deleted.
     """
 
 

@@ -7,6 +7,8 @@ server as an exception.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import msgspec
 
 from edge_runtime.protocol.rounds import (
@@ -18,6 +20,7 @@ from edge_runtime.protocol.rounds import (
     RoundPlan,
     RoundReport,
     RoundResult,
+    RunEnded,
     SilenceOrder,
     SoundingOrder,
 )
@@ -31,6 +34,7 @@ OrderMessage = (
     | PacketHold
     | SilenceOrder
     | DigestRequest
+    | RunEnded
 )
 """What a server may have a host do."""
 
@@ -50,6 +54,14 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="order"
     epoch: int
     sequence: int
     message: OrderMessage
+
+
+@dataclass(slots=True)
+class AtHand:
+    """The order that a host is carrying out; what is sent meanwhile is sent during it."""
+
+    epoch: int = -1
+    sequence: int = -1
 
 
 class Refusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -395,6 +395,13 @@ class SilenceOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
     round_index: int
 
 
+class RunEnded(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="run_ended"):
+    """There are no more rounds: whoever has private keys of the run destroys them."""
+
+    run_id: str
+    round_index: int
+
+
 class DigestRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="digest_request"):
     """Asks every host of devices for the digest of its weights."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from typing import TypeVar
 
 import msgspec
 
@@ -21,10 +22,15 @@ from edge_runtime.protocol.rounds import PROTOCOL_VERSION
 
 Message = Order | Answer
 
+_T = TypeVar("_T")
+
 MAX_BODY_BYTES = 1 << 20
 _MAGIC = b"pAZ0"
 _HEADER = struct.Struct(">4sHI")
 _DIGEST_BYTES = 16
+
+MAX_MESSAGE_BYTES = _HEADER.size + MAX_BODY_BYTES + _DIGEST_BYTES
+"""With its frame: what a network has to take at once."""
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
@@ -36,15 +42,36 @@ def encode(message: Message) -> bytes:
     Raises:
         WireError: the message is larger than the limit.
     """
-    body = _encoder.encode(message)
+    return pack(_encoder.encode(message))
+
+
+def decode(data: bytes) -> Message:
+    """Bytes as a message, or a WireError that says what is wrong with them."""
+    return decode_body(unpack(data), _decoder)
+
+
+def decode_body(body: bytes, decoder: msgspec.msgpack.Decoder[_T]) -> _T:
+    """What stands in a frame, or a WireError that says what is wrong with it."""
+    try:
+        return decoder.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise WireError(f"message: {error}") from error
+
+
+def pack(body: bytes) -> bytes:
+    """A body in its frame.
+
+    Raises:
+        WireError: it is larger than the limit.
+    """
     if len(body) > MAX_BODY_BYTES:
         raise WireError(f"message: {len(body)} bytes, at most {MAX_BODY_BYTES} may travel.")
     framed = _HEADER.pack(_MAGIC, PROTOCOL_VERSION, len(body)) + body
     return framed + _digest(framed)
 
 
-def decode(data: bytes) -> Message:
-    """Bytes as a message, or a WireError that says what is wrong with them."""
+def unpack(data: bytes) -> bytes:
+    """The body of a frame, or a WireError that says what is wrong with it."""
     smallest = _HEADER.size + _DIGEST_BYTES
     if not smallest <= len(data) <= smallest + MAX_BODY_BYTES:
         raise WireError(f"message: {len(data)} bytes, wanted {smallest} to 1 MiB.")
@@ -63,10 +90,7 @@ def decode(data: bytes) -> Message:
         )
     if digest != _digest(framed):
         raise WireError("message: digest differs, it was damaged on its way.")
-    try:
-        return _decoder.decode(framed[_HEADER.size :])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise WireError(f"message: {error}") from error
+    return framed[_HEADER.size :]
 
 
 def _digest(framed: bytes) -> bytes:

@@ -91,7 +91,7 @@ def build_radio_link(config: RunConfig, noise_seed: int | str | None = None) -> 
 
     Args:
         config: of the run.
-        noise_seed: of the noise of a software receiver instead (`DeviceKeys.software_noise_seed`).
+        noise_seed: of the noise of a software receiver instead (`LocalHost.software_noise_seed`).
 
     Raises:
         RadioError: a radio cannot be opened; those that could be are closed again.
@@ -106,18 +106,20 @@ def build_radio_link(config: RunConfig, noise_seed: int | str | None = None) -> 
 
 
 def _ideal_link(config: PlanConfig) -> RadioLink:
-    num_devices = config.federation.num_devices
     box = ScalarBox()
-    return RadioLink(
-        uplinks=(IdealUplink(box),) * num_devices,
-        air=CoherentAir(
-            IdealReceiver(box, num_devices),
-            NoChannelSimulation(),
-            num_devices,
-            config.radio.max_amplitude,
-            config.radio.coherence_rounds,
-        ),
-        noise_symbols=1,
+    uplinks = (IdealUplink(box),) * config.federation.num_devices
+    return RadioLink(uplinks=uplinks, air=ideal_air(config, box), noise_symbols=1)
+
+
+def ideal_air(config: PlanConfig, box: ScalarBox) -> Air:
+    """The server's end of the link without a radio, which adds exactly what is in a box."""
+    num_devices = config.federation.num_devices
+    return CoherentAir(
+        IdealReceiver(box, num_devices),
+        NoChannelSimulation(),
+        num_devices,
+        config.radio.max_amplitude,
+        config.radio.coherence_rounds,
     )
 
 

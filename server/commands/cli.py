@@ -79,6 +79,20 @@ def _build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     run.set_defaults(command=("run", "run"))
 
+    up = commands.add_parser(
+        "up",
+        help="the same over processes of this machine: broker, server and hosts of devices",
+        description="Deals data and keys as run does, and ends with the same weights. Nothing is "
+        "left running.",
+    )
+    _add_configuration(up)
+    up.add_argument("--devices", type=int, metavar="K", help="federation.num_devices")
+    up.add_argument("--processes", type=int, metavar="P", help="hosts (default: one a device)")
+    up.add_argument("--out", metavar="FOLDER", help="run folder (default: runs/NAME-N)")
+    up.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
+    up.add_argument("--force", action="store_true", help="as of run")
+    up.set_defaults(command=("up", "up"), compare=False)
+
     plan = commands.add_parser(
         "plan",
         help="every power policy side by side: noise, power, epsilon, and whether a run can learn",

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from edge_runtime.guard.keys import HostKeys
 from radio.command_line import EXIT_INTERRUPTED
 from server.commands.settings import overrides
 from server.config.run_config import RunConfig
@@ -25,7 +26,6 @@ from server.report.statements import about_the_end
 from server.report.terminal import ProgressPrinter
 from server.run.continuation import plan_more_rounds
 from server.run.experiment import Experiment
-from server.store.device_keys import DeviceKeys
 from server.store.records import Outcome
 from server.store.run_store import STORE_FILE, look_at
 
@@ -45,7 +45,18 @@ def run(args: argparse.Namespace) -> int:
     if complete and args.compare and look_at(folder)[1] is Outcome.COMPLETE:
         second = _start_or_resume(_reference_config(config), report.reference_folder(folder))
         _drive(second, printer, is_fresh_process=False)
+    return _show(folder, printer, args)
 
+
+def finish(
+    experiment: Experiment, folder: Path, printer: ProgressPrinter, args: argparse.Namespace
+) -> int:
+    """Carry out a run that is started, and show it; returns the exit code."""
+    _drive(experiment, printer)
+    return _show(folder, printer, args)
+
+
+def _show(folder: Path, printer: ProgressPrinter, args: argparse.Namespace) -> int:
     runs = report.read_runs(folder)
     summaries = [each.summary for each in runs]
     if args.json:
@@ -78,9 +89,19 @@ def _start(args: argparse.Namespace) -> tuple[Path, RunConfig, Experiment]:
     config: RunConfig = args.asked_for
     if args.compare:
         _check_comparable(config)
+    folder = folder_of(args)
+    return folder, config, Experiment.start(config, folder, has_to_learn=not args.force)
+
+
+def folder_of(args: argparse.Namespace) -> Path:
+    """Where a new run goes; nothing is written yet.
+
+    Raises:
+        ConfigurationError: other files are there.
+    """
     folder = _next_folder(args.config) if args.out is None else Path(args.out)
     _check_folder(args.out, folder)
-    return folder, config, Experiment.start(config, folder, has_to_learn=not args.force)
+    return folder
 
 
 def _resume(args: argparse.Namespace) -> tuple[Path, RunConfig, Experiment | None]:
@@ -98,14 +119,14 @@ def _resume(args: argparse.Namespace) -> tuple[Path, RunConfig, Experiment | Non
     if args.compare:
         _check_comparable(config)
     if outcome is Outcome.ABANDONED:
-        DeviceKeys.destroy(folder)
+        HostKeys.destroy(folder)
         raise ConfigurationError(
             f"{folder}: the run was ended on request and its private keys are destroyed. "
             "There is nothing to continue; start a new run."
         )
     if outcome.is_final:
         # Nothing is left to do but to show it; and to delete keys that a crash left behind.
-        DeviceKeys.destroy(folder)
+        HostKeys.destroy(folder)
         return folder, config, None
     return folder, config, Experiment.resume(folder)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 
+from edge_runtime.guard.keys import HostKeys
 from server.files import to_json
 from server.report import page as report
 from server.report.terminal import ProgressPrinter
-from server.store.device_keys import DeviceKeys
 from server.store.records import Outcome
 from server.store.run_store import RunStore
 
@@ -31,7 +31,7 @@ def destroy_keys(args: argparse.Namespace) -> int:
     try:
         if not store.outcome.is_final:
             store.set_meta("outcome", Outcome.ABANDONED)
-        found = DeviceKeys.destroy(args.run)
+        found = HostKeys.destroy(args.run)
     finally:
         store.close()
     print(f"{args.run}: {'private keys destroyed' if found else 'no private keys there'}.")

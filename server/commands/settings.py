@@ -42,6 +42,8 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
                 f"--set: got {item!r}, wanted SECTION.KEY=VALUE, as in --set radio.snr_db=0."
             )
         changes[name.strip()] = toml_value(text.strip())
+    if getattr(args, "devices", None) is not None:
+        changes["federation.num_devices"] = args.devices
     if args.rounds is not None:
         changes["optimizer.rounds"] = args.rounds
     if args.seed is not None:

@@ -7,63 +7,53 @@ exists.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge_runtime.agent import DeviceAgent
+from edge_runtime.control.channel import ControlChannel
 from edge_runtime.control.host_end import HostEnd
 from edge_runtime.control.inprocess import InProcessChannel
 from edge_runtime.forward import OnnxForward
-from edge_runtime.guard.ledger import DeviceLedger
+from edge_runtime.guard.guard import Guard
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.processors import usable_processors
+from edge_runtime.protocol.members import Member
 from edge_runtime.tasks import Batch
 from server.air.base import Air
 from server.air.channel_simulation import ScalarTruth
 from server.air.link import RadioLink, build_radio_link
+from server.config.learning import RunSection
 from server.config.plan_config import PlanConfig
 from server.config.privacy import PrivacySection
 from server.config.run_config import RunConfig
 from server.errors import PrivacyError
+from server.hosts.remote_hosts import RemoteHosts
 from server.planning.privacy_terms import WHOLE_RUN, PrivacyTerms, Stretch, plan_privacy_terms
 from server.run.data import RunData
-from server.run.device_host import build_device_host
-from server.store.device_keys import DeviceKeys
+from server.run.local_host import LocalHost, build_agent
 
 _EVALUATION_BATCH = 50
+
+
+Begin = Callable[[Path, Mapping[str, int]], None]
+"""Called before the first order, with the folder of the run and how many releases of each device
+the server has heard: from then on the devices are ready, and guard themselves."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunComponents:
     """Everything that takes part in a run, connected, but not yet written down anywhere."""
 
-    control: InProcessChannel
-    agent: DeviceAgent
+    control: ControlChannel
+    begin: Begin
     link: RadioLink
     truth: ScalarTruth
     replica: ParameterStore
     forward: OnnxForward
     validation: tuple[Batch, ...]
-
-    def count_releases_in(self, folder: Path, heard: Mapping[str, int]) -> None:
-        """From here on the devices count what they release, in a ledger of their own.
-
-        Args:
-            folder: of the ledger; one that is there goes on.
-            heard: device -> how many releases of it the server has heard.
-
-        Raises:
-            DeviceLedgerError: it cannot be trusted; or it knows of fewer.
-            PromiseError: the devices' policies do not cover what was released before.
-        """
-        ledger = DeviceLedger(folder)
-        try:
-            ledger.check_holds(heard)
-            self.agent.guard_with(ledger)
-        except BaseException:
-            ledger.close()
-            raise
 
     def close(self) -> None:
         """Silence radios and stop threads; everything is tried, whatever fails."""
@@ -75,7 +65,11 @@ class RunComponents:
 
 
 def connect(
-    config: RunConfig, data: RunData, keys: DeviceKeys, terms: PrivacyTerms | None, run_id: str
+    config: RunConfig,
+    data: RunData,
+    host: LocalHost | RemoteHosts,
+    terms: PrivacyTerms | None,
+    run_id: str,
 ) -> RunComponents:
     """Build weights, devices, radio and receiver.
 
@@ -85,10 +79,15 @@ def connect(
     Raises:
         EdgeError, RadioError, PrivacyError: what does not fit together.
     """
-    link = build_radio_link(config, keys.software_noise_seed(config))
+    if isinstance(host, RemoteHosts):
+        link = host.open_air(config)
+    else:
+        link = build_radio_link(config, host.software_noise_seed)
     try:
         _check_keys_fit(config.privacy, link.air)
-        return _connect_to(link, config, data, keys, terms, run_id)
+        if isinstance(host, RemoteHosts):
+            return _connect_to_hosts(link, config, data, host)
+        return _connect_to(link, config, data, host, terms, run_id)
     except BaseException:
         link.close()
         raise
@@ -98,64 +97,106 @@ def _connect_to(
     link: RadioLink,
     config: RunConfig,
     data: RunData,
-    keys: DeviceKeys,
+    host: LocalHost,
     terms: PrivacyTerms | None,
     run_id: str,
 ) -> RunComponents:
-    workers = config.run.workers or usable_processors()
-
-    def load_weights() -> ParameterStore:
-        return ParameterStore.from_bundle(data.bundle, config.model.trainable, workers)
-
-    def forward_on(weights: ParameterStore) -> OnnxForward:
-        return OnnxForward(
-            data.bundle,
-            weights,
-            label_token_ids=data.label_token_ids,
-            intra_op_threads=config.run.intra_op_threads,
-            num_workers=workers,
-        )
-
-    device_weights, replica = load_weights(), load_weights()
+    weights, replica = _replicas(data, config.model.trainable, config.run, 2)
     truth = ScalarTruth(config.vote, config.optimizer.vote_value)
-    device_weights.check_perturbation_scale(2.0**config.optimizer.perturbation_scale_log2)
-    agent = build_device_host(
+    weights.check_perturbation_scale(2.0**config.optimizer.perturbation_scale_log2)
+    agent = build_agent(
         config,
         max_tokens=config.task.max_tokens,
         run_id=run_id,
-        prompts=data.device_prompts,
-        keys=keys,
+        prompts=host.prompts,
+        keys=host.keys,
         uplinks=link.uplinks,
         terms=terms,
-        weights=device_weights,
-        forward=forward_on(device_weights),
+        weights=weights,
+        forward=_forward_on(weights, data, config.run),
         vocab_size=int(data.bundle.manifest.architecture["vocab_size"]),
         # Scalars before noise are written down only where nothing is promised to anybody.
         observe_scalar=None if config.privacy.has_system_keys else truth.observe,
     )
     return RunComponents(
         control=InProcessChannel(run_id, [HostEnd(agent)]),
-        agent=agent,
+        begin=functools.partial(_guard_themselves, agent),
         link=link,
         truth=truth,
         replica=replica,
-        forward=forward_on(replica),
+        forward=_forward_on(replica, data, config.run),
         validation=_validation_batches(data),
     )
 
 
+def _connect_to_hosts(
+    link: RadioLink, config: RunConfig, data: RunData, hosts: RemoteHosts
+) -> RunComponents:
+    (replica,) = _replicas(data, config.model.trainable, config.run, 1)
+    return RunComponents(
+        control=hosts.control,
+        begin=lambda folder, heard: hosts.start(heard),
+        link=link,
+        # What devices measured before their noise stays with them.
+        truth=ScalarTruth(config.vote, config.optimizer.vote_value),
+        replica=replica,
+        forward=_forward_on(replica, data, config.run),
+        validation=_validation_batches(data),
+    )
+
+
+def _guard_themselves(agent: DeviceAgent, folder: Path, heard: Mapping[str, int]) -> None:
+    """The devices count what they release, in a ledger of their own.
+
+    Raises:
+        DeviceLedgerError: it cannot be trusted; or it knows of fewer.
+        PromiseError: the devices' policies do not cover what was released before.
+    """
+    if not agent.policies:
+        return
+    guard = Guard(folder, agent.policies)
+    try:
+        guard.ledger.check_holds(heard)
+    except BaseException:
+        guard.close()
+        raise
+    agent.guard_with(guard)
+
+
+def _replicas(
+    data: RunData, trainable: Sequence[str], section: RunSection, number: int
+) -> list[ParameterStore]:
+    """So many copies of the weights."""
+    workers = section.workers or usable_processors()
+    return [ParameterStore.from_bundle(data.bundle, trainable, workers) for _ in range(number)]
+
+
+def _forward_on(weights: ParameterStore, data: RunData, section: RunSection) -> OnnxForward:
+    return OnnxForward(
+        data.bundle,
+        weights,
+        label_token_ids=data.label_token_ids,
+        intra_op_threads=section.intra_op_threads,
+        num_workers=section.workers or usable_processors(),
+    )
+
+
 def plan_privacy(
-    config: PlanConfig, data: RunData, keys: DeviceKeys, stretch: Stretch = WHOLE_RUN
+    config: PlanConfig, members: Sequence[Member], stretch: Stretch = WHOLE_RUN
 ) -> PrivacyTerms | None:
-    """The privacy terms of a run on these data with these keys; None without privacy.
+    """The privacy terms of a run of these devices; None without privacy.
 
     Raises:
         ConfigurationError, PrivacyError: the promise cannot be made.
     """
     if not config.privacy.enabled:
         return None
-    num_records = [len(prompts) for prompts in data.device_prompts]
-    return plan_privacy_terms(config, num_records, keys.commitments, stretch)
+    return plan_privacy_terms(
+        config,
+        [member.num_records for member in members],
+        [member.commitment for member in members],
+        stretch,
+    )
 
 
 def _validation_batches(data: RunData) -> tuple[Batch, ...]:

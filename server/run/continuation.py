@@ -29,7 +29,7 @@ from server.run.accounts import open_accounts
 from server.run.components import RunComponents, connect, plan_privacy
 from server.run.data import RunData, load_run_data
 from server.run.environment import environment, probe
-from server.store.device_keys import DeviceKeys
+from server.run.local_host import LocalHost
 from server.store.records import Outcome
 from server.store.run_store import RunStore, configuration_digest
 
@@ -137,9 +137,10 @@ def plan_more_rounds(folder: Path, changes: dict[str, Any]) -> MoreRounds:
             planned = dataclasses.replace(
                 planned, spent=accounts.worst_spent(), epsilon=config.privacy.epsilon
             )
-        data, keys = load_run_data(config), DeviceKeys.create(config)
-        terms = plan_privacy(config, data, keys, stretch)
-        components = connect(config, data, keys, terms, str(store.meta("run_id")))
+        data = load_run_data(config)
+        host = LocalHost.create(config, data.device_prompts)
+        terms = plan_privacy(config, host.members, stretch)
+        components = connect(config, data, host, terms, str(store.meta("run_id")))
         try:
             probed = probe(components.forward, data.bundle)
             if terms is not None:
@@ -147,8 +148,7 @@ def plan_more_rounds(folder: Path, changes: dict[str, Any]) -> MoreRounds:
                 planned = dataclasses.replace(planned, outlook=seen)
         finally:
             components.close()
-        if config.privacy.has_system_keys:
-            keys.keep(folder)
+        host.keep_keys(folder)
         document = dump_config(config)
         if config.privacy.enabled:
             # First, because nothing is charged in between: a death here leaves the run as it was.
@@ -158,8 +158,8 @@ def plan_more_rounds(folder: Path, changes: dict[str, Any]) -> MoreRounds:
             {
                 "config": document,
                 "stretches": stretches,
-                "keys": keys.commitments,
-                "data_commitments": data.data_commitments(keys),
+                "keys": [member.commitment for member in host.members],
+                "data_commitments": [member.data_name for member in host.members],
                 "validation_digest": data.validation_digest,
                 "environment": environment(),
                 "probe": probed,

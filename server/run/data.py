@@ -22,7 +22,6 @@ from server.config.run_config import RunConfig
 from server.errors import ConfigurationError
 from server.run.federation import split_iid
 from server.seeds import simulation_rng
-from server.store.device_keys import DeviceKeys
 
 logger = logging.getLogger(__name__)
 
@@ -49,11 +48,6 @@ class RunData:
     device_prompts: tuple[PromptSet, ...]
     validation: PromptSet | None
     num_shortened: int
-
-    def data_commitments(self, keys: DeviceKeys) -> list[str]:
-        """Names of each device's data that may be stored; see `PrivateRandom.commit_to_data`."""
-        pairs = zip(keys.private_randoms(), self.device_prompts, strict=True)
-        return [private_random.commit_to_data(p.digest()) for private_random, p in pairs]
 
     @property
     def validation_digest(self) -> str | None:
@@ -101,6 +95,17 @@ def load_run_data(config: RunConfig) -> RunData:
         validation=public,
         num_shortened=sum(owner.num_shortened for owner in counted),
     )
+
+
+def deal_examples(section: TaskSection, num_devices: int, seed: int) -> list[list[Example]]:
+    """The training examples of every device, as one process deals them out.
+
+    Raises:
+        TaskError, ConfigurationError: what does not fit.
+    """
+    task, task_folder = load_task(section.name)
+    train, _ = _read(section, task, task_folder, seed)
+    return split_iid(train, num_devices, seed)
 
 
 def bundle_folder(bundle: str) -> Path:

@@ -17,7 +17,10 @@ from typing import Any
 
 import msgspec
 
+from edge_runtime.guard.keys import KEYS_FILE
+from edge_runtime.protocol.rounds import RunEnded
 from server.air.base import Air
+from server.air.orders import have_done
 from server.config.files import dump_config
 from server.config.plan_config import PlanConfig
 from server.config.run_config import RunConfig
@@ -27,6 +30,7 @@ from server.errors import (
     LedgerCorruptError,
     RunStoreError,
 )
+from server.hosts.remote_hosts import RemoteHosts
 from server.planning.learnability import Outlook, check_can_learn
 from server.planning.privacy_terms import PrivacyTerms
 from server.planning.round_plan import ChannelKnowledge
@@ -42,9 +46,9 @@ from server.run.components import RunComponents, connect, plan_privacy
 from server.run.data import RunData, load_run_data
 from server.run.environment import environment, peak_rss_mb, probe
 from server.run.evaluation import Evaluation, evaluate
+from server.run.local_host import LocalHost
 from server.run.pricing import Pricing
 from server.run.round_loop import RoundLoop, StepRule, as_heard
-from server.store.device_keys import KEYS_FILE, DeviceKeys
 from server.store.records import EvaluationRow, Outcome, RoundRow
 from server.store.run_store import RunStore
 
@@ -82,6 +86,9 @@ class Experiment:
         *,
         has_to_learn: bool = False,
         step_rule: StepRule = as_heard,
+        hosts: RemoteHosts | None = None,
+        data: RunData | None = None,
+        run_id: str = "",
     ) -> Experiment:
         """Begin a new run in an empty or missing folder.
 
@@ -93,22 +100,25 @@ class Experiment:
             folder: of it.
             has_to_learn: refuse a run whose noise leaves nothing to learn.
             step_rule: what mean scalars are taken to be, of what was heard.
+            hosts: devices on hosts of their own; None, and they are in this process.
+            data: of the run, where they are loaded already.
+            run_id: that the hosts know the run by.
 
         Raises:
             CannotLearnError: it would, and was not to.
             ServerError, EdgeError, RadioError: what is wrong with the request.
         """
-        run_id = f"{token_of(Path(config.task.name).stem)}-{secrets.token_hex(4)}"
-        data = load_run_data(config)
-        keys = DeviceKeys.create(config)
-        terms = plan_privacy(config, data, keys)
-        components = connect(config, data, keys, terms, run_id)
+        run_id = run_id or new_run_id(config.task.name)
+        data = load_run_data(config) if data is None else data
+        host = LocalHost.create(config, data.device_prompts) if hosts is None else hosts
+        terms = plan_privacy(config, host.members)
+        components = connect(config, data, host, terms, run_id)
         try:
             found = _look_ahead(config, data, terms, components) if has_to_learn else None
             untrained = evaluate(components.forward, components.validation)
             probed = probe(components.forward, data.bundle)
             air = components.link.air
-            store = _create_store(config, folder, run_id, data, keys, probed, air)
+            store = _create_store(config, folder, run_id, data, host, probed, air)
         except BaseException:
             components.close()
             raise
@@ -149,16 +159,17 @@ class Experiment:
                     "destroyed. There is nothing to continue; start a new run."
                 )
             data = load_run_data(config)
-            keys = DeviceKeys.load(config, folder)
+            host = LocalHost.load(config, data.device_prompts, folder)
+            members = host.members
             _check_same(store, "bundle_digest", data.bundle.digest)
             named = msgspec.structs.replace(data.task, train="", validation="")
             _check_same(store, "task", named)
             _check_same(store, "environment", environment())
-            _check_same(store, "keys", keys.commitments)
-            _check_same(store, "data_commitments", data.data_commitments(keys))
+            _check_same(store, "keys", [member.commitment for member in members])
+            _check_same(store, "data_commitments", [m.data_name for m in members])
             _check_same(store, "validation_digest", data.validation_digest)
-            terms = plan_privacy(config, data, keys, stretch_of(store, config))
-            components = connect(config, data, keys, terms, str(store.meta("run_id")))
+            terms = plan_privacy(config, members, stretch_of(store, config))
+            components = connect(config, data, host, terms, str(store.meta("run_id")))
             try:
                 _check_same(store, "probe", probe(components.forward, data.bundle))
                 experiment = cls._join(
@@ -187,8 +198,7 @@ class Experiment:
     ) -> Experiment:
         components.link.keep_captures_in(folder)
         pricing = _build_pricing(config, terms, store, components.link.noise_symbols)
-        if terms is not None:
-            components.count_releases_in(folder, releases_heard(store))
+        components.begin(folder, {} if terms is None else releases_heard(store))
         loop = RoundLoop(
             run_id=str(store.meta("run_id")),
             config=config,
@@ -283,7 +293,7 @@ class Experiment:
             self.store.set_meta("parameter_digest", self.loop.compare_replicas(done))
             # Last, so that a run that dies before this line is finished by a resume.
             self.store.set_meta("outcome", outcome)
-            DeviceKeys.destroy(self.folder)
+            have_done(self.loop.control, RunEnded(self.loop.run_id, done))
         return outcome is Outcome.COMPLETE
 
     def evaluate(self, num_rounds: int) -> EvaluationRow:
@@ -342,6 +352,11 @@ class Experiment:
             self.store.close()
 
 
+def new_run_id(task: str) -> str:
+    """A name for a run of a task that nobody has had."""
+    return f"{token_of(Path(task).stem)}-{secrets.token_hex(4)}"
+
+
 def token_of(name: str) -> str:
     """A name in letters, digits, - and _ alone: a run's is part of addresses on a network."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:40] or "run"
@@ -361,7 +376,7 @@ def _create_store(
     folder: Path,
     run_id: str,
     data: RunData,
-    keys: DeviceKeys,
+    host: LocalHost | RemoteHosts,
     probed: str,
     air: Air,
 ) -> RunStore:
@@ -377,10 +392,10 @@ def _create_store(
             "config": dump_config(config),
             "bundle_digest": data.bundle.digest,
             "task": data.task.without_paths(),
-            "data_commitments": data.data_commitments(keys),
+            "data_commitments": [member.data_name for member in host.members],
             "validation_digest": data.validation_digest,
             "environment": environment(),
-            "keys": keys.commitments,
+            "keys": [member.commitment for member in host.members],
             "probe": probed,
             "source": air.source,
             "is_simulated": air.is_simulated,
@@ -390,12 +405,11 @@ def _create_store(
             "stretches": [{"first_round": 0, "num_records": 0}],
         },
     )
-    if config.privacy.has_system_keys:
-        try:
-            keys.keep(folder)
-        except BaseException:
-            store.remove()
-            raise
+    try:
+        host.keep_keys(folder)
+    except BaseException:
+        store.remove()
+        raise
     return store
 
 

@@ -3,6 +3,9 @@
 The hosts' ends and the bytes are the real ones; devices only note what they are told.
 """
 
+import contextlib
+import threading
+
 import pytest
 from hostile_channel import (
     HostileChannel,
@@ -20,6 +23,8 @@ from hostile_channel import (
 
 from edge_runtime.control.host_end import HostEnd
 from edge_runtime.control.inprocess import InProcessChannel
+from edge_runtime.control.nats_link import NatsLink
+from edge_runtime.control.over_nats import NatsChannel, NatsHost
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.errors import PlanRefusedError
 from edge_runtime.protocol.orders import Order
@@ -33,6 +38,7 @@ from edge_runtime.protocol.rounds import (
 )
 from server.air.orders import ask, check_none_missing, silence_all, those_who
 from server.errors import HostsMissingError
+from server.hosts.broker import Broker
 
 RUN = "run"
 DEVICES = {"a": (4,), "b": (1, 3), "c": (0, 2)}
@@ -68,9 +74,38 @@ def agents():
     return {host: NotingAgent(host) for host in DEVICES}
 
 
-@pytest.fixture(params=[InProcessChannel, HostileChannel])
+@pytest.fixture(scope="module")
+def broker():
+    with Broker() as broker:
+        yield broker
+
+
+@contextlib.contextmanager
+def over_nats(broker, ends):
+    """The server's end and three hosts, each with a connection and a thread of its own."""
+    with contextlib.ExitStack() as opened:
+        hosts = []
+        for end in ends:
+            link = NatsLink(broker.url, end.host)
+            opened.callback(link.close)
+            hosts.append(NatsHost(link, RUN, end.host))
+            thread = threading.Thread(target=hosts[-1].serve, args=(end,))
+            thread.start()
+            opened.callback(thread.join, 30.0)
+            opened.callback(hosts[-1].stop)
+        link = NatsLink(broker.url, "server")
+        opened.callback(link.close)
+        yield NatsChannel(link, RUN, {end.host: end.device_indices for end in ends})
+
+
+@pytest.fixture(params=[InProcessChannel, HostileChannel, NatsChannel])
 def channel(request, agents):
-    return request.param(RUN, [HostEnd(agent) for agent in agents.values()])
+    ends = [HostEnd(agent) for agent in agents.values()]
+    if request.param is NatsChannel:
+        with over_nats(request.getfixturevalue("broker"), ends) as channel:
+            yield channel
+    else:
+        yield request.param(RUN, ends)
 
 
 @pytest.fixture
@@ -86,7 +121,7 @@ def test_every_order_reaches_whom_it_is_for_and_is_answered(channel, agents):
     assert spoke(channel.ask(NumbersHold(RUN, 0))) == [0, 1, 2, 3, 4]
     assert spoke(channel.ask(NumbersHold(RUN, 1), ["c", "a"])) == [0, 2, 4]
     assert channel.ask(SilenceOrder(RUN, 1)).missing == ()
-    assert [d.host for d in channel.ask(DigestRequest(RUN, 1)).digests] == ["a", "b", "c"]
+    assert {d.host for d in channel.ask(DigestRequest(RUN, 1)).digests} == {"a", "b", "c"}
     assert [len(agents[host].heard) for host in DEVICES] == [4, 3, 4]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from whole_runs import configured
 
+from edge_runtime.guard.keys import KEYS_FILE
 from server.commands import cli
 from server.config.files import load_config
 from server.errors import ConfigurationError
@@ -17,7 +18,6 @@ from server.privacy.accountant import Accountant
 from server.privacy.ledger import PrivacyLedger
 from server.run.continuation import plan_more_rounds
 from server.run.experiment import Experiment
-from server.store.device_keys import KEYS_FILE
 from server.store.run_store import RunStore
 
 SETTINGS = {

@@ -25,8 +25,8 @@ from tokenizers import Tokenizer
 from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, GRAPH_FILES
 from edge_runtime.control.channel import ControlChannel
 from edge_runtime.private_random import PrivateRandom
-from edge_runtime.protocol.errors import PlanRefusedError
-from edge_runtime.protocol.rounds import DigestRequest, Participation, RoundResult
+from edge_runtime.protocol.errors import DeviceKeysError, PlanRefusedError
+from edge_runtime.protocol.rounds import DigestRequest, Participation, RoundResult, RunEnded
 from edge_runtime.task_spec import load_task
 from edge_runtime.tasks import read_examples
 from edge_runtime.uplink import CoherentUplink
@@ -628,7 +628,7 @@ def test_resume_refuses_missing_or_damaged_keys(stopped_system_run, tmp_path, co
         (copy / "private_keys.json").unlink()
     else:
         (copy / "private_keys.json").write_text(content)
-    check_refused(copy, RunStoreError, "private keys cannot be read")
+    check_refused(copy, DeviceKeysError, "private keys cannot be read")
 
 
 def test_resume_refuses_the_keys_of_another_run(stopped_system_run, tmp_path):
@@ -1077,8 +1077,8 @@ def die(self):
 
 
 def no_radio(self, message, *asked, ask=ControlChannel.ask):
-    """The digests are compared in the end; everything else would make a device speak."""
-    assert isinstance(message, DigestRequest)
+    """Digests are compared in the end, and keys destroyed; all else would make a device speak."""
+    assert isinstance(message, DigestRequest | RunEnded)
     return ask(self, message, *asked)
 
 

@@ -17,6 +17,8 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
+from edge_runtime.guard import keys as guard_keys
+from edge_runtime.guard.keys import KEYS_FILE
 from edge_runtime.guard.ledger import HEAD_FILE, LEDGER_FILE, DeviceLedger, Release
 from edge_runtime.private_random import PrivateRandom
 from edge_runtime.protocol.rounds import DigestReport, RoundReport
@@ -30,8 +32,6 @@ from server.report import page as report
 from server.report.terminal import ProgressPrinter
 from server.run.experiment import Experiment, Progress
 from server.run.federation import split_iid
-from server.store import device_keys
-from server.store.device_keys import KEYS_FILE
 from server.store.records import EvaluationRow, Outcome
 from server.store.run_store import STORE_FILE
 
@@ -374,7 +374,7 @@ def same_keys(monkeypatch):
     """Both runs get these keys, as if the devices' generator had said the same twice."""
     count = iter(range(1000))
     monkeypatch.setattr(
-        device_keys.PrivateRandom,
+        guard_keys.PrivateRandom,
         "generate_key",
         staticmethod(lambda: PrivateRandom.simulated_key(77, next(count) % 2)),
     )

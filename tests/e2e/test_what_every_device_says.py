@@ -19,7 +19,7 @@ from edge_runtime.tasks import PromptSet
 from edge_runtime.uplink import CoherentUplink
 from server.config.files import load_config
 from server.errors import PrivacyError
-from server.run import device_host
+from server.run import local_host
 from server.run.experiment import Experiment
 
 DEVICES, ROUNDS, Q, SEED, BATCH, CLIP = 3, 4, 3, 11, 6, 5.0
@@ -124,7 +124,7 @@ def test_a_host_whose_devices_do_not_have_the_keys_that_are_charged_speaks_for_n
     """Noise of one key for all would be charged as if it were independent."""
     with monkeypatch.context() as patch:
         same = (PrivateRandom(key_of(0)),) * DEVICES
-        patch.setattr(device_host.DeviceKeys, "private_randoms", lambda keys: same)
+        patch.setattr(local_host.HostKeys, "private_randoms", lambda keys: same)
         with pytest.raises(PrivacyError, match="two devices have the same key"):
             Experiment.start(load_config("snips", SETTINGS), tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -132,4 +132,4 @@ def test_a_host_whose_devices_do_not_have_the_keys_that_are_charged_speaks_for_n
     owned = [SimpleNamespace(device_index=k, private_random=one_key) for k in (0, 1)]
     charged = tuple(PrivateRandom(key_of(k)).commitment for k in (0, 1))
     with pytest.raises(PrivacyError, match="device 1 has another key than the one"):
-        device_host._check_keys(owned, SimpleNamespace(commitments=charged))
+        local_host._check_keys(owned, SimpleNamespace(commitments=charged))

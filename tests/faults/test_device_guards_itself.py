@@ -10,6 +10,8 @@ import sqlite3
 
 import pytest
 
+from edge_runtime.guard.guard import Guard
+from edge_runtime.guard.keys import KEYS_FILE, HostKeys
 from edge_runtime.guard.ledger import HEAD_FILE, LEDGER_FILE, DeviceLedger, Release
 from edge_runtime.guard.policy import AllowedRounds, Cover
 from edge_runtime.private_random import PrivateRandom
@@ -19,6 +21,7 @@ from edge_runtime.protocol.rounds import (
     Participation,
     PilotHold,
     RoundResult,
+    RunEnded,
     SoundingOrder,
     TransmitOrder,
     Vote,
@@ -196,6 +199,19 @@ def test_the_same_noise_on_other_data_is_never_said(make_host, make_plan, tmp_pa
     changed = make_host(ledger=tmp_path / "own", **rounds(9))
     changed.agent._data_names[0] = "another"
     lie(changed, plan, "on other weights or data")
+
+
+def test_the_end_of_its_run_destroys_its_keys_and_no_other_end_does(make_host, tmp_path):
+    own = tmp_path / "own"
+    host = make_host(ledger=own, is_private=True)
+    HostKeys.fresh(1).keep(own)
+    with pytest.raises(PlanRefusedError, match="this device serves run"):
+        host.agent.carry_out(RunEnded("another", 4))
+    assert (own / KEYS_FILE).exists()
+    assert host.agent.carry_out(RunEnded(RUN_ID, 4)) == []
+    assert not (own / KEYS_FILE).exists()
+    host.agent.carry_out(RunEnded(RUN_ID, 4))  # and a second time there is nothing to do
+    make_host().agent.carry_out(RunEnded(RUN_ID, 4))  # nor without a promise
 
 
 # ---------------------------------------------------------------- its own ledger
@@ -383,7 +399,5 @@ def test_a_new_policy_has_to_cover_what_the_old_one_let_through(make_host, make_
     for agreed in (rounds(2), rounds(9, 2.0), {"max_sampling_rate": 0.5, **rounds(9)}):
         agent = dataclasses.replace(host, uplinks=[]).agent
         agent._devices = (dataclasses.replace(agent._devices[0], policy=make_policy(**agreed)),)
-        ledger = DeviceLedger(own)
         with pytest.raises(PromiseError, match="does not cover what was released before it"):
-            agent.guard_with(ledger)
-        ledger.close()
+            Guard(own, agent.policies)

@@ -12,7 +12,7 @@ import pytest
 from edge_runtime.agent import DeviceAgent
 from edge_runtime.bundle import TensorEntry
 from edge_runtime.forward import ForwardOutput
-from edge_runtime.guard.ledger import DeviceLedger
+from edge_runtime.guard.guard import Guard
 from edge_runtime.lattice import range_limit
 from edge_runtime.number_grid import SHIFT_GROWTH
 from edge_runtime.parameters import ParameterStore
@@ -171,7 +171,7 @@ def test_a_dropped_device_does_not_say_the_scalar_that_its_radio_refused(
                 )
             ],
         )  # fmt: skip
-        agent.guard_with(DeviceLedger(tmp_path / str(seed)))
+        agent.guard_with(Guard(tmp_path / str(seed), agent.policies))
         (report,) = agent.run_round(make_plan(noise_std=100.0))
         assert report.participation is DROPPED
         reasons.add(report.reason)

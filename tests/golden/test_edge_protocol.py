@@ -38,6 +38,7 @@ from edge_runtime.protocol.rounds import (
     RoundPlan,
     RoundReport,
     RoundResult,
+    RunEnded,
     SoundingOrder,
     TransmitOrder,
 )
@@ -72,6 +73,7 @@ ORDERS = {
     "round_result": RoundResult("run", 7, ONES, (-(2**40), 0, 2**50)),
     "sounding_order": SoundingOrder("run", 0, 0.75, 128),
     "digest_request": DigestRequest("run", 7),
+    "run_ended": RunEnded("run", 7),
 }  # fmt: skip
 REPORTS = (
     RoundReport("run", 7, 3, Participation.DROPPED, "why"), DigestReport("run", 7, "host", "0f"),

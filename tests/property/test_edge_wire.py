@@ -28,6 +28,7 @@ from edge_runtime.protocol.rounds import (
     RoundPlan,
     RoundReport,
     RoundResult,
+    RunEnded,
     SilenceOrder,
     SoundingOrder,
     TransmitOrder,
@@ -96,6 +97,7 @@ orders = st.one_of(
     st.builds(NumbersHold, names, rounds),
     st.builds(PacketHold, names, rounds, rounds),
     st.builds(SilenceOrder, names, rounds),
+    st.builds(RunEnded, names, rounds),
     st.builds(DigestRequest, names, rounds),
 )  # fmt: skip
 reports = st.one_of(
@@ -209,13 +211,12 @@ def test_a_body_nested_without_end_is_a_wire_error():
         decode(frame(body))
 
 
-anything = st.recursive(
-    st.one_of(
-        st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), st.floats(), names, st.binary()
-    ),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
-    max_leaves=6,
+leaves = st.one_of(
+    st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), st.floats(), names, st.binary()
 )
+branches = st.lists(leaves, max_size=3) | st.dictionaries(names, leaves, max_size=3)
+deeper = st.lists(branches, max_size=2) | st.dictionaries(names, branches, max_size=2)
+anything = leaves | branches | deeper
 
 
 @given(messages, st.data())

@@ -56,7 +56,7 @@ def test_the_oldest_versions_that_are_tested_are_those_that_are_promised():
     """`make test-lowest` installs them; a bound that nobody tests is a guess."""
     extras = PYPROJECT["project"]["optional-dependencies"]
     promised = [*PYPROJECT["build-system"]["requires"], *PYPROJECT["project"]["dependencies"]]
-    for name in ("device", "server", "export", "plan", "pluto"):
+    for name in ("device", "hosts", "broker", "server", "export", "plan", "pluto"):
         promised += extras[name]
     bounds = {
         name: found[1]
@@ -192,6 +192,7 @@ ON_REQUEST = {
     "radio/pluto/context.py": {"iio"},
     "radio/pluto/driver.py": {"adi"},
     "radio/recordings/sigmf.py": {"sigmf"},
+    "edge_runtime/control/nats_link.py": {"nats"},
 }
 
 
@@ -211,7 +212,7 @@ def test_a_package_imports_what_its_extra_installs_and_no_more(folder, allowed):
     files = list((ROOT / folder).rglob("*.py"))
     assert files
     for path in files:
-        # Pictures and hardware, on request: both say what to install where they cannot be had.
+        # On request: each says what to install where it cannot be had.
         on_request = ON_REQUEST.get(path.relative_to(ROOT).as_posix(), set())
         assert imported_names(path) - STANDARD_LIBRARY - on_request <= allowed, path
 

@@ -1,9 +1,9 @@
-"""The devices' private keys: made, kept, loaded and destroyed here and nowhere else.
+"""The private keys of a host's devices: made, kept, loaded and destroyed here and nowhere else.
 
 Noise and batches of a run are functions of these keys, so whoever has them can take the noise off
-every number that was heard. A run that was interrupted needs them to say the same again; a run that
-has ended needs them no longer, and then they go. (In a run within one process this file stands for
-what each device would keep on its own disk.)
+every number that was heard. They never leave the host: a server knows their public names
+(`PrivateRandom.commitment`). A run that was interrupted needs them to say the same again; a run
+that has ended needs them no longer, and then they go.
 """
 
 from __future__ import annotations
@@ -12,54 +12,48 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge_runtime.private_random import PrivateRandom
-from server.config.plan_config import PlanConfig
-from server.errors import RunStoreError
+from edge_runtime.protocol.errors import DeviceKeysError
 
 KEYS_FILE = "private_keys.json"
 _PARTIAL = ".private_keys.json.partial"
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceKeys:
+class HostKeys:
     """One private key per device, in device order."""
 
     _keys: tuple[bytes, ...] = field(repr=False)
 
     @classmethod
-    def create(cls, config: PlanConfig) -> DeviceKeys:
-        """Fresh keys from the operating system; repeatable ones for simulations that ask for them.
-
-        They are on no disk until `keep`.
-        """
-        devices = range(config.federation.num_devices)
-        if config.privacy.has_system_keys:
-            return cls(tuple(PrivateRandom.generate_key() for _ in devices))
-        seed = config.run.seed
-        return cls(tuple(PrivateRandom.simulated_key(seed, index) for index in devices))
+    def fresh(cls, num_devices: int) -> HostKeys:
+        """From the operating system's generator; they are on no disk until `keep`."""
+        return cls(tuple(PrivateRandom.generate_key() for _ in range(num_devices)))
 
     @classmethod
-    def load(cls, config: PlanConfig, folder: Path) -> DeviceKeys:
+    def simulated(cls, seed: int, device_indices: Sequence[int]) -> HostKeys:
+        """Repeatable ones, which protect nobody from whoever knows the seed."""
+        return cls(tuple(PrivateRandom.simulated_key(seed, index) for index in device_indices))
+
+    @classmethod
+    def load(cls, folder: Path, num_devices: int) -> HostKeys:
         """The keys of a run that was interrupted.
 
         Raises:
-            RunStoreError: they are missing, damaged, or not as many as the run has devices.
+            DeviceKeysError: they are missing, damaged, or not as many as the run has devices.
         """
-        if not config.privacy.has_system_keys:
-            return cls.create(config)
         path = folder / KEYS_FILE
         try:
             keys = cls(tuple(bytes.fromhex(text) for text in json.loads(path.read_text())))
-            if len(keys._keys) != config.federation.num_devices:
-                raise ValueError(
-                    f"{len(keys._keys)} keys for {config.federation.num_devices} devices"
-                )
+            if len(keys._keys) != num_devices:
+                raise ValueError(f"{len(keys._keys)} keys for {num_devices} devices")
             keys.private_randoms()  # refuses a key of another size
         except (OSError, ValueError, TypeError) as error:
-            raise RunStoreError(
+            raise DeviceKeysError(
                 f"{path}: the devices' private keys cannot be read ({error}). Without them a "
                 "repeated round would be a second release, so the run cannot be continued."
             ) from error
@@ -69,7 +63,7 @@ class DeviceKeys:
         """Write the keys down for their owner alone, on the disk when this returns.
 
         Raises:
-            RunStoreError: they could not be written; nothing is left behind.
+            DeviceKeysError: they could not be written; nothing is left behind.
         """
         path, partial = folder / KEYS_FILE, folder / _PARTIAL
         try:
@@ -84,7 +78,7 @@ class DeviceKeys:
         except OSError as error:
             with contextlib.suppress(OSError):
                 _destroy_file(partial)
-            raise RunStoreError(
+            raise DeviceKeysError(
                 f"{path}: the devices' private keys cannot be written ({error.strerror}). Nothing "
                 "was started; free some disk space or name another folder with --out."
             ) from error
@@ -98,28 +92,22 @@ class DeviceKeys:
         only an encrypted disk covers those.
 
         Raises:
-            RunStoreError: they could not be deleted and are still there.
+            DeviceKeysError: they could not be deleted and are still there.
         """
         found = False
         for path in (folder / KEYS_FILE, folder / _PARTIAL):
             try:
                 found = _destroy_file(path) or found
             except OSError as error:
-                raise RunStoreError(
+                raise DeviceKeysError(
                     f"{path}: the devices' private keys cannot be deleted ({error.strerror}). "
                     "Delete the file by hand: whoever reads it can take the noise off this run."
                 ) from error
         return found
 
-    def software_noise_seed(self, config: PlanConfig) -> int | str:
-        """What the noise of a software receiver is drawn from.
-
-        ``run.seed``, or under system keys something that nobody can know without all of them: the
-        superposed promise takes for granted that nobody can take that noise off again.
-        """
-        if not config.privacy.has_system_keys:
-            return config.run.seed
-        return hashlib.sha256(b"pairzero/software-receiver/" + b"".join(self._keys)).hexdigest()
+    def shared_secret(self, purpose: str) -> str:
+        """Something that nobody can know without all of the keys, and that reveals none."""
+        return hashlib.sha256(f"pairzero/{purpose}/".encode() + b"".join(self._keys)).hexdigest()
 
     def private_randoms(self) -> list[PrivateRandom]:
         """Each device's source of noise and batches."""

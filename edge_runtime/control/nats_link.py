@@ -1,0 +1,255 @@
+"""A connection to a NATS broker with a synchronous face: one event loop in one background thread.
+
+Forward passes may keep the main thread busy for minutes; the loop's thread answers pings meanwhile
+and takes messages in. Nothing is retried silently: what cannot be sent now is an error now, for a
+message that goes out seconds later, after a reconnection, is an order of a round that is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import logging
+import socket
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from edge_runtime.protocol.errors import LinkError
+from edge_runtime.protocol.wire import MAX_MESSAGE_BYTES
+
+try:
+    import nats
+    from nats.aio.msg import Msg
+    from nats.errors import Error as NatsError
+    from nats.errors import NoRespondersError
+except ImportError as error:
+    raise LinkError(
+        f"devices on hosts of their own need nats-py ({error}): pip install 'pairzero[hosts]'."
+    ) from error
+
+_logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+MIN_BROKER = (2, 10, 25)
+"""Older ones do not know how to keep a log safe against a power cut (`sync_interval`)."""
+
+_DEFAULT_PORT = 4222
+_CONNECT_S = 5.0
+_SEND_S = 5.0
+
+OnMessage = Callable[[str, bytes, "Reply | None"], None]
+"""Called in the loop's thread with (subject, data, how to reply); it must not wait for anything."""
+
+
+class Reply:
+    """Where an answer to a request goes."""
+
+    def __init__(self, link: NatsLink, subject: str) -> None:
+        self._link, self._subject = link, subject
+
+    def __call__(self, data: bytes) -> None:
+        """Send the answer, from any thread but the loop's.
+
+        Raises:
+            LinkError: it cannot be sent.
+        """
+        self._link.publish(self._subject, data)
+
+
+class NatsLink:
+    """One connection, under a name of its own.
+
+    Args:
+        url: nats://HOST:PORT.
+        name: of this end, for the broker's log.
+        on_lost: called in the loop's thread when the broker is lost; the link tries to come back by
+            itself.
+
+    Raises:
+        LinkError: no broker there, or one that will not do; at once.
+    """
+
+    def __init__(self, url: str, name: str, on_lost: Callable[[], None] = lambda: None) -> None:
+        _check_somebody_is_there(url)
+        self._url = url
+        self._is_closing = False
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name=f"link {name}", daemon=True
+        )
+        self._thread.start()
+
+        async def lost() -> None:
+            if self._is_closing:
+                return
+            _logger.warning("%s: the broker is lost", url)
+            on_lost()
+
+        async def back() -> None:
+            _logger.warning("%s: the broker is back", url)
+
+        async def failed(error: Exception) -> None:
+            if self._is_closing:
+                return
+            # The only place that tells of a missing permission.
+            _logger.warning("%s: %s", url, error)
+
+        connecting = nats.connect(
+            url,
+            name=name,
+            connect_timeout=int(_CONNECT_S),
+            disconnected_cb=lost,
+            reconnected_cb=back,
+            error_cb=failed,
+            # What cannot be sent now is an error, and does not go out later.
+            pending_size=0,
+            # A network that swallows everything is noticed within three seconds, not minutes.
+            ping_interval=1,
+            max_outstanding_pings=2,
+            reconnect_time_wait=1,
+            max_reconnect_attempts=-1,
+            allow_reconnect=True,
+        )
+        self._nats = None
+        try:
+            self._nats = self._wait(connecting, 2 * _CONNECT_S)
+            self._check_broker()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the broker is there now."""
+        return self._nats is not None and self._nats.is_connected
+
+    def publish(self, subject: str, data: bytes) -> None:
+        """Send.
+
+        Raises:
+            LinkError: it was not sent, and will not be.
+        """
+        self._wait(self._connected().publish(subject, data), _SEND_S)
+
+    def subscribe(self, subject: str, on_message: OnMessage) -> None:
+        """Have messages of a subject brought; the broker knows when this returns.
+
+        Raises:
+            LinkError: the broker was not reached.
+        """
+
+        async def bring(message: Msg) -> None:
+            reply = Reply(self, message.reply) if message.reply else None
+            on_message(message.subject, message.data, reply)
+
+        self._wait(self._connected().subscribe(subject, cb=bring), _SEND_S)
+        self._wait(self._connected().flush(int(_SEND_S)), 2 * _SEND_S)
+
+    def request(self, subject: str, data: bytes, timeout_s: float) -> bytes | None:
+        """Ask; the answer, or None if nobody is there to answer.
+
+        Raises:
+            LinkError: somebody is there, and has not answered in time; or the broker is not.
+        """
+        asking = self._connected().request(subject, data, timeout=timeout_s)
+        try:
+            answer: bytes = self._wait(asking, timeout_s + _SEND_S).data
+        except LinkError as error:
+            if isinstance(error.__cause__, NoRespondersError):
+                return None
+            raise
+        return answer
+
+    def close(self) -> None:
+        """Let the connection go. Idempotent."""
+        if self._is_closing:
+            return
+        self._is_closing = True
+        for end in (self._let_go, self._end_tasks):
+            with contextlib.suppress(LinkError):
+                self._wait(end(), _SEND_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(_SEND_S)
+        if not self._loop.is_running():
+            self._loop.close()
+
+    async def _let_go(self) -> None:
+        if self._nats is not None:
+            await self._nats.close()
+
+    async def _end_tasks(self) -> None:
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+    def _connected(self) -> Any:
+        if self._nats is None or self._is_closing:
+            raise LinkError(f"{self._url}: the link is closed.")
+        return self._nats
+
+    def _wait(self, doing: Coroutine[Any, Any, _T], timeout_s: float) -> _T:
+        """The result of a coroutine in the loop's thread.
+
+        Raises:
+            LinkError: it failed, or takes too long.
+        """
+        future = asyncio.run_coroutine_threadsafe(doing, self._loop)
+        try:
+            return future.result(timeout_s)
+        except (concurrent.futures.TimeoutError, TimeoutError) as error:
+            future.cancel()
+            raise LinkError(
+                f"{self._url}: no answer in {timeout_s:g} s. See whether the broker and the "
+                "network are up."
+            ) from error
+        except (NatsError, OSError, ValueError) as error:
+            reason = str(error) or type(error).__name__
+            raise LinkError(f"{self._url}: {reason}.") from error
+
+    def _check_broker(self) -> None:
+        """Return if the broker can do what is needed.
+
+        Raises:
+            LinkError: it is too old, or takes too little at once.
+        """
+        client = self._connected()
+        found = client.connected_server_version
+        version = (found.major, found.minor, found.patch)
+        if version < MIN_BROKER:
+            raise LinkError(
+                f"{self._url}: a broker of version {'.'.join(map(str, version))}, wanted "
+                f"{'.'.join(map(str, MIN_BROKER))} or later: pip install 'pairzero[broker]'."
+            )
+        if client.max_payload < MAX_MESSAGE_BYTES:
+            raise LinkError(
+                f"{self._url}: the broker takes {client.max_payload:,} bytes at once, wanted "
+                f"{MAX_MESSAGE_BYTES:,}. Set max_payload in its configuration."
+            )
+
+
+def _check_somebody_is_there(url: str) -> None:
+    """Fail at once: the client would try again and again, and say nothing.
+
+    Raises:
+        LinkError: not an address, or nobody listens there.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port or _DEFAULT_PORT
+    except ValueError:
+        host, port = None, 0
+    if not url.startswith("nats://") or not host:
+        raise LinkError(
+            f"broker: got {url!r}, wanted nats://HOST:PORT. `pairzero serve` prints the right line."
+        )
+    try:
+        socket.create_connection((host, port), _CONNECT_S).close()
+    except OSError as error:
+        raise LinkError(
+            f"broker: nobody answers at {host}:{port} ({error.strerror or error}). "
+            "`pairzero serve` starts one and prints the line that devices join with."
+        ) from error

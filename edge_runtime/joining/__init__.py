@@ -1,0 +1,1 @@
+"""How a host of devices takes part in a run over a network."""

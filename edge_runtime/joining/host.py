@@ -1,0 +1,288 @@
+"""A host of devices joins a run, serves it to its end, and goes.
+
+Said in the order in which it happens: knock, load, make keys, say hello, wait for the others,
+start, carry out orders.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from edge_runtime.agent import DeviceAgent
+from edge_runtime.bundle import Bundle, open_bundle
+from edge_runtime.control.host_end import HostEnd
+from edge_runtime.control.nats_link import NatsLink, Reply
+from edge_runtime.control.over_nats import NatsHost, token
+from edge_runtime.forward import OnnxForward
+from edge_runtime.guard.keys import HostKeys
+from edge_runtime.joining import messages
+from edge_runtime.joining.messages import (
+    LOBBY,
+    Agreed,
+    Hello,
+    JoiningMessage,
+    Knock,
+    Refused,
+    RunTerms,
+    Start,
+)
+from edge_runtime.joining.rehearsal import PlayedAir, PlayedBox
+from edge_runtime.parameters import ParameterStore
+from edge_runtime.protocol.errors import EdgeError, LinkError, TaskError, WireError
+from edge_runtime.protocol.members import Member
+from edge_runtime.protocol.orders import AtHand
+from edge_runtime.tasks import PromptSet, label_token_ids, load_tokenizer, read_examples
+from edge_runtime.uplink import IdealUplink
+from edge_runtime.virtual_device import VirtualDevice
+
+_ASK_S = 20.0
+_KNOCK_AGAIN_S = 0.5
+_T = TypeVar("_T", bound=JoiningMessage)
+
+
+@dataclass(frozen=True, slots=True)
+class HostSettings:
+    """What a host is started with.
+
+    Attributes:
+        host: its name.
+        data: name of each device -> file of its examples.
+        bundle: folder of the model.
+        workers: threads that move weights.
+        may_simulate: whether keys may follow from the run's seed, which protects nobody.
+        wait_s: how long a server is waited for.
+    """
+
+    host: str
+    data: Mapping[str, Path]
+    bundle: Path
+    workers: int = 1
+    may_simulate: bool = False
+    wait_s: float = 60.0
+
+
+def join(
+    link: NatsLink,
+    settings: HostSettings,
+    say: Callable[[str], None] = lambda text: None,
+    is_over: threading.Event | None = None,
+) -> None:
+    """Take part in the run that a server on this broker has, to its end.
+
+    Args:
+        link: to the broker; it stays its owner's.
+        settings: of the host.
+        say: told how it goes, a line each.
+        is_over: set from another thread, and the host goes when the order at hand is done.
+
+    Raises:
+        LinkError: no server within the time, or it does not answer.
+        EdgeError: something does not fit; the message says what is here and what was wanted.
+    """
+    token("--name", settings.host)
+    is_over = threading.Event() if is_over is None else is_over
+    terms = _knock(link, settings, is_over)
+    if terms is None:
+        return
+    say(f"run {terms.run_id}: {terms.task.name}, {len(settings.data)} devices here")
+    with contextlib.ExitStack() as opened:
+        host = opened.enter_context(contextlib.closing(_Host(link, settings, terms)))
+        host.say_hello()
+        say("on the list; waiting for the others")
+        host.serve(is_over, lambda: say("all are there; the run begins"))
+    say("the run is over")
+
+
+class _Host:
+    """Everything that a host has loaded and made for a run."""
+
+    def __init__(self, link: NatsLink, settings: HostSettings, terms: RunTerms) -> None:
+        self._link, self._settings, self._terms = link, settings, terms
+        bundle = _open_the_same(settings.bundle, terms)
+        self._prompts = _load(settings.data, bundle, terms)
+        self._keys = _make_keys(settings, terms)
+        self._weights = ParameterStore.from_bundle(bundle, terms.trainable, settings.workers)
+        self._weights.check_perturbation_scale(2.0**terms.perturbation_scale_log2)
+        self._forward = OnnxForward(
+            bundle,
+            self._weights,
+            label_token_ids=label_token_ids(terms.task, load_tokenizer(bundle.tokenizer_path)),
+            num_workers=settings.workers,
+        )
+        # Before hello: no order is missed.
+        self._starts: queue.SimpleQueue[tuple[bytes, Reply | None]] = queue.SimpleQueue()
+        self._subject = f"pz.{token('run', terms.run_id)}"
+        link.subscribe(
+            f"{self._subject}.start.{settings.host}",
+            lambda subject, data, reply: self._starts.put((data, reply)),
+        )
+        self._orders = NatsHost(link, terms.run_id, settings.host)
+
+    def say_hello(self) -> None:
+        """Be on the list of the run."""
+        members = {
+            name: Member(len(prompts), own.commitment, own.commit_to_data(prompts.digest()))
+            for (name, prompts), own in zip(
+                self._prompts.items(), self._keys.private_randoms(), strict=True
+            )
+        }
+        hello = Hello(self._settings.host, self._terms.run_id, members)
+        reply = _ask(self._link, f"{self._subject}.hello", hello)
+        if reply is None:
+            raise LinkError(f"run {self._terms.run_id}: its server is not there any more.")
+        if reason := messages.refusal_of(reply):
+            raise LinkError(f"run {self._terms.run_id}: {reason}")
+
+    def serve(self, is_over: threading.Event, on_start: Callable[[], None]) -> None:
+        """Wait for the start; then carry out orders to the end."""
+        while not is_over.is_set():
+            try:
+                data, reply = self._starts.get(timeout=0.1)
+            except queue.Empty:
+                continue
+            at_hand = AtHand()
+            try:
+                agent = self._agent(_as(messages.decode(data), Start), at_hand)
+            except EdgeError as error:
+                _answer(reply, Refused(str(error)))
+                raise
+            _answer(reply, Agreed())
+            on_start()
+            watcher = threading.Thread(target=self._stop_when, args=(is_over,), daemon=True)
+            watcher.start()
+            try:
+                self._orders.serve(HostEnd(agent, at_hand))
+            finally:
+                is_over.set()
+                watcher.join()
+                agent.close()
+            return
+
+    def close(self) -> None:
+        """Let weights and threads go. Idempotent."""
+        self._forward.close()
+        self._weights.close()
+
+    def _stop_when(self, is_over: threading.Event) -> None:
+        is_over.wait()
+        self._orders.stop()
+
+    def _agent(self, start: Start, at_hand: AtHand) -> DeviceAgent:
+        if set(start.indices) != set(self._prompts):
+            raise WireError(
+                f"start: for devices {sorted(start.indices)}, here are {sorted(self._prompts)}."
+            )
+        air = PlayedAir(self._link, f"{self._subject}.air.{self._settings.host}", at_hand)
+        owners = zip(self._prompts.items(), self._keys.private_randoms(), strict=True)
+        devices = [
+            VirtualDevice(
+                device_index=start.indices[name],
+                owner=name,
+                prompts=prompts,
+                private_random=private_random,
+                uplink=IdealUplink(PlayedBox(air, start.indices[name])),
+            )
+            for (name, prompts), private_random in owners
+        ]
+        return DeviceAgent(
+            host=self._settings.host,
+            run_id=self._terms.run_id,
+            devices=sorted(devices, key=lambda device: device.device_index),
+            store=self._weights,
+            forward=self._forward,
+        )
+
+
+def _knock(link: NatsLink, settings: HostSettings, is_over: threading.Event) -> RunTerms | None:
+    """What the server on this broker has; it may come later than its devices. None at the end."""
+    until_s = time.monotonic() + settings.wait_s
+    while not is_over.is_set():
+        reply = _ask(link, LOBBY, Knock(settings.host))
+        if isinstance(reply, Refused):
+            raise LinkError(reply.reason)
+        if reply is not None:
+            return _as(reply, RunTerms)
+        if time.monotonic() > until_s:
+            raise LinkError(
+                f"no server has come to this broker in {settings.wait_s:g} s. Start one: "
+                "pairzero serve."
+            )
+        is_over.wait(_KNOCK_AGAIN_S)
+    return None
+
+
+def _open_the_same(folder: Path, terms: RunTerms) -> Bundle:
+    bundle = open_bundle(folder)
+    if bundle.digest != terms.bundle_digest:
+        raise LinkError(
+            f"{folder}: this bundle is {bundle.digest[:16]}, the run's is "
+            f"{terms.bundle_digest[:16]}. Copy the server's bundle here, and name it with --bundle."
+        )
+    return bundle
+
+
+def _load(data: Mapping[str, Path], bundle: Bundle, terms: RunTerms) -> dict[str, PromptSet]:
+    """Every device's examples, tokenised."""
+    tokenizer = load_tokenizer(bundle.tokenizer_path)
+    prompts = {}
+    for name, path in sorted(data.items()):
+        token("device", name)
+        prompts[name] = PromptSet(
+            read_examples(path, terms.task), terms.task, tokenizer, terms.max_tokens
+        )
+        if len(prompts[name]) < terms.batch_size:
+            raise TaskError(
+                f"{path}: {len(prompts[name])} records, the run's optimizer.batch_size is "
+                f"{terms.batch_size}. A device divides by it whatever it holds, so it needs as "
+                "many."
+            )
+    return prompts
+
+
+def _make_keys(settings: HostSettings, terms: RunTerms) -> HostKeys:
+    if terms.simulated_seed is None:
+        return HostKeys.fresh(len(settings.data))
+    if not settings.may_simulate:
+        raise LinkError(
+            f"run {terms.run_id}: wants keys that follow from its seed, which protect nobody. "
+            "Only `pairzero up`, on one machine, may; elsewhere privacy.noise_source = "
+            '"system".'
+        )
+    return HostKeys.simulated(terms.simulated_seed, [int(name) for name in sorted(settings.data)])
+
+
+def _ask(link: NatsLink, subject: str, message: JoiningMessage) -> JoiningMessage | None:
+    reply = link.request(subject, messages.encode(message), _ASK_S)
+    return None if reply is None else messages.decode(reply)
+
+
+def _answer(reply: Reply | None, message: JoiningMessage) -> None:
+    if reply is not None:
+        reply(messages.encode(message))
+
+
+def _as(message: JoiningMessage, kind: type[_T]) -> _T:
+    if not isinstance(message, kind):
+        raise WireError(f"got {type(message).__name__}, wanted {kind.__name__}.")
+    return message
+
+
+def devices_of(data: Path, host: str) -> Mapping[str, Path]:
+    """Name of each device -> its file: one file is one device, a folder has one in each file.
+
+    Raises:
+        TaskError: there is none.
+    """
+    if not data.is_dir():
+        return {host: data}
+    files: Sequence[Path] = sorted(path for path in data.iterdir() if path.is_file())
+    if not files:
+        raise TaskError(f"{data}: no file in it, wanted one for each device.")
+    return {path.stem: path for path in files}

@@ -1,0 +1,144 @@
+"""What is said before a run's first round, and what reaches its rehearsal's air.
+
+A host knocks and is told what the run is; it loads data and weights, makes its keys, and says who
+its devices are; when all are there, each host is told to start, and says that it is ready.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from edge_runtime.protocol import wire
+from edge_runtime.protocol.errors import WireError
+from edge_runtime.protocol.members import Member
+from edge_runtime.task_spec import TaskSpec
+
+LOBBY = "pz.lobby.knock"
+"""The subject that is known before the run's name is."""
+
+
+class Knock(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="knock"):
+    """A host asks what there is to take part in.
+
+    Attributes:
+        host: its name.
+    """
+
+    host: str
+
+
+class RunTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="run_terms"):
+    """What a host has to know before it can say who its devices are.
+
+    Attributes:
+        run_id: of the run.
+        bundle_digest: of the model.
+        task: template and label words; no paths.
+        max_tokens: of a prompt.
+        trainable: patterns of the tensors that move.
+        batch_size: the least records of a device.
+        perturbation_scale_log2: of mu.
+        is_private: whether anything is promised about the devices' data.
+        simulated_seed: from which devices derive their keys; only where they were started for it.
+    """
+
+    run_id: str
+    bundle_digest: str
+    task: TaskSpec
+    max_tokens: int
+    trainable: tuple[str, ...]
+    batch_size: int
+    perturbation_scale_log2: int
+    is_private: bool
+    simulated_seed: int | None = None
+
+
+class Hello(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="hello"):
+    """A host says who its devices are.
+
+    Attributes:
+        host: its name.
+        run_id: of the run.
+        members: name of each device -> what there is to know of it.
+    """
+
+    host: str
+    run_id: str
+    members: dict[str, Member]
+
+
+class Start(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="start"):
+    """Everybody is there.
+
+    Attributes:
+        run_id: of the run.
+        indices: name of each of the host's devices -> by which orders know it.
+        heard: name -> how many releases of it the server has heard.
+    """
+
+    run_id: str
+    indices: dict[str, int]
+    heard: dict[str, int]
+
+
+class NumbersSent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="numbers_sent"):
+    """A device's numbers on the ideal link, during an order.
+
+    Attributes:
+        epoch: of the order that they are sent during.
+        sequence: likewise.
+        device_index: whose.
+        numbers: real, noise included [Q].
+    """
+
+    epoch: int
+    sequence: int
+    device_index: int
+    numbers: tuple[float, ...]
+
+
+class Agreed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="agreed"):
+    """As you say."""
+
+
+class Refused(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="refused"):
+    """Not so.
+
+    Attributes:
+        reason: for a person; nothing of anybody's data.
+    """
+
+    reason: str
+
+
+JoiningMessage = Knock | RunTerms | Hello | Start | NumbersSent | Agreed | Refused
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[JoiningMessage] = msgspec.msgpack.Decoder(JoiningMessage)
+
+
+def encode(message: JoiningMessage) -> bytes:
+    """A message as bytes.
+
+    Raises:
+        WireError: it is larger than the limit.
+    """
+    return wire.pack(_encoder.encode(message))
+
+
+def decode(data: bytes) -> JoiningMessage:
+    """Bytes as a message, or a WireError that says what is wrong with them."""
+    return wire.decode_body(wire.unpack(data), _decoder)
+
+
+def refusal_of(message: JoiningMessage) -> str:
+    """Why somebody refuses; empty if it does not.
+
+    Raises:
+        WireError: neither agreed nor refused.
+    """
+    if isinstance(message, Refused):
+        return message.reason
+    if not isinstance(message, Agreed):
+        raise WireError(f"got {type(message).__name__}, wanted an answer.")
+    return ""

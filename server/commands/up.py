@@ -1,0 +1,110 @@
+"""``pairzero up``: a whole federation on this machine, a broker, a server and processes of devices.
+
+It deals data and keys as ``pairzero run`` does in one process, and ends with the same weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from edge_runtime.control.nats_link import NatsLink
+from edge_runtime.joining.messages import RunTerms
+from edge_runtime.task_spec import TaskSpec
+from edge_runtime.tasks import Example
+from server.commands.run import finish, folder_of
+from server.config.run_config import RunConfig
+from server.errors import ConfigurationError
+from server.hosts.broker import Broker
+from server.hosts.processes import HostProcesses
+from server.hosts.remote_hosts import RemoteHosts, check_can_be_remote
+from server.hosts.roster import Roster
+from server.report.terminal import ProgressPrinter
+from server.run.data import RunData, bundle_folder, deal_examples, load_run_data
+from server.run.experiment import Experiment, new_run_id
+
+_JOIN_S = 300.0
+_MOST_PROCESSES = 64
+
+
+def up(args: argparse.Namespace) -> int:
+    """Carry out a run over processes; returns the exit code."""
+    config: RunConfig = args.asked_for
+    check_can_be_remote(config)
+    num_devices = config.federation.num_devices
+    num_processes = num_devices if args.processes is None else args.processes
+    if not 1 <= num_processes <= min(num_devices, _MOST_PROCESSES):
+        raise ConfigurationError(
+            f"--processes: got {num_processes}, wanted 1 to {min(num_devices, _MOST_PROCESSES)}, "
+            "with one device in each at least."
+        )
+    folder = folder_of(args)
+    printer = ProgressPrinter(sys.stderr if args.json else sys.stdout)
+    data = load_run_data(config)
+    run_id = new_run_id(config.task.name)
+    with contextlib.ExitStack() as opened:
+        scratch = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="pairzero-up-")))
+        broker = opened.enter_context(Broker())
+        link = opened.enter_context(contextlib.closing(NatsLink(broker.url, "server")))
+        terms = _terms(config, data, run_id)
+        roster = opened.enter_context(contextlib.closing(Roster(link, terms, num_devices)))
+        processes = opened.enter_context(HostProcesses(scratch))
+        for host, dealt in _shares(
+            deal_examples(config.task, num_devices, config.run.seed), num_processes
+        ).items():
+            _write(scratch / host, dealt, data.task)
+            processes.start(
+                host,
+                ["join", broker.url, "--name", host, "--data", str(scratch / host),
+                 "--bundle", str(bundle_folder(config.model.bundle)),
+                 "--simulated-keys", "--until-input-ends"],
+            )  # fmt: skip
+        roster.wait_for_all(_JOIN_S, processes.check)
+        hosts = opened.enter_context(contextlib.closing(RemoteHosts(link, roster, run_id)))
+        experiment = Experiment.start(
+            config, folder, has_to_learn=not args.force, hosts=hosts, data=data, run_id=run_id
+        )
+        code = finish(experiment, folder, printer, args)
+        processes.wait()
+    return code
+
+
+def _terms(config: RunConfig, data: RunData, run_id: str) -> RunTerms:
+    return RunTerms(
+        run_id=run_id,
+        bundle_digest=data.bundle.digest,
+        task=msgspec.structs.replace(data.task, train="", validation=""),
+        max_tokens=config.task.max_tokens,
+        trainable=tuple(config.model.trainable),
+        batch_size=config.optimizer.batch_size,
+        perturbation_scale_log2=config.optimizer.perturbation_scale_log2,
+        is_private=config.privacy.enabled,
+        simulated_seed=config.run.seed,
+    )
+
+
+def _shares(
+    parts: Sequence[Sequence[Example]], num_processes: int
+) -> dict[str, dict[str, Sequence[Example]]]:
+    """Host -> name of each of its devices -> its examples; neighbours share a host."""
+    digits = len(str(len(parts) - 1))
+    names = [f"{index:0{digits}d}" for index in range(len(parts))]
+    per_host: dict[str, dict[str, Sequence[Example]]] = {}
+    for index, (name, part) in enumerate(zip(names, parts, strict=True)):
+        host = f"host-{index * num_processes // len(parts)}"
+        per_host.setdefault(host, {})[name] = part
+    return per_host
+
+
+def _write(folder: Path, dealt: dict[str, Sequence[Example]], task: TaskSpec) -> None:
+    """A file for each device, as an owner would have it."""
+    folder.mkdir()
+    for name, examples in dealt.items():
+        lines = [f"{task.labels[e.label_index]}\t{e.text}\n" for e in examples]
+        (folder / f"{name}.tsv").write_text("".join(lines), encoding="utf-8")

