@@ -68,6 +68,14 @@ def _carry_out(argv: Sequence[str] | None) -> int:
         help="label<TAB>text lines; of a folder each file is a device",
     )  # fmt: skip
     join.add_argument("--bundle", type=Path, default=BUNDLED_MODEL_FOLDER, help="of the model")
+    join.add_argument(
+        "--policy", type=Path, metavar="FILE|FOLDER",
+        help="what the owner of the data allows; of a folder the file NAME.toml of each device",
+    )  # fmt: skip
+    join.add_argument(
+        "--state", type=Path, default=Path("pairzero-state"), metavar="FOLDER",
+        help="this host's own ledger and keys (default: pairzero-state)",
+    )  # fmt: skip
     join.add_argument("--wait", type=float, default=60.0, metavar="S", help="for a server")
     # Of `pairzero up`, which starts its devices with them.
     join.add_argument("--simulated-keys", action="store_true", help=argparse.SUPPRESS)
@@ -145,12 +153,15 @@ def _check_bundle() -> tuple[bool, str]:
 def _join(args: argparse.Namespace) -> int:
     # Imported here so that `doctor` still answers where onnxruntime or nats do not load.
     from edge_runtime.control.nats_link import NatsLink
-    from edge_runtime.joining.host import HostSettings, devices_of, join
+    from edge_runtime.joining.host import HostSettings, devices_of, join, policies_of
 
+    data = devices_of(args.data, args.name)
     settings = HostSettings(
         host=args.name,
-        data=devices_of(args.data, args.name),
+        data=data,
         bundle=args.bundle,
+        state=args.state,
+        policies=policies_of(args.policy, data),
         may_simulate=args.simulated_keys,
         wait_s=args.wait,
     )

@@ -255,6 +255,25 @@ class SlottedUplink(Uplink):
         self.transceiver.close()
 
 
+def uplink_with(
+    waveform: CoherentWaveform | EnergyWaveform | Packets,
+    transceiver: Transceiver,
+    gate: SendingGate | None = None,
+) -> Uplink:
+    """A device's end of the air.
+
+    Args:
+        waveform: of the run.
+        transceiver: the device's.
+        gate: through which the numbers of its host go, where they are amplitudes.
+    """
+    if isinstance(waveform, EnergyWaveform):
+        return EnergyUplink(transceiver, waveform)
+    if isinstance(waveform, CoherentWaveform):
+        return CoherentUplink(transceiver, waveform, SendingGate() if gate is None else gate)
+    return SlottedUplink(transceiver, waveform)
+
+
 def _phase_rng(name: str) -> np.random.Generator:
     digest = hashlib.sha256(f"pairzero/phases/{name}".encode()).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))

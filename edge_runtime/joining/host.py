@@ -10,8 +10,8 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,11 +21,14 @@ from edge_runtime.control.host_end import HostEnd
 from edge_runtime.control.nats_link import NatsLink, Reply
 from edge_runtime.control.over_nats import NatsHost, token
 from edge_runtime.forward import OnnxForward
-from edge_runtime.guard.keys import HostKeys
+from edge_runtime.guard.guard import Guard
+from edge_runtime.guard.keys import KEYS_FILE, HostKeys
+from edge_runtime.guard.policy import DevicePolicy, load_policy
 from edge_runtime.joining import messages
 from edge_runtime.joining.messages import (
     LOBBY,
     Agreed,
+    AirTerms,
     Hello,
     JoiningMessage,
     Knock,
@@ -33,13 +36,21 @@ from edge_runtime.joining.messages import (
     RunTerms,
     Start,
 )
-from edge_runtime.joining.rehearsal import PlayedAir, PlayedBox
+from edge_runtime.joining.rehearsal import PlayedAir, PlayedBox, PlayedTransceiver
 from edge_runtime.parameters import ParameterStore
-from edge_runtime.protocol.errors import EdgeError, LinkError, TaskError, WireError
+from edge_runtime.pass_shapes import MAX_ROWS, choose_max_rows
+from edge_runtime.protocol.errors import (
+    DeviceKeysError,
+    EdgeError,
+    LinkError,
+    PromiseError,
+    TaskError,
+    WireError,
+)
 from edge_runtime.protocol.members import Member
 from edge_runtime.protocol.orders import AtHand
 from edge_runtime.tasks import PromptSet, label_token_ids, load_tokenizer, read_examples
-from edge_runtime.uplink import IdealUplink
+from edge_runtime.uplink import IdealUplink, Uplink, uplink_with
 from edge_runtime.virtual_device import VirtualDevice
 
 _ASK_S = 20.0
@@ -55,6 +66,9 @@ class HostSettings:
         host: its name.
         data: name of each device -> file of its examples.
         bundle: folder of the model.
+        state: folder of the host's own disk, for its ledger and keys.
+        policies: name of each device -> what the owner of its data allows; of a run that promises
+            nothing none is needed.
         workers: threads that move weights.
         may_simulate: whether keys may follow from the run's seed, which protects nobody.
         wait_s: how long a server is waited for.
@@ -63,6 +77,8 @@ class HostSettings:
     host: str
     data: Mapping[str, Path]
     bundle: Path
+    state: Path
+    policies: Mapping[str, DevicePolicy] = field(default_factory=dict)
     workers: int = 1
     may_simulate: bool = False
     wait_s: float = 60.0
@@ -105,6 +121,7 @@ class _Host:
 
     def __init__(self, link: NatsLink, settings: HostSettings, terms: RunTerms) -> None:
         self._link, self._settings, self._terms = link, settings, terms
+        _check_policies(settings, terms)
         bundle = _open_the_same(settings.bundle, terms)
         self._prompts = _load(settings.data, bundle, terms)
         self._keys = _make_keys(settings, terms)
@@ -116,6 +133,12 @@ class _Host:
             label_token_ids=label_token_ids(terms.task, load_tokenizer(bundle.tokenizer_path)),
             num_workers=settings.workers,
         )
+        self._max_rows = MAX_ROWS
+        if terms.is_private:
+            vocab_size = int(bundle.manifest.architecture["vocab_size"])
+            self._max_rows = choose_max_rows(
+                self._forward, vocab_size=vocab_size, max_tokens=terms.max_tokens
+            )
         # Before hello: no order is missed.
         self._starts: queue.SimpleQueue[tuple[bytes, Reply | None]] = queue.SimpleQueue()
         self._subject = f"pz.{token('run', terms.run_id)}"
@@ -187,17 +210,48 @@ class _Host:
                 owner=name,
                 prompts=prompts,
                 private_random=private_random,
-                uplink=IdealUplink(PlayedBox(air, start.indices[name])),
+                uplink=_uplink(air, start.indices[name], self._terms.air),
+                policy=self._settings.policies.get(name) if self._terms.is_private else None,
             )
             for (name, prompts), private_random in owners
         ]
-        return DeviceAgent(
+        agent = DeviceAgent(
             host=self._settings.host,
             run_id=self._terms.run_id,
             devices=sorted(devices, key=lambda device: device.device_index),
             store=self._weights,
             forward=self._forward,
+            max_rows=self._max_rows,
         )
+        if self._terms.is_private:
+            guard = Guard(self._settings.state, agent.policies)
+            agent.guard_with(guard)
+            guard.ledger.check_holds(start.heard)
+        return agent
+
+
+def _check_policies(settings: HostSettings, terms: RunTerms) -> None:
+    """Every owner has agreed to a run that promises something, or it is not joined."""
+    if not terms.is_private:
+        return
+    for name in settings.data:
+        if name not in settings.policies:
+            raise PromiseError(
+                f"device {name!r}: the run promises privacy, and there is no policy of the owner "
+                "of its data: --policy FILE. `pairzero policy` writes one."
+            )
+
+
+def _uplink(air: PlayedAir, device_index: int, terms: AirTerms | None) -> Uplink:
+    if terms is None:
+        return IdealUplink(PlayedBox(air, device_index))
+    radio = PlayedTransceiver(
+        air,
+        device_index,
+        sample_rate_hz=terms.sample_rate_hz,
+        max_amplitude=terms.max_amplitude,
+    )
+    return uplink_with(terms.waveform, radio)
 
 
 def _knock(link: NatsLink, settings: HostSettings, is_over: threading.Event) -> RunTerms | None:
@@ -248,7 +302,7 @@ def _load(data: Mapping[str, Path], bundle: Bundle, terms: RunTerms) -> dict[str
 
 def _make_keys(settings: HostSettings, terms: RunTerms) -> HostKeys:
     if terms.simulated_seed is None:
-        return HostKeys.fresh(len(settings.data))
+        return _fresh_keys(settings, terms)
     if not settings.may_simulate:
         raise LinkError(
             f"run {terms.run_id}: wants keys that follow from its seed, which protect nobody. "
@@ -256,6 +310,20 @@ def _make_keys(settings: HostSettings, terms: RunTerms) -> HostKeys:
             '"system".'
         )
     return HostKeys.simulated(terms.simulated_seed, [int(name) for name in sorted(settings.data)])
+
+
+def _fresh_keys(settings: HostSettings, terms: RunTerms) -> HostKeys:
+    """From the system's generator; on the host's own disk before anything is drawn with them."""
+    keys = HostKeys.fresh(len(settings.data))
+    if terms.is_private:
+        if (settings.state / KEYS_FILE).exists():
+            raise DeviceKeysError(
+                f"{settings.state / KEYS_FILE}: keys of another run are there, which may go on. "
+                "Name another folder with --state, or delete them to end that run for good."
+            )
+        settings.state.mkdir(parents=True, exist_ok=True)
+        keys.keep(settings.state)
+    return keys
 
 
 def _ask(link: NatsLink, subject: str, message: JoiningMessage) -> JoiningMessage | None:
@@ -286,3 +354,17 @@ def devices_of(data: Path, host: str) -> Mapping[str, Path]:
     if not files:
         raise TaskError(f"{data}: no file in it, wanted one for each device.")
     return {path.stem: path for path in files}
+
+
+def policies_of(path: Path | None, names: Iterable[str]) -> Mapping[str, DevicePolicy]:
+    """Name of each device -> its owner's policy: of one file for all, or NAME.toml in a folder.
+
+    Raises:
+        PromiseError: a file is missing, or none.
+    """
+    if path is None:
+        return {}
+    if not path.is_dir():
+        policy = load_policy(path)
+        return dict.fromkeys(names, policy)
+    return {name: load_policy(path / f"{name}.toml") for name in names}

@@ -12,6 +12,12 @@ from edge_runtime.protocol import wire
 from edge_runtime.protocol.errors import WireError
 from edge_runtime.protocol.members import Member
 from edge_runtime.task_spec import TaskSpec
+from radio.waveforms.coherent import CoherentWaveform
+from radio.waveforms.energy import EnergyWaveform
+from radio.waveforms.side_by_side import PacketsSideBySide
+from radio.waveforms.slotted import SlottedWaveform
+
+AnyWaveform = CoherentWaveform | EnergyWaveform | SlottedWaveform | PacketsSideBySide
 
 LOBBY = "pz.lobby.knock"
 """The subject that is known before the run's name is."""
@@ -27,6 +33,44 @@ class Knock(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="knock"
     host: str
 
 
+class AirTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The radio of a run, as far as a device has to have the same.
+
+    Attributes:
+        sample_rate_hz: of both ends.
+        max_amplitude: of the transmitter, over full scale.
+        coherent: the waveform, where amplitudes add.
+        energy: likewise where powers add.
+        packets: likewise where packets follow one another.
+        side_by_side: likewise where they stand side by side.
+
+    Raises:
+        WireError: more than one waveform, or none.
+    """
+
+    sample_rate_hz: float
+    max_amplitude: float
+    coherent: CoherentWaveform | None = None
+    energy: EnergyWaveform | None = None
+    packets: SlottedWaveform | None = None
+    side_by_side: PacketsSideBySide | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if sum(waveform is not None for waveform in self._all) != 1:
+            raise WireError("air: wanted exactly one waveform.")
+
+    @property
+    def waveform(self) -> AnyWaveform:
+        """The one that there is."""
+        (found,) = (waveform for waveform in self._all if waveform is not None)
+        return found
+
+    @property
+    def _all(self) -> tuple[AnyWaveform | None, ...]:
+        return self.coherent, self.energy, self.packets, self.side_by_side
+
+
 class RunTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="run_terms"):
     """What a host has to know before it can say who its devices are.
 
@@ -39,6 +83,7 @@ class RunTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="run
         batch_size: the least records of a device.
         perturbation_scale_log2: of mu.
         is_private: whether anything is promised about the devices' data.
+        air: its radio; None for the link without one.
         simulated_seed: from which devices derive their keys; only where they were started for it.
     """
 
@@ -50,6 +95,7 @@ class RunTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="run
     batch_size: int
     perturbation_scale_log2: int
     is_private: bool
+    air: AirTerms | None = None
     simulated_seed: int | None = None
 
 
@@ -97,6 +143,40 @@ class NumbersSent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
     numbers: tuple[float, ...]
 
 
+class SignalSent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="signal_sent"):
+    """A device's samples, during an order; those that are held come in pieces.
+
+    Attributes:
+        epoch: of the order that they are sent during.
+        sequence: likewise.
+        device_index: whose.
+        samples: complex64, or complex128 where they are exact; little endian.
+        is_exact: which.
+        start_sample: where they are to be; None, and they are held.
+        piece: number of this piece.
+        num_pieces: of all.
+    """
+
+    epoch: int
+    sequence: int
+    device_index: int
+    samples: bytes
+    is_exact: bool = False
+    start_sample: int | None = None
+    piece: int = 0
+    num_pieces: int = 1
+
+
+class SilenceSent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="silence_sent"):
+    """A device ends what it holds; that is never too late.
+
+    Attributes:
+        device_index: whose.
+    """
+
+    device_index: int
+
+
 class Agreed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="agreed"):
     """As you say."""
 
@@ -111,7 +191,10 @@ class Refused(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="refu
     reason: str
 
 
-JoiningMessage = Knock | RunTerms | Hello | Start | NumbersSent | Agreed | Refused
+OnAir = NumbersSent | SignalSent | SilenceSent
+"""What a device sends to an air that the server plays."""
+
+JoiningMessage = Knock | RunTerms | Hello | Start | OnAir | Agreed | Refused
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[JoiningMessage] = msgspec.msgpack.Decoder(JoiningMessage)

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_runtime.uplink import (
-    CoherentUplink,
-    EnergyUplink,
     IdealUplink,
     ScalarBox,
     SendingGate,
-    SlottedUplink,
     Uplink,
+    uplink_with,
 )
 from radio.recordings.sigmf import utc_now
 from radio.self_closing import silence_each
@@ -24,8 +22,10 @@ from radio.software_air.loopback import LoopbackTransceiver
 from radio.software_air.medium import SoftwareMedium
 from radio.transceiver import Transceiver
 from radio.virtual_pluto.process import VirtualPlutoProcess
+from radio.waveforms.coherent import CoherentWaveform
+from radio.waveforms.energy import EnergyWaveform
 from radio.waveforms.energy_calibration import CalibrationLimits
-from radio.waveforms.side_by_side import PacketsSideBySide
+from radio.waveforms.side_by_side import Packets, PacketsSideBySide
 from server.air.base import Air, CoherentAir, HeldAir
 from server.air.channel_simulation import (
     ChannelSimulation,
@@ -105,6 +105,20 @@ def build_radio_link(config: RunConfig, noise_seed: int | str | None = None) -> 
     return _link(config, ends)
 
 
+def played_link(
+    config: PlanConfig, noise_seed: int | str
+) -> tuple[RadioLink, tuple[Transceiver, ...]]:
+    """The server's end of a software air, and what plays each device's radio on it.
+
+    Args:
+        config: of the run.
+        noise_seed: of the noise of the receiver.
+    """
+    ends = _software_ends(config, noise_seed)
+    air = air_on(ends.listener, config, ends.simulation)
+    return RadioLink((), air, noise_symbols(config)), tuple(ends.transmitters)
+
+
 def _ideal_link(config: PlanConfig) -> RadioLink:
     box = ScalarBox()
     uplinks = (IdealUplink(box),) * config.federation.num_devices
@@ -125,29 +139,21 @@ def ideal_air(config: PlanConfig, box: ScalarBox) -> Air:
 
 def _link(config: PlanConfig, ends: _Ends) -> RadioLink:
     """The waveform of a configuration on open radios."""
-    gate = SendingGate()
+    gate, waveform = SendingGate(), waveform_of(config)
     return RadioLink(
-        uplinks=tuple(uplink_on(transmitter, config, gate) for transmitter in ends.transmitters),
+        uplinks=tuple(uplink_with(waveform, radio, gate) for radio in ends.transmitters),
         air=air_on(ends.listener, config, ends.simulation, gate),
         noise_symbols=noise_symbols(config),
         served=ends.served,
     )
 
 
-def uplink_on(transmitter: Transceiver, config: PlanConfig, gate: SendingGate) -> Uplink:
-    """A device's end of the air.
-
-    Args:
-        transmitter: its radio.
-        config: of the run.
-        gate: through which the numbers of its host go, where they are amplitudes.
-    """
+def waveform_of(config: PlanConfig) -> CoherentWaveform | EnergyWaveform | Packets:
+    """What both ends of the air agree on."""
     waveform = config.radio.waveform
     if waveform.adds_powers:
-        return EnergyUplink(transmitter, config.energy_waveform)
-    if not waveform.superposes:
-        return SlottedUplink(transmitter, config.packets)
-    return CoherentUplink(transmitter, config.coherent_waveform, gate)
+        return config.energy_waveform
+    return config.coherent_waveform if waveform.superposes else config.packets
 
 
 def air_on(

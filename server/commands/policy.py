@@ -50,7 +50,7 @@ def policy(args: argparse.Namespace) -> int:
             f"{config.privacy.epsilon:g} that were planned. Nothing was written. Please report the "
             "arguments."
         )
-    text = _text(found, args.records, proved)
+    text = policy_text(found, args.records, proved)
     if args.out is None:
         print(text, end="")
     else:
@@ -105,7 +105,7 @@ def _in_words(policy: DevicePolicy, proved: float) -> str:
     )
 
 
-def _text(policy: DevicePolicy, num_records: int, proved: float) -> str:
+def policy_text(policy: DevicePolicy, num_records: int, proved: float) -> str:
     """The file, with a reason for each figure."""
     p = policy
     rounds = "".join(

@@ -15,9 +15,15 @@ from pathlib import Path
 import msgspec
 
 from edge_runtime.control.nats_link import NatsLink
-from edge_runtime.joining.messages import RunTerms
+from edge_runtime.joining.messages import AirTerms, RunTerms
 from edge_runtime.task_spec import TaskSpec
 from edge_runtime.tasks import Example
+from radio.waveforms.coherent import CoherentWaveform
+from radio.waveforms.energy import EnergyWaveform
+from radio.waveforms.side_by_side import PacketsSideBySide
+from radio.waveforms.slotted import SlottedWaveform
+from server.air.link import waveform_of
+from server.commands.policy import policy_text
 from server.commands.run import finish, folder_of
 from server.config.run_config import RunConfig
 from server.errors import ConfigurationError
@@ -25,6 +31,8 @@ from server.hosts.broker import Broker
 from server.hosts.processes import HostProcesses
 from server.hosts.remote_hosts import RemoteHosts, check_can_be_remote
 from server.hosts.roster import Roster
+from server.planning.device_policy import policy_of, proved_epsilon
+from server.planning.privacy_terms import csi_delta, plan_privacy_terms
 from server.report.terminal import ProgressPrinter
 from server.run.data import RunData, bundle_folder, deal_examples, load_run_data
 from server.run.experiment import Experiment, new_run_id
@@ -55,13 +63,17 @@ def up(args: argparse.Namespace) -> int:
         terms = _terms(config, data, run_id)
         roster = opened.enter_context(contextlib.closing(Roster(link, terms, num_devices)))
         processes = opened.enter_context(HostProcesses(scratch))
+        policies = _policies(config, data)
         for host, dealt in _shares(
             deal_examples(config.task, num_devices, config.run.seed), num_processes
         ).items():
             _write(scratch / host, dealt, data.task)
+            if policies:
+                _write_policies(scratch / f"{host}-policies", dealt, policies)
             processes.start(
                 host,
                 ["join", broker.url, "--name", host, "--data", str(scratch / host),
+                 "--state", str(folder / host), *_agreed(scratch / f"{host}-policies"),
                  "--bundle", str(bundle_folder(config.model.bundle)),
                  "--simulated-keys", "--until-input-ends"],
             )  # fmt: skip
@@ -85,8 +97,50 @@ def _terms(config: RunConfig, data: RunData, run_id: str) -> RunTerms:
         batch_size=config.optimizer.batch_size,
         perturbation_scale_log2=config.optimizer.perturbation_scale_log2,
         is_private=config.privacy.enabled,
-        simulated_seed=config.run.seed,
+        air=_air(config),
+        # A run without a promise deals out its batches by its seed, as in one process.
+        simulated_seed=None if config.privacy.has_system_keys else config.run.seed,
     )
+
+
+def _air(config: RunConfig) -> AirTerms | None:
+    if config.radio.backend == "ideal":
+        return None
+    waveform, radio = waveform_of(config), config.radio
+    return AirTerms(
+        sample_rate_hz=radio.rate_hz,
+        max_amplitude=radio.max_amplitude,
+        coherent=waveform if isinstance(waveform, CoherentWaveform) else None,
+        energy=waveform if isinstance(waveform, EnergyWaveform) else None,
+        packets=waveform if isinstance(waveform, SlottedWaveform) else None,
+        side_by_side=waveform if isinstance(waveform, PacketsSideBySide) else None,
+    )
+
+
+def _policies(config: RunConfig, data: RunData) -> dict[int, str]:
+    """Number of records -> the policy of who holds so many; none where nothing is promised."""
+    if not config.privacy.enabled:
+        return {}
+    num_records = [len(prompts) for prompts in data.device_prompts]
+    terms = plan_privacy_terms(config, num_records, [""] * len(num_records))
+    texts = {}
+    for number in set(num_records):
+        found = policy_of(config, terms, number)
+        texts[number] = policy_text(found, number, proved_epsilon(found, csi_delta(config, 1)))
+    return texts
+
+
+def _write_policies(
+    folder: Path, dealt: dict[str, Sequence[Example]], policies: dict[int, str]
+) -> None:
+    folder.mkdir()
+    for name, examples in dealt.items():
+        (folder / f"{name}.toml").write_text(policies[len(examples)], encoding="utf-8")
+
+
+def _agreed(policies: Path) -> list[str]:
+    """What a host is told of its owners' policies; nothing where nothing is promised."""
+    return ["--policy", str(policies)] if policies.is_dir() else []
 
 
 def _shares(

@@ -8,8 +8,10 @@ from pathlib import Path
 from edge_runtime.control.nats_link import NatsLink
 from edge_runtime.control.over_nats import NatsChannel
 from edge_runtime.protocol.members import Member
+from edge_runtime.protocol.rounds import Access
 from edge_runtime.uplink import ScalarBox
-from server.air.link import RadioLink, ideal_air
+from radio.transceiver import Transceiver
+from server.air.link import RadioLink, ideal_air, played_link
 from server.config.plan_config import PlanConfig
 from server.errors import ConfigurationError
 from server.hosts.played_air import PlayedAirServer
@@ -41,9 +43,17 @@ class RemoteHosts:
 
     def open_air(self, config: PlanConfig) -> RadioLink:
         """The server's end of the air, which it plays."""
-        box = ScalarBox()
-        self._air = PlayedAirServer(self._link, self._run_id, self.control, self._roster.hosts, box)
-        return RadioLink(uplinks=(), air=ideal_air(config, box), noise_symbols=1)
+        box: ScalarBox | None = None
+        radios: tuple[Transceiver, ...] = ()
+        if config.radio.backend == "ideal":
+            box = ScalarBox()
+            link = RadioLink(uplinks=(), air=ideal_air(config, box), noise_symbols=1)
+        else:
+            link, radios = played_link(config, config.run.seed)
+        self._air = PlayedAirServer(
+            self._link, self._run_id, self.control, self._roster.hosts, box=box, radios=radios
+        )
+        return link
 
     def start(self, heard: Mapping[str, int]) -> None:
         """All hosts are ready for the first order when this returns.
@@ -66,8 +76,14 @@ def check_can_be_remote(config: PlanConfig) -> None:
     Raises:
         ConfigurationError: they cannot yet; the message says what can.
     """
-    if config.radio.backend != "ideal":
+    if config.radio.has_plutos:
         raise ConfigurationError(
-            f'radio.backend = "{config.radio.backend}": hosts of their own carry the ideal link '
-            'only, so far. Set radio.backend = "ideal", or use pairzero run, in one process.'
+            f'radio.backend = "{config.radio.backend}": hosts of their own have no radios yet. Set '
+            'radio.backend = "loopback" or "ideal", or use pairzero run, in one process.'
+        )
+    if config.privacy.has_system_keys and config.access is Access.SUPERPOSED:
+        raise ConfigurationError(
+            'privacy.noise_source = "system": over an air that the server plays it sees each '
+            "device alone, so nobody's noise covers another. Use a waveform whose devices are "
+            'covered by their own (radio.waveform = "energy"), or "simulation".'
         )

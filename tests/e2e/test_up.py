@@ -5,11 +5,13 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 
 import pytest
 
 from edge_runtime.cli import main as device_main
 from edge_runtime.control.nats_link import NatsLink
+from edge_runtime.guard.ledger import HEAD_FILE, LEDGER_FILE, DeviceLedger
 from server.commands.cli import main
 from server.config.files import load_config
 from server.hosts.broker import Broker
@@ -67,12 +69,77 @@ def test_a_run_over_processes_is_the_run_in_one(tmp_path, in_one_process, proces
     assert ours() == []
 
 
+SHORT_ENERGY = {"radio.plateau_samples": 8192, "radio.sample_rate_hz": 1e6}
+WAVEFORMS = {
+    "coherent": {},
+    "energy": SHORT_ENERGY,
+    "slotted": {"radio.slots": "frequency"},
+}
+
+
+@pytest.mark.parametrize("name", WAVEFORMS)
+def test_over_an_air_that_the_server_plays_the_bits_are_the_same(tmp_path, name, capsys):
+    """With policies, ledgers and simulated keys of the hosts' own."""
+    settings = {
+        **SETTINGS, **WAVEFORMS[name], "radio.waveform": name,
+        "federation.num_devices": 3, "optimizer.rounds": 3, "privacy.epsilon": 8.0,
+    }  # fmt: skip
+    del settings["radio.backend"], settings["privacy.enabled"]
+    config = load_config("snips", settings)
+    assert carry_out(Experiment.start(config, tmp_path / "one"))
+    pairs = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+    asked = ["snips", *(part for pair in pairs for part in ("--set", pair))]
+    folder = tmp_path / "run"
+    assert main(["up", *asked, "--processes", "2", "--out", str(folder), "--json", "--force"]) == 0
+    capsys.readouterr()
+    one, over = looked_at(tmp_path / "one"), looked_at(folder)
+    assert over.digest == one.digest
+    assert over.records == one.records
+    assert over.epsilon == one.epsilon
+    counted = [DeviceLedger(folder / f"host-{h}") for h in (0, 1)]
+    # Who is too weak in a round is told nothing, and counts nothing.
+    own = {int(owner): len(c.releases(owner)) for c in counted for owner in c.owners}
+    assert own == Counter(record.device_index for record in over.records)
+    for ledger in counted:
+        ledger.close()
+
+
+def test_real_keys_are_the_hosts_own_and_gone_when_the_run_is_over(tmp_path, capsys):
+    settings = {
+        **SETTINGS, **SHORT_ENERGY, "radio.waveform": "energy", "federation.num_devices": 2,
+        "optimizer.rounds": 2, "privacy.epsilon": 8.0, "privacy.noise_source": "system",
+    }  # fmt: skip
+    del settings["radio.backend"], settings["privacy.enabled"], settings["task.validation_examples"]
+    pairs = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+    asked = ["snips", *(part for pair in pairs for part in ("--set", pair))]
+    folder = tmp_path / "run"
+    assert main(["up", *asked, "--out", str(folder), "--json", "--force"]) == 0
+    capsys.readouterr()
+    assert len(set(looked_at(folder).records)) == 4
+    for host in ("host-0", "host-1"):
+        assert {path.name for path in (folder / host).iterdir()} == {LEDGER_FILE, HEAD_FILE}
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
         (["--processes", "0"], "--processes: got 0, wanted 1 to 5"),
         (["--processes", "6"], "--processes: got 6, wanted 1 to 5"),
-        (["--set", 'radio.backend="loopback"'], "hosts of their own carry the ideal link"),
+        (
+            ["--set", 'radio.backend="virtual-pluto"', "--set", 'radio.waveform="energy"'],
+            "hosts of their own have no radios yet",
+        ),
+        (
+            [
+                "--set",
+                'radio.backend="loopback"',
+                "--set",
+                "privacy.enabled=true",
+                "--set",
+                'privacy.noise_source="system"',
+            ],
+            "it sees each device alone",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_started(tmp_path, more, words, capsys, ours):

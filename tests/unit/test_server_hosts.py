@@ -2,6 +2,8 @@
 
 import contextlib
 
+import msgspec
+import numpy as np
 import pytest
 
 from edge_runtime.control.channel import ControlChannel
@@ -15,6 +17,8 @@ from edge_runtime.joining.messages import (
     NumbersSent,
     Refused,
     RunTerms,
+    SignalSent,
+    SilenceSent,
     Start,
 )
 from edge_runtime.protocol import wire
@@ -22,6 +26,8 @@ from edge_runtime.protocol.errors import WireError
 from edge_runtime.protocol.members import Member
 from edge_runtime.task_spec import load_task
 from edge_runtime.uplink import ScalarBox
+from radio.software_air.loopback import LoopbackTransceiver
+from radio.software_air.medium import SoftwareMedium
 from server.errors import HostsError
 from server.hosts.broker import Broker
 from server.hosts.played_air import PlayedAirServer
@@ -159,7 +165,7 @@ class Asking(ControlChannel):
 
 def test_numbers_are_heard_during_their_order_from_their_own_host_and_else_refused(links, says):
     box, control = ScalarBox(), Asking()
-    air = PlayedAirServer(links(), RUN, control, {"a": (0,), "b": (1, 2)}, box)
+    air = PlayedAirServer(links(), RUN, control, {"a": (0,), "b": (1, 2)}, box=box)
     with contextlib.closing(air):
         subject = f"pz.{RUN}.air.b"
         for message, words in (
@@ -177,6 +183,68 @@ def test_numbers_are_heard_during_their_order_from_their_own_host_and_else_refus
         control.asking = None
         assert "too late" in says(subject, NumbersSent(3, 9, 1, (1.0, 2.0))).reason
         assert box.take_sums() == ()
+
+
+@pytest.fixture
+def played(links):
+    """Three radios on a medium without noise, and what plays them."""
+    medium = SoftwareMedium(
+        num_devices=3, sample_rate_hz=1e6, noise_power=0.0, noise_rng=np.random.default_rng(0)
+    )
+    medium.set_gains(np.ones(3))
+    radios = [LoopbackTransceiver(medium, k) for k in range(3)]
+    air = PlayedAirServer(links(), RUN, Asking(), {"a": (0,), "b": (1, 2)}, radios=radios)
+    with contextlib.closing(air):
+        yield medium
+
+
+def test_samples_are_played_at_their_position_exactly(played, says):
+    exact = np.array([0.1 + 0.2j, 1 / 3], dtype="<c16")
+    subject = f"pz.{RUN}.air.b"
+    sent = SignalSent(3, 9, 2, exact.tobytes(), is_exact=True, start_sample=5)
+    assert says(subject, sent) == Agreed()
+    assert says(f"pz.{RUN}.air.a", SignalSent(3, 9, 0, bytes(80), start_sample=5)) == Agreed()
+    assert "overlaps" in says(subject, sent).reason
+    assert played.capture(5, 2) == pytest.approx(exact, rel=1e-6)
+    for spoilt, words in (
+        (msgspec.structs.replace(sent, samples=b""), "RadioConfigurationError"),
+        (msgspec.structs.replace(sent, samples=b"\xff" * 32), "RadioConfigurationError"),
+        (msgspec.structs.replace(sent, start_sample=-1), "RadioConfigurationError"),
+        (msgspec.structs.replace(sent, samples=(2.0 * np.ones(4, "<c16")).tobytes()), "Saturation"),
+        (msgspec.structs.replace(sent, sequence=8), "too late"),
+        (msgspec.structs.replace(sent, device_index=0), "none of b's"),
+    ):
+        assert words in says(subject, spoilt).reason
+
+
+def test_a_burst_in_pieces_is_held_when_all_are_there_in_their_order(played, says):
+    samples = np.exp(2j * np.pi * np.arange(64) / 8).astype("<c8")
+    halves = [samples[:32].tobytes(), samples[32:].tobytes()]
+
+    def piece(number, num_pieces=2, **changes):
+        values = {"epoch": 3, "sequence": 9, "device_index": 1, "samples": halves[number % 2]}
+        return SignalSent(**{**values, **changes}, piece=number, num_pieces=num_pieces)
+
+    subject = f"pz.{RUN}.air.b"
+    assert "pieces before are missing" in says(subject, piece(1)).reason
+    assert says(subject, piece(0)) == Agreed()
+    assert not played.listen(64).any()
+    assert "pieces before are missing" in says(subject, piece(1, device_index=2)).reason
+    assert says(subject, piece(1)) == Agreed()
+    assert np.abs(played.listen(64)) == pytest.approx(np.ones(64), rel=1e-5)
+    for number, num_pieces in ((2, 2), (-1, 2), (0, 65)):
+        assert "piece" in says(subject, piece(number, num_pieces)).reason
+    assert says(subject, SilenceSent(1)) == Agreed()
+    assert not played.listen(64).any()
+    assert "none of b's" in says(subject, SilenceSent(0)).reason
+
+
+def test_numbers_and_samples_need_the_air_that_is_played(played, links, says):
+    assert "this air has radios" in says(f"pz.{RUN}.air.b", NumbersSent(3, 9, 1, (1.0,))).reason
+    ideal = PlayedAirServer(links(), "ideal", Asking(), {"b": (1,)}, box=ScalarBox())
+    with contextlib.closing(ideal):
+        for message in (SignalSent(3, 9, 1, bytes(8), start_sample=0), SilenceSent(1)):
+            assert "this air has no radios" in says("pz.ideal.air.b", message).reason
 
 
 def test_an_answer_is_agreement_refusal_or_an_error():
