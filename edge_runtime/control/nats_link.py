@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import ipaddress
 import logging
 import socket
 import threading
@@ -231,6 +232,15 @@ class NatsLink:
             )
 
 
+def _is_this_machine(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _check_somebody_is_there(url: str) -> None:
     """Fail at once: the client would try again and again, and say nothing.
 
@@ -245,6 +255,12 @@ def _check_somebody_is_there(url: str) -> None:
     if not url.startswith("nats://") or not host:
         raise LinkError(
             f"broker: got {url!r}, wanted nats://HOST:PORT. `pairzero serve` prints the right line."
+        )
+    if not _is_this_machine(host):
+        raise LinkError(
+            f"broker: {host} is another machine, and nothing protects what goes there yet. Reach "
+            f"it through a tunnel, as with ssh -N -L {port}:127.0.0.1:{port} {host}, and name "
+            f"nats://127.0.0.1:{port}."
         )
     try:
         socket.create_connection((host, port), _CONNECT_S).close()

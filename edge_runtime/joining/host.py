@@ -133,6 +133,7 @@ class _Host:
             label_token_ids=label_token_ids(terms.task, load_tokenizer(bundle.tokenizer_path)),
             num_workers=settings.workers,
         )
+        self._has_started = False
         self._max_rows = MAX_ROWS
         if terms.is_private:
             vocab_size = int(bundle.manifest.architecture["vocab_size"])
@@ -176,6 +177,7 @@ class _Host:
             except EdgeError as error:
                 _answer(reply, Refused(str(error)))
                 raise
+            self._has_started = True
             _answer(reply, Agreed())
             on_start()
             watcher = threading.Thread(target=self._stop_when, args=(is_over,), daemon=True)
@@ -189,7 +191,9 @@ class _Host:
             return
 
     def close(self) -> None:
-        """Let weights and threads go. Idempotent."""
+        """Let weights and threads go; keys that nothing was drawn with, too. Idempotent."""
+        if not self._has_started and self._terms.is_private and self._terms.simulated_seed is None:
+            HostKeys.destroy(self._settings.state)
         self._forward.close()
         self._weights.close()
 

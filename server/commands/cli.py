@@ -93,6 +93,20 @@ def _build_parser() -> argparse.ArgumentParser:
     up.add_argument("--force", action="store_true", help="as of run")
     up.set_defaults(command=("up", "up"), compare=False)
 
+    serve = commands.add_parser(
+        "serve",
+        help="the server of a run whose devices are on hosts of their own",
+        description="Prints the line that devices join with, waits for federation.num_devices of "
+        "them, and carries the run out. Without --broker it starts one of its own on 127.0.0.1.",
+    )
+    _add_configuration(serve)
+    serve.add_argument("--broker", metavar="NATS_URL", help="a running broker")
+    serve.add_argument("--wait", type=float, default=3600.0, metavar="S", help="for the devices")
+    serve.add_argument("--out", metavar="FOLDER", help="run folder (default: runs/NAME-N)")
+    serve.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
+    serve.add_argument("--force", action="store_true", help="as of run")
+    serve.set_defaults(command=("serve", "serve"), compare=False)
+
     plan = commands.add_parser(
         "plan",
         help="every power policy side by side: noise, power, epsilon, and whether a run can learn",

@@ -12,19 +12,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
-
 from edge_runtime.control.nats_link import NatsLink
-from edge_runtime.joining.messages import AirTerms, RunTerms
 from edge_runtime.task_spec import TaskSpec
 from edge_runtime.tasks import Example
-from radio.waveforms.coherent import CoherentWaveform
-from radio.waveforms.energy import EnergyWaveform
-from radio.waveforms.side_by_side import PacketsSideBySide
-from radio.waveforms.slotted import SlottedWaveform
-from server.air.link import waveform_of
 from server.commands.policy import policy_text
 from server.commands.run import finish, folder_of
+from server.commands.serve import run_terms
 from server.config.run_config import RunConfig
 from server.errors import ConfigurationError
 from server.hosts.broker import Broker
@@ -56,11 +49,13 @@ def up(args: argparse.Namespace) -> int:
     printer = ProgressPrinter(sys.stderr if args.json else sys.stdout)
     data = load_run_data(config)
     run_id = new_run_id(config.task.name)
+    # A run without a promise draws its batches by its seed, as in one process.
+    seed = None if config.privacy.has_system_keys else config.run.seed
     with contextlib.ExitStack() as opened:
         scratch = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="pairzero-up-")))
         broker = opened.enter_context(Broker())
         link = opened.enter_context(contextlib.closing(NatsLink(broker.url, "server")))
-        terms = _terms(config, data, run_id)
+        terms = run_terms(config, data, run_id, seed=seed)
         roster = opened.enter_context(contextlib.closing(Roster(link, terms, num_devices)))
         processes = opened.enter_context(HostProcesses(scratch))
         policies = _policies(config, data)
@@ -85,36 +80,6 @@ def up(args: argparse.Namespace) -> int:
         code = finish(experiment, folder, printer, args)
         processes.wait()
     return code
-
-
-def _terms(config: RunConfig, data: RunData, run_id: str) -> RunTerms:
-    return RunTerms(
-        run_id=run_id,
-        bundle_digest=data.bundle.digest,
-        task=msgspec.structs.replace(data.task, train="", validation=""),
-        max_tokens=config.task.max_tokens,
-        trainable=tuple(config.model.trainable),
-        batch_size=config.optimizer.batch_size,
-        perturbation_scale_log2=config.optimizer.perturbation_scale_log2,
-        is_private=config.privacy.enabled,
-        air=_air(config),
-        # A run without a promise deals out its batches by its seed, as in one process.
-        simulated_seed=None if config.privacy.has_system_keys else config.run.seed,
-    )
-
-
-def _air(config: RunConfig) -> AirTerms | None:
-    if config.radio.backend == "ideal":
-        return None
-    waveform, radio = waveform_of(config), config.radio
-    return AirTerms(
-        sample_rate_hz=radio.rate_hz,
-        max_amplitude=radio.max_amplitude,
-        coherent=waveform if isinstance(waveform, CoherentWaveform) else None,
-        energy=waveform if isinstance(waveform, EnergyWaveform) else None,
-        packets=waveform if isinstance(waveform, SlottedWaveform) else None,
-        side_by_side=waveform if isinstance(waveform, PacketsSideBySide) else None,
-    )
 
 
 def _policies(config: RunConfig, data: RunData) -> dict[int, str]:

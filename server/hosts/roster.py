@@ -101,19 +101,31 @@ class Roster:
             by_name = {n: m for listed in self._hosts.values() for n, m in listed.members.items()}
         return tuple(by_name[name] for name in sorted(by_name))
 
-    def wait_for_all(self, timeout_s: float, check: Callable[[], None] = lambda: None) -> None:
+    def wait_for_all(
+        self,
+        timeout_s: float,
+        check: Callable[[], None] = lambda: None,
+        on_listed: Callable[[str], None] = lambda text: None,
+    ) -> None:
         """Return when every device is there.
 
         Args:
             timeout_s: how long.
             check: called now and then; what it raises ends the waiting.
+            on_listed: told of every host that comes, for a person.
 
         Raises:
             HostsError: not all have come; the message says who has.
         """
         until_s = self._clock() + timeout_s
+        told: set[str] = set()
         with self._changed:
-            while self._num_listed() < self._num_devices:
+            while True:
+                for host in sorted(set(self._hosts) - told):
+                    on_listed(f"{host}, {len(self._hosts[host].members)} devices")
+                    told.add(host)
+                if self._num_listed() >= self._num_devices:
+                    return
                 check()
                 if self._clock() > until_s:
                     raise HostsError(

@@ -55,15 +55,20 @@ class RunData:
         return None if self.validation is None else self.validation.digest()
 
 
-def load_run_data(config: RunConfig) -> RunData:
+def load_run_data(config: RunConfig, *, deals: bool = True) -> RunData:
     """Load and check model, task and data.
+
+    Args:
+        config: of the run.
+        deals: whether training data are here, to be dealt out; else devices have their own.
 
     Raises:
         BundleError, TaskError, ConfigurationError: what does not fit.
     """
     bundle = open_bundle(bundle_folder(config.model.bundle))
     task, task_folder = load_task(config.task.name)
-    train, validation = _read(config.task, task, task_folder, config.run.seed)
+    train = _read_train(config.task, task, task_folder) if deals else []
+    validation = _read_validation(config.task, task, task_folder, config.run.seed)
     if not config.privacy.has_system_keys:  # a count of private records is a release
         _warn_of_odd_data(train, validation)
     max_positions = int(bundle.manifest.architecture["max_position_embeddings"])
@@ -72,8 +77,10 @@ def load_run_data(config: RunConfig) -> RunData:
             f"task.max_tokens: got {config.task.max_tokens}, the model has {max_positions} "
             "positions."
         )
-    parts = split_iid(train, config.federation.num_devices, config.run.seed)
-    _check_batch_fits(config.optimizer.batch_size, min(len(part) for part in parts))
+    parts: list[list[Example]] = []
+    if deals:
+        parts = split_iid(train, config.federation.num_devices, config.run.seed)
+        _check_batch_fits(config.optimizer.batch_size, min(len(part) for part in parts))
 
     tokenizer = load_tokenizer(bundle.tokenizer_path)
     warn_if_merged(task, tokenizer)
@@ -104,8 +111,7 @@ def deal_examples(section: TaskSection, num_devices: int, seed: int) -> list[lis
         TaskError, ConfigurationError: what does not fit.
     """
     task, task_folder = load_task(section.name)
-    train, _ = _read(section, task, task_folder, seed)
-    return split_iid(train, num_devices, seed)
+    return split_iid(_read_train(section, task, task_folder), num_devices, seed)
 
 
 def bundle_folder(bundle: str) -> Path:
@@ -113,18 +119,20 @@ def bundle_folder(bundle: str) -> Path:
     return BUNDLED_MODEL_FOLDER if bundle == BUNDLED_MODEL else Path(bundle)
 
 
-def _read(
+def _read_train(section: TaskSection, task: TaskSpec, task_folder: Path) -> list[Example]:
+    return read_examples(_data_path(section.train, task.train, task_folder), task)
+
+
+def _read_validation(
     section: TaskSection, task: TaskSpec, task_folder: Path, seed: int
-) -> tuple[list[Example], list[Example]]:
-    """Training and validation examples, of the latter as many as are asked for."""
-    train_path = _data_path(section.train, task.train, task_folder)
-    validation_path = _data_path(section.validation, task.validation, task_folder)
-    train, validation = read_examples(train_path, task), read_examples(validation_path, task)
+) -> list[Example]:
+    """As many as are asked for."""
+    validation = read_examples(_data_path(section.validation, task.validation, task_folder), task)
     if 0 < section.validation_examples < len(validation):
         rng = simulation_rng(seed, "validation", 0)
         chosen = rng.permutation(len(validation))[: section.validation_examples]
         validation = [validation[i] for i in sorted(chosen.tolist())]
-    return train, validation
+    return validation
 
 
 def _warn_of_one_class(what: str, examples: Sequence[Example]) -> None:

@@ -10,7 +10,7 @@ import dataclasses
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from edge_runtime.guard.keys import KEYS_FILE
+from edge_runtime.protocol.members import Member
 from edge_runtime.protocol.rounds import RunEnded
 from server.air.base import Air
 from server.air.orders import have_done
@@ -114,7 +115,9 @@ class Experiment:
         terms = plan_privacy(config, host.members)
         components = connect(config, data, host, terms, run_id)
         try:
-            found = _look_ahead(config, data, terms, components) if has_to_learn else None
+            found = (
+                _look_ahead(config, data, host.members, terms, components) if has_to_learn else None
+            )
             untrained = evaluate(components.forward, components.validation)
             probed = probe(components.forward, data.bundle)
             air = components.link.air
@@ -363,12 +366,15 @@ def token_of(name: str) -> str:
 
 
 def _look_ahead(
-    config: PlanConfig, data: RunData, terms: PrivacyTerms | None, components: RunComponents
+    config: PlanConfig,
+    data: RunData,
+    members: Sequence[Member],
+    terms: PrivacyTerms | None,
+    components: RunComponents,
 ) -> Outlook | None:
     """What noise leaves to learn; an error if it is nothing."""
     typical = typical_number(config, components.forward, components.replica, data.validation)
-    num_records = [len(prompts) for prompts in data.device_prompts]
-    return check_can_learn(config, num_records, typical, terms)
+    return check_can_learn(config, [m.num_records for m in members], typical, terms)
 
 
 def _create_store(

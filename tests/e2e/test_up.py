@@ -12,6 +12,7 @@ import pytest
 from edge_runtime.cli import main as device_main
 from edge_runtime.control.nats_link import NatsLink
 from edge_runtime.guard.ledger import HEAD_FILE, LEDGER_FILE, DeviceLedger
+from edge_runtime.task_spec import load_task
 from server.commands.cli import main
 from server.config.files import load_config
 from server.hosts.broker import Broker
@@ -164,6 +165,94 @@ def test_a_host_that_ends_before_the_run_is_named_with_what_it_said(
     assert "host-" in error and "has ended (2)" in error and "0.tsv" in error
     assert not (tmp_path / "run").exists()
     assert ours() == []
+
+
+# ---------------------------------------------------------------- a server, and devices that join
+
+OWN_NOISE = {
+    **SETTINGS, **SHORT_ENERGY, "radio.waveform": "energy", "federation.num_devices": 2,
+    "optimizer.rounds": 2, "privacy.epsilon": 8.0, "privacy.noise_source": "system",
+    "task.validation_is_public": True,
+}  # fmt: skip
+del OWN_NOISE["radio.backend"], OWN_NOISE["privacy.enabled"]
+
+
+def asked_with(settings):
+    pairs = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+    return ["snips", *(part for pair in pairs for part in ("--set", pair))]
+
+
+def started(module, *arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_devices_join_a_server_with_their_own_data_policies_and_keys(tmp_path, capsys):
+    spec, task_folder = load_task("snips")
+    lines = (task_folder / spec.train).read_text("utf-8").splitlines(keepends=True)
+    for number, name in enumerate(("pi1", "pi2")):
+        (tmp_path / f"{name}.tsv").write_text("".join(lines[number:2000:2]), "utf-8")
+    policy = tmp_path / "policy.toml"
+    assert main(["policy", *asked_with(OWN_NOISE), "--records", "1000", "--out", str(policy)]) == 0
+    server = started(
+        "server.commands.cli", "serve", *asked_with(OWN_NOISE), "--force", "--json",
+        "--out", tmp_path / "run",
+    )  # fmt: skip
+    devices = []
+    try:
+        assert "waits for 2 devices" in server.stderr.readline()
+        url = server.stderr.readline().split()[2]
+        for name in ("pi1", "pi2"):
+            devices.append(
+                started(
+                    "edge_runtime.cli", "join", url, "--name", name,
+                    "--data", tmp_path / f"{name}.tsv", "--policy", policy,
+                    "--state", tmp_path / f"state-{name}",
+                )
+            )  # fmt: skip
+        said, log = server.communicate(timeout=240)
+        assert server.returncode == 0, log
+        assert "pi1, 1 devices" in log and "pi2, 1 devices" in log
+        for device in devices:
+            out, err = device.communicate(timeout=60)
+            assert device.returncode == 0, err
+            assert out.splitlines()[-1] == "the run is over"
+    finally:
+        for process in (server, *devices):
+            process.kill()
+            process.wait(30)
+            process.stdout.close()
+            process.stderr.close()
+    summary = json.loads(said)
+    assert summary["outcome"] == "complete"
+    assert 0.0 < summary["epsilon"] <= 8.0
+    for name in ("pi1", "pi2"):
+        state = tmp_path / f"state-{name}"
+        assert {path.name for path in state.iterdir()} == {LEDGER_FILE, HEAD_FILE}
+        ledger = DeviceLedger(state)
+        assert len(ledger.releases(name)) == 2
+        ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "more", "words"),
+    [
+        ({"privacy.noise_source": "simulation"}, [], "devices of others do not take part with it"),
+        ({}, ["--wait", "0"], "--wait: got 0, wanted seconds"),
+        ({}, ["--wait", "0.2"], "0 of 2 devices have come in 0.2 s: nobody"),
+        ({}, ["--broker", "nats://127.0.0.1:1"], "nobody answers at 127.0.0.1:1"),
+        ({}, ["--broker", "nats://pi.example:4222"], "through a tunnel"),
+    ],
+)
+def test_a_server_that_cannot_serve_says_why_and_leaves_nothing(
+    tmp_path, changes, more, words, capsys
+):
+    asked = asked_with({**OWN_NOISE, **changes})
+    assert main(["serve", *asked, *more, "--out", str(tmp_path / "run")]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 # ---------------------------------------------------------------- who may not join
