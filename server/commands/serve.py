@@ -23,7 +23,8 @@ from server.hosts.remote_hosts import RemoteHosts, check_can_be_remote
 from server.hosts.roster import Roster
 from server.report.terminal import ProgressPrinter
 from server.run.data import RunData, load_run_data
-from server.run.experiment import Experiment, new_run_id
+from server.run.experiment import Experiment
+from server.run.names import new_run_id
 
 
 def serve(args: argparse.Namespace) -> int:

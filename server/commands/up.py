@@ -28,7 +28,8 @@ from server.planning.device_policy import policy_of, proved_epsilon
 from server.planning.privacy_terms import csi_delta, plan_privacy_terms
 from server.report.terminal import ProgressPrinter
 from server.run.data import RunData, bundle_folder, deal_examples, load_run_data
-from server.run.experiment import Experiment, new_run_id
+from server.run.experiment import Experiment
+from server.run.names import new_run_id
 
 _JOIN_S = 300.0
 _MOST_PROCESSES = 64

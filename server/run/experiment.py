@@ -7,8 +7,6 @@ round loop, evaluations and comparisons of the replicas.
 from __future__ import annotations
 
 import dataclasses
-import re
-import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -48,6 +46,7 @@ from server.run.data import RunData, load_run_data
 from server.run.environment import environment, peak_rss_mb, probe
 from server.run.evaluation import Evaluation, evaluate
 from server.run.local_host import LocalHost
+from server.run.names import new_run_id
 from server.run.pricing import Pricing
 from server.run.round_loop import RoundLoop, StepRule, as_heard
 from server.store.records import EvaluationRow, Outcome, RoundRow
@@ -353,16 +352,6 @@ class Experiment:
             self.components.close()
         finally:
             self.store.close()
-
-
-def new_run_id(task: str) -> str:
-    """A name for a run of a task that nobody has had."""
-    return f"{token_of(Path(task).stem)}-{secrets.token_hex(4)}"
-
-
-def token_of(name: str) -> str:
-    """A name in letters, digits, - and _ alone: a run's is part of addresses on a network."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:40] or "run"
 
 
 def _look_ahead(

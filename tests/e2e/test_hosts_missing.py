@@ -16,7 +16,8 @@ from edge_runtime.protocol.rounds import (
 )
 from server.errors import HostsMissingError, ReplicaMismatchError
 from server.run import components
-from server.run.experiment import Experiment, token_of
+from server.run.experiment import Experiment
+from server.run.names import token_of
 from server.store.records import Outcome
 from server.store.run_store import RunStore
 
