@@ -55,6 +55,7 @@ from edge_runtime.virtual_device import VirtualDevice
 
 _ASK_S = 20.0
 _KNOCK_AGAIN_S = 0.5
+_LOOK_S = 0.1
 _T = TypeVar("_T", bound=JoiningMessage)
 
 
@@ -72,6 +73,7 @@ class HostSettings:
         workers: threads that move weights.
         may_simulate: whether keys may follow from the run's seed, which protects nobody.
         wait_s: how long a server is waited for.
+        gone_s: how long a broker may be away.
     """
 
     host: str
@@ -82,6 +84,7 @@ class HostSettings:
     workers: int = 1
     may_simulate: bool = False
     wait_s: float = 60.0
+    gone_s: float = 60.0
 
 
 def join(
@@ -134,6 +137,7 @@ class _Host:
             num_workers=settings.workers,
         )
         self._has_started = False
+        self._up_s = time.monotonic()
         self._max_rows = MAX_ROWS
         if terms.is_private:
             vocab_size = int(bundle.manifest.architecture["vocab_size"])
@@ -167,8 +171,9 @@ class _Host:
     def serve(self, is_over: threading.Event, on_start: Callable[[], None]) -> None:
         """Wait for the start; then carry out orders to the end."""
         while not is_over.is_set():
+            self._check_broker()
             try:
-                data, reply = self._starts.get(timeout=0.1)
+                data, reply = self._starts.get(timeout=_LOOK_S)
             except queue.Empty:
                 continue
             at_hand = AtHand()
@@ -188,6 +193,7 @@ class _Host:
                 is_over.set()
                 watcher.join()
                 agent.close()
+            self._check_broker()
             return
 
     def close(self) -> None:
@@ -198,8 +204,23 @@ class _Host:
         self._weights.close()
 
     def _stop_when(self, is_over: threading.Event) -> None:
-        is_over.wait()
+        while not is_over.wait(_LOOK_S) and not self._is_broker_gone():
+            pass
         self._orders.stop()
+
+    def _is_broker_gone(self) -> bool:
+        """Whether it has been away for longer than it takes to start one again."""
+        now_s = time.monotonic()
+        if self._link.is_up:
+            self._up_s = now_s
+        return now_s - self._up_s > self._settings.gone_s
+
+    def _check_broker(self) -> None:
+        if self._is_broker_gone():
+            raise LinkError(
+                f"the broker has been gone for {self._settings.gone_s:g} s; the run is not over, "
+                f"and {self._settings.state} keeps what this host has released. Nothing is sent."
+            )
 
     def _agent(self, start: Start, at_hand: AtHand) -> DeviceAgent:
         if set(start.indices) != set(self._prompts):

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
+
 from edge_runtime.control.nats_link import NatsLink
 from edge_runtime.control.over_nats import NatsChannel
 from edge_runtime.protocol.members import Member
-from edge_runtime.protocol.rounds import Access
+from edge_runtime.protocol.rounds import Access, BandLevels, PacketLevels, TransmitOrder
+from edge_runtime.protocol.wire import MAX_BODY_BYTES
 from edge_runtime.uplink import ScalarBox
 from radio.transceiver import Transceiver
 from server.air.link import RadioLink, ideal_air, played_link
@@ -16,6 +19,9 @@ from server.config.plan_config import PlanConfig
 from server.errors import ConfigurationError
 from server.hosts.played_air import PlayedAirServer
 from server.hosts.roster import Roster
+
+_REST_OF_A_PLAN = 1024
+"""Bytes: what is in a plan beside the orders, with some room."""
 
 
 class RemoteHosts:
@@ -70,6 +76,17 @@ class RemoteHosts:
             self._air = None
 
 
+def _order_bytes(config: PlanConfig) -> int:
+    """The largest order to one device."""
+    bands = packet = None
+    if config.radio.waveform.adds_powers:
+        bands = BandLevels((0.1,) * (2 * config.optimizer.directions), 0.1)
+    elif not config.radio.waveform.superposes:
+        packet = PacketLevels(0.1, 0.1)
+    order = TransmitOrder(config.federation.num_devices, 0.1, 0.1, 0.1, bands, packet)
+    return len(msgspec.msgpack.encode(order))
+
+
 def check_can_be_remote(config: PlanConfig) -> None:
     """Return if devices on hosts of their own can carry a run.
 
@@ -80,6 +97,14 @@ def check_can_be_remote(config: PlanConfig) -> None:
         raise ConfigurationError(
             f'radio.backend = "{config.radio.backend}": hosts of their own have no radios yet. Set '
             'radio.backend = "loopback" or "ideal", or use pairzero run, in one process.'
+        )
+    bytes_needed = config.federation.num_devices * _order_bytes(config)
+    if bytes_needed > MAX_BODY_BYTES - _REST_OF_A_PLAN:
+        most = (MAX_BODY_BYTES - _REST_OF_A_PLAN) // _order_bytes(config)
+        raise ConfigurationError(
+            f"federation.num_devices: orders of a round to {config.federation.num_devices} devices "
+            f"take {bytes_needed:,} bytes, a message has {MAX_BODY_BYTES:,}. At most {most} "
+            "devices with so many numbers each."
         )
     if config.privacy.has_system_keys and config.access is Access.SUPERPOSED:
         raise ConfigurationError(

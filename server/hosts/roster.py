@@ -175,9 +175,14 @@ class Roster:
         while (said := self._said.get()) is not None:
             data, reply = said
             try:
-                reply(messages.encode(self._answer(messages.decode(data))))
-            except (WireError, LinkError) as error:
-                _logger.warning("somebody who wants to join: %s", error)
+                answer = self._answer(messages.decode(data))
+            except WireError as error:
+                # Of another version, perhaps: whoever it is reads ours, or which version we are.
+                answer = Refused(str(error))
+            try:
+                reply(messages.encode(answer))
+            except LinkError as error:
+                _logger.warning("somebody who wants to join is not answered: %s", error)
 
     def _answer(self, message: JoiningMessage) -> JoiningMessage:
         if isinstance(message, Knock):

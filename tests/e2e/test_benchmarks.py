@@ -138,6 +138,17 @@ def test_the_policy_study_pairs_seeds_and_says_what_is_real(tmp_path):
 
 
 @pytest.mark.study
+def test_the_study_of_the_control_plane_has_ratios_and_memory_of_hosts(tmp_path):
+    results, document = tmp_path / "c.jsonl", tmp_path / "c.json"
+    run("benchmarks/control_plane.py", results, "--quick", "--json", document)
+    (row,) = json.loads(document.read_text())["rows"]
+    assert row["num_hosts"] == 1
+    # A plan and a result, each with an answer, take longer than one request.
+    assert row["ratio_of_medians"] > 1.0
+    assert 30.0 < row["host_peak_rss_mb"] < 300.0
+
+
+@pytest.mark.study
 def test_the_study_of_rounds_counts_what_they_wait_for(tmp_path):
     results, document = tmp_path / "t.jsonl", tmp_path / "t.json"
     run("benchmarks/round_time.py", results, "--quick", "--json", document)

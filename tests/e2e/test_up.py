@@ -9,13 +9,18 @@ from collections import Counter
 
 import pytest
 
+from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, open_bundle
 from edge_runtime.cli import main as device_main
 from edge_runtime.control.nats_link import NatsLink
 from edge_runtime.guard.ledger import HEAD_FILE, LEDGER_FILE, DeviceLedger
+from edge_runtime.joining.host import HostSettings, join
+from edge_runtime.joining.messages import RunTerms
+from edge_runtime.protocol.errors import LinkError
 from edge_runtime.task_spec import load_task
 from server.commands.cli import main
 from server.config.files import load_config
 from server.hosts.broker import Broker
+from server.hosts.roster import Roster
 from server.run.experiment import Experiment
 from tests.support.whole_runs import carry_out, looked_at
 
@@ -126,6 +131,7 @@ def test_real_keys_are_the_hosts_own_and_gone_when_the_run_is_over(tmp_path, cap
     [
         (["--processes", "0"], "--processes: got 0, wanted 1 to 5"),
         (["--processes", "6"], "--processes: got 6, wanted 1 to 5"),
+        (["--devices", "40000"], "orders of a round to 40000 devices take 3,6"),
         (
             ["--set", 'radio.backend="virtual-pluto"', "--set", 'radio.waveform="energy"'],
             "hosts of their own have no radios yet",
@@ -278,6 +284,32 @@ def test_no_address_no_broker_and_no_server_are_said_at_once(tmp_path, capsys):
         empty.mkdir()
         assert joins(broker.url, empty) == 2
         assert "no file in it" in capsys.readouterr().err
+
+
+def test_a_host_whose_broker_is_gone_ends_and_says_that_nothing_is_sent(tmp_path):
+    (tmp_path / "data.tsv").write_text("AddToPlaylist\tadd this\n" * 4)
+    terms = RunTerms(
+        run_id="run", bundle_digest=open_bundle(BUNDLED_MODEL_FOLDER).digest,
+        task=load_task("snips")[0], max_tokens=24, trainable=("*final_layer_norm*",),
+        batch_size=4, perturbation_scale_log2=-10, is_private=False,
+    )  # fmt: skip
+    settings = HostSettings(
+        host="pi", data={"pi": tmp_path / "data.tsv"}, bundle=BUNDLED_MODEL_FOLDER,
+        state=tmp_path / "state", gone_s=0.3,
+    )  # fmt: skip
+    with Broker() as broker, contextlib.closing(NatsLink(broker.url, "pi")) as link:
+        server = NatsLink(broker.url, "server")
+        roster = Roster(server, terms, 1)
+
+        def then_no_more(text):
+            if text.startswith("on the list"):
+                roster.close()
+                server.close()
+                broker.close()
+
+        with pytest.raises(LinkError, match=r"the broker has been gone.*Nothing is sent"):
+            join(link, settings, then_no_more)
+    assert not (tmp_path / "state").exists()
 
 
 def test_devices_do_not_outlive_who_started_them(tmp_path):

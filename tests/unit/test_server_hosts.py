@@ -24,6 +24,7 @@ from edge_runtime.joining.messages import (
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.errors import WireError
 from edge_runtime.protocol.members import Member
+from edge_runtime.protocol.rounds import PROTOCOL_VERSION
 from edge_runtime.task_spec import load_task
 from edge_runtime.uplink import ScalarBox
 from radio.software_air.loopback import LoopbackTransceiver
@@ -108,6 +109,13 @@ def test_who_does_not_fit_is_told_why_and_is_not_on_the_list(roster, says):
     assert roster.hosts == {"a": (0,)}
     assert hello(says, "b", "b", "c", "d") == Agreed()
     assert "the run has 4 devices, and 4 are on the list" in says(LOBBY, Knock("c")).reason
+
+
+def test_another_version_is_told_both(roster, links):
+    other = bytearray(messages.encode(Knock("a")))
+    other[4:6] = (1).to_bytes(2, "big")
+    answer = messages.decode(links().request(LOBBY, bytes(other), 20.0))
+    assert f"protocol version 1, this side speaks {PROTOCOL_VERSION}" in answer.reason
 
 
 def test_what_is_no_message_does_nothing(roster, says, links):
