@@ -179,8 +179,8 @@ class DevicePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
                 f"{self.max_amplitude:.6g} is allowed."
             )
 
-    def check_order(self, plan: RoundPlan, order: TransmitOrder) -> None:
-        """Return if what is asked for is of the kind that was agreed to.
+    def check_kind(self, plan: RoundPlan) -> None:
+        """Return if a plan, whoever is to speak in it, is of the kind that was agreed to.
 
         Raises:
             PlanRefusedError: it is not; the message names the field and both figures.
@@ -204,12 +204,31 @@ class DevicePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
                 f"policy min_batch: a batch of {plan.batch_size} is asked for, allowed are those "
                 f"from {self.min_batch} on."
             )
+
+    def check_order(self, plan: RoundPlan, order: TransmitOrder) -> None:
+        """Return if an order of a plan is of the kind that was agreed to.
+
+        Raises:
+            PlanRefusedError: it or its plan is not.
+        """
+        self.check_kind(plan)
         if self.access is Access.SUPERPOSED and (order.bands or order.packet):
             raise PlanRefusedError(
                 'policy access: "superposed", and the order is for a waveform whose devices can be '
                 "told apart."
             )
         self.check_amplitude(_amplitude(plan, order))
+
+    def check_covers(self, num_rounds: int) -> None:
+        """Return if so many rounds could be allowed, were there none before.
+
+        Raises:
+            PlanRefusedError: they could not.
+        """
+        if num_rounds > self.num_rounds:
+            raise PlanRefusedError(
+                f"policy rounds: {num_rounds} are asked for, {self.num_rounds} are allowed in all."
+            )
 
     def check_sampling_rate(self, batch_size: int, num_records: int) -> float:
         """The rate at which a record is drawn, if it is not above what was agreed to.

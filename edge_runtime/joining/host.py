@@ -43,6 +43,7 @@ from edge_runtime.protocol.errors import (
     DeviceKeysError,
     EdgeError,
     LinkError,
+    PlanRefusedError,
     PromiseError,
     TaskError,
     WireError,
@@ -124,12 +125,12 @@ class _Host:
 
     def __init__(self, link: NatsLink, settings: HostSettings, terms: RunTerms) -> None:
         self._link, self._settings, self._terms = link, settings, terms
-        _check_policies(settings, terms)
         bundle = _open_the_same(settings.bundle, terms)
         self._prompts = _load(settings.data, bundle, terms)
+        _check_policies(settings, terms, self._prompts)
         self._keys = _make_keys(settings, terms)
         self._weights = ParameterStore.from_bundle(bundle, terms.trainable, settings.workers)
-        self._weights.check_perturbation_scale(2.0**terms.perturbation_scale_log2)
+        self._weights.check_perturbation_scale(terms.example.perturbation_scale)
         self._forward = OnnxForward(
             bundle,
             self._weights,
@@ -255,16 +256,25 @@ class _Host:
         return agent
 
 
-def _check_policies(settings: HostSettings, terms: RunTerms) -> None:
-    """Every owner has agreed to a run that promises something, or it is not joined."""
+def _check_policies(
+    settings: HostSettings, terms: RunTerms, prompts: Mapping[str, PromptSet]
+) -> None:
+    """Every owner has agreed to such a run, or it is not joined."""
     if not terms.is_private:
         return
-    for name in settings.data:
-        if name not in settings.policies:
+    for name, own in prompts.items():
+        policy = settings.policies.get(name)
+        if policy is None:
             raise PromiseError(
                 f"device {name!r}: the run promises privacy, and there is no policy of the owner "
                 "of its data: --policy FILE. `pairzero policy` writes one."
             )
+        try:
+            policy.check_kind(terms.example)
+            policy.check_sampling_rate(terms.example.batch_size, len(own))
+            policy.check_covers(terms.rounds)
+        except PlanRefusedError as error:
+            raise PlanRefusedError(f"device {name!r} does not join: {error}") from error
 
 
 def _uplink(air: PlayedAir, device_index: int, terms: AirTerms | None) -> Uplink:
@@ -316,11 +326,11 @@ def _load(data: Mapping[str, Path], bundle: Bundle, terms: RunTerms) -> dict[str
         prompts[name] = PromptSet(
             read_examples(path, terms.task), terms.task, tokenizer, terms.max_tokens
         )
-        if len(prompts[name]) < terms.batch_size:
+        if len(prompts[name]) < terms.example.batch_size:
             raise TaskError(
                 f"{path}: {len(prompts[name])} records, the run's optimizer.batch_size is "
-                f"{terms.batch_size}. A device divides by it whatever it holds, so it needs as "
-                "many."
+                f"{terms.example.batch_size}. A device divides by it whatever it holds, so it "
+                "needs as many."
             )
     return prompts
 

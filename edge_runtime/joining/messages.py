@@ -11,6 +11,7 @@ import msgspec
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.errors import WireError
 from edge_runtime.protocol.members import Member
+from edge_runtime.protocol.rounds import RoundPlan
 from edge_runtime.task_spec import TaskSpec
 from radio.waveforms.coherent import CoherentWaveform
 from radio.waveforms.energy import EnergyWaveform
@@ -80,8 +81,8 @@ class RunTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="run
         task: template and label words; no paths.
         max_tokens: of a prompt.
         trainable: patterns of the tensors that move.
-        batch_size: the least records of a device.
-        perturbation_scale_log2: of mu.
+        example: the plan of round 0 without orders; what those of all rounds have in common.
+        rounds: of the run.
         is_private: whether anything is promised about the devices' data.
         air: its radio; None for the link without one.
         simulated_seed: from which devices derive their keys; only where they were started for it.
@@ -92,8 +93,8 @@ class RunTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="run
     task: TaskSpec
     max_tokens: int
     trainable: tuple[str, ...]
-    batch_size: int
-    perturbation_scale_log2: int
+    example: RoundPlan
+    rounds: int
     is_private: bool
     air: AirTerms | None = None
     simulated_seed: int | None = None

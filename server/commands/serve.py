@@ -25,6 +25,7 @@ from server.report.terminal import ProgressPrinter
 from server.run.data import RunData, load_run_data
 from server.run.experiment import Experiment
 from server.run.names import new_run_id
+from server.run.round_loop import example_plan
 
 
 def serve(args: argparse.Namespace) -> int:
@@ -80,8 +81,8 @@ def run_terms(
         task=msgspec.structs.replace(data.task, train="", validation=""),
         max_tokens=config.task.max_tokens,
         trainable=tuple(config.model.trainable),
-        batch_size=config.optimizer.batch_size,
-        perturbation_scale_log2=config.optimizer.perturbation_scale_log2,
+        example=example_plan(config, run_id),
+        rounds=config.optimizer.rounds,
         is_private=config.privacy.enabled,
         air=_air(config),
         simulated_seed=seed,

@@ -225,10 +225,10 @@ class Roster:
         if not hello.members:
             return "a host without devices."
         for name, member in hello.members.items():
-            if member.num_records < self._terms.batch_size:
+            if member.num_records < self._terms.example.batch_size:
                 return (
                     f"device {name!r} has {member.num_records} records, optimizer.batch_size is "
-                    f"{self._terms.batch_size}."
+                    f"{self._terms.example.batch_size}."
                 )
         commitments = [m.commitment for listed in self._hosts.values() for m in
                        listed.members.values()]  # fmt: skip

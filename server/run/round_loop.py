@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import msgspec
+
 from edge_runtime.control.channel import ControlChannel
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.protocol.direction import GENERATOR, derive_direction_seed
@@ -74,6 +76,25 @@ A rule that remembers earlier rounds has to be asked again for them where a run 
 def as_heard(means: HeardMeans) -> tuple[float, ...]:
     """The plain rule: what was heard."""
     return means.estimates
+
+
+def example_plan(config: PlanConfig, run_id: str) -> RoundPlan:
+    """The plan of round 0 without orders: what the plans of all rounds have in common."""
+    return RoundPlan(
+        run_id=run_id,
+        round_index=0,
+        direction_seed=derive_direction_seed(config.run.seed, 0),
+        num_directions=config.optimizer.directions,
+        difference=config.optimizer.difference,
+        direction_generator=GENERATOR,
+        perturbation_scale=2.0**config.optimizer.perturbation_scale_log2,
+        clip=config.optimizer.clip,
+        batch_size=config.optimizer.batch_size,
+        access=config.access,
+        vote=config.vote,
+        frame_start_sample=0,
+        orders=(),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,19 +180,10 @@ class RoundLoop:
 
     def make_plan(self, round_index: int, power: RoundPower) -> RoundPlan:
         """The order that goes to every device."""
-        return RoundPlan(
-            run_id=self.run_id,
+        return msgspec.structs.replace(
+            example_plan(self.config, self.run_id),
             round_index=round_index,
             direction_seed=derive_direction_seed(self.config.run.seed, round_index),
-            num_directions=self.config.optimizer.directions,
-            difference=self.config.optimizer.difference,
-            direction_generator=GENERATOR,
-            perturbation_scale=2.0**self.config.optimizer.perturbation_scale_log2,
-            clip=self.config.optimizer.clip,
-            batch_size=self.config.optimizer.batch_size,
-            access=self.config.access,
-            vote=self.config.vote,
-            frame_start_sample=0,
             orders=power.orders(),
             receiver_noise_std=self.pricing.counted_noise_std(power) or None,
         )

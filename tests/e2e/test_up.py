@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
 from collections import Counter
 
 import pytest
@@ -13,15 +14,19 @@ from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, open_bundle
 from edge_runtime.cli import main as device_main
 from edge_runtime.control.nats_link import NatsLink
 from edge_runtime.guard.ledger import HEAD_FILE, LEDGER_FILE, DeviceLedger
+from edge_runtime.guard.policy import AllowedRounds
 from edge_runtime.joining.host import HostSettings, join
 from edge_runtime.joining.messages import RunTerms
-from edge_runtime.protocol.errors import LinkError
+from edge_runtime.protocol.errors import EdgeError, LinkError
+from edge_runtime.protocol.rounds import Access
 from edge_runtime.task_spec import load_task
 from server.commands.cli import main
 from server.config.files import load_config
 from server.hosts.broker import Broker
 from server.hosts.roster import Roster
 from server.run.experiment import Experiment
+from server.run.round_loop import example_plan
+from tests.support.policies import make_policy
 from tests.support.whole_runs import carry_out, looked_at
 
 SETTINGS = {
@@ -286,12 +291,56 @@ def test_no_address_no_broker_and_no_server_are_said_at_once(tmp_path, capsys):
         assert "no file in it" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("agreed", "words"),
+    [
+        (None, "there is no policy of the owner of its data"),
+        ({"max_clip": 1.0}, "policy max_clip: 12 is asked for, at most 1 is allowed"),
+        ({"access": Access.SLOTTED}, 'policy access: "superposed" is asked for, agreed is "slot'),
+        ({"max_sampling_rate": 0.5}, "policy max_sampling_rate: a batch of 4 from 4 records is 1"),
+        ({"rounds": (AllowedRounds(number=2, min_noise_multiplier=1.0),)},
+         "policy rounds: 3 are asked for, 2 are allowed in all"),
+        ({"max_clip": 12.0}, ""),
+    ],
+)  # fmt: skip
+def test_a_host_whose_owners_do_not_agree_does_not_join(tmp_path, agreed, words):
+    (tmp_path / "data.tsv").write_text("AddToPlaylist\tadd this\n" * 4)
+    example = example_plan(load_config("snips", {"optimizer.batch_size": 4}), "run")
+    terms = RunTerms(
+        run_id="run", bundle_digest=open_bundle(BUNDLED_MODEL_FOLDER).digest,
+        task=load_task("snips")[0], max_tokens=24, trainable=("*final_layer_norm*",),
+        example=example, rounds=3, is_private=True,
+    )  # fmt: skip
+    policies = {} if agreed is None else {"pi": make_policy(**{"max_clip": 12.0, **agreed})}
+    settings = HostSettings(
+        host="pi", data={"pi": tmp_path / "data.tsv"}, bundle=BUNDLED_MODEL_FOLDER,
+        state=tmp_path / "state", policies=policies,
+    )  # fmt: skip
+    is_over = threading.Event()
+    with contextlib.ExitStack() as opened:
+        broker = opened.enter_context(Broker())
+        server, link = (
+            opened.enter_context(contextlib.closing(NatsLink(broker.url, name)))
+            for name in ("server", "pi")
+        )
+        roster = opened.enter_context(contextlib.closing(Roster(server, terms, 1)))
+        if words:
+            with pytest.raises(EdgeError, match=words):
+                join(link, settings)
+        else:
+            join(link, settings, lambda text: "waiting" in text and is_over.set(), is_over)
+        assert len(roster.members) == (0 if words else 1)
+    # Keys that nothing was drawn with are gone.
+    assert not list((tmp_path / "state").glob("*")) if (tmp_path / "state").exists() else True
+
+
 def test_a_host_whose_broker_is_gone_ends_and_says_that_nothing_is_sent(tmp_path):
     (tmp_path / "data.tsv").write_text("AddToPlaylist\tadd this\n" * 4)
     terms = RunTerms(
         run_id="run", bundle_digest=open_bundle(BUNDLED_MODEL_FOLDER).digest,
         task=load_task("snips")[0], max_tokens=24, trainable=("*final_layer_norm*",),
-        batch_size=4, perturbation_scale_log2=-10, is_private=False,
+        example=example_plan(load_config("snips", {"optimizer.batch_size": 4}), "run"), rounds=3,
+        is_private=False,
     )  # fmt: skip
     settings = HostSettings(
         host="pi", data={"pi": tmp_path / "data.tsv"}, bundle=BUNDLED_MODEL_FOLDER,

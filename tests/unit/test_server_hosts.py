@@ -29,15 +29,18 @@ from edge_runtime.task_spec import load_task
 from edge_runtime.uplink import ScalarBox
 from radio.software_air.loopback import LoopbackTransceiver
 from radio.software_air.medium import SoftwareMedium
+from server.config.files import load_config
 from server.errors import HostsError
 from server.hosts.broker import Broker
 from server.hosts.played_air import PlayedAirServer
 from server.hosts.roster import Roster
+from server.run.round_loop import example_plan
 
 RUN = "run-1"
 TERMS = RunTerms(
     run_id=RUN, bundle_digest="d", task=load_task("snips")[0], max_tokens=24, trainable=("*",),
-    batch_size=8, perturbation_scale_log2=-10, is_private=False,
+    example=example_plan(load_config("snips", {"optimizer.batch_size": 8}), RUN), rounds=3,
+    is_private=False,
 )  # fmt: skip
 
 
