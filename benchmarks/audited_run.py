@@ -31,7 +31,7 @@ from edge_runtime.guard.guard import Guard
 from edge_runtime.guard.keys import HostKeys
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.private_random import PrivateRandom
-from edge_runtime.protocol.direction import GENERATOR, derive_direction_seed
+from edge_runtime.protocol.direction import derive_direction_seed
 from edge_runtime.protocol.rounds import RoundPlan, RoundResult, TransmitOrder
 from edge_runtime.spsa import ScalarEstimate, estimate_scalars
 from edge_runtime.tasks import Batch, PromptSet
@@ -43,6 +43,7 @@ from server.config.files import load_config
 from server.planning.privacy_terms import plan_privacy_terms
 from server.planning.round_plan import plan_round
 from server.run.local_host import build_agent
+from server.run.round_loop import example_plan
 
 EPSILON, DELTA = 8.0, 1e-5
 NUM_DIRECTIONS, BATCH_SIZE = 4, 10
@@ -298,19 +299,9 @@ class AuditedRun:
         return patch.object(agent, "estimate_scalars", wider)
 
     def _plan(self, index: int, orders: tuple[TransmitOrder, ...]) -> RoundPlan:
-        config = self.config
-        return RoundPlan(
-            run_id="audit",
+        return msgspec.structs.replace(
+            example_plan(self.config, "audit"),
             round_index=index,
-            direction_seed=derive_direction_seed(config.run.seed, index),
-            num_directions=NUM_DIRECTIONS,
-            difference=config.optimizer.difference,
-            direction_generator=GENERATOR,
-            perturbation_scale=2.0**config.optimizer.perturbation_scale_log2,
-            clip=config.optimizer.clip,
-            batch_size=config.optimizer.batch_size,
-            access=config.access,
-            vote=config.vote,
-            frame_start_sample=0,
+            direction_seed=derive_direction_seed(self.config.run.seed, index),
             orders=orders,
         )

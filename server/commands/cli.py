@@ -61,7 +61,6 @@ def _build_parser() -> argparse.ArgumentParser:
         + "; ".join(f"{name}: {text}" for name, text in available_presets().items()),
     )
     _add_configuration(run)
-    run.add_argument("--out", metavar="FOLDER", help="run folder (default: runs/NAME-N)")
     run.add_argument(
         "--resume", type=Path, metavar="RUN",
         help="continue an interrupted run; one that has ended goes on with --rounds N (and --set "
@@ -72,11 +71,7 @@ def _build_parser() -> argparse.ArgumentParser:
         help="then run the same without privacy and noise, as a second line of the table; "
         "refused where real people are promised privacy",
     )  # fmt: skip
-    run.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
-    run.add_argument(
-        "--force", action="store_true",
-        help="run even where noise leaves nothing to learn (pairzero plan says how much it leaves)",
-    )  # fmt: skip
+    _add_run_options(run)
     run.set_defaults(command=("run", "run"))
 
     up = commands.add_parser(
@@ -88,9 +83,7 @@ def _build_parser() -> argparse.ArgumentParser:
     _add_configuration(up)
     up.add_argument("--devices", type=int, metavar="K", help="federation.num_devices")
     up.add_argument("--processes", type=int, metavar="P", help="hosts (default: one a device)")
-    up.add_argument("--out", metavar="FOLDER", help="run folder (default: runs/NAME-N)")
-    up.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
-    up.add_argument("--force", action="store_true", help="as of run")
+    _add_run_options(up)
     up.set_defaults(command=("up", "up"), compare=False)
 
     serve = commands.add_parser(
@@ -102,9 +95,7 @@ def _build_parser() -> argparse.ArgumentParser:
     _add_configuration(serve)
     serve.add_argument("--broker", metavar="NATS_URL", help="a running broker")
     serve.add_argument("--wait", type=float, default=3600.0, metavar="S", help="for the devices")
-    serve.add_argument("--out", metavar="FOLDER", help="run folder (default: runs/NAME-N)")
-    serve.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
-    serve.add_argument("--force", action="store_true", help="as of run")
+    _add_run_options(serve)
     serve.set_defaults(command=("serve", "serve"), compare=False)
 
     plan = commands.add_parser(
@@ -195,6 +186,16 @@ def _add_configuration(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
         help="change one setting, in TOML notation: --set radio.snr_db=0",
+    )  # fmt: skip
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Where a run goes and how it is shown."""
+    parser.add_argument("--out", metavar="FOLDER", help="run folder (default: runs/NAME-N)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
+    parser.add_argument(
+        "--force", action="store_true",
+        help="run even where noise leaves nothing to learn (pairzero plan says how much it leaves)",
     )  # fmt: skip
 
 

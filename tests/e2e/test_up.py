@@ -56,17 +56,12 @@ def ours(tmp_path, monkeypatch):
     return running
 
 
-@pytest.fixture(scope="module")
-def in_one_process(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("one") / "run"
-    assert carry_out(Experiment.start(load_config("snips", SETTINGS), folder))
-    return looked_at(folder)
-
-
-@pytest.mark.parametrize("processes", [1, 3])
-def test_a_run_over_processes_is_the_run_in_one(tmp_path, in_one_process, processes, capsys, ours):
+def test_a_run_over_processes_is_the_run_in_one(tmp_path, capsys, ours):
+    in_one = tmp_path / "one"
+    assert carry_out(Experiment.start(load_config("snips", SETTINGS), in_one))
+    in_one_process = looked_at(in_one)
     folder = tmp_path / "run"
-    asked = arguments("--processes", str(processes), "--out", str(folder), "--json")
+    asked = arguments("--processes", "3", "--out", str(folder), "--json")
     assert main(["up", *asked]) == 0
     summary = json.loads(capsys.readouterr().out)
     left = looked_at(folder)
@@ -113,22 +108,6 @@ def test_over_an_air_that_the_server_plays_the_bits_are_the_same(tmp_path, name,
     assert own == Counter(record.device_index for record in over.records)
     for ledger in counted:
         ledger.close()
-
-
-def test_real_keys_are_the_hosts_own_and_gone_when_the_run_is_over(tmp_path, capsys):
-    settings = {
-        **SETTINGS, **SHORT_ENERGY, "radio.waveform": "energy", "federation.num_devices": 2,
-        "optimizer.rounds": 2, "privacy.epsilon": 8.0, "privacy.noise_source": "system",
-    }  # fmt: skip
-    del settings["radio.backend"], settings["privacy.enabled"], settings["task.validation_examples"]
-    pairs = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
-    asked = ["snips", *(part for pair in pairs for part in ("--set", pair))]
-    folder = tmp_path / "run"
-    assert main(["up", *asked, "--out", str(folder), "--json", "--force"]) == 0
-    capsys.readouterr()
-    assert len(set(looked_at(folder).records)) == 4
-    for host in ("host-0", "host-1"):
-        assert {path.name for path in (folder / host).iterdir()} == {LEDGER_FILE, HEAD_FILE}
 
 
 @pytest.mark.parametrize(
