@@ -25,12 +25,11 @@ import numpy.typing as npt
 
 from edge_runtime.bundle import Bundle, TensorEntry
 from edge_runtime.deferred_moves import DeferredMoves
-from edge_runtime.kernel import max_abs, numpy_twin
+from edge_runtime.kernel import max_abs, numpy_twin, rounding_word
 from edge_runtime.lattice import is_multiple_of_quantum, range_limit, round_to_lattice
 from edge_runtime.protocol.direction import (
     WEIGHTS_PER_WORD,
     direction_seeds,
-    rounding_word,
     sign_bytes,
 )
 from edge_runtime.protocol.errors import LatticeError

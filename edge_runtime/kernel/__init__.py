@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.kernel import numpy_twin
+from edge_runtime.protocol import direction
 
 KERNEL_VARIABLE = "PAIRZERO_KERNEL"
 WEIGHTS_PER_BLOCK = 256
@@ -36,6 +37,22 @@ add_moves: Callable[[npt.NDArray[np.float32], int, int, Sequence[int], Sequence[
 )
 max_abs: Callable[[npt.NDArray[np.float32]], float] = _kernel.max_abs
 
+
+def rounding_word(direction_seed: int, tensor_index: int) -> int:
+    """`edge_runtime.protocol.direction.rounding_word`, without a numpy generator for each word.
+
+    A step asks for one a tensor and direction: half of what a replayed round takes, else.
+    """
+    if KERNEL_NAME != "c":
+        return direction.rounding_word(direction_seed, tensor_index)
+    # numpy raises the counter before it makes a block.
+    words: tuple[int, ...] = _kernel.philox4x64_10(
+        (1, tensor_index, 0, 0), (direction_seed, direction.ROUNDING_DOMAIN)
+    )
+    return words[0]
+
+
 __all__ = [
     "KERNEL_NAME", "KERNEL_REASON", "MAX_FUSED_MOVES", "WEIGHTS_PER_BLOCK", "add_moves", "max_abs",
+    "rounding_word",
 ]  # fmt: skip

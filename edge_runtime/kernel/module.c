@@ -130,7 +130,7 @@ static PyObject *philox4x64_10(PyObject *self, PyObject *args)
 static PyMethodDef methods[] = {
     {"add_moves", add_moves, METH_VARARGS, "See edge_runtime.kernel.numpy_twin.add_moves."},
     {"max_abs", max_abs, METH_O, "See edge_runtime.kernel.numpy_twin.max_abs."},
-    {"philox4x64_10", philox4x64_10, METH_VARARGS, "One block; for known-answer tests."},
+    {"philox4x64_10", philox4x64_10, METH_VARARGS, "One block: counter and key to four words."},
     {NULL, NULL, 0, NULL},
 };
 

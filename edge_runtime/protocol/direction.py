@@ -27,7 +27,7 @@ GENERATOR = "philox4x64-10/rademacher/1"
 WEIGHTS_PER_WORD = 64
 _LANES = 4
 _DIRECTION_DOMAIN = 0x7A2D646972656374  # "z-direct"
-_ROUNDING_DOMAIN = 0x726F756E64696E67  # "rounding"
+ROUNDING_DOMAIN = 0x726F756E64696E67  # "rounding"
 
 UInt64Array = npt.NDArray[np.uint64]
 UInt8Array = npt.NDArray[np.uint8]
@@ -76,7 +76,7 @@ def direction(direction_seed: int, tensor_index: int, num_weights: int) -> npt.N
 
 def rounding_word(direction_seed: int, tensor_index: int) -> int:
     """One public uniform 64-bit integer per (seed, tensor), for stochastic rounding of the step."""
-    return int(_words(direction_seed, _ROUNDING_DOMAIN, tensor_index, 0, 1)[0])
+    return int(_words(direction_seed, ROUNDING_DOMAIN, tensor_index, 0, 1)[0])
 
 
 def direction_seeds(direction_seed: int, num_directions: int) -> tuple[int, ...]:

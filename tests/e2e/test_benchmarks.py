@@ -138,6 +138,15 @@ def test_the_policy_study_pairs_seeds_and_says_what_is_real(tmp_path):
 
 
 @pytest.mark.study
+def test_the_study_of_replays_ends_with_equal_weights(tmp_path):
+    results, document = tmp_path / "r.jsonl", tmp_path / "r.json"
+    run("benchmarks/replay.py", results, "--quick", "--json", document)
+    found = json.loads(document.read_text())
+    assert len({row["digest"] for row in found["rows"]}) == 1
+    assert len(found["rows"]) == 4
+
+
+@pytest.mark.study
 def test_the_study_of_the_control_plane_has_ratios_and_memory_of_hosts(tmp_path):
     results, document = tmp_path / "c.jsonl", tmp_path / "c.json"
     run("benchmarks/control_plane.py", results, "--quick", "--json", document)

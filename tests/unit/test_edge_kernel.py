@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge_runtime import kernel
 from edge_runtime.kernel import KERNEL_NAME, KERNEL_REASON, numpy_twin
-from edge_runtime.protocol.direction import direction, sign_words
+from edge_runtime.protocol.direction import direction, rounding_word, sign_words
 
 SOURCES = Path(__file__).parents[2] / "edge_runtime" / "kernel"
 ALL = 2**64 - 1
@@ -219,3 +220,19 @@ def test_every_register_width_gives_the_same_bits(
         ctypes.c_size_t(3),
     )  # fmt: skip
     assert weights.tobytes() == wanted.tobytes()
+
+
+def test_the_words_of_the_rounding_are_those_of_their_definition() -> None:
+    rng = np.random.default_rng(5)
+    seeds = [0, 1, 2**63, ALL, *(int(s) for s in rng.integers(0, 2**64, 200, dtype=np.uint64))]
+    for number, seed in enumerate(seeds):
+        for tensor_index in (0, 1, number, 2**40 + number):
+            assert kernel.rounding_word(seed, tensor_index) == rounding_word(seed, tensor_index)
+
+
+def test_without_the_kernel_the_words_of_the_rounding_are_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kernel, "KERNEL_NAME", "numpy")
+    monkeypatch.setattr(kernel, "_kernel", None)
+    assert kernel.rounding_word(ALL, 7) == rounding_word(ALL, 7)
