@@ -128,7 +128,6 @@ class _Host:
         bundle = _open_the_same(settings.bundle, terms)
         self._prompts = _load(settings.data, bundle, terms)
         _check_policies(settings, terms, self._prompts)
-        self._keys = _make_keys(settings, terms)
         self._weights = ParameterStore.from_bundle(bundle, terms.trainable, settings.workers)
         self._weights.check_perturbation_scale(terms.example.perturbation_scale)
         self._forward = OnnxForward(
@@ -137,6 +136,8 @@ class _Host:
             label_token_ids=label_token_ids(terms.task, load_tokenizer(bundle.tokenizer_path)),
             num_workers=settings.workers,
         )
+        # Made when everything else is there: nothing that fails before leaves any behind.
+        self._keys: HostKeys | None = None
         self._has_started = False
         self._up_s = time.monotonic()
         self._max_rows = MAX_ROWS
@@ -156,11 +157,11 @@ class _Host:
 
     def say_hello(self) -> None:
         """Be on the list of the run."""
+        self._keys = _make_keys(self._settings, self._terms)
+        owners = zip(self._prompts.items(), self._keys.private_randoms(), strict=True)
         members = {
             name: Member(len(prompts), own.commitment, own.commit_to_data(prompts.digest()))
-            for (name, prompts), own in zip(
-                self._prompts.items(), self._keys.private_randoms(), strict=True
-            )
+            for (name, prompts), own in owners
         }
         hello = Hello(self._settings.host, self._terms.run_id, members)
         reply = _ask(self._link, f"{self._subject}.hello", hello)
@@ -199,7 +200,8 @@ class _Host:
 
     def close(self) -> None:
         """Let weights and threads go; keys that nothing was drawn with, too. Idempotent."""
-        if not self._has_started and self._terms.is_private and self._terms.simulated_seed is None:
+        are_kept = self._terms.is_private and self._terms.simulated_seed is None
+        if self._keys is not None and are_kept and not self._has_started:
             HostKeys.destroy(self._settings.state)
         self._forward.close()
         self._weights.close()
@@ -228,6 +230,7 @@ class _Host:
             raise WireError(
                 f"start: for devices {sorted(start.indices)}, here are {sorted(self._prompts)}."
             )
+        assert self._keys is not None
         air = PlayedAir(self._link, f"{self._subject}.air.{self._settings.host}", at_hand)
         owners = zip(self._prompts.items(), self._keys.private_randoms(), strict=True)
         devices = [

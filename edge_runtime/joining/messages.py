@@ -6,6 +6,8 @@ its devices are; when all are there, each host is told to start, and says that i
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 from edge_runtime.protocol import wire
@@ -142,6 +144,11 @@ class NumbersSent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
     sequence: int
     device_index: int
     numbers: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if not all(map(math.isfinite, self.numbers)):
+            raise WireError("numbers: one is not finite.")
 
 
 class SignalSent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="signal_sent"):

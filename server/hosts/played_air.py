@@ -43,6 +43,7 @@ class PlayedAirServer:
         run_id: of the run.
         control: through which the orders go.
         hosts: name of each host -> its devices.
+        num_numbers: Q, of every device.
         box: which adds the numbers of the ideal link.
         radios: what plays each device's transmitter on a software air.
     """
@@ -54,10 +55,12 @@ class PlayedAirServer:
         control: ControlChannel,
         hosts: Mapping[str, Sequence[int]],
         *,
+        num_numbers: int,
         box: ScalarBox | None = None,
         radios: Sequence[Transceiver] = (),
     ) -> None:
         self._control, self._box, self._radios = control, box, radios
+        self._num_numbers = num_numbers
         self._pieces: dict[int, list[SignalSent]] = {}
         self._hosts = {host: frozenset(devices) for host, devices in hosts.items()}
         self._sent: queue.SimpleQueue[tuple[str, bytes, Reply] | None] = queue.SimpleQueue()
@@ -101,11 +104,15 @@ class PlayedAirServer:
             return self._play(message)
         if self._box is None:
             return Refused("numbers without a radio, and this air has radios")
+        if len(message.numbers) != self._num_numbers:
+            return Refused(f"{len(message.numbers)} numbers, wanted {self._num_numbers}")
         self._box.put(message.numbers)
         return Agreed()
 
     def _play(self, signal: SignalSent) -> JoiningMessage:
         """A burst at its position, or a piece of one to hold; the last piece begins it."""
+        if len(signal.samples) % (16 if signal.is_exact else 8):
+            return Refused(f"{len(signal.samples)} bytes, which are no whole samples")
         if signal.start_sample is not None:
             start, radio = signal.start_sample, self._radios[signal.device_index]
             burst = (_exact_burst if signal.is_exact else _burst)(signal.samples)
@@ -134,8 +141,8 @@ def _done(act: Callable[[], None]) -> JoiningMessage:
 
 
 def _exact_burst(samples: bytes) -> Complex128Array:
-    return np.frombuffer(samples[: len(samples) // 16 * 16], "<c16").astype(np.complex128)
+    return np.frombuffer(samples, "<c16").astype(np.complex128)
 
 
 def _burst(samples: bytes) -> Complex64Array:
-    return np.frombuffer(samples[: len(samples) // 8 * 8], "<c8").astype(np.complex64)
+    return np.frombuffer(samples, "<c8").astype(np.complex64)

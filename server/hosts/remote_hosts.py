@@ -57,7 +57,13 @@ class RemoteHosts:
         else:
             link, radios = played_link(config, config.run.seed)
         self._air = PlayedAirServer(
-            self._link, self._run_id, self.control, self._roster.hosts, box=box, radios=radios
+            self._link,
+            self._run_id,
+            self.control,
+            self._roster.hosts,
+            num_numbers=config.optimizer.directions,
+            box=box,
+            radios=radios,
         )
         return link
 

@@ -174,15 +174,23 @@ class Asking(ControlChannel):
         pass
 
 
+def not_finite(message):
+    """As bytes: nobody can make the message."""
+    finite, infinite = (msgspec.msgpack.encode(x) for x in (2.0, float("inf")))
+    return wire.pack(msgspec.msgpack.encode(message).replace(finite, infinite))
+
+
 def test_numbers_are_heard_during_their_order_from_their_own_host_and_else_refused(links, says):
     box, control = ScalarBox(), Asking()
-    air = PlayedAirServer(links(), RUN, control, {"a": (0,), "b": (1, 2)}, box=box)
+    air = PlayedAirServer(links(), RUN, control, {"a": (0,), "b": (1, 2)}, box=box, num_numbers=2)
     with contextlib.closing(air):
         subject = f"pz.{RUN}.air.b"
         for message, words in (
             (NumbersSent(3, 8, 1, (1.0,)), "too late"),
             (NumbersSent(2, 9, 1, (1.0,)), "too late"),
             (NumbersSent(3, 9, 0, (1.0,)), "device 0 is none of b's"),
+            (NumbersSent(3, 9, 1, (1.0,)), "1 numbers, wanted 2"),
+            (not_finite(NumbersSent(3, 9, 1, (1.0, 2.0))), "one is not finite"),
             (Knock("b"), "wanted what a device sends"),
             (b"garbage", "message"),
         ):
@@ -204,7 +212,9 @@ def played(links):
     )
     medium.set_gains(np.ones(3))
     radios = [LoopbackTransceiver(medium, k) for k in range(3)]
-    air = PlayedAirServer(links(), RUN, Asking(), {"a": (0,), "b": (1, 2)}, radios=radios)
+    air = PlayedAirServer(
+        links(), RUN, Asking(), {"a": (0,), "b": (1, 2)}, num_numbers=2, radios=radios
+    )
     with contextlib.closing(air):
         yield medium
 
@@ -221,6 +231,7 @@ def test_samples_are_played_at_their_position_exactly(played, says):
         (msgspec.structs.replace(sent, samples=b""), "RadioConfigurationError"),
         (msgspec.structs.replace(sent, samples=b"\xff" * 32), "RadioConfigurationError"),
         (msgspec.structs.replace(sent, start_sample=-1), "RadioConfigurationError"),
+        (msgspec.structs.replace(sent, samples=bytes(24)), "24 bytes, which are no whole samples"),
         (msgspec.structs.replace(sent, samples=(2.0 * np.ones(4, "<c16")).tobytes()), "Saturation"),
         (msgspec.structs.replace(sent, sequence=8), "too late"),
         (msgspec.structs.replace(sent, device_index=0), "none of b's"),
@@ -252,7 +263,7 @@ def test_a_burst_in_pieces_is_held_when_all_are_there_in_their_order(played, say
 
 def test_numbers_and_samples_need_the_air_that_is_played(played, links, says):
     assert "this air has radios" in says(f"pz.{RUN}.air.b", NumbersSent(3, 9, 1, (1.0,))).reason
-    ideal = PlayedAirServer(links(), "ideal", Asking(), {"b": (1,)}, box=ScalarBox())
+    ideal = PlayedAirServer(links(), "ideal", Asking(), {"b": (1,)}, num_numbers=2, box=ScalarBox())
     with contextlib.closing(ideal):
         for message in (SignalSent(3, 9, 1, bytes(8), start_sample=0), SilenceSent(1)):
             assert "this air has no radios" in says("pz.ideal.air.b", message).reason
