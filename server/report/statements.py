@@ -84,9 +84,9 @@ def about_the_promise(config: PlanConfig, summary: dict[str, Any]) -> list[str]:
         said.append(f"The figure {assumed}.")
     if summary["epsilon"] > summary["epsilon_budget"]:
         said.append(
-            "More than the budget was spent: devices fell silent after the price of a round was "
-            "paid, and their noise was missing. The promise above does not hold; what was spent "
-            "does."
+            "More than the budget was spent: devices fell silent, or did not answer, after the "
+            "price of a round was paid, and their noise cannot be counted. The promise above does "
+            "not hold; what was spent does."
         )
     return said
 
@@ -105,8 +105,8 @@ def about_the_end(summary: dict[str, Any]) -> list[str]:
             return [
                 f"More than the privacy budget was spent: epsilon "
                 f"{shown_epsilon(summary['epsilon'])} of {summary['epsilon_budget']:g}. Devices "
-                "fell silent after the price of a round was paid, and their noise was missing. "
-                "The run has ended and stays silent."
+                "fell silent, or did not answer, after the price of a round was paid, and their "
+                "noise cannot be counted. The run has ended and stays silent."
             ]
         case Outcome.ABANDONED:
             return ["The run was ended on request: its private keys are destroyed."]

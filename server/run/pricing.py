@@ -323,9 +323,10 @@ class Pricing:
         if spent > self._accountant.epsilon:
             raise BudgetExceededError(
                 f"epsilon {shown_epsilon(spent, 6)} is spent, the budget is "
-                f"{self._accountant.epsilon:.6g}: devices fell silent after the price of a round "
-                "was paid, and their noise was missing from what the receiver heard. Nothing more "
-                "is transmitted in this run. Find out why they fell silent before the next one."
+                f"{self._accountant.epsilon:.6g}: devices fell silent, or did not answer, after "
+                "the price of a round was paid, and their noise cannot be counted. Nothing more is "
+                "transmitted in this run. Find out why before the next one; "
+                "privacy.missing_devices keeps room for so many."
             )
 
     @property
