@@ -17,6 +17,7 @@ import msgspec
 from edge_runtime.guard.keys import HostKeys
 from radio.command_line import EXIT_INTERRUPTED
 from server.commands.settings import overrides
+from server.config.learning import DEADLINE_S
 from server.config.run_config import RunConfig
 from server.errors import ConfigurationError
 from server.files import to_json
@@ -87,6 +88,11 @@ def _exit_code(summaries: list[dict[str, Any]], folder: Path, args: argparse.Nam
 
 def _start(args: argparse.Namespace) -> tuple[Path, RunConfig, Experiment]:
     config: RunConfig = args.asked_for
+    if config.federation.deadline_s != DEADLINE_S:
+        raise ConfigurationError(
+            f"federation.deadline_s: got {config.federation.deadline_s:g}, and in one process "
+            "nobody is waited for. Leave it out; `pairzero up` and `pairzero serve` read it."
+        )
     if args.compare:
         _check_comparable(config)
     folder = folder_of(args)

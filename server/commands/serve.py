@@ -53,7 +53,9 @@ def serve(args: argparse.Namespace) -> int:
         _say(f"run {run_id} waits for {num_devices} devices. On each host:")
         _say(f"  pairzero-device join {url} --name NAME --data FILE{policy}")
         roster.wait_for_all(args.wait, on_listed=lambda text: _say(f"  {text}"))
-        hosts = opened.enter_context(contextlib.closing(RemoteHosts(link, roster, run_id)))
+        hosts = opened.enter_context(
+            contextlib.closing(RemoteHosts(link, roster, run_id, config.federation.deadline_s))
+        )
         experiment = Experiment.start(
             config, folder, has_to_learn=not args.force, hosts=hosts, data=data, run_id=run_id
         )

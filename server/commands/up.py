@@ -74,7 +74,9 @@ def up(args: argparse.Namespace) -> int:
                  "--simulated-keys", "--until-input-ends"],
             )  # fmt: skip
         roster.wait_for_all(_JOIN_S, processes.check)
-        hosts = opened.enter_context(contextlib.closing(RemoteHosts(link, roster, run_id)))
+        hosts = opened.enter_context(
+            contextlib.closing(RemoteHosts(link, roster, run_id, config.federation.deadline_s))
+        )
         experiment = Experiment.start(
             config, folder, has_to_learn=not args.force, hosts=hosts, data=data, run_id=run_id
         )

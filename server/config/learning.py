@@ -68,6 +68,9 @@ class TaskSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True
         check_count("task.validation_examples", self.validation_examples, 0)
 
 
+DEADLINE_S = 60.0
+
+
 class FederationSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Who takes part. Training examples are shuffled and dealt out evenly (IID).
 
@@ -80,17 +83,21 @@ class FederationSection(Section, frozen=True, forbid_unknown_fields=True, kw_onl
             is expected. What the missing noise will cost is kept back, so that a run with such
             dropouts ends with its last round. Superposed access only; nobody else's noise covers a
             device elsewhere.
+        deadline_s: how long hosts of their own are waited for, order by order; who is later is
+            unknown in this round and heard in the next. In one process nobody is waited for.
     """
 
     num_devices: int = 5
     min_speakers: int = 1
     dropout_probability: float = 0.0
+    deadline_s: float = DEADLINE_S
 
     def __post_init__(self) -> None:
         """Check who can take part."""
         check_count("federation.num_devices", self.num_devices, 1)
         check_within("federation.min_speakers", self.min_speakers, 1, self.num_devices)
         check_within("federation.dropout_probability", self.dropout_probability, 0.0, 0.9)
+        check_within("federation.deadline_s", self.deadline_s, 0.01, 86400.0)
 
 
 class OptimizerSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):

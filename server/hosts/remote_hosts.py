@@ -31,12 +31,13 @@ class RemoteHosts:
         link: to the broker; it stays its owner's.
         roster: of the run, complete.
         run_id: of the run.
+        deadline_s: how long answers to an order are waited for.
     """
 
-    def __init__(self, link: NatsLink, roster: Roster, run_id: str) -> None:
+    def __init__(self, link: NatsLink, roster: Roster, run_id: str, deadline_s: float) -> None:
         self._roster = roster
         self._link, self._run_id = link, run_id
-        self.control = NatsChannel(link, run_id, roster.hosts)
+        self.control = NatsChannel(link, run_id, roster.hosts, deadline_s=deadline_s)
         self._air: PlayedAirServer | None = None
 
     @property

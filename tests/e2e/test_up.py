@@ -115,6 +115,7 @@ def test_over_an_air_that_the_server_plays_the_bits_are_the_same(tmp_path, name,
     [
         (["--processes", "0"], "--processes: got 0, wanted 1 to 5"),
         (["--processes", "6"], "--processes: got 6, wanted 1 to 5"),
+        (["--set", "federation.deadline_s=0"], "federation.deadline_s: got 0"),
         (["--devices", "40000"], "orders of a round to 40000 devices take 3,6"),
         (
             ["--set", 'radio.backend="virtual-pluto"', "--set", 'radio.waveform="energy"'],
@@ -138,6 +139,14 @@ def test_what_cannot_be_is_refused_before_anything_is_started(tmp_path, more, wo
     assert words in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     assert ours() == []
+
+
+def test_in_one_process_nobody_is_waited_for(tmp_path, capsys):
+    asked = arguments("--out", str(tmp_path / "run"), federation__deadline_s=5.0)
+    assert main(["run", *asked]) == 2
+    assert "federation.deadline_s: got 5, and in one process nobody is waited for" in (
+        capsys.readouterr().err
+    )
 
 
 def test_a_host_that_ends_before_the_run_is_named_with_what_it_said(

@@ -139,6 +139,34 @@ def test_a_broker_that_dies_leaves_every_host_missing_without_waiting(broker, li
     assert not serving.is_alive()
 
 
+def test_who_is_late_is_missing_and_heard_when_the_next_order_is_asked(broker, link_to):
+    may_go_on = threading.Event()
+
+    carried_out = []
+
+    class SlowAgent(QuietAgent):
+        def carry_out(self, message):
+            if not carried_out:
+                assert may_go_on.wait(60.0)
+            carried_out.append(message.round_index)
+            return []
+
+    host = NatsHost(link_to(broker.url, "a"), RUN, "a")
+    serving = threading.Thread(target=host.serve, args=(HostEnd(SlowAgent()),))
+    serving.start()
+    try:
+        channel = NatsChannel(link_to(broker.url, "server"), RUN, {"a": (0,)}, deadline_s=0.2)
+        assert channel.ask(SilenceOrder(RUN, 0)).missing == ("a",)
+        may_go_on.set()
+        # Its late answer is none to this order; both orders were carried out, one after the other.
+        assert channel.ask(SilenceOrder(RUN, 1), deadline_s=60.0).missing == ()
+        assert carried_out == [0, 1]
+    finally:
+        may_go_on.set()
+        host.stop()
+        serving.join(30.0)
+
+
 def test_a_closed_link_says_so(broker):
     link = NatsLink(broker.url, "test")
     link.close()
