@@ -11,6 +11,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edge_runtime.agent import DeviceAgent
 from edge_runtime.control.channel import ControlChannel
@@ -30,10 +31,13 @@ from server.config.plan_config import PlanConfig
 from server.config.privacy import PrivacySection
 from server.config.run_config import RunConfig
 from server.errors import PrivacyError
-from server.hosts.remote_hosts import RemoteHosts
 from server.planning.privacy_terms import WHOLE_RUN, PrivacyTerms, Stretch, plan_privacy_terms
 from server.run.data import RunData
 from server.run.local_host import LocalHost, build_agent
+
+if TYPE_CHECKING:
+    # At run time it needs the client of a broker, which one process does without.
+    from server.hosts.remote_hosts import RemoteHosts
 
 _EVALUATION_BATCH = 50
 
@@ -79,13 +83,13 @@ def connect(
     Raises:
         EdgeError, RadioError, PrivacyError: what does not fit together.
     """
-    if isinstance(host, RemoteHosts):
+    if not isinstance(host, LocalHost):
         link = host.open_air(config)
     else:
         link = build_radio_link(config, host.software_noise_seed)
     try:
         _check_keys_fit(config.privacy, link.air)
-        if isinstance(host, RemoteHosts):
+        if not isinstance(host, LocalHost):
             return _connect_to_hosts(link, config, data, host)
         return _connect_to(link, config, data, host, terms, run_id)
     except BaseException:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -29,7 +29,6 @@ from server.errors import (
     LedgerCorruptError,
     RunStoreError,
 )
-from server.hosts.remote_hosts import RemoteHosts
 from server.planning.learnability import Outlook, check_can_learn
 from server.planning.privacy_terms import PrivacyTerms
 from server.planning.round_plan import ChannelKnowledge
@@ -51,6 +50,10 @@ from server.run.pricing import Pricing
 from server.run.round_loop import RoundLoop, StepRule, as_heard
 from server.store.records import EvaluationRow, Outcome, RoundRow
 from server.store.run_store import RunStore
+
+if TYPE_CHECKING:
+    # At run time it needs the client of a broker, which one process does without.
+    from server.hosts.remote_hosts import RemoteHosts
 
 
 @dataclass(frozen=True, slots=True)

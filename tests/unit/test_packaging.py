@@ -297,3 +297,12 @@ def test_help_answers_without_the_heavy_libraries(module, banned):
     done = run("-c", program)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+def test_a_run_in_one_process_needs_no_client_of_a_broker():
+    """`pip install '.[server]'` brings none; who has one shall not load it either."""
+    program = "import sys, server.commands.run, edge_runtime.cli; print('nats' in sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "False\n"
