@@ -39,7 +39,7 @@ MIN_BROKER = (2, 10, 25)
 
 _DEFAULT_PORT = 4222
 _CONNECT_S = 5.0
-_SEND_S = 5.0
+_SEND_S = 30.0
 
 OnMessage = Callable[[str, bytes, "Reply | None"], None]
 """Called in the loop's thread with (subject, data, how to reply); it must not wait for anything."""
