@@ -25,6 +25,7 @@ from radio.errors import RadioError
 
 _PROBE_TIMEOUT_S = 60
 _MOST_DEVICES = 256
+_LONGEST_WAIT_S = 1e6
 _PROBE = """
 from edge_runtime.onnx_runtime import onnxruntime
 print(onnxruntime.__version__)
@@ -155,6 +156,8 @@ def _join(args: argparse.Namespace) -> int:
     from edge_runtime.control.nats_link import NatsLink
     from edge_runtime.joining.host import HostSettings, devices_of, join, policies_of
 
+    if not 0.0 < args.wait <= _LONGEST_WAIT_S:
+        raise EdgeError(f"--wait: got {args.wait:g}, wanted seconds, 0 to {_LONGEST_WAIT_S:g}.")
     data = devices_of(args.data, args.name)
     settings = HostSettings(
         host=args.name,

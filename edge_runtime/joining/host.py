@@ -387,6 +387,8 @@ def devices_of(data: Path, host: str) -> Mapping[str, Path]:
         TaskError: there is none.
     """
     if not data.is_dir():
+        if not data.is_file():
+            raise TaskError(f"{data}: no such file, wanted label<TAB>text lines or a folder.")
         return {host: data}
     files: Sequence[Path] = sorted(path for path in data.iterdir() if path.is_file())
     if not files:

@@ -27,6 +27,8 @@ from server.run.experiment import Experiment
 from server.run.names import new_run_id
 from server.run.round_loop import example_plan
 
+_LONGEST_WAIT_S = 1e6
+
 
 def serve(args: argparse.Namespace) -> int:
     """Wait for the devices, and carry the run out with them; returns the exit code."""
@@ -38,14 +40,18 @@ def serve(args: argparse.Namespace) -> int:
             "configuration, so devices of others do not take part with it. Set "
             '"system"; `pairzero up` rehearses with simulated keys on one machine.'
         )
-    if not args.wait > 0.0:
-        raise ConfigurationError(f"--wait: got {args.wait:g}, wanted seconds, more than 0.")
+    if not 0.0 < args.wait <= _LONGEST_WAIT_S:
+        raise ConfigurationError(
+            f"--wait: got {args.wait:g}, wanted seconds, 0 to {_LONGEST_WAIT_S:g}."
+        )
     folder = folder_of(args)
     printer = ProgressPrinter(sys.stderr if args.json else sys.stdout)
     data = load_run_data(config, deals=False)
     run_id, num_devices = new_run_id(config.task.name), config.federation.num_devices
     with contextlib.ExitStack() as opened:
-        url = args.broker or opened.enter_context(Broker()).url
+        url = args.broker
+        if url is None:
+            url = opened.enter_context(Broker()).url
         link = opened.enter_context(contextlib.closing(NatsLink(url, "server")))
         terms = run_terms(config, data, run_id)
         roster = opened.enter_context(contextlib.closing(Roster(link, terms, num_devices)))

@@ -69,6 +69,8 @@ class TaskSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 DEADLINE_S = 60.0
+_MOST_DEVICES = 1_000_000
+"""A round costs the server something for each of them; ten thousand are many."""
 
 
 class FederationSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -94,7 +96,7 @@ class FederationSection(Section, frozen=True, forbid_unknown_fields=True, kw_onl
 
     def __post_init__(self) -> None:
         """Check who can take part."""
-        check_count("federation.num_devices", self.num_devices, 1)
+        check_count("federation.num_devices", self.num_devices, 1, _MOST_DEVICES)
         check_within("federation.min_speakers", self.min_speakers, 1, self.num_devices)
         check_within("federation.dropout_probability", self.dropout_probability, 0.0, 0.9)
         check_within("federation.deadline_s", self.deadline_s, 0.01, 86400.0)

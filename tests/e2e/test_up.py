@@ -116,6 +116,7 @@ def test_over_an_air_that_the_server_plays_the_bits_are_the_same(tmp_path, name,
         (["--processes", "0"], "--processes: got 0, wanted 1 to 5"),
         (["--processes", "6"], "--processes: got 6, wanted 1 to 5"),
         (["--set", "federation.deadline_s=0"], "federation.deadline_s: got 0"),
+        (["--devices", "1000000000"], "federation.num_devices: got 1000000000, wanted at most"),
         (["--devices", "40000"], "orders of a round to 40000 devices take 3,6"),
         (
             ["--set", 'radio.backend="virtual-pluto"', "--set", 'radio.waveform="energy"'],
@@ -240,6 +241,8 @@ def test_devices_join_a_server_with_their_own_data_policies_and_keys(tmp_path, c
     [
         ({"privacy.noise_source": "simulation"}, [], "devices of others do not take part with it"),
         ({}, ["--wait", "0"], "--wait: got 0, wanted seconds"),
+        ({}, ["--wait", "nan"], "--wait: got nan, wanted seconds"),
+        ({}, ["--broker", ""], "wanted nats://HOST:PORT"),
         ({}, ["--wait", "0.2"], "0 of 2 devices have come in 0.2 s: nobody"),
         ({}, ["--broker", "nats://127.0.0.1:1"], "nobody answers at 127.0.0.1:1"),
         ({}, ["--broker", "nats://pi.example:4222"], "through a tunnel"),
@@ -277,6 +280,11 @@ def test_no_address_no_broker_and_no_server_are_said_at_once(tmp_path, capsys):
         empty.mkdir()
         assert joins(broker.url, empty) == 2
         assert "no file in it" in capsys.readouterr().err
+        assert joins(broker.url, tmp_path / "missing.tsv") == 2
+        assert "missing.tsv: no such file" in capsys.readouterr().err
+        for wait in ("nan", "0", "-1", "inf"):
+            assert joins(broker.url, data, "--wait", wait) == 2
+            assert "--wait: got" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
