@@ -244,9 +244,9 @@ class DeviceAgent:
         self.verify_plan(plan)
         orders = plan.orders_by_device()
         speaking = [(d, orders[d.device_index]) for d in self._devices if d.device_index in orders]
-        self._admit(plan, speaking)
-        self._last_planned_round = plan.round_index
         release = plan.release  # a digest of every order; taken once for all devices
+        self._admit(plan, release, speaking)
+        self._last_planned_round = plan.round_index
         batches = [device.draw_batches(plan, release, self._max_rows) for device, _ in speaking]
         gradients = self.measure_gradients(plan, batches)
 
@@ -295,7 +295,7 @@ class DeviceAgent:
                 )
 
     def _admit(
-        self, plan: RoundPlan, speaking: Sequence[tuple[VirtualDevice, TransmitOrder]]
+        self, plan: RoundPlan, release: str, speaking: Sequence[tuple[VirtualDevice, TransmitOrder]]
     ) -> None:
         """Every release is within its owner's policy, and on this disk, before anything is sent."""
         asked = [
@@ -317,7 +317,7 @@ class DeviceAgent:
                 "these devices have a policy and no ledger to count their releases in. Please "
                 "report how they were started."
             )
-        self._guard.admit(plan, self._history, asked)
+        self._guard.admit(plan, release, self._history, asked)
 
     def measure_gradients(
         self, plan: RoundPlan, batches: Sequence[Sequence[Batch]]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import logging
+import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from radio.errors import RadioError, RadioNotSilentError
 
@@ -80,3 +81,21 @@ def _failure_of(act: Callable[[], None]) -> Exception | None:
     except Exception as error:
         return error
     return None
+
+
+def end_with_its_input(what: str, process: subprocess.Popen[Any], stop_s: float) -> None:
+    """End a child process that goes when its input ends; one that does not is killed.
+
+    Args:
+        what: it is, for the log.
+        process: with a pipe to its input; it may have ended already.
+        stop_s: how long it is waited for.
+    """
+    assert process.stdin is not None
+    process.stdin.close()
+    try:
+        process.wait(stop_s)
+    except subprocess.TimeoutExpired:
+        _logger.warning("%s: process %d does not end; killed", what, process.pid)
+        process.kill()
+        process.wait()

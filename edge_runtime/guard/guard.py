@@ -64,7 +64,7 @@ class Guard:
         """What was released so far."""
         return self._ledger
 
-    def admit(self, plan: RoundPlan, history: str, asked: Sequence[Asked]) -> None:
+    def admit(self, plan: RoundPlan, release: str, history: str, asked: Sequence[Asked]) -> None:
         """Return when what all of these devices are about to release is allowed and written down.
 
         A release that is in the ledger already is the same again: the key and the order draw the
@@ -73,6 +73,7 @@ class Guard:
 
         Args:
             plan: the order of the round.
+            release: its digest (`RoundPlan.release`).
             history: digest of the weights, and how they came about.
             asked: who is to speak.
 
@@ -80,7 +81,6 @@ class Guard:
             PlanRefusedError: it is not allowed to one of them; nothing was written down.
             DeviceLedgerError: it could not be written down; nothing may be sent.
         """
-        release = plan.release
         by_policy: dict[int, Mapping[int, float]] = {}
         new = []
         for device in asked:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import signal
 import subprocess
 import sys
 
 from radio.errors import RadioUnavailableError
-from radio.self_closing import SelfClosing
+from radio.self_closing import SelfClosing, end_with_its_input
 from radio.software_air.impairments import Impairments
 from radio.virtual_pluto.server import Bench, VirtualPlutoServer
-
-_logger = logging.getLogger(__name__)
 
 _STOP_S = 5.0
 # -P: what lies in the folder where a run is started must not be taken for these packages.
@@ -65,15 +62,8 @@ class VirtualPlutoProcess(SelfClosing):
 
     def close(self) -> None:
         """End the process. Idempotent."""
-        assert self._process.stdin is not None
+        end_with_its_input("virtual pluto", self._process, _STOP_S)
         assert self._process.stdout is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            _logger.warning("virtual pluto: process %d does not end; killed", self.pid)
-            self._process.kill()
-            self._process.wait()
         self._process.stdout.close()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+from pathlib import Path
 
 import msgspec
 
@@ -45,7 +46,6 @@ def serve(args: argparse.Namespace) -> int:
             f"--wait: got {args.wait:g}, wanted seconds, 0 to {_LONGEST_WAIT_S:g}."
         )
     folder = folder_of(args)
-    printer = ProgressPrinter(sys.stderr if args.json else sys.stdout)
     data = load_run_data(config, deals=False)
     run_id, num_devices = new_run_id(config.task.name), config.federation.num_devices
     with contextlib.ExitStack() as opened:
@@ -59,11 +59,17 @@ def serve(args: argparse.Namespace) -> int:
         _say(f"run {run_id} waits for {num_devices} devices. On each host:")
         _say(f"  pairzero-device join {url} --name NAME --data FILE{policy}")
         roster.wait_for_all(args.wait, on_listed=lambda text: _say(f"  {text}"))
-        hosts = opened.enter_context(
-            contextlib.closing(RemoteHosts(link, roster, run_id, config.federation.deadline_s))
+        return carry_out(
+            RemoteHosts(link, roster, run_id, config.federation.deadline_s), data, folder, args
         )
+
+
+def carry_out(hosts: RemoteHosts, data: RunData, folder: Path, args: argparse.Namespace) -> int:
+    """The run, now that all of its devices are there; returns the exit code."""
+    printer = ProgressPrinter(sys.stderr if args.json else sys.stdout)
+    with contextlib.closing(hosts):
         experiment = Experiment.start(
-            config, folder, has_to_learn=not args.force, hosts=hosts, data=data, run_id=run_id
+            args.asked_for, folder, has_to_learn=not args.force, hosts=hosts, data=data
         )
         return finish(experiment, folder, printer, args)
 

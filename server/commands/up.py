@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +15,8 @@ from edge_runtime.control.nats_link import NatsLink
 from edge_runtime.task_spec import TaskSpec
 from edge_runtime.tasks import Example
 from server.commands.policy import policy_text
-from server.commands.run import finish, folder_of
-from server.commands.serve import run_terms
+from server.commands.run import folder_of
+from server.commands.serve import carry_out, run_terms
 from server.config.run_config import RunConfig
 from server.errors import ConfigurationError
 from server.hosts.broker import Broker
@@ -26,9 +25,7 @@ from server.hosts.remote_hosts import RemoteHosts, check_can_be_remote
 from server.hosts.roster import Roster
 from server.planning.device_policy import policy_of, proved_epsilon
 from server.planning.privacy_terms import csi_delta, plan_privacy_terms
-from server.report.terminal import ProgressPrinter
 from server.run.data import RunData, bundle_folder, deal_examples, load_run_data
-from server.run.experiment import Experiment
 from server.run.names import new_run_id
 
 _JOIN_S = 300.0
@@ -47,7 +44,6 @@ def up(args: argparse.Namespace) -> int:
             "with one device in each at least."
         )
     folder = folder_of(args)
-    printer = ProgressPrinter(sys.stderr if args.json else sys.stdout)
     data = load_run_data(config)
     run_id = new_run_id(config.task.name)
     # A run without a promise draws its batches by its seed, as in one process.
@@ -74,13 +70,8 @@ def up(args: argparse.Namespace) -> int:
                  "--simulated-keys", "--until-input-ends"],
             )  # fmt: skip
         roster.wait_for_all(_JOIN_S, processes.check)
-        hosts = opened.enter_context(
-            contextlib.closing(RemoteHosts(link, roster, run_id, config.federation.deadline_s))
-        )
-        experiment = Experiment.start(
-            config, folder, has_to_learn=not args.force, hosts=hosts, data=data, run_id=run_id
-        )
-        code = finish(experiment, folder, printer, args)
+        hosts = RemoteHosts(link, roster, run_id, config.federation.deadline_s)
+        code = carry_out(hosts, data, folder, args)
         processes.wait()
     return code
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import shutil
 import signal
 import subprocess
@@ -17,10 +16,8 @@ from pathlib import Path
 
 from edge_runtime.protocol.wire import MAX_MESSAGE_BYTES
 from radio.command_line import at_the_end_of_the_input
-from radio.self_closing import SelfClosing
+from radio.self_closing import SelfClosing, end_with_its_input
 from server.errors import HostsError
-
-_logger = logging.getLogger(__name__)
 
 _START_S = 20.0
 _STOP_S = 5.0
@@ -80,14 +77,7 @@ class Broker(SelfClosing):
 
     def close(self) -> None:
         """End it. Idempotent."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(2 * _STOP_S)
-        except subprocess.TimeoutExpired:
-            _logger.warning("broker: process %d does not end; killed", self._process.pid)
-            self._process.kill()
-            self._process.wait()
+        end_with_its_input("broker", self._process, 2 * _STOP_S)
         self._folder.cleanup()
 
     def _wait_for_port(self, folder: Path) -> str:

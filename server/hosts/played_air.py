@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-import queue
-import threading
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from edge_runtime.control.channel import ControlChannel
-from edge_runtime.control.nats_link import NatsLink, Reply
-from edge_runtime.joining import messages
+from edge_runtime.control.nats_link import NatsLink
 from edge_runtime.joining.messages import (
     Agreed,
     JoiningMessage,
@@ -21,13 +17,11 @@ from edge_runtime.joining.messages import (
     SignalSent,
     SilenceSent,
 )
-from edge_runtime.protocol.errors import LinkError, WireError
 from edge_runtime.uplink import ScalarBox
 from radio.arrays import Complex64Array, Complex128Array
 from radio.errors import RadioError
 from radio.transceiver import Transceiver
-
-_logger = logging.getLogger(__name__)
+from server.hosts.desk import Desk
 
 _MOST_PIECES = 64
 """Of a burst that is held: 4 million samples."""
@@ -63,33 +57,14 @@ class PlayedAirServer:
         self._num_numbers = num_numbers
         self._pieces: dict[int, list[SignalSent]] = {}
         self._hosts = {host: frozenset(devices) for host, devices in hosts.items()}
-        self._sent: queue.SimpleQueue[tuple[str, bytes, Reply] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._hear_all, name="played air", daemon=True)
-        self._thread.start()
-        link.subscribe(f"pz.{run_id}.air.*", self._take)
+        self._desk = Desk(link, "played air", self._hear)
+        self._desk.listen(f"pz.{run_id}.air.*")
 
     def close(self) -> None:
         """Hear nothing any more. Idempotent."""
-        self._sent.put(None)
-        self._thread.join()
+        self._desk.close()
 
-    def _take(self, subject: str, data: bytes, reply: Reply | None) -> None:
-        if reply is not None:
-            self._sent.put((subject.rsplit(".", 1)[-1], data, reply))
-
-    def _hear_all(self) -> None:
-        while (sent := self._sent.get()) is not None:
-            host, data, reply = sent
-            try:
-                reply(messages.encode(self._hear(host, data)))
-            except LinkError as error:
-                _logger.warning("%s is not told that it was heard: %s", host, error)
-
-    def _hear(self, host: str, data: bytes) -> JoiningMessage:
-        try:
-            message = messages.decode(data)
-        except WireError as error:
-            return Refused(str(error))
+    def _hear(self, host: str, message: JoiningMessage) -> JoiningMessage:
         if not isinstance(message, OnAir):
             return Refused(f"got {type(message).__name__}, wanted what a device sends")
         if message.device_index not in self._hosts.get(host, ()):

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from radio.self_closing import SelfClosing
+from radio.self_closing import SelfClosing, end_with_its_input
 from server.errors import HostsError
-
-_logger = logging.getLogger(__name__)
 
 _STOP_S = 10.0
 # -P: what lies in the folder where a run is started must not be taken for these packages.
@@ -69,14 +66,9 @@ class HostProcesses(SelfClosing):
         """End them. Idempotent."""
         for process in self._running.values():
             assert process.stdin is not None
-            process.stdin.close()
+            process.stdin.close()  # all of them first: they end side by side
         for host, process in self._running.items():
-            try:
-                process.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                _logger.warning("%s: process %d does not end; killed", host, process.pid)
-                process.kill()
-                process.wait()
+            end_with_its_input(host, process, _STOP_S)
 
     def _last_line(self, host: str) -> str:
         said = (self._logs / f"{host}.log").read_text("utf-8", "replace").strip()

@@ -36,7 +36,7 @@ class RemoteHosts:
 
     def __init__(self, link: NatsLink, roster: Roster, run_id: str, deadline_s: float) -> None:
         self._roster = roster
-        self._link, self._run_id = link, run_id
+        self._link, self.run_id = link, run_id
         self.control = NatsChannel(link, run_id, roster.hosts, deadline_s=deadline_s)
         self._air: PlayedAirServer | None = None
 
@@ -59,7 +59,7 @@ class RemoteHosts:
             link, radios = played_link(config, config.run.seed)
         self._air = PlayedAirServer(
             self._link,
-            self._run_id,
+            self.run_id,
             self.control,
             self._roster.hosts,
             num_numbers=config.optimizer.directions,

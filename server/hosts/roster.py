@@ -7,14 +7,12 @@ processes is the run in one.
 from __future__ import annotations
 
 import concurrent.futures
-import logging
-import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from edge_runtime.control.nats_link import NatsLink, Reply
+from edge_runtime.control.nats_link import NatsLink
 from edge_runtime.joining import messages
 from edge_runtime.joining.messages import (
     LOBBY,
@@ -26,11 +24,10 @@ from edge_runtime.joining.messages import (
     RunTerms,
     Start,
 )
-from edge_runtime.protocol.errors import EdgeError, LinkError, WireError
+from edge_runtime.protocol.errors import EdgeError, WireError
 from edge_runtime.protocol.members import Member
 from server.errors import HostsError
-
-_logger = logging.getLogger(__name__)
+from server.hosts.desk import Desk
 
 _START_S = 120.0
 _LOOK_S = 0.05
@@ -70,12 +67,9 @@ class Roster:
         self._clock = clock
         self._hosts: dict[str, Listed] = {}
         self._changed = threading.Condition()
-        # The loop's thread must not wait for the loop, so answers are sent from one of our own.
-        self._said: queue.SimpleQueue[tuple[bytes, Reply] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._answer_all, name="roster", daemon=True)
-        self._thread.start()
+        self._desk = Desk(link, "roster", self._answer)
         for subject in (LOBBY, f"pz.{terms.run_id}.hello"):
-            link.subscribe(subject, self._take)
+            self._desk.listen(subject)
 
     @property
     def hosts(self) -> dict[str, tuple[int, ...]]:
@@ -164,27 +158,9 @@ class Roster:
 
     def close(self) -> None:
         """Take nobody in any more. Idempotent."""
-        self._said.put(None)
-        self._thread.join()
+        self._desk.close()
 
-    def _take(self, subject: str, data: bytes, reply: Reply | None) -> None:
-        if reply is not None:
-            self._said.put((data, reply))
-
-    def _answer_all(self) -> None:
-        while (said := self._said.get()) is not None:
-            data, reply = said
-            try:
-                answer = self._answer(messages.decode(data))
-            except WireError as error:
-                # Of another version, perhaps: whoever it is reads ours, or which version we are.
-                answer = Refused(str(error))
-            try:
-                reply(messages.encode(answer))
-            except LinkError as error:
-                _logger.warning("somebody who wants to join is not answered: %s", error)
-
-    def _answer(self, message: JoiningMessage) -> JoiningMessage:
+    def _answer(self, asker: str, message: JoiningMessage) -> JoiningMessage:
         if isinstance(message, Knock):
             with self._changed:
                 reason = self._why_not(message.host, 0)

@@ -91,7 +91,6 @@ class Experiment:
         step_rule: StepRule = as_heard,
         hosts: RemoteHosts | None = None,
         data: RunData | None = None,
-        run_id: str = "",
     ) -> Experiment:
         """Begin a new run in an empty or missing folder.
 
@@ -105,13 +104,12 @@ class Experiment:
             step_rule: what mean scalars are taken to be, of what was heard.
             hosts: devices on hosts of their own; None, and they are in this process.
             data: of the run, where they are loaded already.
-            run_id: that the hosts know the run by.
 
         Raises:
             CannotLearnError: it would, and was not to.
             ServerError, EdgeError, RadioError: what is wrong with the request.
         """
-        run_id = run_id or new_run_id(config.task.name)
+        run_id = new_run_id(config.task.name) if hosts is None else hosts.run_id
         data = load_run_data(config) if data is None else data
         host = LocalHost.create(config, data.device_prompts) if hosts is None else hosts
         terms = plan_privacy(config, host.members)
