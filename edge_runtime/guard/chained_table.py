@@ -45,6 +45,20 @@ class ChainedRow(NamedTuple):
     record: bytes
 
 
+def make_durable(connection: sqlite3.Connection) -> None:
+    """One process at a time, and a commit returns only when the disk has it.
+
+    Raises:
+        sqlite3.Error: it is no database, or another process has it.
+    """
+    # Exclusive first: SQLite then keeps the log's index in its own memory, and a file system
+    # without shared memory (many a network share) can hold a ledger.
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+    connection.execute("PRAGMA journal_mode = WAL")
+    # The ledgers' promise rests on this line.
+    connection.execute("PRAGMA synchronous = FULL")
+
+
 def _next_link(previous: str, attempt: int, record: bytes) -> str:
     """SHA-256 over the previous link, the attempt number and the record."""
     return hashlib.sha256(f"{previous}|{attempt}|".encode("ascii") + record).hexdigest()

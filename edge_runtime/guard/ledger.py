@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from edge_runtime.guard.chained_table import ChainedRow, ChainedTable
+from edge_runtime.guard.chained_table import ChainedRow, ChainedTable, make_durable
 from edge_runtime.protocol.errors import DeviceLedgerError
 
 LEDGER_FILE = "device_ledger.sqlite"
@@ -162,10 +162,7 @@ class DeviceLedger:
 
     def _read(self, is_new: bool) -> None:
         try:
-            # One host process at a time, and one flush to the disk for what is appended.
-            self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = FULL")
+            make_durable(self._connection)
         except sqlite3.OperationalError as error:
             raise DeviceLedgerError(
                 f"{self._path}: cannot be opened for writing ({error}). Another process may have "

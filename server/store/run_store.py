@@ -26,6 +26,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from edge_runtime.guard.chained_table import make_durable
 from edge_runtime.protocol.rounds import RoundResult
 from server.config.files import parse_config
 from server.config.run_config import RunConfig
@@ -388,12 +389,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     except sqlite3.Error as error:
         raise RunStoreError(_explain(path, error)) from error
     try:
-        # Exclusive first: SQLite then keeps the log's index in its own memory, and a file system
-        # without shared memory (many a network share) can hold a run.
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        connection.execute("PRAGMA journal_mode = WAL")
-        # A commit returns only when the disk has it: the ledger's promise rests on this line.
-        connection.execute("PRAGMA synchronous = FULL")
+        make_durable(connection)
         # Take the write lock now, so that a second writer learns it at once.
         connection.execute("BEGIN IMMEDIATE")
         connection.rollback()
