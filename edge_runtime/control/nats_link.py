@@ -26,6 +26,8 @@ try:
     from nats.aio.msg import Msg
     from nats.errors import Error as NatsError
     from nats.errors import NoRespondersError
+    from nats.js import JetStreamContext
+    from nats.js.errors import ServiceUnavailableError
 except ImportError as error:
     raise LinkError(
         f"devices on hosts of their own need nats-py ({error}): pip install 'pairzero[hosts]'."
@@ -163,6 +165,28 @@ class NatsLink:
                 return None
             raise
         return answer
+
+    def on_disk(
+        self, doing: Callable[[JetStreamContext], Coroutine[Any, Any, _T]], timeout_s: float
+    ) -> _T:
+        """Something with what the broker keeps on its disk.
+
+        Args:
+            doing: makes what is awaited in the loop's thread.
+            timeout_s: for all of it.
+
+        Raises:
+            LinkError: it failed, takes too long, or this broker keeps nothing on a disk.
+        """
+        try:
+            return self._wait(doing(self._connected().jetstream(timeout=timeout_s)), timeout_s)
+        except LinkError as error:
+            if isinstance(error.__cause__, ServiceUnavailableError | NoRespondersError):
+                raise LinkError(
+                    f"{self._url}: the broker keeps nothing on its disk (JetStream is off or "
+                    "full). Start it with -js, or have `pairzero serve` start one."
+                ) from error
+            raise
 
     def close(self) -> None:
         """Let the connection go. Idempotent."""

@@ -53,9 +53,12 @@ class Broker(SelfClosing):
         program = find_program()
         self._folder = tempfile.TemporaryDirectory(prefix="pairzero-broker-")
         folder = Path(self._folder.name)
+        disk = json.dumps(str(folder / "disk"))
         (folder / "broker.conf").write_text(
             f"listen: 127.0.0.1:-1\nports_file_dir: {json.dumps(str(folder))}\n"
-            f"max_payload: {2 * MAX_MESSAGE_BYTES}\nwrite_deadline: 10s\n",
+            f"max_payload: {2 * MAX_MESSAGE_BYTES}\nwrite_deadline: 10s\n"
+            # What it has said to keep, it keeps, also where the power fails.
+            f"jetstream {{ store_dir: {disk}, sync_interval: always }}\n",
             encoding="utf-8",
         )
         # A keeper between: it ends the broker when this process ends, however that comes.

@@ -193,6 +193,7 @@ ON_REQUEST = {
     "radio/pluto/driver.py": {"adi"},
     "radio/recordings/sigmf.py": {"sigmf"},
     "edge_runtime/control/nats_link.py": {"nats"},
+    "edge_runtime/control/step_log.py": {"nats"},
 }
 
 
