@@ -7,15 +7,13 @@ session; each has its own data, its own private randomness and its own uplink.
 from __future__ import annotations
 
 import functools
-import hashlib
 import logging
 from collections.abc import Callable, Sequence
 
-import msgspec
 import numpy as np
 
 from edge_runtime.forward import OnnxForward
-from edge_runtime.guard.guard import Asked, Guard
+from edge_runtime.guard.guard import Asked, Guard, history_after
 from edge_runtime.guard.policy import DevicePolicy
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.pass_shapes import MAX_ROWS
@@ -120,6 +118,11 @@ class DeviceAgent:
     def run_id(self) -> str:
         """The run it serves."""
         return self._run_id
+
+    @property
+    def num_steps(self) -> int:
+        """How many steps its weights have taken."""
+        return self._last_applied_round + 1
 
     @property
     def device_indices(self) -> tuple[int, ...]:
@@ -358,7 +361,7 @@ class DeviceAgent:
                 f"{self._last_applied_round + 1}; replay the missing results first."
             )
         self._store.apply_step(result)
-        self._history = _then(self._history, result)
+        self._history = history_after(self._history, result)
         self._last_applied_round = result.round_index
         self._last_planned_round = max(self._last_planned_round, result.round_index)
 
@@ -371,6 +374,11 @@ class DeviceAgent:
             host=self._host,
             parameter_digest=self._store.digest(),
         )
+
+    def begin_again(self) -> None:
+        """The server was started again; where nothing is promised it may ask for a round again."""
+        if not any(device.is_private for device in self._devices):
+            self._last_planned_round = self._last_applied_round
 
     def end_run(self, order: RunEnded) -> None:
         """Nothing more will be said in this run; its private keys go.
@@ -438,9 +446,3 @@ class DeviceAgent:
             participation=what,
             reason=reason,
         )
-
-
-def _then(history: str, result: RoundResult) -> str:
-    """The digest of a history with one step more."""
-    step = msgspec.msgpack.encode(msgspec.structs.replace(result, run_id=""))
-    return hashlib.sha256(history.encode() + step).hexdigest()

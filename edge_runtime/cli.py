@@ -154,7 +154,8 @@ def _check_bundle() -> tuple[bool, str]:
 def _join(args: argparse.Namespace) -> int:
     # Imported here so that `doctor` still answers where onnxruntime or nats do not load.
     from edge_runtime.control.nats_link import NatsLink
-    from edge_runtime.joining.host import HostSettings, devices_of, join, policies_of
+    from edge_runtime.joining.host import join
+    from edge_runtime.joining.host_settings import HostSettings, devices_of, policies_of
 
     if not 0.0 < args.wait <= _LONGEST_WAIT_S:
         raise EdgeError(f"--wait: got {args.wait:g}, wanted seconds, 0 to {_LONGEST_WAIT_S:g}.")

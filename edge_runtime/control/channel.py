@@ -67,6 +67,9 @@ class ControlChannel(ABC):
     to this order, of this run and epoch, and about the host's own devices. Whatever else arrives is
     logged and changes nothing.
 
+    Where hosts can come back (`lets_go`), one that did not answer is away: it is not asked again,
+    and nobody waits for it, until it has been welcomed.
+
     Args:
         run_id: of the run.
         hosts: name of each host -> its devices.
@@ -74,6 +77,9 @@ class ControlChannel(ABC):
         epoch: of the connection.
         clock: monotonic seconds.
     """
+
+    lets_go = False
+    """Whether a host that has not answered is away."""
 
     def __init__(
         self,
@@ -91,6 +97,7 @@ class ControlChannel(ABC):
         self._clock = clock
         self._sequence = 0
         self._asking: tuple[int, int] | None = None
+        self._away: set[str] = set()
 
     @property
     def asking(self) -> tuple[int, int] | None:
@@ -101,6 +108,24 @@ class ControlChannel(ABC):
     def hosts(self) -> tuple[str, ...]:
         """The names of all hosts."""
         return tuple(self._hosts)
+
+    @property
+    def present(self) -> tuple[str, ...]:
+        """Those who are asked."""
+        return tuple(host for host in self._hosts if host not in self._away)
+
+    @property
+    def away_devices(self) -> frozenset[int]:
+        """The devices of those who are not."""
+        return frozenset(self.devices_of(self._away))
+
+    def let_go(self, hosts: Iterable[str]) -> None:
+        """These are away from here on."""
+        self._away.update(hosts)
+
+    def welcome(self, host: str) -> None:
+        """This one is not any more."""
+        self._away.discard(host)
 
     def hosts_of(self, devices: Collection[int]) -> tuple[str, ...]:
         """Those that have one of these devices."""
@@ -120,13 +145,15 @@ class ControlChannel(ABC):
 
         Args:
             message: what is to be done.
-            hosts: who is asked; all of them, if not told.
+            hosts: who is asked; all who are not away, if not told.
             deadline_s: instead of the channel's.
 
         Raises:
             WireError: the order cannot travel; it has reached nobody.
         """
-        asked = self.hosts if hosts is None else tuple(hosts)
+        asked = self.present if hosts is None else tuple(hosts)
+        if not asked:
+            return Answers()
         self._sequence += 1
         data = wire.encode(Order(self._epoch, self._sequence, message))
         until_s = self._clock() + (self._deadline_s if deadline_s is None else deadline_s)
@@ -146,6 +173,8 @@ class ControlChannel(ABC):
         if missing:
             kind = type(message).__name__
             _logger.warning("%s: no answer of %s", kind, ", ".join(missing))
+            if self.lets_go:
+                self.let_go(missing)
         return Answers(answered, missing, self.devices_of(missing))
 
     def _checked(self, reply: bytes, message: OrderMessage) -> Answer | None:

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import logging
+from typing import Protocol
 
 from edge_runtime.agent import DeviceAgent
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.errors import EdgeError, WireError
-from edge_runtime.protocol.orders import Answer, AtHand, Order, Refusal, Report
-from edge_runtime.protocol.rounds import RunEnded
+from edge_runtime.protocol.orders import Answer, AtHand, Order, OrderMessage, Refusal, Report
+from edge_runtime.protocol.rounds import RoundResult, RunEnded, SilenceOrder
 from radio.errors import RadioError
 
 _logger = logging.getLogger(__name__)
+
+_NEVER_TOO_LATE = (RoundResult, SilenceOrder, RunEnded)
+
+
+class AroundOrders(Protocol):
+    """What a host does about an order beside carrying it out."""
+
+    def before(self, message: OrderMessage) -> None:
+        """What the order takes for granted; an EdgeError of it is a refusal."""
+
+    def after(self, message: OrderMessage) -> None:
+        """Once it has been carried out; likewise."""
 
 
 class HostEnd:
@@ -23,11 +36,18 @@ class HostEnd:
     Args:
         agent: of the host's devices.
         at_hand: told which order is being carried out, where somebody else needs to know.
+        around: what else is done about an order.
     """
 
-    def __init__(self, agent: DeviceAgent, at_hand: AtHand | None = None) -> None:
+    def __init__(
+        self,
+        agent: DeviceAgent,
+        at_hand: AtHand | None = None,
+        around: AroundOrders | None = None,
+    ) -> None:
         self._agent = agent
         self._at_hand = AtHand() if at_hand is None else at_hand
+        self._around = around
         self._last = (-1, -1)
         self._has_ended = False
         self._last_answer = b""
@@ -47,8 +67,13 @@ class HostEnd:
         """Whether it has been told that there are no more rounds."""
         return self._has_ended
 
-    def answer(self, data: bytes) -> bytes | None:
+    def answer(self, data: bytes, is_newest: bool = True) -> bytes | None:
         """Carry an order out; what is said to it, None for what is none of this host's.
+
+        Args:
+            data: the order.
+            is_newest: whether no other one waits behind it. If one does, nobody waits for the
+                answer to this one any more: what would speak, or only tell, is left alone.
 
         Raises:
             Exception: a defect of the program, which no answer may hide.
@@ -67,13 +92,20 @@ class HostEnd:
         if now < self._last:
             _logger.warning("order %s comes after order %s: dropped", now, self._last)
             return None
+        if not is_newest and not isinstance(order.message, _NEVER_TOO_LATE):
+            _logger.warning("%s %s is too late: dropped", type(order.message).__name__, now)
+            return None
         # Before it is carried out: whatever becomes of it, it will not be a second time.
         self._last, self._last_answer = now, b""
         self._at_hand.epoch, self._at_hand.sequence = now
         reports: tuple[Report, ...] = ()
         refusal = None
         try:
+            if self._around is not None:
+                self._around.before(order.message)
             reports = tuple(self._agent.carry_out(order.message))
+            if self._around is not None:
+                self._around.after(order.message)
         except (EdgeError, RadioError) as error:
             # Errors of orders, weights and radios: none of them tells of a record.
             _logger.warning("%s: %s", type(order.message).__name__, error)

@@ -79,6 +79,7 @@ class NatsLink:
         _check_somebody_is_there(url)
         self._url = url
         self._is_closing = False
+        self._last_failure = ""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name=f"link {name}", daemon=True
@@ -97,8 +98,11 @@ class NatsLink:
         async def failed(error: Exception) -> None:
             if self._is_closing:
                 return
-            # The only place that tells of a missing permission.
-            _logger.warning("%s: %s", url, error)
+            # The only place that tells of a missing permission; while it tries to come back it
+            # fails every second, which is said once.
+            if (text := str(error)) != self._last_failure:
+                self._last_failure = text
+                _logger.warning("%s: %s", url, text)
 
         connecting = nats.connect(
             url,

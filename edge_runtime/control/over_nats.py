@@ -1,24 +1,26 @@
 """The control channel over a NATS broker: both ends, between the same bytes as in one process.
 
 Subjects: orders to all hosts on pz.RUN.order, to one on pz.RUN.order.HOST; answers on
-pz.RUN.answer.HOST. Names of runs and hosts are tokens: letters, digits, - and _.
+pz.RUN.answer.HOST, and on pz.RUN.alive.HOST that orders are waited for. Names of runs and hosts
+are tokens: letters, digits, - and _.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from edge_runtime.control.channel import ControlChannel
 from edge_runtime.control.host_end import HostEnd
 from edge_runtime.control.nats_link import NatsLink, Reply
+from edge_runtime.protocol import wire
 from edge_runtime.protocol.errors import LinkError
+from edge_runtime.protocol.members import is_token
+from edge_runtime.protocol.orders import Order, OrderMessage
 
 _logger = logging.getLogger(__name__)
-
-_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def token(what: str, name: str) -> str:
@@ -27,7 +29,7 @@ def token(what: str, name: str) -> str:
     Raises:
         LinkError: it cannot.
     """
-    if not _TOKEN.fullmatch(name):
+    if not is_token(name):
         raise LinkError(
             f"{what}: got {name!r}, wanted 1 to 64 letters, digits, - and _: it is part of "
             "addresses on the broker."
@@ -49,6 +51,8 @@ class NatsChannel(ControlChannel):
         epoch: of this server's life: a larger one than any before.
     """
 
+    lets_go = True
+
     def __init__(
         self,
         link: NatsLink,
@@ -65,7 +69,29 @@ class NatsChannel(ControlChannel):
         self._subject = f"pz.{token('run', run_id)}"
         self._replies: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._is_sent = True
+        self._idle: set[str] = set()
+        self.on_gone: Callable[[Iterable[str]], None] = lambda hosts: None
+        """Called with hosts that are let go."""
         link.subscribe(f"{self._subject}.answer.*", self._take)
+        link.subscribe(f"{self._subject}.alive.*", self._note_idle)
+
+    @property
+    def back(self) -> tuple[str, ...]:
+        """Those who are away, and have said since that they wait for orders."""
+        return tuple(host for host in self.hosts if host in self._away & self._idle)
+
+    def let_go(self, hosts: Iterable[str]) -> None:
+        """These are away from here on, until they say something."""
+        hosts = tuple(hosts)
+        super().let_go(hosts)
+        self._idle.difference_update(hosts)
+        self.on_gone(hosts)
+
+    def tell(self, message: OrderMessage, hosts: Sequence[str]) -> None:
+        """Give an order that nobody's answer is waited for."""
+        if hosts:
+            self._sequence += 1
+            self.send(wire.encode(Order(self._epoch, self._sequence, message)), hosts)
 
     def send(self, data: bytes, hosts: Sequence[str]) -> None:
         """One message to all, or one to each of those who are asked."""
@@ -95,6 +121,9 @@ class NatsChannel(ControlChannel):
     def _take(self, subject: str, data: bytes, reply: Reply | None) -> None:
         self._replies.put(data)
 
+    def _note_idle(self, subject: str, data: bytes, reply: Reply | None) -> None:
+        self._idle.add(subject.rsplit(".", 1)[-1])
+
 
 class NatsHost:
     """A host's end: orders wait in a queue, and are carried out one by one in `serve`'s thread.
@@ -109,7 +138,8 @@ class NatsHost:
         self._link = link
         self._host = token("host", host)
         self._subject = f"pz.{token('run', run_id)}"
-        self._orders: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[bytes | Callable[[], None] | None] = queue.SimpleQueue()
+        self._is_idle = False
         for subject in ("order", f"order.{self._host}"):
             link.subscribe(f"{self._subject}.{subject}", self._take)
 
@@ -119,10 +149,25 @@ class NatsHost:
         Args:
             end: of the host's agent.
         """
+        self._is_idle = True
         while not end.has_ended and (data := self._orders.get()) is not None:
-            answer = end.answer(data)
-            if answer is not None:
+            self._is_idle = False
+            if not isinstance(data, bytes):
+                data()
+            elif (answer := end.answer(data, is_newest=self._orders.empty())) is not None:
                 self._answer(answer)
+            self._is_idle = True
+        self._is_idle = False
+
+    def between_orders(self, do: Callable[[], None]) -> None:
+        """Have something done in `serve`'s thread, behind the orders that wait; from any thread."""
+        self._orders.put(do)
+
+    def say_idle(self) -> None:
+        """Tell the server, if it is so, that orders are waited for; from any thread."""
+        if self._is_idle and self._orders.empty():
+            with contextlib.suppress(LinkError):  # the next time
+                self._link.publish(f"{self._subject}.alive.{self._host}", b"")
 
     def stop(self) -> None:
         """Let `serve` return when the order at hand is carried out; from any thread."""

@@ -12,8 +12,6 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import msgspec
-
 # Whoever comes here has loaded the link before, which says what to install where they are missing.
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StorageType, StreamConfig
@@ -32,9 +30,6 @@ _BATCH_S = 5.0
 _MOST_TRIES = 3
 _WHOLE_LOG_S = 600.0
 _FORGET_READER_S = 60.0
-
-_encoder = msgspec.msgpack.Encoder()
-_decoder: msgspec.msgpack.Decoder[RoundResult] = msgspec.msgpack.Decoder(RoundResult)
 
 
 def _stream(run_id: str) -> str:
@@ -129,7 +124,7 @@ class StepLog:
                     "Nats-Msg-Id": str(result.round_index),
                     "Nats-Expected-Last-Sequence": str(result.round_index),
                 }
-                data = wire.pack(_encoder.encode(result))
+                data = wire.encode_step(result)
                 await disk.publish(_subject(self._run_id), data, timeout=_ASK_S, headers=headers)
 
         written, self._num_written = self._num_written, -1
@@ -205,7 +200,7 @@ def _batches(link: NatsLink, run_id: str, first: int, end: int) -> Iterator[Sequ
     try:
         while first < end and (messages := link.on_disk(fetch, _BATCH_S + _ASK_S)):
             first += len(messages)
-            yield [wire.decode_body(wire.unpack(m.data), _decoder) for m in messages]
+            yield [wire.decode_step(m.data) for m in messages]
     finally:
         with contextlib.suppress(LinkError):  # the broker forgets it by itself
             link.on_disk(lambda disk: reader.unsubscribe(), _ASK_S)

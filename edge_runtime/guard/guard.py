@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from edge_runtime.guard.account import Account
 from edge_runtime.guard.keys import HostKeys
 from edge_runtime.guard.ledger import DeviceLedger, Release
 from edge_runtime.guard.policy import DevicePolicy
 from edge_runtime.protocol.errors import PlanRefusedError
-from edge_runtime.protocol.rounds import RoundPlan, TransmitOrder
+from edge_runtime.protocol.rounds import RoundPlan, RoundResult, TransmitOrder
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,12 @@ class Asked:
     commitment: str
     data: str
     order: TransmitOrder
+
+
+def history_after(history: str, result: RoundResult) -> str:
+    """The digest of weights and how they came about, with one step more."""
+    step = msgspec.msgpack.encode(msgspec.structs.replace(result, run_id=""))
+    return hashlib.sha256(history.encode() + step).hexdigest()
 
 
 class Guard:

@@ -1,17 +1,19 @@
 """A host of devices joins a run, serves it to its end, and goes.
 
 Said in the order in which it happens: knock, load, make keys, say hello, wait for the others,
-start, carry out orders.
+start, carry out orders. A host that was started again has its keys and its journal of the run, and
+catches up before it takes part.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import queue
+import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,8 +25,10 @@ from edge_runtime.control.over_nats import NatsHost, token
 from edge_runtime.forward import OnnxForward
 from edge_runtime.guard.guard import Guard
 from edge_runtime.guard.keys import KEYS_FILE, HostKeys
-from edge_runtime.guard.policy import DevicePolicy, load_policy
 from edge_runtime.joining import messages
+from edge_runtime.joining.host_settings import HostSettings
+from edge_runtime.joining.in_step import InStep
+from edge_runtime.joining.journal import Journal, run_of
 from edge_runtime.joining.messages import (
     LOBBY,
     Agreed,
@@ -35,6 +39,7 @@ from edge_runtime.joining.messages import (
     Refused,
     RunTerms,
     Start,
+    here_subject,
 )
 from edge_runtime.joining.rehearsal import PlayedAir, PlayedBox, PlayedTransceiver
 from edge_runtime.parameters import ParameterStore
@@ -57,35 +62,8 @@ from edge_runtime.virtual_device import VirtualDevice
 _ASK_S = 20.0
 _KNOCK_AGAIN_S = 0.5
 _LOOK_S = 0.1
+_LOOKS_TO_A_WORD = 5
 _T = TypeVar("_T", bound=JoiningMessage)
-
-
-@dataclass(frozen=True, slots=True)
-class HostSettings:
-    """What a host is started with.
-
-    Attributes:
-        host: its name.
-        data: name of each device -> file of its examples.
-        bundle: folder of the model.
-        state: folder of the host's own disk, for its ledger and keys.
-        policies: name of each device -> what the owner of its data allows; of a run that promises
-            nothing none is needed.
-        workers: threads that move weights.
-        may_simulate: whether keys may follow from the run's seed, which protects nobody.
-        wait_s: how long a server is waited for.
-        gone_s: how long a broker may be away.
-    """
-
-    host: str
-    data: Mapping[str, Path]
-    bundle: Path
-    state: Path
-    policies: Mapping[str, DevicePolicy] = field(default_factory=dict)
-    workers: int = 1
-    may_simulate: bool = False
-    wait_s: float = 60.0
-    gone_s: float = 60.0
 
 
 def join(
@@ -116,7 +94,7 @@ def join(
         host = opened.enter_context(contextlib.closing(_Host(link, settings, terms)))
         host.say_hello()
         say("on the list; waiting for the others")
-        host.serve(is_over, lambda: say("all are there; the run begins"))
+        host.serve(is_over, say)
     say("the run is over")
 
 
@@ -138,7 +116,10 @@ class _Host:
         )
         # Made when everything else is there: nothing that fails before leaves any behind.
         self._keys: HostKeys | None = None
-        self._has_started = False
+        self._journal: Journal | None = None
+        self._has_started = self._has_ended = False
+        self._agent_here: DeviceAgent | None = None
+        self._guard: Guard | None = None
         self._up_s = time.monotonic()
         self._max_rows = MAX_ROWS
         if terms.is_private:
@@ -151,26 +132,38 @@ class _Host:
         self._subject = f"pz.{token('run', terms.run_id)}"
         link.subscribe(
             f"{self._subject}.start.{settings.host}",
-            lambda subject, data, reply: self._starts.put((data, reply)),
+            lambda subject, data, reply: self._take_start(data, reply),
         )
         self._orders = NatsHost(link, terms.run_id, settings.host)
 
     def say_hello(self) -> None:
         """Be on the list of the run."""
-        self._keys = _make_keys(self._settings, self._terms)
+        was_here = run_of(self._settings.journal) == self._terms.run_id
+        self._has_started = was_here and (self._settings.state / KEYS_FILE).exists()
+        self._keys = _make_keys(self._settings, self._terms, was_here)
+        if self._terms.is_private:
+            self._open_journal()  # with the keys: whoever finds them knows of which run they are
         owners = zip(self._prompts.items(), self._keys.private_randoms(), strict=True)
         members = {
             name: Member(len(prompts), own.commitment, own.commit_to_data(prompts.digest()))
             for (name, prompts), own in owners
         }
-        hello = Hello(self._settings.host, self._terms.run_id, members)
+        instance = secrets.token_hex(8)
+        self._be_found(instance)
+        hello = Hello(self._settings.host, self._terms.run_id, members, instance)
         reply = _ask(self._link, f"{self._subject}.hello", hello)
         if reply is None:
             raise LinkError(f"run {self._terms.run_id}: its server is not there any more.")
         if reason := messages.refusal_of(reply):
             raise LinkError(f"run {self._terms.run_id}: {reason}")
+        # From here on the name is taken, as long as this process lives: the broker knows.
+        self._be_found("any")
 
-    def serve(self, is_over: threading.Event, on_start: Callable[[], None]) -> None:
+    def _be_found(self, instance: str) -> None:
+        here = here_subject(self._terms.run_id, self._settings.host, instance)
+        self._link.subscribe(here, lambda subject, data, reply: None)
+
+    def serve(self, is_over: threading.Event, say: Callable[[str], None]) -> None:
         """Wait for the start; then carry out orders to the end."""
         while not is_over.is_set():
             self._check_broker()
@@ -180,20 +173,26 @@ class _Host:
                 continue
             at_hand = AtHand()
             try:
+                journal = self._open_journal()
                 agent = self._agent(_as(messages.decode(data), Start), at_hand)
             except EdgeError as error:
                 _answer(reply, Refused(str(error)))
                 raise
-            self._has_started = True
+            self._has_started, self._agent_here = True, agent
             _answer(reply, Agreed())
-            on_start()
             watcher = threading.Thread(target=self._stop_when, args=(is_over,), daemon=True)
-            watcher.start()
             try:
-                self._orders.serve(HostEnd(agent, at_hand))
+                in_step = InStep(self._link, agent, journal)
+                num_steps = in_step.come_back()
+                say(f"in step after {num_steps} rounds" if num_steps else "all are there")
+                watcher.start()
+                end = HostEnd(agent, at_hand, in_step)
+                self._orders.serve(end)
+                self._has_ended = end.has_ended
             finally:
                 is_over.set()
-                watcher.join()
+                if watcher.ident is not None:
+                    watcher.join()
                 agent.close()
             self._check_broker()
             return
@@ -203,13 +202,47 @@ class _Host:
         are_kept = self._terms.is_private and self._terms.simulated_seed is None
         if self._keys is not None and are_kept and not self._has_started:
             HostKeys.destroy(self._settings.state)
+        if self._journal is not None:
+            self._journal.close()
+            if self._has_ended or not self._has_started:
+                self._journal.remove()
         self._forward.close()
         self._weights.close()
 
+    def _open_journal(self) -> Journal:
+        if self._journal is None:
+            self._journal = Journal(self._settings.journal, self._terms.run_id)
+        return self._journal
+
     def _stop_when(self, is_over: threading.Event) -> None:
-        while not is_over.wait(_LOOK_S) and not self._is_broker_gone():
-            pass
+        for look in itertools.count():
+            if is_over.wait(_LOOK_S) or self._is_broker_gone():
+                break
+            if look % _LOOKS_TO_A_WORD == 0:
+                self._orders.say_idle()
         self._orders.stop()
+
+    def _take_start(self, data: bytes, reply: Reply | None) -> None:
+        """The start; or that of a server that was started again. In the link's thread."""
+        if self._agent_here is None:
+            self._starts.put((data, reply))
+        else:
+            self._orders.between_orders(lambda: self._start_again(data, reply))
+
+    def _start_again(self, data: bytes, reply: Reply | None) -> None:
+        agent = self._agent_here
+        assert agent is not None
+        try:
+            start = _as(messages.decode(data), Start)
+            if sorted(start.indices.values()) != list(agent.device_indices):
+                raise WireError(f"start: devices {start.indices}, here {agent.device_indices}.")
+            if self._guard is not None:
+                self._guard.ledger.check_holds(start.heard)
+            agent.begin_again()
+        except EdgeError as error:
+            _answer(reply, Refused(str(error)))
+            return
+        _answer(reply, Agreed())
 
     def _is_broker_gone(self) -> bool:
         """Whether it has been away for longer than it takes to start one again."""
@@ -253,9 +286,9 @@ class _Host:
             max_rows=self._max_rows,
         )
         if self._terms.is_private:
-            guard = Guard(self._settings.state, agent.policies)
-            agent.guard_with(guard)
-            guard.ledger.check_holds(start.heard)
+            self._guard = Guard(self._settings.state, agent.policies)
+            agent.guard_with(self._guard)
+            self._guard.ledger.check_holds(start.heard)
         return agent
 
 
@@ -338,9 +371,9 @@ def _load(data: Mapping[str, Path], bundle: Bundle, terms: RunTerms) -> dict[str
     return prompts
 
 
-def _make_keys(settings: HostSettings, terms: RunTerms) -> HostKeys:
+def _make_keys(settings: HostSettings, terms: RunTerms, was_here: bool) -> HostKeys:
     if terms.simulated_seed is None:
-        return _fresh_keys(settings, terms)
+        return _real_keys(settings, terms, was_here)
     if not settings.may_simulate:
         raise LinkError(
             f"run {terms.run_id}: wants keys that follow from its seed, which protect nobody. "
@@ -350,11 +383,13 @@ def _make_keys(settings: HostSettings, terms: RunTerms) -> HostKeys:
     return HostKeys.simulated(terms.simulated_seed, [int(name) for name in sorted(settings.data)])
 
 
-def _fresh_keys(settings: HostSettings, terms: RunTerms) -> HostKeys:
+def _real_keys(settings: HostSettings, terms: RunTerms, was_here: bool) -> HostKeys:
     """From the system's generator; on the host's own disk before anything is drawn with them."""
     keys = HostKeys.fresh(len(settings.data))
     if terms.is_private:
         if (settings.state / KEYS_FILE).exists():
+            if was_here:
+                return HostKeys.load(settings.state, len(settings.data))
             raise DeviceKeysError(
                 f"{settings.state / KEYS_FILE}: keys of another run are there, which may go on. "
                 "Name another folder with --state, or delete them to end that run for good."
@@ -378,33 +413,3 @@ def _as(message: JoiningMessage, kind: type[_T]) -> _T:
     if not isinstance(message, kind):
         raise WireError(f"got {type(message).__name__}, wanted {kind.__name__}.")
     return message
-
-
-def devices_of(data: Path, host: str) -> Mapping[str, Path]:
-    """Name of each device -> its file: one file is one device, a folder has one in each file.
-
-    Raises:
-        TaskError: there is none.
-    """
-    if not data.is_dir():
-        if not data.is_file():
-            raise TaskError(f"{data}: no such file, wanted label<TAB>text lines or a folder.")
-        return {host: data}
-    files: Sequence[Path] = sorted(path for path in data.iterdir() if path.is_file())
-    if not files:
-        raise TaskError(f"{data}: no file in it, wanted one for each device.")
-    return {path.stem: path for path in files}
-
-
-def policies_of(path: Path | None, names: Iterable[str]) -> Mapping[str, DevicePolicy]:
-    """Name of each device -> its owner's policy: of one file for all, or NAME.toml in a folder.
-
-    Raises:
-        PromiseError: a file is missing, or none.
-    """
-    if path is None:
-        return {}
-    if not path.is_dir():
-        policy = load_policy(path)
-        return dict.fromkeys(names, policy)
-    return {name: load_policy(path / f"{name}.toml") for name in names}

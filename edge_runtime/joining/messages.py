@@ -12,7 +12,7 @@ import msgspec
 
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.errors import WireError
-from edge_runtime.protocol.members import Member
+from edge_runtime.protocol.members import Member, is_token
 from edge_runtime.protocol.rounds import RoundPlan
 from edge_runtime.task_spec import TaskSpec
 from radio.waveforms.coherent import CoherentWaveform
@@ -26,6 +26,17 @@ LOBBY = "pz.lobby.knock"
 """The subject that is known before the run's name is."""
 
 
+def here_subject(run_id: str, host: str, instance: str = "any") -> str:
+    """Where a host can be found, this process of it or any; nothing is ever answered there."""
+    return f"pz.{run_id}.here.{host}.{instance}"
+
+
+def _check_tokens(*names: str) -> None:
+    for name in names:
+        if not is_token(name):
+            raise WireError(f"got the name {name!r}, wanted 1 to 64 letters, digits, - and _.")
+
+
 class Knock(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="knock"):
     """A host asks what there is to take part in.
 
@@ -34,6 +45,10 @@ class Knock(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="knock"
     """
 
     host: str
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be part of an address."""
+        _check_tokens(self.host)
 
 
 class AirTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -109,11 +124,17 @@ class Hello(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="hello"
         host: its name.
         run_id: of the run.
         members: name of each device -> what there is to know of it.
+        instance: names this process of it; a random token.
     """
 
     host: str
     run_id: str
     members: dict[str, Member]
+    instance: str
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be part of an address."""
+        _check_tokens(self.host, self.instance, *self.members)
 
 
 class Start(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="start"):

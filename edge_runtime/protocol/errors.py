@@ -75,6 +75,13 @@ class LinkError(EdgeError):
     """
 
 
+class JournalError(EdgeError):
+    """A host cannot write down which steps it has taken.
+
+    Examples: a full disk; another process that has the file.
+    """
+
+
 class DeviceKeysError(EdgeError):
     """A device's private keys cannot be kept, read or destroyed.
 

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
+
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def is_token(name: str) -> bool:
+    """Whether a name can be part of an address: 1 to 64 letters, digits, - and _."""
+    return _TOKEN.fullmatch(name) is not None
 
 
 class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -14,7 +14,7 @@ import msgspec
 
 from edge_runtime.protocol.errors import WireError
 
-PROTOCOL_VERSION = 7
+PROTOCOL_VERSION = 8
 """Rises when the meaning of any record or of the direction generator changes."""
 
 STEP_QUANTUM = 2.0**-40

@@ -18,7 +18,7 @@ import msgspec
 
 from edge_runtime.protocol.errors import WireError
 from edge_runtime.protocol.orders import Answer, Order
-from edge_runtime.protocol.rounds import PROTOCOL_VERSION
+from edge_runtime.protocol.rounds import PROTOCOL_VERSION, RoundResult
 
 Message = Order | Answer
 
@@ -34,6 +34,7 @@ MAX_MESSAGE_BYTES = _HEADER.size + MAX_BODY_BYTES + _DIGEST_BYTES
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+_step_decoder: msgspec.msgpack.Decoder[RoundResult] = msgspec.msgpack.Decoder(RoundResult)
 
 
 def encode(message: Message) -> bytes:
@@ -48,6 +49,16 @@ def encode(message: Message) -> bytes:
 def decode(data: bytes) -> Message:
     """Bytes as a message, or a WireError that says what is wrong with them."""
     return decode_body(unpack(data), _decoder)
+
+
+def encode_step(result: RoundResult) -> bytes:
+    """A step by itself, as logs and journals hold it."""
+    return pack(_encoder.encode(result))
+
+
+def decode_step(data: bytes) -> RoundResult:
+    """Bytes as a step, or a WireError that says what is wrong with them."""
+    return decode_body(unpack(data), _step_decoder)
 
 
 def decode_body(body: bytes, decoder: msgspec.msgpack.Decoder[_T]) -> _T:

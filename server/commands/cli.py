@@ -72,7 +72,7 @@ def _build_parser() -> argparse.ArgumentParser:
         "refused where real people are promised privacy",
     )  # fmt: skip
     _add_run_options(run)
-    run.set_defaults(command=("run", "run"))
+    run.set_defaults(command=("run", "run"), again="run")
 
     up = commands.add_parser(
         "up",
@@ -83,8 +83,9 @@ def _build_parser() -> argparse.ArgumentParser:
     _add_configuration(up)
     up.add_argument("--devices", type=int, metavar="K", help="federation.num_devices")
     up.add_argument("--processes", type=int, metavar="P", help="hosts (default: one a device)")
+    up.add_argument("--resume", type=Path, metavar="RUN", help="continue an interrupted run")
     _add_run_options(up)
-    up.set_defaults(command=("up", "up"), compare=False)
+    up.set_defaults(command=("up", "up"), compare=False, again="up")
 
     serve = commands.add_parser(
         "serve",
@@ -94,9 +95,16 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     _add_configuration(serve)
     serve.add_argument("--broker", metavar="NATS_URL", help="a running broker")
-    serve.add_argument("--wait", type=float, default=3600.0, metavar="S", help="for the devices")
+    serve.add_argument(
+        "--wait", type=float, default=3600.0, metavar="S",
+        help="for the devices, before the first round and whenever too few are there",
+    )  # fmt: skip
+    serve.add_argument(
+        "--resume", type=Path, metavar="RUN",
+        help="continue an interrupted run, with the hosts that it began with",
+    )  # fmt: skip
     _add_run_options(serve)
-    serve.set_defaults(command=("serve", "serve"), compare=False)
+    serve.set_defaults(command=("serve", "serve"), compare=False, again="serve")
 
     plan = commands.add_parser(
         "plan",

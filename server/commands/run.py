@@ -82,7 +82,8 @@ def _exit_code(summaries: list[dict[str, Any]], folder: Path, args: argparse.Nam
         print(*about_the_end({**first, "outcome": outcome}), file=sys.stderr)
         return _EXIT_CODES[outcome]
     compare = " --compare" if args.compare or len(summaries) > 1 else ""
-    print(f"Interrupted. Continue with: pairzero run --resume {folder}{compare}", file=sys.stderr)
+    again = f"pairzero {args.again} --resume {folder}{compare}"
+    print(f"Interrupted. Continue with: {again}", file=sys.stderr)
     return EXIT_INTERRUPTED
 
 

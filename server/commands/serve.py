@@ -5,18 +5,22 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from edge_runtime.control.nats_link import NatsLink
 from edge_runtime.joining.messages import AirTerms, RunTerms
+from edge_runtime.protocol.members import Member
 from radio.waveforms.coherent import CoherentWaveform
 from radio.waveforms.energy import EnergyWaveform
 from radio.waveforms.side_by_side import PacketsSideBySide
 from radio.waveforms.slotted import SlottedWaveform
 from server.air.link import waveform_of
 from server.commands.run import finish, folder_of
+from server.commands.settings import overrides
 from server.config.run_config import RunConfig
 from server.errors import ConfigurationError
 from server.hosts.broker import Broker
@@ -27,13 +31,44 @@ from server.run.data import RunData, load_run_data
 from server.run.experiment import Experiment
 from server.run.names import new_run_id
 from server.run.round_loop import example_plan
+from server.store.run_store import RunStore
 
 _LONGEST_WAIT_S = 1e6
 
 
 def serve(args: argparse.Namespace) -> int:
     """Wait for the devices, and carry the run out with them; returns the exit code."""
-    config: RunConfig = args.asked_for
+    if not 0.0 < args.wait <= _LONGEST_WAIT_S:
+        raise ConfigurationError(
+            f"--wait: got {args.wait:g}, wanted seconds, 0 to {_LONGEST_WAIT_S:g}."
+        )
+    begun = has_begun(args)
+    config: RunConfig = args.asked_for if begun is None else begun.config
+    _check_can_be_served(config)
+    folder = folder_of(args) if begun is None else args.resume
+    data = load_run_data(config, deals=False)
+    run_id = new_run_id(config.task.name) if begun is None else begun.run_id
+    with contextlib.ExitStack() as opened:
+        url = args.broker
+        if url is None:
+            url = opened.enter_context(Broker()).url
+        link = opened.enter_context(contextlib.closing(NatsLink(url, "server")))
+        roster = opened.enter_context(
+            contextlib.closing(roster_of(link, config, run_terms(config, data, run_id), begun))
+        )
+        policy = " --policy POLICY.toml" if config.privacy.enabled else ""
+        _say(f"run {run_id} waits for {config.federation.num_devices} devices. On each host:")
+        _say(f"  pairzero-device join {url} --name NAME --data FILE{policy}")
+        roster.wait_for_all(
+            args.wait,
+            None if begun is None else config.federation.min_speakers,
+            on_listed=lambda text: _say(f"  {text}"),
+        )
+        hosts = hosts_of(link, roster, config, begun, patience_s=args.wait)
+        return carry_out(hosts, data, folder, args)
+
+
+def _check_can_be_served(config: RunConfig) -> None:
     check_can_be_remote(config)
     if config.privacy.has_simulated_keys:
         raise ConfigurationError(
@@ -41,36 +76,97 @@ def serve(args: argparse.Namespace) -> int:
             "configuration, so devices of others do not take part with it. Set "
             '"system"; `pairzero up` rehearses with simulated keys on one machine.'
         )
-    if not 0.0 < args.wait <= _LONGEST_WAIT_S:
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A run over hosts that was interrupted.
+
+    Attributes:
+        config: of the run.
+        run_id: of the run.
+        listed: host -> name of each of its devices -> what it has said of itself.
+        epoch: of the server that goes on with it.
+    """
+
+    config: RunConfig
+    run_id: str
+    listed: dict[str, dict[str, Member]]
+    epoch: int
+
+
+def has_begun(args: argparse.Namespace) -> Begun | None:
+    """The run that --resume names; None for a new one.
+
+    Raises:
+        ConfigurationError: it has ended, or has no hosts of its own; or other settings are given.
+        RunStoreError: there is none.
+    """
+    if args.resume is None:
+        return None
+    if args.config is not None or args.out is not None or overrides(args):
         raise ConfigurationError(
-            f"--wait: got {args.wait:g}, wanted seconds, 0 to {_LONGEST_WAIT_S:g}."
+            "--resume continues a run as it was planned, in its own folder; it takes no other "
+            "settings, and no --out."
         )
-    folder = folder_of(args)
-    data = load_run_data(config, deals=False)
-    run_id, num_devices = new_run_id(config.task.name), config.federation.num_devices
-    with contextlib.ExitStack() as opened:
-        url = args.broker
-        if url is None:
-            url = opened.enter_context(Broker()).url
-        link = opened.enter_context(contextlib.closing(NatsLink(url, "server")))
-        terms = run_terms(config, data, run_id)
-        roster = opened.enter_context(contextlib.closing(Roster(link, terms, num_devices)))
-        policy = " --policy POLICY.toml" if config.privacy.enabled else ""
-        _say(f"run {run_id} waits for {num_devices} devices. On each host:")
-        _say(f"  pairzero-device join {url} --name NAME --data FILE{policy}")
-        roster.wait_for_all(args.wait, on_listed=lambda text: _say(f"  {text}"))
-        return carry_out(
-            RemoteHosts(link, roster, run_id, config.federation.deadline_s), data, folder, args
+    store = RunStore.open_to_read(args.resume)
+    try:
+        if store.outcome.is_final:
+            raise ConfigurationError(
+                f"{args.resume}: the run has ended ({store.outcome}). There is nothing to "
+                f"continue; pairzero report {args.resume} shows it."
+            )
+        if not (listed := store.meta("hosts")):
+            raise ConfigurationError(
+                f"{args.resume}: its devices are in one process. Go on with: pairzero run --resume "
+                f"{args.resume}"
+            )
+        return Begun(
+            store.config(), str(store.meta("run_id")), listed, (store.meta("epoch") or 0) + 1
         )
+    finally:
+        store.close()
+
+
+def roster_of(link: NatsLink, config: RunConfig, terms: RunTerms, begun: Begun | None) -> Roster:
+    """The list of a new run, or of one that goes on."""
+    num_devices = config.federation.num_devices
+    if begun is None:
+        return Roster(link, terms, num_devices)
+    return Roster(link, terms, num_devices, listed=begun.listed)
+
+
+def hosts_of(
+    link: NatsLink,
+    roster: Roster,
+    config: RunConfig,
+    begun: Begun | None,
+    *,
+    patience_s: float,
+    check: Callable[[], None] = lambda: None,
+) -> RemoteHosts:
+    """The devices on the list, as the run has them."""
+    return RemoteHosts(
+        link,
+        roster,
+        config.federation.deadline_s,
+        epoch=0 if begun is None else begun.epoch,
+        min_devices=config.federation.min_speakers,
+        patience_s=patience_s,
+        check=check,
+    )
 
 
 def carry_out(hosts: RemoteHosts, data: RunData, folder: Path, args: argparse.Namespace) -> int:
-    """The run, now that all of its devices are there; returns the exit code."""
+    """The run, now that its devices are there; returns the exit code."""
     printer = ProgressPrinter(sys.stderr if args.json else sys.stdout)
     with contextlib.closing(hosts):
-        experiment = Experiment.start(
-            args.asked_for, folder, has_to_learn=not args.force, hosts=hosts, data=data
-        )
+        if args.resume is None:
+            experiment = Experiment.start(
+                args.asked_for, folder, has_to_learn=not args.force, hosts=hosts, data=data
+            )
+        else:
+            experiment = Experiment.resume(folder, hosts=hosts)
         return finish(experiment, folder, printer, args)
 
 

@@ -16,36 +16,39 @@ from edge_runtime.task_spec import TaskSpec
 from edge_runtime.tasks import Example
 from server.commands.policy import policy_text
 from server.commands.run import folder_of
-from server.commands.serve import carry_out, run_terms
+from server.commands.serve import carry_out, has_begun, hosts_of, roster_of, run_terms
 from server.config.run_config import RunConfig
 from server.errors import ConfigurationError
 from server.hosts.broker import Broker
 from server.hosts.processes import HostProcesses
-from server.hosts.remote_hosts import RemoteHosts, check_can_be_remote
-from server.hosts.roster import Roster
+from server.hosts.remote_hosts import check_can_be_remote
 from server.planning.device_policy import policy_of, proved_epsilon
 from server.planning.privacy_terms import csi_delta, plan_privacy_terms
 from server.run.data import RunData, bundle_folder, deal_examples, load_run_data
 from server.run.names import new_run_id
 
 _JOIN_S = 300.0
+_PAUSE_S = 60.0
 _MOST_PROCESSES = 64
 
 
 def up(args: argparse.Namespace) -> int:
     """Carry out a run over processes; returns the exit code."""
-    config: RunConfig = args.asked_for
+    begun = has_begun(args)
+    config: RunConfig = args.asked_for if begun is None else begun.config
     check_can_be_remote(config)
     num_devices = config.federation.num_devices
     num_processes = num_devices if args.processes is None else args.processes
+    if begun is not None:
+        num_processes = len(begun.listed)
     if not 1 <= num_processes <= min(num_devices, _MOST_PROCESSES):
         raise ConfigurationError(
             f"--processes: got {num_processes}, wanted 1 to {min(num_devices, _MOST_PROCESSES)}, "
             "with one device in each at least."
         )
-    folder = folder_of(args)
+    folder = folder_of(args) if begun is None else args.resume
     data = load_run_data(config)
-    run_id = new_run_id(config.task.name)
+    run_id = new_run_id(config.task.name) if begun is None else begun.run_id
     # A run without a promise draws its batches by its seed, as in one process.
     seed = None if config.privacy.has_system_keys else config.run.seed
     with contextlib.ExitStack() as opened:
@@ -53,7 +56,7 @@ def up(args: argparse.Namespace) -> int:
         broker = opened.enter_context(Broker())
         link = opened.enter_context(contextlib.closing(NatsLink(broker.url, "server")))
         terms = run_terms(config, data, run_id, seed=seed)
-        roster = opened.enter_context(contextlib.closing(Roster(link, terms, num_devices)))
+        roster = opened.enter_context(contextlib.closing(roster_of(link, config, terms, begun)))
         processes = opened.enter_context(HostProcesses(scratch))
         policies = _policies(config, data)
         for host, dealt in _shares(
@@ -69,8 +72,8 @@ def up(args: argparse.Namespace) -> int:
                  "--bundle", str(bundle_folder(config.model.bundle)),
                  "--simulated-keys", "--until-input-ends"],
             )  # fmt: skip
-        roster.wait_for_all(_JOIN_S, processes.check)
-        hosts = RemoteHosts(link, roster, run_id, config.federation.deadline_s)
+        roster.wait_for_all(_JOIN_S, check=processes.check)
+        hosts = hosts_of(link, roster, config, begun, patience_s=_PAUSE_S, check=processes.check)
         code = carry_out(hosts, data, folder, args)
         processes.wait()
     return code

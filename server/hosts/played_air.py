@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -59,6 +59,12 @@ class PlayedAirServer:
         self._hosts = {host: frozenset(devices) for host, devices in hosts.items()}
         self._desk = Desk(link, "played air", self._hear)
         self._desk.listen(f"pz.{run_id}.air.*")
+
+    def silence(self, hosts: Iterable[str]) -> None:
+        """End what these hosts' devices hold, as their own limit would."""
+        for host in hosts:
+            for device in self._hosts[host] if self._radios else ():
+                self._radios[device].fall_silent()
 
     def close(self) -> None:
         """Hear nothing any more. Idempotent."""

@@ -1,27 +1,48 @@
-"""The devices of a run, on hosts of their own: who they are, orders to them, the air between."""
+"""The devices of a run, on hosts of their own: who they are, orders to them, the air between.
+
+A host may go, and come back. Who does not answer is away: its devices are not counted on any more,
+and pay nothing. Who is back has caught up from the log, and takes part again when its digest is the
+server's.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from edge_runtime.control.nats_link import NatsLink
 from edge_runtime.control.over_nats import NatsChannel
+from edge_runtime.control.step_log import StepLog
+from edge_runtime.protocol.errors import EdgeError, LinkError
 from edge_runtime.protocol.members import Member
-from edge_runtime.protocol.rounds import Access, BandLevels, PacketLevels, TransmitOrder
+from edge_runtime.protocol.rounds import (
+    Access,
+    BandLevels,
+    DigestRequest,
+    PacketLevels,
+    RoundResult,
+    RunEnded,
+    TransmitOrder,
+)
 from edge_runtime.protocol.wire import MAX_BODY_BYTES
 from edge_runtime.uplink import ScalarBox
 from radio.transceiver import Transceiver
 from server.air.link import RadioLink, ideal_air, played_link
 from server.config.plan_config import PlanConfig
-from server.errors import ConfigurationError
+from server.errors import ConfigurationError, HostsError, HostsMissingError
 from server.hosts.played_air import PlayedAirServer
 from server.hosts.roster import Roster
 
+_logger = logging.getLogger(__name__)
+
 _REST_OF_A_PLAN = 1024
 """Bytes: what is in a plan beside the orders, with some room."""
+
+_LOOK_S = 0.1
 
 
 class RemoteHosts:
@@ -30,15 +51,35 @@ class RemoteHosts:
     Args:
         link: to the broker; it stays its owner's.
         roster: of the run, complete.
-        run_id: of the run.
         deadline_s: how long answers to an order are waited for.
+        epoch: of this server's life; larger than any before.
+        min_devices: with fewer there the run pauses.
+        patience_s: how long.
+        check: called while it does; what it raises ends the run.
     """
 
-    def __init__(self, link: NatsLink, roster: Roster, run_id: str, deadline_s: float) -> None:
+    def __init__(
+        self,
+        link: NatsLink,
+        roster: Roster,
+        deadline_s: float,
+        *,
+        epoch: int = 0,
+        min_devices: int = 1,
+        patience_s: float = 0.0,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         self._roster = roster
-        self._link, self.run_id = link, run_id
-        self.control = NatsChannel(link, run_id, roster.hosts, deadline_s=deadline_s)
+        self._link, self.run_id, self.epoch = link, roster.run_id, epoch
+        self.control = NatsChannel(
+            link, roster.run_id, roster.hosts, deadline_s=deadline_s, epoch=epoch
+        )
+        self.control.on_gone = self._silence
+        self._min_devices, self._patience_s, self._check = min_devices, patience_s, check
         self._air: PlayedAirServer | None = None
+        self._log: StepLog | None = None
+        self._heard: Callable[[], Mapping[str, int]] = dict
+        self._awaited: frozenset[str] = frozenset()
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -68,13 +109,129 @@ class RemoteHosts:
         )
         return link
 
-    def start(self, heard: Mapping[str, int]) -> None:
-        """All hosts are ready for the first order when this returns.
+    @property
+    def listed(self) -> dict[str, dict[str, Member]]:
+        """Host -> name of each of its devices -> what it says of itself."""
+        return self._roster.listed
+
+    def start(
+        self,
+        steps: Callable[[int], Sequence[RoundResult]],
+        heard: Callable[[], Mapping[str, int]],
+    ) -> None:
+        """All hosts that are here are ready for their first order when this returns.
+
+        Args:
+            steps: those that the store holds, from a round on.
+            heard: device -> how many releases of it have been heard.
 
         Raises:
-            HostsError: one is not.
+            LinkError: the broker keeps no log, or another one's.
+            HostsError: a host is not ready.
         """
-        self._roster.start(heard)
+        self._heard = heard
+        self._log = StepLog(self._link, self.run_id, steps)
+        here = self._roster.here
+        if self.epoch:
+            # Whether they hold these weights, each has to prove.
+            self.control.let_go(self.control.hosts)
+            self._awaited = frozenset(here)
+        self._start(here)
+
+    def note(self, result: RoundResult) -> None:
+        """A step for the log."""
+        if self._log is not None:
+            self._log.append(result)
+
+    def gather(
+        self, num_rounds: int, digest: Callable[[], str], should_stop: Callable[[], bool]
+    ) -> bool:
+        """Take back whoever has come back; pause while too few are there.
+
+        Raises:
+            HostsMissingError: they have not come in time; the message says who is missing.
+            HostsError: they cannot come.
+        """
+        has_changed = self._take_back(num_rounds, digest)
+        until_s = time.monotonic() + self._patience_s
+        is_told = False
+        while (few := self._too_few()) or not self._awaited <= set(self.control.present):
+            if few and not is_told:
+                _logger.warning("round %d: %s. The run pauses", num_rounds, few)
+                is_told = True
+            self._check()
+            is_late = time.monotonic() > until_s
+            if few and is_late:
+                raise HostsMissingError(
+                    f"round {num_rounds}: {few} (federation.min_speakers), and have not come "
+                    f"in {self._patience_s:g} s. What was paid stays paid. See whether they and "
+                    "the network are up, and continue with --resume."
+                )
+            if is_late or should_stop():
+                break
+            time.sleep(_LOOK_S)
+            has_changed = self._take_back(num_rounds, digest) or has_changed
+        self._awaited = frozenset()
+        return has_changed
+
+    def _too_few(self) -> str:
+        """Who is missing, where too few are there; else nothing."""
+        here = len(self.control.devices_of(self.control.present))
+        if here >= self._min_devices:
+            return ""
+        missing = ", ".join(h for h in self.control.hosts if h not in self.control.present)
+        return f"{here} devices are there, wanted {self._min_devices}; {missing} are missing"
+
+    def end(self, num_rounds: int) -> None:
+        """Whoever is away now, and there all the same, is told that there are no more rounds."""
+        away = [host for host in self.control.hosts if host not in self.control.present]
+        self.control.tell(RunEnded(self.run_id, num_rounds), away)
+        if self._log is not None:
+            try:
+                self._log.remove()
+            except LinkError as error:
+                _logger.warning("the run's log stays on the broker: %s", error)
+
+    def _take_back(self, num_rounds: int, digest: Callable[[], str]) -> bool:
+        started_again = self._roster.take_those_back()
+        if not started_again and not self.control.back:
+            return False
+        try:
+            assert self._log is not None
+            self._log.bring_up()
+            self.control.let_go(started_again)
+            self._start(started_again)
+        except (EdgeError, HostsError) as error:
+            _logger.warning("round %d: %s", num_rounds, error)
+        return any([self._has_proved(host, num_rounds, digest) for host in self.control.back])
+
+    def _has_proved(self, host: str, num_rounds: int, digest: Callable[[], str]) -> bool:
+        """Whether a host holds the weights that the server holds; then it is not away any more."""
+        answers = self.control.ask(DigestRequest(self.run_id, num_rounds), [host])
+        for refusal in answers.refusals.values():
+            _logger.warning("%s does not come back: %s", host, refusal.reason)
+        for report in answers.digests:
+            if report.round_index == num_rounds - 1 and report.parameter_digest == digest():
+                self.control.welcome(host)
+                _logger.warning("round %d: %s is back", num_rounds, host)
+                return True
+            _logger.warning(
+                "%s does not come back: it holds weights %s after %d rounds, the server %s after "
+                "%d. Delete its journal in the folder of its --state, and start it again",
+                host, report.parameter_digest[:16], report.round_index + 1, digest()[:16],
+                num_rounds,
+            )  # fmt: skip
+        self.control.let_go([host])  # until it says again that it waits
+        return False
+
+    def _start(self, hosts: Sequence[str]) -> None:
+        heard = self._heard()
+        by_name = {n: heard[str(i)] for n, i in self._roster.indices.items() if str(i) in heard}
+        self._roster.start(by_name, hosts)
+
+    def _silence(self, hosts: Iterable[str]) -> None:
+        if self._air is not None:
+            self._air.silence(hosts)
 
     def close(self) -> None:
         """Let the air go. Idempotent."""

@@ -1,7 +1,8 @@
 """Who takes part: hosts knock, say who their devices are, and the list closes when all are there.
 
 An index follows from a device's name and not from who came first, so that a run over any number of
-processes is the run in one.
+processes is the run in one. Once the run has begun, whoever is on the list may go and come back,
+with the same devices and the same keys; nobody else comes.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import concurrent.futures
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from edge_runtime.control.nats_link import NatsLink
 from edge_runtime.joining import messages
@@ -23,14 +25,16 @@ from edge_runtime.joining.messages import (
     Refused,
     RunTerms,
     Start,
+    here_subject,
 )
-from edge_runtime.protocol.errors import EdgeError, WireError
+from edge_runtime.protocol.errors import EdgeError, LinkError, WireError
 from edge_runtime.protocol.members import Member
 from server.errors import HostsError
 from server.hosts.desk import Desk
 
 _START_S = 120.0
 _LOOK_S = 0.05
+_THERE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +44,14 @@ class Listed:
     Attributes:
         since_s: when it came, on the roster's clock.
         members: name of each of its devices -> what it says of it.
+        instance: names the process that has come; any, where that was to another server.
+        is_here: whether it has come since this server was started.
     """
 
     since_s: float
     members: Mapping[str, Member]
+    instance: str = "any"
+    is_here: bool = True
 
 
 class Roster:
@@ -54,6 +62,7 @@ class Roster:
         terms: of the run, as every host is told them.
         num_devices: of the run.
         clock: monotonic seconds.
+        listed: host -> name of each of its devices -> what is known of it, of a run that goes on.
     """
 
     def __init__(
@@ -62,14 +71,22 @@ class Roster:
         terms: RunTerms,
         num_devices: int,
         clock: Callable[[], float] = time.monotonic,
+        listed: Mapping[str, Mapping[str, Member]] = MappingProxyType({}),
     ) -> None:
         self._link, self._terms, self._num_devices = link, terms, num_devices
         self._clock = clock
-        self._hosts: dict[str, Listed] = {}
+        self._hosts = {h: Listed(clock(), members, is_here=False) for h, members in listed.items()}
+        self._has_begun = bool(listed)
+        self._came_back: set[str] = set()
         self._changed = threading.Condition()
         self._desk = Desk(link, "roster", self._answer)
         for subject in (LOBBY, f"pz.{terms.run_id}.hello"):
             self._desk.listen(subject)
+
+    @property
+    def run_id(self) -> str:
+        """Names the run."""
+        return self._terms.run_id
 
     @property
     def hosts(self) -> dict[str, tuple[int, ...]]:
@@ -95,9 +112,43 @@ class Roster:
             by_name = {n: m for listed in self._hosts.values() for n, m in listed.members.items()}
         return tuple(by_name[name] for name in sorted(by_name))
 
+    @property
+    def listed(self) -> dict[str, dict[str, Member]]:
+        """Host -> name of each of its devices -> what is known of it."""
+        with self._changed:
+            return {host: dict(listed.members) for host, listed in sorted(self._hosts.items())}
+
+    @property
+    def here(self) -> tuple[str, ...]:
+        """The hosts that have come."""
+        with self._changed:
+            return tuple(host for host, listed in self._hosts.items() if listed.is_here)
+
+    def take_those_back(self) -> tuple[str, ...]:
+        """Hosts that were started again since this was asked, and wait for their start."""
+        with self._changed:
+            back, self._came_back = tuple(sorted(self._came_back)), set()
+            return back
+
+    def look_for(self) -> None:
+        """Find hosts that have outlived the server they began with."""
+        for host in sorted(set(self.listed) - set(self.here)):
+            if self._is_there(host):
+                with self._changed:
+                    self._hosts[host] = replace(self._hosts[host], is_here=True)
+
+    def _is_there(self, host: str) -> bool:
+        """Whether somebody answers to the name; a host that is busy is there, too."""
+        subject = here_subject(self._terms.run_id, host, self._hosts[host].instance)
+        try:
+            return self._link.request(subject, b"", _THERE_S) is not None
+        except LinkError:
+            return True
+
     def wait_for_all(
         self,
         timeout_s: float,
+        enough: int | None = None,
         check: Callable[[], None] = lambda: None,
         on_listed: Callable[[str], None] = lambda text: None,
     ) -> None:
@@ -105,6 +156,7 @@ class Roster:
 
         Args:
             timeout_s: how long.
+            enough: with so many it is no error if the rest does not come.
             check: called now and then; what it raises ends the waiting.
             on_listed: told of every host that comes, for a person.
 
@@ -113,31 +165,38 @@ class Roster:
         """
         until_s = self._clock() + timeout_s
         told: set[str] = set()
-        with self._changed:
-            while True:
-                for host in sorted(set(self._hosts) - told):
-                    on_listed(f"{host}, {len(self._hosts[host].members)} devices")
+        while True:
+            if self._has_begun:
+                self.look_for()
+            with self._changed:
+                here = {h: len(one.members) for h, one in self._hosts.items() if one.is_here}
+                for host in sorted(set(here) - told):
+                    on_listed(f"{host}, {here[host]} devices")
                     told.add(host)
-                if self._num_listed() >= self._num_devices:
+                if sum(here.values()) >= self._num_devices:
                     return
                 check()
                 if self._clock() > until_s:
+                    if enough is not None and sum(here.values()) >= enough:
+                        return
                     raise HostsError(
-                        f"{self._num_listed()} of {self._num_devices} devices have come in "
-                        f"{timeout_s:g} s: {self._in_words()}."
+                        f"{sum(here.values())} of {self._num_devices} devices have come in "
+                        f"{timeout_s:g} s: {_in_words(here)}."
                     )
                 self._changed.wait(_LOOK_S)
 
-    def start(self, heard: Mapping[str, int]) -> None:
-        """Tell every host its devices' indices; all are ready when this returns.
+    def start(self, heard: Mapping[str, int], hosts: Sequence[str] | None = None) -> None:
+        """Tell hosts their devices' indices; all are ready when this returns.
 
         Args:
             heard: name of a device -> how many releases of it have been heard before.
+            hosts: who is told; all who are here, if not given.
 
         Raises:
             HostsError: a host is not ready, or does not answer.
         """
-        indices = self.indices
+        indices, told = self.indices, self.here if hosts is None else tuple(hosts)
+        self._has_begun = True
 
         def tell(host: str) -> None:
             own = {name: indices[name] for name in self._hosts[host].members}
@@ -152,42 +211,49 @@ class Roster:
             except EdgeError as error:
                 raise HostsError(f"{host} cannot be started: {error}") from error
 
-        with concurrent.futures.ThreadPoolExecutor(len(self._hosts)) as pool:
-            for told in [pool.submit(tell, host) for host in sorted(self._hosts)]:
-                told.result()
+        with concurrent.futures.ThreadPoolExecutor(max(1, len(told))) as pool:
+            for telling in [pool.submit(tell, host) for host in sorted(told)]:
+                telling.result()
 
     def close(self) -> None:
         """Take nobody in any more. Idempotent."""
         self._desk.close()
 
     def _answer(self, asker: str, message: JoiningMessage) -> JoiningMessage:
-        if isinstance(message, Knock):
-            with self._changed:
-                reason = self._why_not(message.host, 0)
-            return Refused(reason) if reason else self._terms
-        if not isinstance(message, Hello):
+        if not isinstance(message, Knock | Hello):
             raise WireError(f"got {type(message).__name__}, wanted knock or hello")
+        # Outside of the lock: it waits for the broker.
+        is_there = message.host in self._hosts and self._is_there(message.host)
         with self._changed:
-            reason = self._why_not(message.host, len(message.members)) or self._what_is_wrong(
-                message
-            )
-            if reason:
+            members: Mapping[str, Member] = message.members if isinstance(message, Hello) else {}
+            reason = self._why_not(message.host, len(members), is_there)
+            if isinstance(message, Knock):
+                return Refused(reason) if reason else self._terms
+            if reason := reason or self._what_is_wrong(message):
                 return Refused(reason)
-            self._hosts[message.host] = Listed(self._clock(), dict(message.members))
+            if self._has_begun:
+                # Who it is was settled then; without a promise it may have made new keys.
+                members = self._hosts[message.host].members
+                self._came_back.add(message.host)
+            self._hosts[message.host] = Listed(self._clock(), dict(members), message.instance)
             self._changed.notify_all()
         return Agreed()
 
-    def _why_not(self, host: str, num_devices: int) -> str:
+    def _why_not(self, host: str, num_devices: int, is_there: bool) -> str:
         listed = self._hosts.get(host)
-        if listed is not None:
+        if listed is not None and is_there:
             return (
                 f"{host!r} is on the list already, since {self._clock() - listed.since_s:.0f} s, "
                 f"with {len(listed.members)} devices. Two hosts need two names: --name."
             )
-        if self._num_listed() + max(num_devices, 1) > self._num_devices:
+        others = {h: len(one.members) for h, one in self._hosts.items() if h != host}
+        if self._has_begun:
+            has_begun = f"run {self._terms.run_id} has begun with {_in_words(others)}"
+            return "" if listed is not None else f"{has_begun}. Wait for the next."
+        if sum(others.values()) + max(num_devices, 1) > self._num_devices:
             return (
-                f"the run has {self._num_devices} devices, and {self._num_listed()} are on the "
-                f"list: {self._in_words()}. Wait for the next run, or raise "
+                f"the run has {self._num_devices} devices, and {sum(others.values())} are on the "
+                f"list: {_in_words(others)}. Wait for the next run, or raise "
                 "federation.num_devices."
             )
         return ""
@@ -195,7 +261,10 @@ class Roster:
     def _what_is_wrong(self, hello: Hello) -> str:
         if hello.run_id != self._terms.run_id:
             return f"this is run {self._terms.run_id}, the host wants {hello.run_id}."
-        known = {name for listed in self._hosts.values() for name in listed.members}
+        if self._has_begun:
+            return self._what_has_changed(hello)
+        others = [listed for host, listed in self._hosts.items() if host != hello.host]
+        known = {name for listed in others for name in listed.members}
         if twice := known & set(hello.members):
             return f"there is a device {min(twice)!r} already. Name this host's otherwise."
         if not hello.members:
@@ -206,16 +275,29 @@ class Roster:
                     f"device {name!r} has {member.num_records} records, optimizer.batch_size is "
                     f"{self._terms.example.batch_size}."
                 )
-        commitments = [m.commitment for listed in self._hosts.values() for m in
-                       listed.members.values()]  # fmt: skip
+        commitments = [m.commitment for listed in others for m in listed.members.values()]
         commitments += [member.commitment for member in hello.members.values()]
         if len(set(commitments)) < len(commitments):
             return "two devices have the same key: their noise would be the same."
         return ""
 
-    def _num_listed(self) -> int:
-        return sum(len(listed.members) for listed in self._hosts.values())
+    def _what_has_changed(self, hello: Hello) -> str:
+        """Whoever comes back is who went."""
+        before = self._hosts[hello.host].members
+        if set(hello.members) != set(before):
+            return (
+                f"{hello.host} began with devices {', '.join(sorted(before))}, and comes back with "
+                f"{', '.join(sorted(hello.members)) or 'none'}. Start it with the same --data."
+            )
+        for name, member in sorted(hello.members.items()):
+            if self._terms.is_private and member != before[name]:
+                what = "key" if member.commitment != before[name].commitment else "data"
+                return (
+                    f"device {name!r} comes back with another {what}. Start it with the same "
+                    "--state and --data; without them it cannot take part in this run again."
+                )
+        return ""
 
-    def _in_words(self) -> str:
-        hosts = sorted(self._hosts.items())
-        return ", ".join(f"{host} ({len(listed.members)})" for host, listed in hosts) or "nobody"
+
+def _in_words(hosts: Mapping[str, int]) -> str:
+    return ", ".join(f"{host} ({number})" for host, number in sorted(hosts.items())) or "nobody"

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -45,13 +46,35 @@ from server.power.slotted_waveform import PacketPowerPlan, plan_packets
 
 @dataclass(frozen=True, slots=True)
 class NothingLearnt:
-    """What digital packets need to know of the channel."""
+    """What digital packets need to know of the channel.
+
+    Attributes:
+        num_devices: K.
+        away: who is not there.
+    """
 
     num_devices: int
+    away: frozenset[int] = frozenset()
 
 
 ChannelKnowledge = ChannelEstimate | Calibration | NothingLearnt
 """What a sounding or a calibration has told of the channel."""
+
+
+def without(channel: ChannelKnowledge, away: AbstractSet[int]) -> ChannelKnowledge:
+    """What is known of the channel, those who are away taken for out of reach: none speaks."""
+    if not away:
+        return channel
+    if isinstance(channel, NothingLearnt):
+        return NothingLearnt(channel.num_devices, frozenset(away))
+    if isinstance(channel, Calibration):
+        for device in sorted(away):
+            channel = channel.without(device)
+        return channel
+    gains = channel.gains.copy()
+    gains[sorted(away)] = 0.0
+    return replace(channel, gains=gains)
+
 
 RoundPower = PowerPlan | EnergyPowerPlan | PacketPowerPlan
 """How loud and how noisy, by one waveform or another."""
@@ -107,7 +130,8 @@ def plan_round(
     if isinstance(channel, Calibration):
         return _plan_bands(config, terms, round_index, channel)
     if isinstance(channel, NothingLearnt):
-        return _plan_packets(config, terms, round_index, channel.num_devices)
+        here = [k for k in range(channel.num_devices) if k not in channel.away]
+        return _plan_packets(config, terms, round_index, here)
     if config.access is Access.SLOTTED:
         return _plan_uncovered(config, terms, round_index, channel)
     return _plan_superposed(config, terms, round_index, channel, noise_symbols, planner, spent)
@@ -235,10 +259,10 @@ def _plan_bands(
 
 
 def _plan_packets(
-    config: PlanConfig, terms: PrivacyTerms | None, round_index: int, num_devices: int
+    config: PlanConfig, terms: PrivacyTerms | None, round_index: int, devices: Sequence[int]
 ) -> PlannedRound:
     power = plan_packets(
-        num_devices=num_devices,
+        devices=devices,
         max_amplitude=config.radio.max_amplitude,
         scalar_bound=config.largest_number,
         noise_std=_own_noise_std(terms, round_index),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -16,7 +16,7 @@ class PacketPowerPlan:
     """Who speaks, how loud, and with how much noise.
 
     Attributes:
-        participants: devices that speak: all.
+        participants: devices that speak: all who are there.
         amplitude: of every packet, over full scale.
         full_range: R, the largest number, in units of the scalar.
         artificial_noise_std: sigma_k of each participant in units of the scalar.
@@ -57,12 +57,12 @@ class PacketPowerPlan:
 
 
 def plan_packets(
-    *, num_devices: int, max_amplitude: float, scalar_bound: float, noise_std: float
+    *, devices: Sequence[int], max_amplitude: float, scalar_bound: float, noise_std: float
 ) -> PacketPowerPlan:
     """Full power for all; the range is the bound and four standard deviations of the noise.
 
     Args:
-        num_devices: K.
+        devices: those who are there, ascending.
         max_amplitude: largest amplitude over full scale, 0 to 1.
         scalar_bound: G, the bound on abs(p_k).
         noise_std: sigma of every device's own artificial noise, in units of the scalar.
@@ -73,7 +73,7 @@ def plan_packets(
     check_positive("max_amplitude", max_amplitude)
     check_positive("scalar_bound", scalar_bound)
     check_not_negative("noise_std", noise_std)
-    everybody = tuple(range(num_devices))
+    everybody = tuple(devices)
     return PacketPowerPlan(
         participants=everybody,
         amplitude=max_amplitude,

@@ -26,17 +26,20 @@ def stretch_of(store: RunStore, config: PlanConfig) -> Stretch:
 
 
 def releases_heard(store: RunStore) -> dict[str, int]:
-    """Device -> of how many finished rounds it has paid for; its own ledger has at least those.
+    """Device -> of how many rounds it was heard for sure; its own ledger has at least those.
 
-    Rounds that were paid for and passed over may have reached nobody.
+    Where not all who paid have spoken, nobody knows here who of them has; and rounds that were paid
+    for and passed over may have reached nobody.
     """
-    finished = {row.round_index for row in store.rounds() if not row.is_skipped}
-    paid = {
-        (record.device_index, record.round_index)
-        for record in PrivacyLedger(store.connection).records()
-        if record.round_index in finished
-    }
-    return {str(device): number for device, number in Counter(k for k, _ in paid).items()}
+    paid: dict[int, set[int]] = {}
+    for record in PrivacyLedger(store.connection).records():
+        paid.setdefault(record.round_index, set()).add(record.device_index)
+    heard: Counter[str] = Counter()
+    for row in store.rounds():
+        payers = paid.get(row.round_index, set())
+        if not row.is_skipped and row.num_speakers == len(payers):
+            heard.update(map(str, payers))
+    return heard
 
 
 def num_stretches(store: RunStore) -> int:

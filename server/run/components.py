@@ -10,7 +10,6 @@ import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_runtime.agent import DeviceAgent
@@ -22,6 +21,7 @@ from edge_runtime.guard.guard import Guard
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.processors import usable_processors
 from edge_runtime.protocol.members import Member
+from edge_runtime.protocol.rounds import RoundResult
 from edge_runtime.tasks import Batch
 from server.air.base import Air
 from server.air.channel_simulation import ScalarTruth
@@ -34,6 +34,8 @@ from server.errors import PrivacyError
 from server.planning.privacy_terms import WHOLE_RUN, PrivacyTerms, Stretch, plan_privacy_terms
 from server.run.data import RunData
 from server.run.local_host import LocalHost, build_agent
+from server.run.round_loop import Crew, SteadyCrew
+from server.store.run_store import RunStore
 
 if TYPE_CHECKING:
     # At run time it needs the client of a broker, which one process does without.
@@ -42,9 +44,11 @@ if TYPE_CHECKING:
 _EVALUATION_BATCH = 50
 
 
-Begin = Callable[[Path, Mapping[str, int]], None]
-"""Called before the first order, with the folder of the run and how many releases of each device
-the server has heard: from then on the devices are ready, and guard themselves."""
+HeardReleases = Callable[[], Mapping[str, int]]
+"""Device -> how many releases of it the server has heard by now."""
+
+Begin = Callable[[RunStore, HeardReleases], None]
+"""Called before the first order: from then on the devices are ready, and guard themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,7 @@ class RunComponents:
 
     control: ControlChannel
     begin: Begin
+    crew: Crew
     link: RadioLink
     truth: ScalarTruth
     replica: ParameterStore
@@ -125,6 +130,7 @@ def _connect_to(
     return RunComponents(
         control=InProcessChannel(run_id, [HostEnd(agent)]),
         begin=functools.partial(_guard_themselves, agent),
+        crew=SteadyCrew(),
         link=link,
         truth=truth,
         replica=replica,
@@ -139,7 +145,8 @@ def _connect_to_hosts(
     (replica,) = _replicas(data, config.model.trainable, config.run, 1)
     return RunComponents(
         control=hosts.control,
-        begin=lambda folder, heard: hosts.start(heard),
+        begin=functools.partial(_start_hosts, hosts),
+        crew=hosts,
         link=link,
         # What devices measured before their noise stays with them.
         truth=ScalarTruth(config.vote, config.optimizer.vote_value),
@@ -149,7 +156,14 @@ def _connect_to_hosts(
     )
 
 
-def _guard_themselves(agent: DeviceAgent, folder: Path, heard: Mapping[str, int]) -> None:
+def _start_hosts(hosts: RemoteHosts, store: RunStore, heard: HeardReleases) -> None:
+    def steps(first: int) -> list[RoundResult]:
+        return [step for step in store.results(hosts.run_id) if step.round_index >= first]
+
+    hosts.start(steps, heard)
+
+
+def _guard_themselves(agent: DeviceAgent, store: RunStore, heard: HeardReleases) -> None:
     """The devices count what they release, in a ledger of their own.
 
     Raises:
@@ -158,9 +172,9 @@ def _guard_themselves(agent: DeviceAgent, folder: Path, heard: Mapping[str, int]
     """
     if not agent.policies:
         return
-    guard = Guard(folder, agent.policies)
+    guard = Guard(store.path.parent, agent.policies)
     try:
-        guard.ledger.check_holds(heard)
+        guard.ledger.check_holds(heard())
     except BaseException:
         guard.close()
         raise

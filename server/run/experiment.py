@@ -11,35 +11,29 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from edge_runtime.guard.keys import KEYS_FILE
 from edge_runtime.protocol.members import Member
 from edge_runtime.protocol.rounds import RunEnded
-from server.air.base import Air
 from server.air.orders import have_done
-from server.config.files import dump_config
 from server.config.plan_config import PlanConfig
 from server.config.run_config import RunConfig
 from server.errors import (
     BudgetExceededError,
     BudgetExhaustedError,
-    LedgerCorruptError,
     RunStoreError,
 )
 from server.planning.learnability import Outlook, check_can_learn
 from server.planning.privacy_terms import PrivacyTerms
 from server.planning.round_plan import ChannelKnowledge
 from server.planning.scalar_rms import typical_number
-from server.privacy.ledger import PrivacyLedger
 from server.run.accounts import (
-    accounts_to_go_on_with,
-    num_stretches,
     releases_heard,
     stretch_of,
 )
+from server.run.bookkeeping import build_pricing, check_is_here, check_same, create_store
 from server.run.components import RunComponents, connect, plan_privacy
 from server.run.data import RunData, load_run_data
 from server.run.environment import environment, peak_rss_mb, probe
@@ -121,7 +115,7 @@ class Experiment:
             untrained = evaluate(components.forward, components.validation)
             probed = probe(components.forward, data.bundle)
             air = components.link.air
-            store = _create_store(config, folder, run_id, data, host, probed, air)
+            store = create_store(config, folder, run_id, data, host, probed, air)
         except BaseException:
             components.close()
             raise
@@ -145,8 +139,22 @@ class Experiment:
         return experiment
 
     @classmethod
-    def resume(cls, folder: Path, *, step_rule: StepRule = as_heard) -> Experiment:
+    def resume(
+        cls,
+        folder: Path,
+        *,
+        step_rule: StepRule = as_heard,
+        hosts: RemoteHosts | None = None,
+    ) -> Experiment:
         """Continue a run that was interrupted; it ends with the bits it would have had.
+
+        Where devices are on hosts of their own, a round that was paid for and not finished is
+        passed over instead.
+
+        Args:
+            folder: of the run.
+            step_rule: as it had before.
+            hosts: those that it began with; None, and its devices are in this process.
 
         Raises:
             RunStoreError: the run has ended; or model, data, keys or a library are not those it was
@@ -161,25 +169,34 @@ class Experiment:
                     f"{store.path}: the run has ended ({store.outcome}) and its private keys are "
                     "destroyed. There is nothing to continue; start a new run."
                 )
-            data = load_run_data(config)
-            host = LocalHost.load(config, data.device_prompts, folder)
+            data = load_run_data(config, deals=hosts is None)
+            host: LocalHost | RemoteHosts
+            if hosts is None:
+                check_is_here(store)
+                host = LocalHost.load(config, data.device_prompts, folder)
+            else:
+                store.set_meta("epoch", hosts.epoch)
+                host = hosts
             members = host.members
-            _check_same(store, "bundle_digest", data.bundle.digest)
+            check_same(store, "bundle_digest", data.bundle.digest)
             named = msgspec.structs.replace(data.task, train="", validation="")
-            _check_same(store, "task", named)
-            _check_same(store, "environment", environment())
-            _check_same(store, "keys", [member.commitment for member in members])
-            _check_same(store, "data_commitments", [m.data_name for m in members])
-            _check_same(store, "validation_digest", data.validation_digest)
+            check_same(store, "task", named)
+            check_same(store, "environment", environment())
+            check_same(store, "keys", [member.commitment for member in members])
+            check_same(store, "data_commitments", [m.data_name for m in members])
+            check_same(store, "validation_digest", data.validation_digest)
             terms = plan_privacy(config, members, stretch_of(store, config))
             components = connect(config, data, host, terms, str(store.meta("run_id")))
             try:
-                _check_same(store, "probe", probe(components.forward, data.bundle))
+                check_same(store, "probe", probe(components.forward, data.bundle))
                 experiment = cls._join(
                     config, folder, store, components, data.num_shortened, terms, step_rule
                 )
                 for result in store.results(experiment.loop.run_id):
-                    experiment.loop.take_step(result)
+                    if hosts is None:
+                        experiment.loop.take_step(result)
+                    else:
+                        components.replica.apply_step(result)  # hosts find it in the log
             except BaseException:
                 components.close()
                 raise
@@ -200,8 +217,8 @@ class Experiment:
         step_rule: StepRule,
     ) -> Experiment:
         components.link.keep_captures_in(folder)
-        pricing = _build_pricing(config, terms, store, components.link.noise_symbols)
-        components.begin(folder, {} if terms is None else releases_heard(store))
+        pricing = build_pricing(config, terms, store, components.link.noise_symbols)
+        components.begin(store, lambda: {} if terms is None else releases_heard(store))
         loop = RoundLoop(
             run_id=str(store.meta("run_id")),
             config=config,
@@ -212,6 +229,7 @@ class Experiment:
             store=store,
             truth=components.truth,
             step_rule=step_rule,
+            crew=components.crew,
         )
         return cls(
             config=config,
@@ -262,7 +280,11 @@ class Experiment:
             self.pricing.check_not_exceeded()
             on_progress(Progress(done, rounds, None, self._latest_evaluation(done), 0.0))
             while done < rounds and not should_stop():
+                if self.loop.gather(done, should_stop):
+                    channel = None  # of others than those who are here now
                 channel = self.loop.channel_for(done, channel)
+                if channel is None:
+                    continue
                 row = self.loop.run_round(done, channel)
                 done += 1
                 if done % self.config.run.digest_interval == 0:
@@ -297,6 +319,7 @@ class Experiment:
             # Last, so that a run that dies before this line is finished by a resume.
             self.store.set_meta("outcome", outcome)
             have_done(self.loop.control, RunEnded(self.loop.run_id, done))
+            self.loop.crew.end(done)
         return outcome is Outcome.COMPLETE
 
     def evaluate(self, num_rounds: int) -> EvaluationRow:
@@ -365,77 +388,3 @@ def _look_ahead(
     """What noise leaves to learn; an error if it is nothing."""
     typical = typical_number(config, components.forward, components.replica, data.validation)
     return check_can_learn(config, [m.num_records for m in members], typical, terms)
-
-
-def _create_store(
-    config: RunConfig,
-    folder: Path,
-    run_id: str,
-    data: RunData,
-    host: LocalHost | RemoteHosts,
-    probed: str,
-    air: Air,
-) -> RunStore:
-    """The run folder with its store and, where the devices have real keys, the keys."""
-    if (folder / KEYS_FILE).exists():
-        raise RunStoreError(
-            f"{folder / KEYS_FILE}: keys of another run are there. Name another folder with --out."
-        )
-    store = RunStore.create(
-        folder,
-        {
-            "run_id": run_id,
-            "config": dump_config(config),
-            "bundle_digest": data.bundle.digest,
-            "task": data.task.without_paths(),
-            "data_commitments": [member.data_name for member in host.members],
-            "validation_digest": data.validation_digest,
-            "environment": environment(),
-            "keys": [member.commitment for member in host.members],
-            "probe": probed,
-            "source": air.source,
-            "is_simulated": air.is_simulated,
-            "worth_rounds": None,
-            "worth_is_bound": None,
-            "wall_s": None if config.privacy.has_system_keys else 0.0,
-            "stretches": [{"first_round": 0, "num_records": 0}],
-        },
-    )
-    try:
-        host.keep_keys(folder)
-    except BaseException:
-        store.remove()
-        raise
-    return store
-
-
-def _build_pricing(
-    config: PlanConfig, terms: PrivacyTerms | None, store: RunStore, noise_symbols: int
-) -> Pricing:
-    """The accountant starts from what the ledger says was spent, never from memory."""
-    if terms is None:
-        return Pricing(config, None, None, None, noise_symbols)
-    ledger = PrivacyLedger(store.connection)
-    digest = store.config_digest()
-    ledger.check_configuration(digest)
-    ledger.note_configuration(digest)
-    accountant = accounts_to_go_on_with(config, num_stretches(store), ledger)
-    spoken = sum(row.num_speakers for row in store.rounds())
-    if len(ledger.records()) < spoken:
-        raise LedgerCorruptError(
-            f"{store.path}: {spoken} transmissions were recorded and only {len(ledger.records())} "
-            "of them are in the privacy ledger. What was spent is unknown: start a new run."
-        )
-    return Pricing(config, terms, accountant, ledger, noise_symbols, store.rounds())
-
-
-def _check_same(store: RunStore, key: str, now: Any) -> None:
-    then = store.meta(key)
-    if then != now:
-        change = f"{key} was {then} when the run was started and is {now} now"
-        if isinstance(then, list):  # a long name for each device tells a person nothing
-            change = f"{key} are not those that the run was started with"
-        raise RunStoreError(
-            f"{store.path}: {change}. The same bits cannot be promised, and a round repeated with "
-            "other bits would be a second release. Restore what was there, or start a new run."
-        )

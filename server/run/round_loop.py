@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import msgspec
@@ -22,10 +22,10 @@ from edge_runtime.protocol.rounds import (
     Vote,
 )
 from server.air.base import Air, Heard
-from server.air.orders import ask, error_of, have_done
+from server.air.orders import ask, error_of
 from server.config.plan_config import PlanConfig
-from server.errors import ReplicaMismatchError
-from server.planning.round_plan import ChannelKnowledge, PlannedRound, RoundPower
+from server.errors import HostsMissingError, ReplicaMismatchError
+from server.planning.round_plan import ChannelKnowledge, PlannedRound, RoundPower, without
 from server.power.channel_inversion import PowerPlan
 from server.privacy.mechanism import MechanismRecord
 from server.run.optimizer import hold_within, learning_rate, step_integers, votes_decided
@@ -64,6 +64,49 @@ class HeardMeans:
     as_received: tuple[float, ...]
     receiver_noise_std: float
     artificial_noise_std: float
+
+
+class Crew(Protocol):
+    """The devices of a run, as far as they may go and come back."""
+
+    def note(self, result: RoundResult) -> None:
+        """A step stands in the store; whoever misses it has to find it later."""
+
+    def gather(
+        self, num_rounds: int, digest: Callable[[], str], should_stop: Callable[[], bool]
+    ) -> bool:
+        """Take back whoever has come back; wait while too few are there.
+
+        Args:
+            num_rounds: that the run has had.
+            digest: of the weights after them.
+            should_stop: asked while too few are there; then they are still too few.
+
+        Returns:
+            Whether somebody has come back.
+
+        Raises:
+            HostsMissingError: too few are there, and have not come.
+        """
+
+    def end(self, num_rounds: int) -> None:
+        """There are no more rounds."""
+
+
+class SteadyCrew:
+    """Those who are there from the first round to the last."""
+
+    def note(self, result: RoundResult) -> None:
+        """Nobody asks for it."""
+
+    def gather(
+        self, num_rounds: int, digest: Callable[[], str], should_stop: Callable[[], bool]
+    ) -> bool:
+        """Nobody goes."""
+        return False
+
+    def end(self, num_rounds: int) -> None:
+        """All have been told."""
 
 
 StepRule = Callable[[HeardMeans], tuple[float, ...]]
@@ -110,6 +153,7 @@ class RoundLoop:
     store: RunStore
     truth: ScalarObservations
     step_rule: StepRule = as_heard
+    crew: Crew = field(default_factory=SteadyCrew)
     clock: Callable[[], float] = time.perf_counter
 
     def run_round(self, round_index: int, channel: ChannelKnowledge) -> RoundRow:
@@ -127,22 +171,18 @@ class RoundLoop:
             RadioCalibrationError: the channel is not known well enough; nothing was paid.
         """
         started = self.clock()
-        if self.pricing.was_charged_before(round_index) and not self.air.repeats_bit_for_bit:
+        if self.pricing.was_charged_before(round_index) and not self._repeats_bit_for_bit:
             return self.skip_round(round_index)
         self.air.check_channel(round_index, channel)
-        planned = self.pricing.plan_round(round_index, channel)
+        # Who is away is not counted on, and pays nothing.
+        here = without(channel, self.control.away_devices)
+        planned = self.pricing.plan_round(round_index, here)
         plan = self.make_plan(round_index, planned.power)
         price = self.pricing.price(planned, plan.release)
         self.pricing.charge(price)
-        heard = self.air.carry(
-            self.control,
-            plan,
-            planned.power,
-            lambda speakers, unknown: self.pricing.charge_correction(
-                price, planned.power, speakers, unknown
-            ),
-            lambda: self.pricing.note_sending(planned),
-        )
+        heard = self._carry(plan, planned, price)
+        if heard is None:
+            return self.skip_round(round_index)
         self.pricing.charge_quiet_receiver(
             price, planned.power, heard.speakers, heard.sum_noise_std
         )
@@ -153,11 +193,39 @@ class RoundLoop:
         row = self.describe(planned, price, heard, means, result, started)
         return self.record_step(result, row)
 
-    def skip_round(self, round_index: int) -> RoundRow:
-        """Pass over a round that was paid for, and perhaps sent, before the run was interrupted.
+    def _carry(
+        self, plan: RoundPlan, planned: PlannedRound, price: Sequence[MechanismRecord]
+    ) -> Heard | None:
+        """What came of a plan; None where nobody knows, and who is missing may come back."""
+        spoke: Sequence[int] = ()
 
-        A radio cannot say the same again: the gains have changed, and the difference of two sums
-        would hold single devices with nobody else's noise. The price stays paid.
+        def on_spoken(speakers: Sequence[int], unknown: Sequence[int]) -> None:
+            nonlocal spoke
+            spoke = speakers
+            self.pricing.charge_correction(price, planned.power, speakers, unknown)
+
+        try:
+            return self.air.carry(
+                self.control,
+                plan,
+                planned.power,
+                on_spoken,
+                lambda: self.pricing.note_sending(planned),
+            )
+        except HostsMissingError as error:
+            if not self.control.lets_go:
+                raise
+            _logger.warning("%s", error)
+            # Who did not answer has paid by now as if alone; there is nothing to settle later.
+            self.pricing.note_speakers(plan.round_index, spoke)
+            return None
+
+    def skip_round(self, round_index: int) -> RoundRow:
+        """Pass over a round that was paid for, and perhaps sent, and of which nothing was heard.
+
+        The run was interrupted, or nobody has answered. A radio cannot say the same again: the
+        gains have changed, and the difference of two sums would hold single devices with nobody
+        else's noise; and devices that lived on have answered. The price stays paid.
         """
         result = self.decide_step(round_index, self._nothing)
         row = RoundRow(
@@ -170,13 +238,31 @@ class RoundLoop:
         )
         return self.record_step(result, row)
 
+    def gather(self, round_index: int, should_stop: Callable[[], bool]) -> bool:
+        """Whether somebody has come back before this round (`Crew.gather`)."""
+        return self.crew.gather(round_index, self.replica.digest, should_stop)
+
+    @property
+    def _repeats_bit_for_bit(self) -> bool:
+        return self.air.repeats_bit_for_bit and not self.control.lets_go
+
     def channel_for(
         self, round_index: int, known: ChannelKnowledge | None = None
-    ) -> ChannelKnowledge:
-        """What is known of the channel, or, where that will not do, what new pilots tell."""
+    ) -> ChannelKnowledge | None:
+        """What is known of the channel, or, where that will not do, what new pilots tell.
+
+        Returns:
+            None where somebody went meanwhile, who may come back.
+        """
         if known is not None and not self.air.needs_channel(round_index, known):
             return known
-        return self.air.learn_channel(self.control, self.run_id, round_index)
+        try:
+            return self.air.learn_channel(self.control, self.run_id, round_index)
+        except HostsMissingError as error:
+            if not self.control.lets_go:
+                raise
+            _logger.warning("%s", error)
+            return None
 
     def make_plan(self, round_index: int, power: RoundPower) -> RoundPlan:
         """The order that goes to every device."""
@@ -237,6 +323,7 @@ class RoundLoop:
         would refuse it for ever.
         """
         self.store.append_round(row)
+        self.crew.note(result)
         self.take_step(result)
         self.pricing.note(row)
         return row
@@ -248,6 +335,8 @@ class RoundLoop:
             if len(answers.refusals) == len(self.control.hosts):
                 raise error_of(refusal)
             _logger.warning("%s does not follow: %s", host, refusal.reason)
+            if self.control.lets_go:
+                self.control.let_go([host])  # until its digest says that it has followed
         self.replica.apply_step(result)
 
     def compare_replicas(self, round_index: int) -> str:
@@ -257,9 +346,15 @@ class RoundLoop:
             ReplicaMismatchError: a host holds other weights than the server, or does not say.
         """
         own = self.replica.digest()
-        answers = have_done(self.control, DigestRequest(self.run_id, round_index))
+        answers = ask(self.control, DigestRequest(self.run_id, round_index))
+        for refusal in answers.refusals.values():
+            if not self.control.lets_go:
+                raise error_of(refusal)
         silent = set(self.control.hosts) - {report.host for report in answers.digests}
-        if silent:
+        if silent and self.control.lets_go and answers.digests:
+            self.control.let_go(silent)
+            _logger.warning("after round %d: without %s", round_index, ", ".join(sorted(silent)))
+        elif silent:
             raise ReplicaMismatchError(
                 f"after round {round_index}: no digest of {', '.join(sorted(silent))}. Whether "
                 "their weights are the server's is unknown; they must say, or join again."

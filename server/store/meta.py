@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
+from edge_runtime.protocol.members import Member
 from edge_runtime.task_spec import TaskSpec
 from server.store.records import Outcome
 
@@ -36,6 +37,8 @@ class RunMeta(TypedDict, total=False):
     worth_is_bound: bool | None
     wall_s: float | None
     stretches: list[PlannedStretch]
+    hosts: dict[str, dict[str, Member]] | None
+    epoch: int
     class_examples: list[int]
     class_correct: list[int]
     peak_rss_mb: float | None

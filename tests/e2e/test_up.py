@@ -15,7 +15,8 @@ from edge_runtime.cli import main as device_main
 from edge_runtime.control.nats_link import NatsLink
 from edge_runtime.guard.ledger import HEAD_FILE, LEDGER_FILE, DeviceLedger
 from edge_runtime.guard.policy import AllowedRounds
-from edge_runtime.joining.host import HostSettings, join
+from edge_runtime.joining.host import join
+from edge_runtime.joining.host_settings import HostSettings
 from edge_runtime.joining.messages import RunTerms
 from edge_runtime.protocol.errors import EdgeError, LinkError
 from edge_runtime.protocol.rounds import Access

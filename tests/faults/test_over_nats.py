@@ -15,7 +15,7 @@ from edge_runtime.control.host_end import HostEnd
 from edge_runtime.control.nats_link import NatsLink
 from edge_runtime.control.over_nats import NatsChannel, NatsHost, token
 from edge_runtime.protocol.errors import LinkError
-from edge_runtime.protocol.rounds import SilenceOrder
+from edge_runtime.protocol.rounds import DigestRequest, NumbersHold, RoundResult, SilenceOrder
 from server.errors import HostsError
 from server.hosts import broker as broker_module
 from server.hosts.broker import Broker, find_program
@@ -48,6 +48,14 @@ class QuietAgent:
 
     def carry_out(self, message):
         return []
+
+
+def until(is_so):
+    for _ in range(600):
+        if is_so():
+            return
+        time.sleep(0.05)
+    pytest.fail("it does not come to that")
 
 
 def free_port():
@@ -157,14 +165,54 @@ def test_who_is_late_is_missing_and_heard_when_the_next_order_is_asked(broker, l
     try:
         channel = NatsChannel(link_to(broker.url, "server"), RUN, {"a": (0,)}, deadline_s=0.2)
         assert channel.ask(SilenceOrder(RUN, 0)).missing == ("a",)
-        may_go_on.set()
-        # Its late answer is none to this order; both orders were carried out, one after the other.
+        # Nobody waits for it any more, and its late answer is none.
+        assert channel.present == () and channel.away_devices == {0}
         assert channel.ask(SilenceOrder(RUN, 1), deadline_s=60.0).missing == ()
-        assert carried_out == [0, 1]
+        assert channel.back == ()
+        may_go_on.set()
+        until(lambda: host.say_idle() or channel.back == ("a",))
+        channel.welcome("a")
+        assert channel.ask(SilenceOrder(RUN, 2), deadline_s=60.0).answered.keys() == {"a"}
+        assert carried_out == [0, 2]
     finally:
         may_go_on.set()
         host.stop()
         serving.join(30.0)
+
+
+def test_of_orders_that_wait_the_last_is_carried_out_and_what_is_never_too_late(broker, link_to):
+    """A server gives an order when it does not wait for the one before any more."""
+    may_go_on, is_busy, carried_out = threading.Event(), threading.Event(), []
+
+    class SlowAgent(QuietAgent):
+        def carry_out(self, message):
+            is_busy.set()
+            assert may_go_on.wait(60.0)
+            carried_out.append(message)
+            return []
+
+    host = NatsHost(link_to(broker.url, "a"), RUN, "a")
+    serving = threading.Thread(target=host.serve, args=(HostEnd(SlowAgent()),))
+    serving.start()
+    orders = [
+        SilenceOrder(RUN, 0), DigestRequest(RUN, 1), SilenceOrder(RUN, 1),
+        RoundResult(RUN, 1, 0, (1,)), NumbersHold(RUN, 2), DigestRequest(RUN, 2),
+    ]  # fmt: skip
+    try:
+        channel = NatsChannel(link_to(broker.url, "server"), RUN, {"a": (0,)})
+        for order in orders:
+            channel.tell(order, ["a"])
+        assert is_busy.wait(30.0)
+        link = link_to(broker.url)
+        link.request("nobody", b"?", 30.0)  # behind it all orders have come
+        until(lambda: host._orders.qsize() == 5)
+        may_go_on.set()
+        until(lambda: len(carried_out) == 4)
+    finally:
+        may_go_on.set()
+        host.stop()
+        serving.join(30.0)
+    assert carried_out == [orders[0], orders[2], orders[3], orders[5]]
 
 
 def test_a_closed_link_says_so(broker):

@@ -5,7 +5,6 @@ import time
 
 import pytest
 
-from edge_runtime.control import step_log
 from edge_runtime.control.nats_link import NatsLink
 from edge_runtime.control.step_log import StepLog, num_steps, read_steps
 from edge_runtime.protocol import wire
@@ -116,9 +115,9 @@ def test_a_store_that_was_put_back_is_not_written_over_a_longer_log(link):
     [
         (b"garbage", WireError),
         (wire.pack(b"\xc1"), WireError),
-        (wire.pack(step_log._encoder.encode(step(2, "another"))), WireError),
-        (wire.pack(step_log._encoder.encode(step(3))), LinkError),
-        (wire.pack(step_log._encoder.encode(step(1))), LinkError),
+        (wire.encode_step(step(2, "another")), WireError),
+        (wire.encode_step(step(3)), LinkError),
+        (wire.encode_step(step(1)), LinkError),
     ],
 )
 def test_what_somebody_else_wrote_there_is_no_step(link, data, error):

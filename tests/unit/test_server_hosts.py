@@ -20,6 +20,7 @@ from edge_runtime.joining.messages import (
     SignalSent,
     SilenceSent,
     Start,
+    here_subject,
 )
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.errors import WireError
@@ -80,8 +81,14 @@ def member(key, num_records=8):
 
 
 def hello(says, host, *names, **changes):
-    values = {"host": host, "run_id": RUN, "members": {n: member(f"key-{n}") for n in names}}
+    members = {n: member(f"key-{n}") for n in names}
+    values = {"host": host, "run_id": RUN, "members": members, "instance": host}
     return says(f"pz.{RUN}.hello", Hello(**{**values, **changes}))
+
+
+def live(link, host, instance=None):
+    """A process of a host that is there, as long as its link is."""
+    link.subscribe(here_subject(RUN, host, instance or host), lambda *message: None)
 
 
 def test_an_index_follows_from_the_name_and_not_from_who_came_first(roster, says):
@@ -95,10 +102,11 @@ def test_an_index_follows_from_the_name_and_not_from_who_came_first(roster, says
     assert [m.commitment for m in roster.members] == ["key-0", "key-1", "key-2", "key-3"]
 
 
-def test_who_does_not_fit_is_told_why_and_is_not_on_the_list(roster, says):
+def test_who_does_not_fit_is_told_why_and_is_not_on_the_list(roster, says, links):
     assert hello(says, "a", "a") == Agreed()
+    live(links(), "a")
     for answer, words in (
-        (says(LOBBY, Knock("a")), "'a' is on the list already, since 0 s, with 1 devices"),
+        (says(LOBBY, Knock("a")), "'a' is on the list already, since "),
         (hello(says, "a", "b"), "Two hosts need two names"),
         (hello(says, "b", "a"), "there is a device 'a' already"),
         (hello(says, "b"), "a host without devices"),
@@ -151,6 +159,81 @@ def test_a_host_that_cannot_start_or_is_gone_is_named(roster, says, links):
         roster.start({"b": 7})
     assert Start(RUN, {"b": 1}, {"b": 7}) in heard
     assert Start(RUN, {"a": 0}, {}) in heard
+
+
+def begin(roster, says, links):
+    """A run of four hosts, that all are there."""
+    there = {}
+    for name in "abcd":
+        assert hello(says, name, name) == Agreed()
+        there[name] = links()
+        live(there[name], name)
+    roster._has_begun = True
+    return there
+
+
+def test_who_is_gone_before_the_run_may_come_anew_with_other_keys(roster, says, links):
+    assert hello(says, "a", "a") == Agreed()
+    there = links()
+    live(there, "a")
+    assert "on the list already" in hello(says, "a", "a", instance="b").reason
+    there.close()
+    assert says(LOBBY, Knock("a")) == TERMS
+    fresh = {"a": member("fresh"), "b": member("another")}
+    assert hello(says, "a", members=fresh, instance="b") == Agreed()
+    assert roster.members == (member("fresh"), member("another"))
+
+
+def test_once_it_has_begun_who_went_may_come_back_and_nobody_else_comes(roster, says, links):
+    there = begin(roster, says, links)
+    assert "'b' is on the list already" in says(LOBBY, Knock("b")).reason
+    assert "has begun with a (1), b (1), c (1), d (1)" in says(LOBBY, Knock("e")).reason
+    assert "has begun" in hello(says, "e", "e").reason
+    there["b"].close()
+    assert says(LOBBY, Knock("b")) == TERMS
+    assert "began with devices b, and comes back with b, x" in hello(says, "b", "b", "x").reason
+    assert "comes back with none" in hello(says, "b").reason
+    assert roster.take_those_back() == ()
+    # Nothing is promised: who it is says its name.
+    assert hello(says, "b", members={"b": member("another")}, instance="again") == Agreed()
+    assert roster.take_those_back() == ("b",)
+    assert roster.take_those_back() == ()
+
+
+def test_where_something_is_promised_it_needs_the_key_and_the_data_that_it_had(links, says):
+    terms = msgspec.structs.replace(TERMS, is_private=True)
+    with contextlib.closing(Roster(links(), terms, 4)) as roster:
+        there = begin(roster, says, links)
+        there["b"].close()
+        for changed, words in (
+            (member("another"), "device 'b' comes back with another key"),
+            (Member(8, "key-b", "other data"), "device 'b' comes back with another data"),
+            (Member(9, "key-b", "name"), "device 'b' comes back with another data"),
+        ):
+            assert words in hello(says, "b", members={"b": changed}, instance="x").reason
+        assert hello(says, "b", "b", instance="again") == Agreed()
+
+
+def test_a_server_that_goes_on_finds_hosts_that_lived_on_and_those_that_come(links, says):
+    listed = {name: {name: member(f"key-{name}")} for name in "ab"}
+    with contextlib.closing(Roster(links(), TERMS, 2, listed=listed)) as roster:
+        assert roster.here == ()
+        live(links(), "a", "any")
+        with pytest.raises(HostsError, match=r"1 of 2 devices have come in 0 s: a \(1\)"):
+            roster.wait_for_all(0.0)
+        roster.wait_for_all(0.0, enough=1)
+        assert "on the list already" in hello(says, "a", "a", instance="x").reason
+        assert hello(says, "b", "b") == Agreed()
+        roster.wait_for_all(20.0)
+        assert roster.hosts == {"a": (0,), "b": (1,)}
+
+
+def test_a_name_that_cannot_be_part_of_an_address_is_refused(roster, links):
+    good = messages.encode(Hello("good", RUN, {"good": member("k")}, "good"))
+    for bad in (good.replace(b"good", b"a.>d"), good.replace(b"good", b"a  d")):
+        framed = wire.pack(bad[10:-16])
+        answer = messages.decode(links().request(f"pz.{RUN}.hello", framed, 20.0))
+        assert "wanted 1 to 64 letters" in answer.reason
 
 
 # ---------------------------------------------------------------- the air that the server plays

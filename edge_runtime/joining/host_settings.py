@@ -1,0 +1,73 @@
+"""What a host is started with: its devices' data, its owners' policies, its own disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edge_runtime.guard.policy import DevicePolicy, load_policy
+from edge_runtime.protocol.errors import TaskError
+
+
+@dataclass(frozen=True, slots=True)
+class HostSettings:
+    """What a host is started with.
+
+    Attributes:
+        host: its name.
+        data: name of each device -> file of its examples.
+        bundle: folder of the model.
+        state: folder of the host's own disk, for its ledger and keys.
+        policies: name of each device -> what the owner of its data allows; of a run that promises
+            nothing none is needed.
+        workers: threads that move weights.
+        may_simulate: whether keys may follow from the run's seed, which protects nobody.
+        wait_s: how long a server is waited for.
+        gone_s: how long a broker may be away.
+    """
+
+    host: str
+    data: Mapping[str, Path]
+    bundle: Path
+    state: Path
+    policies: Mapping[str, DevicePolicy] = field(default_factory=dict)
+    workers: int = 1
+    may_simulate: bool = False
+    wait_s: float = 60.0
+    gone_s: float = 60.0
+
+    @property
+    def journal(self) -> Path:
+        """File of the steps that the host has taken."""
+        return self.state / f"journal-{self.host}.sqlite"
+
+
+def devices_of(data: Path, host: str) -> Mapping[str, Path]:
+    """Name of each device -> its file: one file is one device, a folder has one in each file.
+
+    Raises:
+        TaskError: there is none.
+    """
+    if not data.is_dir():
+        if not data.is_file():
+            raise TaskError(f"{data}: no such file, wanted label<TAB>text lines or a folder.")
+        return {host: data}
+    files: Sequence[Path] = sorted(path for path in data.iterdir() if path.is_file())
+    if not files:
+        raise TaskError(f"{data}: no file in it, wanted one for each device.")
+    return {path.stem: path for path in files}
+
+
+def policies_of(path: Path | None, names: Iterable[str]) -> Mapping[str, DevicePolicy]:
+    """Name of each device -> its owner's policy: of one file for all, or NAME.toml in a folder.
+
+    Raises:
+        PromiseError: a file is missing, or none.
+    """
+    if path is None:
+        return {}
+    if not path.is_dir():
+        policy = load_policy(path)
+        return dict.fromkeys(names, policy)
+    return {name: load_policy(path / f"{name}.toml") for name in names}

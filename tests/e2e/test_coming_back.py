@@ -1,0 +1,224 @@
+"""Hosts, servers and brokers that go and come back: the run goes on, and all hold its weights."""
+
+import contextlib
+import json
+import shutil
+
+import msgspec
+import pytest
+
+from edge_runtime.guard.ledger import HEAD_FILE, LEDGER_FILE, DeviceLedger
+from edge_runtime.joining.journal import Journal
+from server.commands.cli import main
+from server.config.files import load_config
+from server.errors import HostsMissingError
+from server.hosts.broker import Broker
+from server.store.records import Outcome
+from server.store.run_store import look_at
+from tests.support.federation import RUN, Federation, until
+from tests.support.killable_broker import KillableBroker
+from tests.support.whole_runs import looked_at
+
+PLAIN = {
+    "radio.backend": "ideal", "privacy.enabled": False, "federation.num_devices": 2,
+    "federation.deadline_s": 1.0, "optimizer.rounds": 12, "optimizer.batch_size": 4,
+    "optimizer.directions": 2, "task.validation_examples": 20, "task.max_tokens": 24,
+}  # fmt: skip
+PROMISED = {
+    **{key: PLAIN[key] for key in PLAIN if key not in ("radio.backend", "privacy.enabled")},
+    "radio.waveform": "energy", "radio.plateau_samples": 8192, "radio.sample_rate_hz": 1e6,
+    "radio.channel": "awgn", "radio.snr_db": 30.0, "privacy.epsilon": 8.0,
+    "privacy.noise_source": "system", "task.validation_is_public": True,
+    "optimizer.learning_rate": 1e-6,
+}  # fmt: skip
+
+
+@pytest.fixture
+def broker():
+    with Broker() as broker:
+        yield broker
+
+
+@pytest.fixture
+def federation(tmp_path):
+    """federation(url, settings) -> one of a and b, which have come."""
+    with contextlib.ExitStack() as opened:
+
+        def make(url, settings=PLAIN, names="ab", folder=tmp_path, **more):
+            config = load_config("snips", settings)
+            made = opened.enter_context(contextlib.closing(Federation(folder, config, url, **more)))
+            for number, name in enumerate(names):
+                made.come(name, number)
+            return made
+
+        yield make
+
+
+def at(moments, hosts=None):
+    """A run's on_progress that does something after so many rounds, once."""
+
+    def on_progress(progress):
+        if progress.rounds_done in moments and progress.row is not None:
+            moments.pop(progress.rounds_done)()
+
+    return on_progress
+
+
+class DiedError(Exception):
+    """Of a server, between two rounds."""
+
+
+def die():
+    raise DiedError
+
+
+def come_again(made, hosts, run, name, and_then=lambda: False):
+    """A host is started again, and everything has happened that makes it take part."""
+    made.come(name)
+    until(lambda: hosts._roster._came_back)
+    until(lambda: hosts._take_back(run.store.num_rounds(), run.loop.replica.digest) or and_then())
+
+
+def test_a_host_that_was_away_is_in_step_again_and_is_heard(federation, broker):
+    made = federation(broker.url)
+    with made.server() as (run, hosts):
+        moments = {3: lambda: made.leave("b"), 6: lambda: come_again(made, hosts, run, "b")}
+        assert run.run(at(moments))
+    assert made.ended("a") and made.ended("b") and not made.errors
+    rows = looked_at(made.run_folder).rows
+    assert [row.num_speakers for row in rows] == [2, 2, 2, 1, 1, 1] + [2] * 6
+    # Of the third nobody knew whether b had spoken: no step.
+    assert [any(row.step_integers) for row in rows] == [t != 3 for t in range(12)]
+    assert "in step after 6 rounds" in made.said["b"]
+    assert not list((made.folder / "state-b").glob("journal*"))
+
+
+def test_a_host_without_its_journal_reads_everything_from_the_log(federation, broker):
+    made = federation(broker.url)
+    with made.server() as (run, hosts):
+
+        def come_without_it():
+            shutil.rmtree(made.folder / "state-b")
+            come_again(made, hosts, run, "b")
+
+        assert run.run(at({4: lambda: made.leave("b"), 7: come_without_it}))
+    assert "in step after 7 rounds" in made.said["b"]
+    assert [row.num_speakers for row in looked_at(made.run_folder).rows[7:]] == [2] * 5
+
+
+def test_a_host_that_holds_other_weights_does_not_take_part(federation, broker, caplog):
+    made = federation(broker.url)
+    with made.server() as (run, hosts):
+
+        def come_with_another_step():
+            path = made.folder / "state-b" / "journal-b.sqlite"
+            with contextlib.closing(Journal(path, RUN)) as journal:
+                first = next(iter(journal.steps()))
+                journal.append([msgspec.structs.replace(first, step_integers=(7, 7))])
+            come_again(made, hosts, run, "b", lambda: "Delete its journal" in caplog.text)
+
+        assert run.run(at({3: lambda: made.leave("b"), 6: come_with_another_step}))
+    assert "b does not come back: it holds weights" in caplog.text
+    assert [row.num_speakers for row in looked_at(made.run_folder).rows[6:]] == [1] * 6
+
+
+def test_with_too_few_there_the_run_pauses_until_they_have_come(federation, broker, caplog):
+    made = federation(broker.url, {**PLAIN, "federation.min_speakers": 2})
+    with made.server() as (run, _):
+
+        def go_and_come():
+            made.leave("b")
+            made.come("b")
+
+        assert run.run(at({3: go_and_come}))
+    assert "1 devices are there, wanted 2; b are missing. The run pauses" in caplog.text
+    rows = looked_at(made.run_folder).rows
+    # One round found out that b was gone; no other was begun without it.
+    assert [row.num_speakers for row in rows] == [2, 2, 2, 1] + [2] * 8
+
+
+def test_a_run_whose_hosts_do_not_come_stops_and_goes_on_when_they_do(
+    federation, broker, caplog, capsys
+):
+    made = federation(broker.url, {**PLAIN, "federation.min_speakers": 2})
+    with made.server(patience_s=0.5) as (run, _):
+        with pytest.raises(HostsMissingError, match=r"wanted 2; b are missing.*in 0\.5 s"):
+            run.run(at({3: lambda: made.leave("b")}))
+    assert look_at(made.run_folder)[1] == Outcome.INTERRUPTED
+    assert main(["run", "--resume", str(made.run_folder)]) == 2
+    assert f"Go on with: pairzero serve --resume {made.run_folder}" in capsys.readouterr().err
+    made.come("b")
+    with made.server(resumes=True) as (run, _):
+        assert run.run()
+    rows = looked_at(made.run_folder).rows
+    assert [row.num_speakers for row in rows] == [2, 2, 2, 1] + [2] * 8
+    assert made.ended("a") and made.ended("b") and not made.errors
+    assert main(["serve", "--resume", str(made.run_folder)]) == 2
+    assert "the run has ended (complete)" in capsys.readouterr().err
+
+
+def test_a_server_that_was_started_again_ends_with_the_undisturbed_digest(
+    federation, broker, tmp_path
+):
+    """Nothing is promised, so its unfinished round is asked for again; the hosts have lived on."""
+    made = federation(broker.url, names="01", folder=tmp_path / "one", seed=3)
+    with made.server() as (run, _), pytest.raises(DiedError):
+        run.run(at({5: die}))
+    with made.server(resumes=True) as (run, _):
+        assert run.run()
+    assert made.ended("0") and made.ended("1") and not made.errors
+    other = federation(broker.url, names="01", folder=tmp_path / "other", seed=3)
+    with other.server() as (run, _):
+        assert run.run()
+    assert looked_at(made.run_folder) == looked_at(other.run_folder)
+
+
+@pytest.mark.parametrize("keeps_its_disk", [True, False])
+def test_a_broker_that_was_started_again_loses_nothing(federation, tmp_path, keeps_its_disk):
+    broker = KillableBroker(tmp_path / "broker")
+    try:
+        made = federation(broker.url, {**PLAIN, "federation.min_speakers": 2})
+        with made.server() as (run, _):
+
+            def kill_and_start():
+                broker.kill()
+                if not keeps_its_disk:
+                    shutil.rmtree(broker.folder / "disk")
+                broker.start()
+
+            assert run.run(at({4: kill_and_start}))
+        assert made.ended("a") and made.ended("b") and not made.errors
+        rows = looked_at(made.run_folder).rows
+        assert [row.is_skipped for row in rows] == [t == 4 for t in range(12)]
+        assert [row.num_speakers for row in rows if not row.is_skipped] == [2] * 11
+    finally:
+        broker.kill()
+
+
+def test_a_promise_is_kept_through_a_host_and_a_server_that_come_back(
+    federation, broker, tmp_path, capsys
+):
+    policy = tmp_path / "policy.toml"
+    pairs = [f"--set={key}={json.dumps(value)}" for key, value in PROMISED.items()]
+    assert main(["policy", "snips", *pairs, "--records", "250", "--out", str(policy)]) == 0
+    made = federation(broker.url, PROMISED, policy=policy)
+    with made.server() as (run, hosts):
+
+        def go_and_come():
+            made.leave("b")
+            come_again(made, hosts, run, "b")
+
+        with pytest.raises(DiedError):
+            run.run(at({3: go_and_come, 6: die}))
+    with made.server(resumes=True) as (run, _):
+        assert run.run()
+    assert made.ended("a") and made.ended("b") and not made.errors
+    left = looked_at(made.run_folder)
+    assert left.epsilon <= 8.0
+    assert [row.num_speakers for row in left.rows] == [2] * 12
+    for index, name in enumerate("ab"):
+        state = made.folder / f"state-{name}"
+        assert {path.name for path in state.iterdir()} == {LEDGER_FILE, HEAD_FILE}
+        with contextlib.closing(DeviceLedger(state)) as ledger:
+            counted = len(ledger.releases(name))
+        assert counted == sum(record.device_index == index for record in left.records) == 12
