@@ -68,7 +68,10 @@ def _carry_out(argv: Sequence[str] | None) -> int:
         "--data", required=True, type=Path, metavar="FILE|FOLDER",
         help="label<TAB>text lines; of a folder each file is a device",
     )  # fmt: skip
-    join.add_argument("--bundle", type=Path, default=BUNDLED_MODEL_FOLDER, help="of the model")
+    join.add_argument(
+        "--bundle", type=Path, metavar="FOLDER",
+        help="of the model (default: the bundled one, or that of the run, fetched from the broker)",
+    )  # fmt: skip
     join.add_argument(
         "--policy", type=Path, metavar="FILE|FOLDER",
         help="what the owner of the data allows; of a folder the file NAME.toml of each device",

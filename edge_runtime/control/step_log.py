@@ -7,16 +7,15 @@ host that has read it proves by its digest that it holds the server's weights.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 # Whoever comes here has loaded the link before, which says what to install where they are missing.
 from nats.js import JetStreamContext
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StorageType, StreamConfig
+from nats.js.api import StorageType, StreamConfig
 from nats.js.errors import NotFoundError
 
+from edge_runtime.control.broker_disk import ASK_S, read_batches
 from edge_runtime.control.nats_link import NatsLink
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.errors import LinkError, WireError
@@ -24,12 +23,9 @@ from edge_runtime.protocol.rounds import RoundResult
 
 _logger = logging.getLogger(__name__)
 
-_ASK_S = 10.0
 _BATCH = 500
-_BATCH_S = 5.0
 _MOST_TRIES = 3
 _WHOLE_LOG_S = 600.0
-_FORGET_READER_S = 60.0
 
 
 def _stream(run_id: str) -> str:
@@ -80,7 +76,7 @@ class StepLog:
         """
         if self._num_written >= 0:
             return
-        written = self._link.on_disk(self._open, _ASK_S)
+        written = self._link.on_disk(self._open, ASK_S)
         missing = self._steps(written)
         if written > 0 and not self._steps(written - 1):
             raise LinkError(
@@ -97,7 +93,7 @@ class StepLog:
             LinkError: it is still there.
         """
         name = _stream(self._run_id)
-        self._link.on_disk(lambda disk: disk.delete_stream(name), _ASK_S)
+        self._link.on_disk(lambda disk: disk.delete_stream(name), ASK_S)
         self._num_written = -1
 
     async def _open(self, disk: JetStreamContext) -> int:
@@ -125,10 +121,10 @@ class StepLog:
                     "Nats-Expected-Last-Sequence": str(result.round_index),
                 }
                 data = wire.encode_step(result)
-                await disk.publish(_subject(self._run_id), data, timeout=_ASK_S, headers=headers)
+                await disk.publish(_subject(self._run_id), data, timeout=ASK_S, headers=headers)
 
         written, self._num_written = self._num_written, -1
-        self._link.on_disk(write, _ASK_S if len(results) < 2 else _WHOLE_LOG_S)
+        self._link.on_disk(write, ASK_S if len(results) < 2 else _WHOLE_LOG_S)
         # Where that failed something may be stored all the same: it is looked up before the next.
         self._num_written = written + len(results)
 
@@ -147,7 +143,7 @@ def num_steps(link: NatsLink, run_id: str) -> int:
             return 0
         return int(info.state.last_seq)
 
-    return link.on_disk(look, _ASK_S)
+    return link.on_disk(look, ASK_S)
 
 
 def read_steps(link: NatsLink, run_id: str, first: int, end: int) -> Iterator[RoundResult]:
@@ -177,8 +173,15 @@ def read_steps(link: NatsLink, run_id: str, first: int, end: int) -> Iterator[Ro
             ) from reason
         tries += 1
         try:
-            for batch in _batches(link, run_id, wanted, end):
-                for result in batch:
+            for batch in read_batches(
+                link,
+                stream=_stream(run_id),
+                subject=_subject(run_id),
+                first=wanted + 1,
+                number=end - wanted,
+                batch=_BATCH,
+            ):
+                for result in map(wire.decode_step, batch):
                     if result.run_id != run_id:
                         raise WireError(f"log of {run_id}: a step of run {result.run_id!r}.")
                     if result.round_index == wanted < end:
@@ -187,33 +190,3 @@ def read_steps(link: NatsLink, run_id: str, first: int, end: int) -> Iterator[Ro
         except LinkError as error:
             _logger.warning("log of %s: %s", run_id, error)
             reason = error
-
-
-def _batches(link: NatsLink, run_id: str, first: int, end: int) -> Iterator[Sequence[RoundResult]]:
-    """Once through the log, as far as it gives anything."""
-    reader = link.on_disk(lambda disk: _reader(disk, run_id, first), _ASK_S)
-
-    async def fetch(disk: JetStreamContext) -> Sequence[Any]:
-        messages: Sequence[Any] = await reader.fetch(min(_BATCH, end - first), timeout=_BATCH_S)
-        return messages
-
-    try:
-        while first < end and (messages := link.on_disk(fetch, _BATCH_S + _ASK_S)):
-            first += len(messages)
-            yield [wire.decode_step(m.data) for m in messages]
-    finally:
-        with contextlib.suppress(LinkError):  # the broker forgets it by itself
-            link.on_disk(lambda disk: reader.unsubscribe(), _ASK_S)
-
-
-async def _reader(disk: JetStreamContext, run_id: str, first: int) -> Any:
-    return await disk.pull_subscribe(
-        _subject(run_id),
-        stream=_stream(run_id),
-        config=ConsumerConfig(
-            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
-            opt_start_seq=first + 1,
-            ack_policy=AckPolicy.NONE,
-            inactive_threshold=_FORGET_READER_S,
-        ),
-    )

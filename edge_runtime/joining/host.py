@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from edge_runtime.agent import DeviceAgent
-from edge_runtime.bundle import Bundle, open_bundle
+from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, Bundle, open_bundle
+from edge_runtime.control.bundle_store import fetch
 from edge_runtime.control.host_end import HostEnd
 from edge_runtime.control.nats_link import NatsLink, Reply
 from edge_runtime.control.over_nats import NatsHost, token
@@ -91,7 +92,7 @@ def join(
         return
     say(f"run {terms.run_id}: {terms.task.name}, {len(settings.data)} devices here")
     with contextlib.ExitStack() as opened:
-        host = opened.enter_context(contextlib.closing(_Host(link, settings, terms)))
+        host = opened.enter_context(contextlib.closing(_Host(link, settings, terms, say)))
         host.say_hello()
         say("on the list; waiting for the others")
         host.serve(is_over, say)
@@ -101,9 +102,11 @@ def join(
 class _Host:
     """Everything that a host has loaded and made for a run."""
 
-    def __init__(self, link: NatsLink, settings: HostSettings, terms: RunTerms) -> None:
+    def __init__(
+        self, link: NatsLink, settings: HostSettings, terms: RunTerms, say: Callable[[str], None]
+    ) -> None:
         self._link, self._settings, self._terms = link, settings, terms
-        bundle = _open_the_same(settings.bundle, terms)
+        bundle = _open_the_same(link, settings, terms, say)
         self._prompts = _load(settings.data, bundle, terms)
         _check_policies(settings, terms, self._prompts)
         self._weights = ParameterStore.from_bundle(bundle, terms.trainable, settings.workers)
@@ -343,14 +346,19 @@ def _knock(link: NatsLink, settings: HostSettings, is_over: threading.Event) -> 
     return None
 
 
-def _open_the_same(folder: Path, terms: RunTerms) -> Bundle:
-    bundle = open_bundle(folder)
-    if bundle.digest != terms.bundle_digest:
+def _open_the_same(
+    link: NatsLink, settings: HostSettings, terms: RunTerms, say: Callable[[str], None]
+) -> Bundle:
+    """The run's bundle: the one that was named, or that comes with pairzero, or the broker's."""
+    bundle = open_bundle(BUNDLED_MODEL_FOLDER if settings.bundle is None else settings.bundle)
+    if bundle.digest == terms.bundle_digest:
+        return bundle
+    if settings.bundle is not None:
         raise LinkError(
-            f"{folder}: this bundle is {bundle.digest[:16]}, the run's is "
-            f"{terms.bundle_digest[:16]}. Copy the server's bundle here, and name it with --bundle."
+            f"{settings.bundle}: this bundle is {bundle.digest[:16]}, the run's is "
+            f"{terms.bundle_digest[:16]}. Leave --bundle out, and it is fetched from the server's."
         )
-    return bundle
+    return fetch(link, terms.bundle_digest, settings.fetched_bundle(terms.bundle_digest), say)
 
 
 def _load(data: Mapping[str, Path], bundle: Bundle, terms: RunTerms) -> dict[str, PromptSet]:

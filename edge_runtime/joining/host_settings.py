@@ -17,7 +17,8 @@ class HostSettings:
     Attributes:
         host: its name.
         data: name of each device -> file of its examples.
-        bundle: folder of the model.
+        bundle: folder of the model; None for the one that comes with pairzero, or, where the run
+            has another, that from the broker.
         state: folder of the host's own disk, for its ledger and keys.
         policies: name of each device -> what the owner of its data allows; of a run that promises
             nothing none is needed.
@@ -29,13 +30,17 @@ class HostSettings:
 
     host: str
     data: Mapping[str, Path]
-    bundle: Path
     state: Path
+    bundle: Path | None = None
     policies: Mapping[str, DevicePolicy] = field(default_factory=dict)
     workers: int = 1
     may_simulate: bool = False
     wait_s: float = 60.0
     gone_s: float = 60.0
+
+    def fetched_bundle(self, digest: str) -> Path:
+        """Folder of a bundle that came from a broker."""
+        return self.state / "bundles" / digest[:16]
 
     @property
     def journal(self) -> Path:

@@ -116,6 +116,10 @@ class RunTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="run
     air: AirTerms | None = None
     simulated_seed: int | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be part of an address, or of a path."""
+        _check_tokens(self.run_id, self.bundle_digest)
+
 
 class Hello(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="hello"):
     """A host says who its devices are.

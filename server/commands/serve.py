@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from edge_runtime.control.bundle_store import publish
 from edge_runtime.control.nats_link import NatsLink
 from edge_runtime.joining.messages import AirTerms, RunTerms
 from edge_runtime.protocol.members import Member
@@ -56,6 +57,7 @@ def serve(args: argparse.Namespace) -> int:
         roster = opened.enter_context(
             contextlib.closing(roster_of(link, config, run_terms(config, data, run_id), begun))
         )
+        publish(link, data.bundle)  # for hosts that have another
         policy = " --policy POLICY.toml" if config.privacy.enabled else ""
         _say(f"run {run_id} waits for {config.federation.num_devices} devices. On each host:")
         _say(f"  pairzero-device join {url} --name NAME --data FILE{policy}")

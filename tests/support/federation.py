@@ -4,7 +4,7 @@ import contextlib
 import threading
 import time
 
-from edge_runtime.bundle import BUNDLED_MODEL_FOLDER
+from edge_runtime.control.bundle_store import publish
 from edge_runtime.control.nats_link import NatsLink
 from edge_runtime.guard.policy import load_policy
 from edge_runtime.joining.host import join
@@ -45,7 +45,7 @@ class Federation:
             data.write_text("".join(self.lines[number : 1000 : len("abcd")]), "utf-8")
         policies = {} if self._policy is None else {name: load_policy(self._policy)}
         values = {
-            "host": name, "data": {name: data}, "bundle": BUNDLED_MODEL_FOLDER,
+            "host": name, "data": {name: data},
             "state": self.folder / f"state-{name}", "policies": policies,
             "may_simulate": self.seed is not None, **changes,
         }  # fmt: skip
@@ -86,6 +86,7 @@ class Federation:
             roster = opened.enter_context(
                 contextlib.closing(roster_of(link, self.config, terms, begun))
             )
+            publish(link, data.bundle)
             roster.wait_for_all(wait_s, enough, self._check)
             hosts = opened.enter_context(
                 contextlib.closing(

@@ -193,6 +193,8 @@ ON_REQUEST = {
     "radio/pluto/driver.py": {"adi"},
     "radio/recordings/sigmf.py": {"sigmf"},
     "edge_runtime/control/nats_link.py": {"nats"},
+    "edge_runtime/control/broker_disk.py": {"nats"},
+    "edge_runtime/control/bundle_store.py": {"nats"},
     "edge_runtime/control/step_log.py": {"nats"},
 }
 
