@@ -147,6 +147,19 @@ def test_the_study_of_replays_ends_with_equal_weights(tmp_path):
 
 
 @pytest.mark.study
+def test_the_study_of_catching_up_ends_with_equal_weights_and_fetches_no_piece_twice(tmp_path):
+    results, document = tmp_path / "u.jsonl", tmp_path / "u.json"
+    run("benchmarks/catch_up.py", results, "--quick", "--json", document)
+    found = json.loads(document.read_text())
+    assert found["rounds"] == 50
+    assert len({row["digest"] for row in found["rows"] if "digest" in row}) == 1
+    bundle = found["bundle"]
+    # What was killed may have fetched more than it had said.
+    assert bundle["killed"]["pieces"] == bundle["pieces"] // 3
+    assert bundle["went on"]["pieces"] <= bundle["pieces"] - bundle["killed"]["pieces"]
+
+
+@pytest.mark.study
 def test_the_study_of_the_control_plane_has_ratios_and_memory_of_hosts(tmp_path):
     results, document = tmp_path / "c.jsonl", tmp_path / "c.json"
     run("benchmarks/control_plane.py", results, "--quick", "--json", document)
