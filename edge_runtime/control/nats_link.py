@@ -42,6 +42,7 @@ MIN_BROKER = (2, 10, 25)
 _DEFAULT_PORT = 4222
 _CONNECT_S = 5.0
 _SEND_S = 30.0
+_CLOSE_S = 2.0
 
 OnMessage = Callable[[str, bytes, "Reply | None"], None]
 """Called in the loop's thread with (subject, data, how to reply); it must not wait for anything."""
@@ -80,6 +81,7 @@ class NatsLink:
         self._url = url
         self._is_closing = False
         self._last_failure = ""
+        self._waiting: set[concurrent.futures.Future[Any]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name=f"link {name}", daemon=True
@@ -90,6 +92,9 @@ class NatsLink:
             if self._is_closing:
                 return
             _logger.warning("%s: the broker is lost", url)
+            # Whoever waits for an answer would wait to the end of its time: it will not come.
+            for waiting in tuple(self._waiting):
+                waiting.cancel()
             on_lost()
 
         async def back() -> None:
@@ -198,8 +203,9 @@ class NatsLink:
             return
         self._is_closing = True
         for end in (self._let_go, self._end_tasks):
+            # The client's own end waits for a broker that is gone.
             with contextlib.suppress(LinkError):
-                self._wait(end(), _SEND_S)
+                self._wait(end(), _CLOSE_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_SEND_S)
         if not self._loop.is_running():
@@ -227,8 +233,11 @@ class NatsLink:
             LinkError: it failed, or takes too long.
         """
         future = asyncio.run_coroutine_threadsafe(doing, self._loop)
+        self._waiting.add(future)
         try:
             return future.result(timeout_s)
+        except concurrent.futures.CancelledError as error:
+            raise LinkError(f"{self._url}: the broker was lost meanwhile.") from error
         except (concurrent.futures.TimeoutError, TimeoutError) as error:
             future.cancel()
             raise LinkError(
@@ -238,6 +247,8 @@ class NatsLink:
         except (NatsError, OSError, ValueError) as error:
             reason = str(error) or type(error).__name__
             raise LinkError(f"{self._url}: {reason}.") from error
+        finally:
+            self._waiting.discard(future)
 
     def _check_broker(self) -> None:
         """Return if the broker can do what is needed.

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,6 +29,7 @@ from server.hosts.broker import Broker
 from server.hosts.roster import Roster
 from server.run.experiment import Experiment
 from server.run.round_loop import example_plan
+from tests.support.federation import until
 from tests.support.policies import make_policy
 from tests.support.whole_runs import carry_out, looked_at
 
@@ -50,8 +53,10 @@ def ours(tmp_path, monkeypatch):
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
 
-    def running():
-        listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+    def running(columns="args"):
+        listed = subprocess.run(
+            ["ps", "-ww", "-eo", columns], capture_output=True, text=True, check=True
+        )
         return [line for line in listed.stdout.splitlines() if str(scratch) in line]
 
     return running
@@ -370,3 +375,60 @@ def test_devices_do_not_outlive_who_started_them(tmp_path):
             device.stdin.close()
             assert device.wait(60) in (0, 2)
         device.stdout.close()
+
+
+def until_round(up, number):
+    while not up.stdout.readline().split()[:1] == [number]:
+        assert up.poll() is None
+
+
+def test_a_run_that_is_killed_leaves_no_process_behind(tmp_path, ours):
+    asked = arguments(
+        "--processes", "2", "--out", str(tmp_path / "run"), optimizer__rounds=3000,
+        run__evaluation_interval=20, optimizer__learning_rate=1e-6,
+    )  # fmt: skip
+    up = subprocess.Popen(
+        [sys.executable, "-u", "-m", "server.commands.cli", "up", *asked],
+        stdout=subprocess.PIPE, env={**os.environ, "TMPDIR": str(tmp_path / "scratch")}, text=True,
+    )  # fmt: skip
+    try:
+        until_round(up, "20")
+        assert len(ours()) >= 3
+    finally:
+        up.kill()
+        up.wait(30)
+        up.stdout.close()
+    until(lambda: ours() == [])
+
+
+def test_a_run_that_a_process_of_was_killed_names_it_and_goes_on_with_resume(tmp_path, ours):
+    folder = tmp_path / "run"
+    asked = arguments(
+        "--processes", "2", "--out", str(folder), optimizer__rounds=400,
+        federation__num_devices=2, federation__min_speakers=2, federation__deadline_s=1.0,
+        run__evaluation_interval=20, optimizer__learning_rate=1e-6,
+    )  # fmt: skip
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "scratch")}
+    up = subprocess.Popen(
+        [sys.executable, "-u", "-m", "server.commands.cli", "up", *asked],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+    )  # fmt: skip
+    try:
+        until_round(up, "20")
+        (host,) = (line for line in ours("pid,args") if "--name host-1" in line)
+        os.kill(int(host.split()[0]), signal.SIGKILL)
+        _, log = up.communicate(timeout=120)
+    finally:
+        up.kill()
+        up.wait(30)
+    assert up.returncode == 2, log
+    assert "host-1 has ended (-9)" in log
+    assert ours() == []
+    assert 20 <= len(looked_at(folder).rows) < 400
+    assert main(["up", "--resume", str(folder), "--rounds", "500"]) == 2
+    assert main(["up", "--resume", str(folder)]) == 0
+    left = looked_at(folder)
+    assert len(left.rows) == 400
+    # The round in which it was killed, and no other, was not heard whole.
+    assert sum(row.num_speakers < 2 for row in left.rows) <= 1
+    assert ours() == []

@@ -117,6 +117,26 @@ def test_a_question_that_nobody_is_there_for_and_one_that_is_not_answered(broker
         here.request("silent", b"?", 0.2)
 
 
+def test_a_question_that_waits_when_the_broker_dies_waits_no_longer(broker, link_to):
+    here, there, asked = link_to(broker.url), link_to(broker.url), threading.Event()
+    there.subscribe("silent", lambda *message: asked.set())
+    ended = []
+
+    def ask():
+        try:
+            here.request("silent", b"?", 600.0)
+        except LinkError as error:
+            ended.append(str(error))
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    assert asked.wait(30.0)
+    broker.close()
+    asking.join(60.0)
+    (said,) = ended
+    assert "the broker was lost meanwhile" in said
+
+
 def test_a_question_is_answered_from_another_thread(broker, link_to):
     here, there = link_to(broker.url), link_to(broker.url)
 
