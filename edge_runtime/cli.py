@@ -80,7 +80,9 @@ def _carry_out(argv: Sequence[str] | None) -> int:
         "--state", type=Path, default=Path("pairzero-state"), metavar="FOLDER",
         help="this host's own ledger and keys (default: pairzero-state)",
     )  # fmt: skip
-    join.add_argument("--wait", type=float, default=60.0, metavar="S", help="for a server")
+    join.add_argument("--wait", type=float, default=60.0, metavar="S",
+        help="for a server, at first and whenever it or the broker is gone",
+    )  # fmt: skip
     # Of `pairzero up`, which starts its devices with them.
     join.add_argument("--simulated-keys", action="store_true", help=argparse.SUPPRESS)
     join.add_argument("--until-input-ends", action="store_true", help=argparse.SUPPRESS)
@@ -171,6 +173,7 @@ def _join(args: argparse.Namespace) -> int:
         policies=policies_of(args.policy, data),
         may_simulate=args.simulated_keys,
         wait_s=args.wait,
+        gone_s=args.wait,
     )
     is_over = threading.Event()
     if args.until_input_ends:

@@ -43,6 +43,7 @@ _DEFAULT_PORT = 4222
 _CONNECT_S = 5.0
 _SEND_S = 30.0
 _CLOSE_S = 2.0
+_THERE_S = 0.5
 
 OnMessage = Callable[[str, bytes, "Reply | None"], None]
 """Called in the loop's thread with (subject, data, how to reply); it must not wait for anything."""
@@ -174,6 +175,13 @@ class NatsLink:
                 return None
             raise
         return answer
+
+    def is_anybody_at(self, subject: str) -> bool:
+        """Whether somebody listens to a subject, who may be too busy to answer."""
+        try:
+            return self.request(subject, b"", _THERE_S) is not None
+        except LinkError:
+            return True
 
     def on_disk(
         self, doing: Callable[[JetStreamContext], Coroutine[Any, Any, _T]], timeout_s: float

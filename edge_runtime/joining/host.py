@@ -41,6 +41,7 @@ from edge_runtime.joining.messages import (
     RunTerms,
     Start,
     here_subject,
+    server_subject,
 )
 from edge_runtime.joining.rehearsal import PlayedAir, PlayedBox, PlayedTransceiver
 from edge_runtime.parameters import ParameterStore
@@ -64,6 +65,7 @@ _ASK_S = 20.0
 _KNOCK_AGAIN_S = 0.5
 _LOOK_S = 0.1
 _LOOKS_TO_A_WORD = 5
+_LOOK_FOR_SERVER_S = 2.0
 _T = TypeVar("_T", bound=JoiningMessage)
 
 
@@ -123,7 +125,9 @@ class _Host:
         self._has_started = self._has_ended = False
         self._agent_here: DeviceAgent | None = None
         self._guard: Guard | None = None
-        self._up_s = time.monotonic()
+        self._there_s = self._looked_s = time.monotonic()
+        self._is_server_there = True
+        self._say = say
         self._max_rows = MAX_ROWS
         if terms.is_private:
             vocab_size = int(bundle.manifest.architecture["vocab_size"])
@@ -169,7 +173,7 @@ class _Host:
     def serve(self, is_over: threading.Event, say: Callable[[str], None]) -> None:
         """Wait for the start; then carry out orders to the end."""
         while not is_over.is_set():
-            self._check_broker()
+            self._check_somebody_is_there()
             try:
                 data, reply = self._starts.get(timeout=_LOOK_S)
             except queue.Empty:
@@ -197,7 +201,8 @@ class _Host:
                 if watcher.ident is not None:
                     watcher.join()
                 agent.close()
-            self._check_broker()
+            if not self._has_ended:
+                self._check_somebody_is_there()
             return
 
     def close(self) -> None:
@@ -219,7 +224,7 @@ class _Host:
 
     def _stop_when(self, is_over: threading.Event) -> None:
         for look in itertools.count():
-            if is_over.wait(_LOOK_S) or self._is_broker_gone():
+            if is_over.wait(_LOOK_S) or self._is_nobody_there():
                 break
             if look % _LOOKS_TO_A_WORD == 0:
                 self._orders.say_idle()
@@ -247,18 +252,25 @@ class _Host:
             return
         _answer(reply, Agreed())
 
-    def _is_broker_gone(self) -> bool:
-        """Whether it has been away for longer than it takes to start one again."""
+    def _is_nobody_there(self) -> bool:
+        """Whether broker or server are gone for longer than it takes to start one again."""
         now_s = time.monotonic()
-        if self._link.is_up:
-            self._up_s = now_s
-        return now_s - self._up_s > self._settings.gone_s
+        if self._link.is_up and now_s - self._looked_s > _LOOK_FOR_SERVER_S:
+            was_there, self._looked_s = self._is_server_there, now_s
+            self._is_server_there = self._link.is_anybody_at(server_subject(self._terms.run_id))
+            if was_there and not self._is_server_there:
+                self._say("the server is gone; waiting for it to go on with the run")
+        if self._link.is_up and self._is_server_there:
+            self._there_s = now_s
+        return now_s - self._there_s > self._settings.gone_s
 
-    def _check_broker(self) -> None:
-        if self._is_broker_gone():
+    def _check_somebody_is_there(self) -> None:
+        if self._is_nobody_there():
+            who = "server" if self._link.is_up else "broker"
             raise LinkError(
-                f"the broker has been gone for {self._settings.gone_s:g} s; the run is not over, "
-                f"and {self._settings.state} keeps what this host has released. Nothing is sent."
+                f"the {who} has been gone for {self._settings.gone_s:g} s; the run is not over, "
+                f"and {self._settings.state} keeps what this host has released: join again when "
+                "it is back. Nothing is sent."
             )
 
     def _agent(self, start: Start, at_hand: AtHand) -> DeviceAgent:

@@ -25,7 +25,7 @@ class HostSettings:
         workers: threads that move weights.
         may_simulate: whether keys may follow from the run's seed, which protects nobody.
         wait_s: how long a server is waited for.
-        gone_s: how long a broker may be away.
+        gone_s: how long broker or server may be away once the run has been joined.
     """
 
     host: str

@@ -31,6 +31,11 @@ def here_subject(run_id: str, host: str, instance: str = "any") -> str:
     return f"pz.{run_id}.here.{host}.{instance}"
 
 
+def server_subject(run_id: str) -> str:
+    """Where the server of a run can be found; nothing is ever answered there."""
+    return f"pz.{run_id}.server"
+
+
 def _check_tokens(*names: str) -> None:
     for name in names:
         if not is_token(name):

@@ -26,15 +26,15 @@ from edge_runtime.joining.messages import (
     RunTerms,
     Start,
     here_subject,
+    server_subject,
 )
-from edge_runtime.protocol.errors import EdgeError, LinkError, WireError
+from edge_runtime.protocol.errors import EdgeError, WireError
 from edge_runtime.protocol.members import Member
 from server.errors import HostsError
 from server.hosts.desk import Desk
 
 _START_S = 120.0
 _LOOK_S = 0.05
-_THERE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,7 @@ class Roster:
         self._desk = Desk(link, "roster", self._answer)
         for subject in (LOBBY, f"pz.{terms.run_id}.hello"):
             self._desk.listen(subject)
+        link.subscribe(server_subject(terms.run_id), lambda subject, data, reply: None)
 
     @property
     def run_id(self) -> str:
@@ -138,12 +139,9 @@ class Roster:
                     self._hosts[host] = replace(self._hosts[host], is_here=True)
 
     def _is_there(self, host: str) -> bool:
-        """Whether somebody answers to the name; a host that is busy is there, too."""
-        subject = here_subject(self._terms.run_id, host, self._hosts[host].instance)
-        try:
-            return self._link.request(subject, b"", _THERE_S) is not None
-        except LinkError:
-            return True
+        """Whether the process that has come under a name is there, or any, if none has."""
+        instance = self._hosts[host].instance
+        return self._link.is_anybody_at(here_subject(self._terms.run_id, host, instance))
 
     def wait_for_all(
         self,

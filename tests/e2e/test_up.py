@@ -336,7 +336,8 @@ def test_a_host_whose_owners_do_not_agree_does_not_join(tmp_path, agreed, words)
     assert not list((tmp_path / "state").glob("*")) if (tmp_path / "state").exists() else True
 
 
-def test_a_host_whose_broker_is_gone_ends_and_says_that_nothing_is_sent(tmp_path):
+@pytest.mark.parametrize("who", ["broker", "server"])
+def test_a_host_that_nobody_is_there_for_ends_and_says_that_nothing_is_sent(tmp_path, who):
     (tmp_path / "data.tsv").write_text("AddToPlaylist\tadd this\n" * 4)
     terms = RunTerms(
         run_id="run", bundle_digest=open_bundle(BUNDLED_MODEL_FOLDER).digest,
@@ -356,9 +357,10 @@ def test_a_host_whose_broker_is_gone_ends_and_says_that_nothing_is_sent(tmp_path
             if text.startswith("on the list"):
                 roster.close()
                 server.close()
-                broker.close()
+                if who == "broker":
+                    broker.close()
 
-        with pytest.raises(LinkError, match=r"the broker has been gone.*Nothing is sent"):
+        with pytest.raises(LinkError, match=rf"the {who} has been gone.*Nothing is sent"):
             join(link, settings, then_no_more)
     assert not (tmp_path / "state").exists()
 
