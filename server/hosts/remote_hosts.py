@@ -17,7 +17,7 @@ import msgspec
 from edge_runtime.control.nats_link import NatsLink
 from edge_runtime.control.over_nats import NatsChannel
 from edge_runtime.control.step_log import StepLog
-from edge_runtime.protocol.errors import EdgeError, LinkError
+from edge_runtime.protocol.errors import LinkError
 from edge_runtime.protocol.members import Member
 from edge_runtime.protocol.rounds import (
     Access,
@@ -193,16 +193,20 @@ class RemoteHosts:
                 _logger.warning("the run's log stays on the broker: %s", error)
 
     def _take_back(self, num_rounds: int, digest: Callable[[], str]) -> bool:
-        started_again = self._roster.take_those_back()
-        if not started_again and not self.control.back:
+        if not self._roster.came_back and not self.control.back:
             return False
+        assert self._log is not None
         try:
-            assert self._log is not None
             self._log.bring_up()
-            self.control.let_go(started_again)
-            self._start(started_again)
-        except (EdgeError, HostsError) as error:
+        except LinkError as error:
             _logger.warning("round %d: %s", num_rounds, error)
+            return False
+        for host in self._roster.came_back:
+            self.control.let_go([host])
+            try:
+                self._start([host])
+            except HostsError as error:
+                _logger.warning("round %d: %s", num_rounds, error)
         return any([self._has_proved(host, num_rounds, digest) for host in self.control.back])
 
     def _has_proved(self, host: str, num_rounds: int, digest: Callable[[], str]) -> bool:

@@ -125,11 +125,11 @@ class Roster:
         with self._changed:
             return tuple(host for host, listed in self._hosts.items() if listed.is_here)
 
-    def take_those_back(self) -> tuple[str, ...]:
-        """Hosts that were started again since this was asked, and wait for their start."""
+    @property
+    def came_back(self) -> tuple[str, ...]:
+        """Hosts that were started again, and wait for their start."""
         with self._changed:
-            back, self._came_back = tuple(sorted(self._came_back)), set()
-            return back
+            return tuple(sorted(self._came_back))
 
     def look_for(self) -> None:
         """Find hosts that have outlived the server they began with."""
@@ -202,16 +202,28 @@ class Roster:
             subject = f"pz.{self._terms.run_id}.start.{host}"
             try:
                 reply = self._link.request(subject, messages.encode(start), _START_S)
-                if reply is None:
-                    raise HostsError(f"{host} is not there any more.")
-                if reason := messages.refusal_of(messages.decode(reply)):
-                    raise HostsError(f"{host} cannot start: {reason}")
             except EdgeError as error:
+                if self._link.is_up:
+                    self._forget(host)  # it had its time
                 raise HostsError(f"{host} cannot be started: {error}") from error
+            self._forget(host)
+            if reply is None:
+                raise HostsError(f"{host} is not there any more.")
+            try:
+                reason = messages.refusal_of(messages.decode(reply))
+            except WireError as error:
+                raise HostsError(f"{host} cannot be started: {error}") from error
+            if reason:
+                raise HostsError(f"{host} cannot start: {reason}")
 
         with concurrent.futures.ThreadPoolExecutor(max(1, len(told))) as pool:
             for telling in [pool.submit(tell, host) for host in sorted(told)]:
                 telling.result()
+
+    def _forget(self, host: str) -> None:
+        """A host that came back waits no longer, or is not there to."""
+        with self._changed:
+            self._came_back.discard(host)
 
     def close(self) -> None:
         """Take nobody in any more. Idempotent."""

@@ -315,7 +315,7 @@ class Experiment:
         if outcome.is_final:
             if self._recorded_evaluation(done) is None:
                 on_progress(Progress(done, rounds, None, self.evaluate(done), 0.0))
-            self.store.set_meta("parameter_digest", self.loop.compare_replicas(done))
+            self.store.set_meta("parameter_digest", self.loop.compare_replicas(done, is_last=True))
             # Last, so that a run that dies before this line is finished by a resume.
             self.store.set_meta("outcome", outcome)
             have_done(self.loop.control, RunEnded(self.loop.run_id, done))

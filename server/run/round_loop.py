@@ -339,11 +339,16 @@ class RoundLoop:
                 self.control.let_go([host])  # until its digest says that it has followed
         self.replica.apply_step(result)
 
-    def compare_replicas(self, round_index: int) -> str:
+    def compare_replicas(self, round_index: int, is_last: bool = False) -> str:
         """Ask every host for its digest; equal bits of all, or an error.
 
+        Args:
+            round_index: how many rounds there were.
+            is_last: whether there are no more; then somebody has to say.
+
         Raises:
-            ReplicaMismatchError: a host holds other weights than the server, or does not say.
+            ReplicaMismatchError: a host holds other weights than the server, or does not say where
+                it cannot come back and prove it.
         """
         own = self.replica.digest()
         answers = ask(self.control, DigestRequest(self.run_id, round_index))
@@ -351,7 +356,7 @@ class RoundLoop:
             if not self.control.lets_go:
                 raise error_of(refusal)
         silent = set(self.control.hosts) - {report.host for report in answers.digests}
-        if silent and self.control.lets_go and answers.digests:
+        if silent and self.control.lets_go and (answers.digests or not is_last):
             self.control.let_go(silent)
             _logger.warning("after round %d: without %s", round_index, ", ".join(sorted(silent)))
         elif silent:

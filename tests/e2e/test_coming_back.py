@@ -75,7 +75,7 @@ def die():
 def come_again(made, hosts, run, name, and_then=lambda: False):
     """A host is started again, and everything has happened that makes it take part."""
     made.come(name)
-    until(lambda: hosts._roster._came_back)
+    until(lambda: hosts._roster.came_back)
     until(lambda: hosts._take_back(run.store.num_rounds(), run.loop.replica.digest) or and_then())
 
 
@@ -222,3 +222,33 @@ def test_a_promise_is_kept_through_a_host_and_a_server_that_come_back(
         with contextlib.closing(DeviceLedger(state)) as ledger:
             counted = len(ledger.releases(name))
         assert counted == sum(record.device_index == index for record in left.records) == 12
+
+
+SUPERPOSED = {
+    **{key: PLAIN[key] for key in PLAIN if key not in ("radio.backend", "privacy.enabled")},
+    "radio.waveform": "coherent", "radio.channel": "awgn", "radio.snr_db": 30.0,
+    "federation.num_devices": 3, "privacy.epsilon": 8.0, "privacy.missing_devices": 1,
+    "optimizer.learning_rate": 1e-6, "optimizer.batch_size": 200,
+}  # fmt: skip
+
+
+def test_those_who_are_left_cover_each_other_and_who_is_away_pays_nothing(
+    federation, broker, tmp_path, capsys
+):
+    """Noise that is shared by all: it is shared by those who are there."""
+    policy = tmp_path / "policy.toml"
+    pairs = [f"--set={key}={json.dumps(value)}" for key, value in SUPERPOSED.items()]
+    assert main(["policy", "snips", *pairs, "--records", "250", "--out", str(policy)]) == 0
+    made = federation(broker.url, SUPERPOSED, names="012", policy=policy, seed=3)
+    with made.server() as (run, hosts):
+        moments = {3: lambda: made.leave("2"), 7: lambda: come_again(made, hosts, run, "2")}
+        assert run.run(at(moments))
+    assert not made.errors
+    left = looked_at(made.run_folder)
+    assert [row.num_speakers for row in left.rows] == [3, 3, 3, 2, 2, 2, 2] + [3] * 5
+    assert left.epsilon <= 8.0
+    paid = [{r.device_index for r in left.records if r.round_index == t} for t in range(12)]
+    # In the third it was still counted on; what became of it is unknown, and paid.
+    assert paid == [{0, 1, 2}] * 4 + [{0, 1}] * 3 + [{0, 1, 2}] * 5
+    least = [min(r.certified_noise_std for r in left.records if r.round_index == t) for t in (2, 5)]
+    assert least[0] == pytest.approx(least[1], rel=1e-5)

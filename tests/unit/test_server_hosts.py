@@ -193,11 +193,14 @@ def test_once_it_has_begun_who_went_may_come_back_and_nobody_else_comes(roster, 
     assert says(LOBBY, Knock("b")) == TERMS
     assert "began with devices b, and comes back with b, x" in hello(says, "b", "b", "x").reason
     assert "comes back with none" in hello(says, "b").reason
-    assert roster.take_those_back() == ()
+    assert roster.came_back == ()
     # Nothing is promised: who it is says its name.
     assert hello(says, "b", members={"b": member("another")}, instance="again") == Agreed()
-    assert roster.take_those_back() == ("b",)
-    assert roster.take_those_back() == ()
+    assert roster.came_back == ("b",)
+    # It waits until it has been started, or is not there to be.
+    with pytest.raises(HostsError, match="b is not there any more"):
+        roster.start({}, ["b"])
+    assert roster.came_back == ()
 
 
 def test_where_something_is_promised_it_needs_the_key_and_the_data_that_it_had(links, says):
