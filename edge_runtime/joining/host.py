@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import queue
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -157,7 +159,8 @@ class _Host:
         }
         instance = secrets.token_hex(8)
         self._be_found(instance)
-        hello = Hello(self._settings.host, self._terms.run_id, members, instance)
+        where = f"{socket.gethostname()}, process {os.getpid()}"
+        hello = Hello(self._settings.host, self._terms.run_id, members, instance, where)
         reply = _ask(self._link, f"{self._subject}.hello", hello)
         if reply is None:
             raise LinkError(f"run {self._terms.run_id}: its server is not there any more.")

@@ -22,6 +22,8 @@ from radio.waveforms.slotted import SlottedWaveform
 
 AnyWaveform = CoherentWaveform | EnergyWaveform | SlottedWaveform | PacketsSideBySide
 
+_MOST_WHERE = 300
+
 LOBBY = "pz.lobby.knock"
 """The subject that is known before the run's name is."""
 
@@ -134,16 +136,20 @@ class Hello(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="hello"
         run_id: of the run.
         members: name of each device -> what there is to know of it.
         instance: names this process of it; a random token.
+        where: the computer it is on, for a person who looks for it.
     """
 
     host: str
     run_id: str
     members: dict[str, Member]
     instance: str
+    where: str
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be part of an address."""
+        """Refuse what cannot be part of an address, or of a line."""
         _check_tokens(self.host, self.instance, *self.members)
+        if len(self.where) > _MOST_WHERE or not self.where.isprintable():
+            raise WireError(f"where: got {self.where[:_MOST_WHERE]!r}, wanted a computer's name.")
 
 
 class Start(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="start"):

@@ -44,12 +44,14 @@ class Listed:
     Attributes:
         since_s: when it came, on the roster's clock.
         members: name of each of its devices -> what it says of it.
+        where: on which computer.
         instance: names the process that has come; any, where that was to another server.
         is_here: whether it has come since this server was started.
     """
 
     since_s: float
     members: Mapping[str, Member]
+    where: str = "before this server was started"
     instance: str = "any"
     is_here: bool = True
 
@@ -245,7 +247,9 @@ class Roster:
                 # Who it is was settled then; without a promise it may have made new keys.
                 members = self._hosts[message.host].members
                 self._came_back.add(message.host)
-            self._hosts[message.host] = Listed(self._clock(), dict(members), message.instance)
+            self._hosts[message.host] = Listed(
+                self._clock(), dict(members), message.where, message.instance
+            )
             self._changed.notify_all()
         return Agreed()
 
@@ -254,7 +258,8 @@ class Roster:
         if listed is not None and is_there:
             return (
                 f"{host!r} is on the list already, since {self._clock() - listed.since_s:.0f} s, "
-                f"with {len(listed.members)} devices. Two hosts need two names: --name."
+                f"with {len(listed.members)} devices (from {listed.where}). Two hosts need two "
+                "names: --name."
             )
         others = {h: len(one.members) for h, one in self._hosts.items() if h != host}
         if self._has_begun:

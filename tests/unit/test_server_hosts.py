@@ -82,7 +82,13 @@ def member(key, num_records=8):
 
 def hello(says, host, *names, **changes):
     members = {n: member(f"key-{n}") for n in names}
-    values = {"host": host, "run_id": RUN, "members": members, "instance": host}
+    values = {
+        "host": host,
+        "run_id": RUN,
+        "members": members,
+        "instance": host,
+        "where": f"{host}.example, process 1",
+    }
     return says(f"pz.{RUN}.hello", Hello(**{**values, **changes}))
 
 
@@ -106,7 +112,7 @@ def test_who_does_not_fit_is_told_why_and_is_not_on_the_list(roster, says, links
     assert hello(says, "a", "a") == Agreed()
     live(links(), "a")
     for answer, words in (
-        (says(LOBBY, Knock("a")), "'a' is on the list already, since "),
+        (says(LOBBY, Knock("a")), "with 1 devices (from a.example, process 1)"),
         (hello(says, "a", "b"), "Two hosts need two names"),
         (hello(says, "b", "a"), "there is a device 'a' already"),
         (hello(says, "b"), "a host without devices"),
@@ -232,11 +238,14 @@ def test_a_server_that_goes_on_finds_hosts_that_lived_on_and_those_that_come(lin
 
 
 def test_a_name_that_cannot_be_part_of_an_address_is_refused(roster, links):
-    good = messages.encode(Hello("good", RUN, {"good": member("k")}, "good"))
+    good = messages.encode(Hello("good", RUN, {"good": member("k")}, "good", "here"))
     for bad in (good.replace(b"good", b"a.>d"), good.replace(b"good", b"a  d")):
         framed = wire.pack(bad[10:-16])
         answer = messages.decode(links().request(f"pz.{RUN}.hello", framed, 20.0))
         assert "wanted 1 to 64 letters" in answer.reason
+    for where in ("x" * 301, "two\nlines"):
+        with pytest.raises(WireError, match="wanted a computer's name"):
+            Hello("good", RUN, {}, "good", where)
 
 
 # ---------------------------------------------------------------- the air that the server plays
