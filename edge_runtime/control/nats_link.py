@@ -220,8 +220,14 @@ class NatsLink:
             self._loop.close()
 
     async def _let_go(self) -> None:
-        if self._nats is not None:
+        if self._nats is None:
+            return
+        try:
             await self._nats.close()
+        finally:
+            # Older clients leave it open where they were just coming back.
+            if (transport := getattr(self._nats, "_transport", None)) is not None:
+                transport.close()
 
     async def _end_tasks(self) -> None:
         left = asyncio.all_tasks() - {asyncio.current_task()}

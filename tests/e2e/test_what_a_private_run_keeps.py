@@ -59,6 +59,8 @@ STORED = {
         "probe": "losses of made-up prompts",
         "wall_s": NOT_STORED,
         "stretches": "counts of rounds and records",
+        "hosts": "names that owners gave, beside counts, keys' and keyed data's names as above",
+        "epoch": "how often a server of hosts of their own was started",
         "epsilon_spent": "a function of the ledger",
         "epsilon_records": "a count",
         "source": CHOSEN,
