@@ -62,8 +62,11 @@ def _carry_out(argv: Sequence[str] | None) -> int:
     selftest.set_defaults(command=_selftest)
 
     join = commands.add_parser("join", help="take part in the run of a server on this broker")
-    join.add_argument("broker", metavar="NATS_URL", help="the line that the server prints")
-    join.add_argument("--name", required=True, help="of this host")
+    join.add_argument(
+        "broker", metavar="FILE.pairzero|NATS_URL",
+        help="this host's credentials, which say where the broker is; or one on this machine",
+    )  # fmt: skip
+    join.add_argument("--name", help="of this host; credentials have it")
     join.add_argument(
         "--data", required=True, type=Path, metavar="FILE|FOLDER",
         help="label<TAB>text lines; of a folder each file is a device",
@@ -158,12 +161,23 @@ def _check_bundle() -> tuple[bool, str]:
 
 def _join(args: argparse.Namespace) -> int:
     # Imported here so that `doctor` still answers where onnxruntime or nats do not load.
+    from edge_runtime.control.credentials import Credentials
     from edge_runtime.control.nats_link import NatsLink
     from edge_runtime.joining.host import join
     from edge_runtime.joining.host_settings import HostSettings, devices_of, policies_of
 
     if not 0.0 < args.wait <= _LONGEST_WAIT_S:
         raise EdgeError(f"--wait: got {args.wait:g}, wanted seconds, 0 to {_LONGEST_WAIT_S:g}.")
+    credentials = None
+    if "://" not in args.broker:
+        credentials = Credentials(Path(args.broker))
+        if args.name not in (None, credentials.name):
+            raise EdgeError(
+                f"--name: got {args.name!r}, these credentials are {credentials.name!r}'s."
+            )
+        args.name = credentials.name
+    if args.name is None:
+        raise EdgeError("--name: of this host, is missing; or join with a file of credentials.")
     data = devices_of(args.data, args.name)
     settings = HostSettings(
         host=args.name,
@@ -179,7 +193,8 @@ def _join(args: argparse.Namespace) -> int:
     if args.until_input_ends:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         at_the_end_of_the_input(is_over)
-    with contextlib.closing(NatsLink(args.broker, args.name)) as link:
+    link = NatsLink(args.broker, args.name, credentials=credentials)
+    with contextlib.closing(link):
         join(link, settings, functools.partial(print, flush=True), is_over)
     return 0
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from edge_runtime.control.credentials import Credentials, first_line
 from edge_runtime.protocol.errors import LinkError
 from edge_runtime.protocol.wire import MAX_MESSAGE_BYTES
 
@@ -68,21 +69,31 @@ class NatsLink:
     """One connection, under a name of its own.
 
     Args:
-        url: nats://HOST:PORT.
+        url: nats://HOST:PORT on this machine; None with credentials, which say where.
         name: of this end, for the broker's log.
         on_lost: called in the loop's thread when the broker is lost; the link tries to come back by
             itself.
+        credentials: of this end; without them only a broker on this machine is reached.
 
     Raises:
         LinkError: no broker there, or one that will not do; at once.
     """
 
-    def __init__(self, url: str, name: str, on_lost: Callable[[], None] = lambda: None) -> None:
-        _check_somebody_is_there(url)
+    def __init__(
+        self,
+        url: str | None,
+        name: str,
+        on_lost: Callable[[], None] = lambda: None,
+        credentials: Credentials | None = None,
+    ) -> None:
+        if credentials is not None:
+            url = credentials.find_broker()
+        else:
+            _check_somebody_is_there(url := url or "")
         self._url = url
         self._is_closing = False
         self._last_failure = ""
-        self._waiting: set[concurrent.futures.Future[Any]] = set()
+        self._waiting: set[concurrent.futures.Future[str]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name=f"link {name}", daemon=True
@@ -93,9 +104,7 @@ class NatsLink:
             if self._is_closing:
                 return
             _logger.warning("%s: the broker is lost", url)
-            # Whoever waits for an answer would wait to the end of its time: it will not come.
-            for waiting in tuple(self._waiting):
-                waiting.cancel()
+            self._give_up("the broker was lost meanwhile")
             on_lost()
 
         async def back() -> None:
@@ -109,10 +118,15 @@ class NatsLink:
             if (text := str(error)) != self._last_failure:
                 self._last_failure = text
                 _logger.warning("%s: %s", url, text)
+            if "permissions violation" in text.lower():
+                self._give_up(f"no permission: {text}")
 
         connecting = nats.connect(
             url,
             name=name,
+            # By its own name, so that nobody else's answers may be heard.
+            inbox_prefix=f"_INBOX.{name}".encode(),
+            tls=None if credentials is None else credentials.context,
             connect_timeout=int(_CONNECT_S),
             disconnected_cb=lost,
             reconnected_cb=back,
@@ -247,13 +261,16 @@ class NatsLink:
             LinkError: it failed, or takes too long.
         """
         future = asyncio.run_coroutine_threadsafe(doing, self._loop)
-        self._waiting.add(future)
+        # What is given up is left to itself: the client does not bear that it is cancelled.
+        given_up: concurrent.futures.Future[str] = concurrent.futures.Future()
+        self._waiting.add(given_up)
         try:
-            return future.result(timeout_s)
-        except concurrent.futures.CancelledError as error:
-            raise LinkError(f"{self._url}: the broker was lost meanwhile.") from error
+            either: list[concurrent.futures.Future[Any]] = [future, given_up]
+            concurrent.futures.wait(either, timeout_s, concurrent.futures.FIRST_COMPLETED)
+            if given_up.done() and not future.done():
+                raise LinkError(f"{self._url}: {given_up.result()}.")
+            return future.result(0.0)
         except (concurrent.futures.TimeoutError, TimeoutError) as error:
-            future.cancel()
             raise LinkError(
                 f"{self._url}: no answer in {timeout_s:g} s. See whether the broker and the "
                 "network are up."
@@ -262,7 +279,13 @@ class NatsLink:
             reason = str(error) or type(error).__name__
             raise LinkError(f"{self._url}: {reason}.") from error
         finally:
-            self._waiting.discard(future)
+            self._waiting.discard(given_up)
+
+    def _give_up(self, reason: str) -> None:
+        """Whoever waits for an answer would wait to the end of its time: it will not come."""
+        for waiting in tuple(self._waiting):
+            if not waiting.done():
+                waiting.set_result(reason)
 
     def _check_broker(self) -> None:
         """Return if the broker can do what is needed.
@@ -311,14 +334,22 @@ def _check_somebody_is_there(url: str) -> None:
         )
     if not _is_this_machine(host):
         raise LinkError(
-            f"broker: {host} is another machine, and nothing protects what goes there yet. Reach "
-            f"it through a tunnel, as with ssh -N -L {port}:127.0.0.1:{port} {host}, and name "
-            f"nats://127.0.0.1:{port}."
+            f"broker: {host} is another machine, and nothing protects what goes there. Join with "
+            "a file of credentials (`pairzero credentials` writes them), or through a tunnel: ssh "
+            f"-N -L {port}:127.0.0.1:{port} {host}, and nats://127.0.0.1:{port}."
         )
     try:
-        socket.create_connection((host, port), _CONNECT_S).close()
+        with socket.create_connection((host, port), _CONNECT_S) as connection:
+            said = first_line(connection)
     except OSError as error:
         raise LinkError(
             f"broker: nobody answers at {host}:{port} ({error.strerror or error}). "
             "`pairzero serve` starts one and prints the line that devices join with."
         ) from error
+    if not said.startswith("INFO "):
+        raise LinkError(f"broker: somebody answers at {host}:{port} who is no NATS broker.")
+    if '"tls_required":true' in said:
+        raise LinkError(
+            f"broker: the one at {host}:{port} takes nobody without credentials. Join with this "
+            "host's own file, NAME.pairzero."
+        )

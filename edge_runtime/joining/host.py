@@ -33,7 +33,6 @@ from edge_runtime.joining.host_settings import HostSettings
 from edge_runtime.joining.in_step import InStep
 from edge_runtime.joining.journal import Journal, run_of
 from edge_runtime.joining.messages import (
-    LOBBY,
     Agreed,
     AirTerms,
     Hello,
@@ -43,6 +42,7 @@ from edge_runtime.joining.messages import (
     RunTerms,
     Start,
     here_subject,
+    knock_subject,
     server_subject,
 )
 from edge_runtime.joining.rehearsal import PlayedAir, PlayedBox, PlayedTransceiver
@@ -161,7 +161,7 @@ class _Host:
         self._be_found(instance)
         where = f"{socket.gethostname()}, process {os.getpid()}"
         hello = Hello(self._settings.host, self._terms.run_id, members, instance, where)
-        reply = _ask(self._link, f"{self._subject}.hello", hello)
+        reply = _ask(self._link, f"{self._subject}.hello.{self._settings.host}", hello)
         if reply is None:
             raise LinkError(f"run {self._terms.run_id}: its server is not there any more.")
         if reason := messages.refusal_of(reply):
@@ -347,7 +347,7 @@ def _knock(link: NatsLink, settings: HostSettings, is_over: threading.Event) -> 
     """What the server on this broker has; it may come later than its devices. None at the end."""
     until_s = time.monotonic() + settings.wait_s
     while not is_over.is_set():
-        reply = _ask(link, LOBBY, Knock(settings.host))
+        reply = _ask(link, knock_subject(settings.host), Knock(settings.host))
         if isinstance(reply, Refused):
             raise LinkError(reply.reason)
         if reply is not None:

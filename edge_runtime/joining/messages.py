@@ -24,8 +24,10 @@ AnyWaveform = CoherentWaveform | EnergyWaveform | SlottedWaveform | PacketsSideB
 
 _MOST_WHERE = 300
 
-LOBBY = "pz.lobby.knock"
-"""The subject that is known before the run's name is."""
+
+def knock_subject(host: str) -> str:
+    """Where a host knocks; it is known before the run's name is."""
+    return f"pz.lobby.knock.{host}"
 
 
 def here_subject(run_id: str, host: str, instance: str = "any") -> str:

@@ -96,6 +96,10 @@ def _build_parser() -> argparse.ArgumentParser:
     _add_configuration(serve)
     serve.add_argument("--broker", metavar="NATS_URL", help="a running broker")
     serve.add_argument(
+        "--credentials", type=Path, metavar="FOLDER",
+        help="of pairzero credentials: other machines may join, with a file each",
+    )  # fmt: skip
+    serve.add_argument(
         "--wait", type=float, default=3600.0, metavar="S",
         help="for the devices, before the first round and whenever too few are there",
     )  # fmt: skip
@@ -105,6 +109,23 @@ def _build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     _add_run_options(serve)
     serve.set_defaults(command=("serve", "serve"), compare=False, again="serve")
+
+    credentials = commands.add_parser(
+        "credentials",
+        help="who may take part over a network: a broker's files, and one for each host",
+        description="Copy FOLDER/NAME.pairzero to each host, and to nobody else. They are made at "
+        "once: nobody can be added later.",
+    )
+    credentials.add_argument(
+        "--devices", required=True, metavar="NAMES", help="of the hosts, as in pi1,pi2"
+    )
+    credentials.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    credentials.add_argument(
+        "--address", action="append", default=[], metavar="NAME|IP",
+        help="by which hosts reach the broker, beside this machine's own; may be repeated",
+    )  # fmt: skip
+    credentials.add_argument("--port", type=int, default=4222, help="of the broker (4222)")
+    credentials.set_defaults(command=("credentials", "credentials"))
 
     plan = commands.add_parser(
         "plan",

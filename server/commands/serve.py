@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from edge_runtime.control.bundle_store import publish
+from edge_runtime.control.credentials import SUFFIX, Credentials
 from edge_runtime.control.nats_link import NatsLink
 from edge_runtime.joining.messages import AirTerms, RunTerms
 from edge_runtime.protocol.members import Member
@@ -24,7 +25,7 @@ from server.commands.run import finish, folder_of
 from server.commands.settings import overrides
 from server.config.run_config import RunConfig
 from server.errors import ConfigurationError
-from server.hosts.broker import Broker
+from server.hosts.broker import CONFIGURATION_FILE, SERVER_NAME, Broker
 from server.hosts.remote_hosts import RemoteHosts, check_can_be_remote
 from server.hosts.roster import Roster
 from server.report.terminal import ProgressPrinter
@@ -50,17 +51,14 @@ def serve(args: argparse.Namespace) -> int:
     data = load_run_data(config, deals=False)
     run_id = new_run_id(config.task.name) if begun is None else begun.run_id
     with contextlib.ExitStack() as opened:
-        url = args.broker
-        if url is None:
-            url = opened.enter_context(Broker()).url
-        link = opened.enter_context(contextlib.closing(NatsLink(url, "server")))
+        link, join_with = _link_of(args, opened)
         roster = opened.enter_context(
             contextlib.closing(roster_of(link, config, run_terms(config, data, run_id), begun))
         )
         publish(link, data.bundle)  # for hosts that have another
         policy = " --policy POLICY.toml" if config.privacy.enabled else ""
         _say(f"run {run_id} waits for {config.federation.num_devices} devices. On each host:")
-        _say(f"  pairzero-device join {url} --name NAME --data FILE{policy}")
+        _say(f"  pairzero-device join {join_with} --data FILE{policy}")
         roster.wait_for_all(
             args.wait,
             None if begun is None else config.federation.min_speakers,
@@ -68,6 +66,29 @@ def serve(args: argparse.Namespace) -> int:
         )
         hosts = hosts_of(link, roster, config, begun, patience_s=args.wait)
         return carry_out(hosts, data, folder, args)
+
+
+def _link_of(args: argparse.Namespace, opened: contextlib.ExitStack) -> tuple[NatsLink, str]:
+    """To a broker, which is started where none is named; and what a host joins it with."""
+    url = args.broker
+    if args.credentials is None:
+        if url is None:
+            url = opened.enter_context(Broker()).url
+        link, join_with = NatsLink(url, SERVER_NAME), f"{url} --name NAME"
+    else:
+        if url is None:
+            opened.enter_context(Broker(args.credentials / CONFIGURATION_FILE))
+        file = args.credentials / f"{SERVER_NAME}{SUFFIX}"
+        credentials = Credentials(file, () if url is None else (_address_of(url),))
+        link, join_with = NatsLink(None, SERVER_NAME, credentials=credentials), f"NAME{SUFFIX}"
+    return opened.enter_context(contextlib.closing(link)), join_with
+
+
+def _address_of(url: str) -> str:
+    scheme, _, address = url.partition("://")
+    if scheme not in ("nats", "tls") or not address.rpartition(":")[2].isdigit():
+        raise ConfigurationError(f"--broker: got {url!r}, wanted tls://HOST:PORT.")
+    return address
 
 
 def _check_can_be_served(config: RunConfig) -> None:

@@ -19,6 +19,9 @@ from radio.command_line import at_the_end_of_the_input
 from radio.self_closing import SelfClosing, end_with_its_input
 from server.errors import HostsError
 
+SERVER_NAME = "server"
+CONFIGURATION_FILE = "broker.conf"
+
 _START_S = 20.0
 _STOP_S = 5.0
 _LOOK_S = 0.05
@@ -45,12 +48,21 @@ def find_program() -> str:
 class Broker(SelfClosing):
     """A broker at a free port of this machine, for this machine alone.
 
+    Args:
+        configuration: file of one with credentials instead, which says where it listens and what it
+            keeps; its folder is the broker's.
+
     Raises:
         HostsError: there is no program, or it does not start.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, configuration: Path | None = None) -> None:
         program = find_program()
+        if configuration is not None and not configuration.is_file():
+            raise HostsError(
+                f"{configuration}: no such file, so no credentials. `pairzero credentials` writes "
+                "the folder."
+            )
         self._folder = tempfile.TemporaryDirectory(prefix="pairzero-broker-")
         folder = Path(self._folder.name)
         disk = json.dumps(str(folder / "disk"))
@@ -61,10 +73,15 @@ class Broker(SelfClosing):
             f"jetstream {{ store_dir: {disk}, sync_interval: always }}\n",
             encoding="utf-8",
         )
+        # What it is started with is said last: folder of the ports, log.
+        more = ["-l", str(folder / "log"), "--ports_file_dir", str(folder)]
+        if configuration is None:
+            configuration = folder / "broker.conf"
         # A keeper between: it ends the broker when this process ends, however that comes.
         self._process = subprocess.Popen(
-            [*_KEEPER, program, "-c", str(folder / "broker.conf"), "-l", str(folder / "log")],
+            [*_KEEPER, program, "-c", str(configuration.absolute()), *more],
             stdin=subprocess.PIPE,
+            cwd=configuration.absolute().parent,
             start_new_session=True,
         )
         try:

@@ -17,7 +17,6 @@ from types import MappingProxyType
 from edge_runtime.control.nats_link import NatsLink
 from edge_runtime.joining import messages
 from edge_runtime.joining.messages import (
-    LOBBY,
     Agreed,
     Hello,
     JoiningMessage,
@@ -26,6 +25,7 @@ from edge_runtime.joining.messages import (
     RunTerms,
     Start,
     here_subject,
+    knock_subject,
     server_subject,
 )
 from edge_runtime.protocol.errors import EdgeError, WireError
@@ -82,7 +82,7 @@ class Roster:
         self._came_back: set[str] = set()
         self._changed = threading.Condition()
         self._desk = Desk(link, "roster", self._answer)
-        for subject in (LOBBY, f"pz.{terms.run_id}.hello"):
+        for subject in (knock_subject("*"), f"pz.{terms.run_id}.hello.*"):
             self._desk.listen(subject)
         link.subscribe(server_subject(terms.run_id), lambda subject, data, reply: None)
 
@@ -234,6 +234,8 @@ class Roster:
     def _answer(self, asker: str, message: JoiningMessage) -> JoiningMessage:
         if not isinstance(message, Knock | Hello):
             raise WireError(f"got {type(message).__name__}, wanted knock or hello")
+        if message.host != asker:
+            raise WireError(f"{asker} says that it is {message.host}")
         # Outside of the lock: it waits for the broker.
         is_there = message.host in self._hosts and self._is_there(message.host)
         with self._changed:

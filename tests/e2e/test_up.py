@@ -30,6 +30,7 @@ from server.hosts.roster import Roster
 from server.run.experiment import Experiment
 from server.run.round_loop import example_plan
 from tests.support.federation import until
+from tests.support.killable_broker import free_port
 from tests.support.policies import make_policy
 from tests.support.whole_runs import carry_out, looked_at
 
@@ -195,25 +196,35 @@ def started(module, *arguments):
     )  # fmt: skip
 
 
-def test_devices_join_a_server_with_their_own_data_policies_and_keys(tmp_path, capsys):
+@pytest.mark.parametrize("is_secured", [False, True])
+def test_devices_join_a_server_with_their_own_data_policies_and_keys(tmp_path, capsys, is_secured):
     spec, task_folder = load_task("snips")
     lines = (task_folder / spec.train).read_text("utf-8").splitlines(keepends=True)
     for number, name in enumerate(("pi1", "pi2")):
         (tmp_path / f"{name}.tsv").write_text("".join(lines[number:2000:2]), "utf-8")
     policy = tmp_path / "policy.toml"
     assert main(["policy", *asked_with(OWN_NOISE), "--records", "1000", "--out", str(policy)]) == 0
+    files, more = tmp_path / "credentials", []
+    if is_secured:
+        asked = ["credentials", "--devices", "pi1,pi2", "--out", str(files)]
+        assert main([*asked, "--port", str(free_port())]) == 0
+        more = ["--credentials", files]
     server = started(
         "server.commands.cli", "serve", *asked_with(OWN_NOISE), "--force", "--json",
-        "--out", tmp_path / "run",
+        "--out", tmp_path / "run", *more,
     )  # fmt: skip
     devices = []
     try:
         assert "waits for 2 devices" in server.stderr.readline()
-        url = server.stderr.readline().split()[2]
+        join_with = server.stderr.readline().split()[2]
         for name in ("pi1", "pi2"):
+            who = [join_with, "--name", name]
+            if is_secured:
+                assert join_with == "NAME.pairzero"
+                who = [files / f"{name}.pairzero"]
             devices.append(
                 started(
-                    "edge_runtime.cli", "join", url, "--name", name,
+                    "edge_runtime.cli", "join", *who,
                     "--data", tmp_path / f"{name}.tsv", "--policy", policy,
                     "--state", tmp_path / f"state-{name}",
                 )
@@ -252,6 +263,8 @@ def test_devices_join_a_server_with_their_own_data_policies_and_keys(tmp_path, c
         ({}, ["--wait", "0.2"], "0 of 2 devices have come in 0.2 s: nobody"),
         ({}, ["--broker", "nats://127.0.0.1:1"], "nobody answers at 127.0.0.1:1"),
         ({}, ["--broker", "nats://pi.example:4222"], "through a tunnel"),
+        ({}, ["--credentials", "nowhere"], "nowhere/broker.conf: no such file, so no cred"),
+        ({}, ["--credentials", "nowhere", "--broker", "tls://127.0.0.1:1"], "cannot be read"),
     ],
 )
 def test_a_server_that_cannot_serve_says_why_and_leaves_nothing(
@@ -274,7 +287,8 @@ def test_no_address_no_broker_and_no_server_are_said_at_once(tmp_path, capsys):
     data = tmp_path / "data.tsv"
     data.write_text("AddToPlaylist\tadd this\n")
     for url, words in (
-        ("nowhere", "wanted nats://HOST:PORT. `pairzero serve` prints the right line"),
+        ("nowhere", "wanted this end's file of credentials (or nats://HOST:PORT of a broker on"),
+        ("http://127.0.0.1:1", "wanted nats://HOST:PORT. `pairzero serve` prints the right line"),
         ("nats://127.0.0.1:1", "nobody answers at 127.0.0.1:1"),
     ):
         assert joins(url, data) == 2

@@ -1,5 +1,6 @@
 """A broker that is not there, is none, will not do, or dies; and nothing outlives its owner."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -75,13 +76,33 @@ def test_where_nobody_listens_it_is_said_at_once_and_who_would_start_one():
         NatsLink(f"nats://127.0.0.1:{free_port()}", "test")
 
 
-def test_somebody_else_who_listens_is_no_broker(monkeypatch):
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (None, "timed out"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "is no NATS broker"),
+        (b"", "is no NATS broker"),
+        (b"INFO {}\r\n", "nats://127"),
+    ],
+)
+def test_somebody_else_who_listens_is_no_broker(monkeypatch, said, words):
     monkeypatch.setattr(nats_link, "_CONNECT_S", 1.0)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        with pytest.raises(LinkError, match="nats://127"):
+
+        def answer():
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = other.accept()
+                    with connection:
+                        connection.sendall(said)
+
+        if said is not None:
+            threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(LinkError, match=words):
             NatsLink(f"nats://127.0.0.1:{other.getsockname()[1]}", "test")
+        other.shutdown(socket.SHUT_RDWR)
 
 
 def test_a_broker_that_is_too_old_is_named_with_what_brings_a_newer_one(broker, monkeypatch):

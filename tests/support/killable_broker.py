@@ -8,14 +8,19 @@ import time
 from server.hosts.broker import find_program
 
 
+def free_port():
+    """One that nobody listens at, a moment ago."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 class KillableBroker:
     """Args: folder: of its disk; keeps: whether it has one."""
 
     def __init__(self, folder, keeps=True):
         self.folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.url = f"nats://127.0.0.1:{self.port}"
         folder.mkdir(parents=True, exist_ok=True)
         disk = json.dumps(str(folder / "disk"))

@@ -10,7 +10,6 @@ from edge_runtime.control.channel import ControlChannel
 from edge_runtime.control.nats_link import NatsLink
 from edge_runtime.joining import messages
 from edge_runtime.joining.messages import (
-    LOBBY,
     Agreed,
     Hello,
     Knock,
@@ -21,6 +20,7 @@ from edge_runtime.joining.messages import (
     SilenceSent,
     Start,
     here_subject,
+    knock_subject,
 )
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.errors import WireError
@@ -89,7 +89,7 @@ def hello(says, host, *names, **changes):
         "instance": host,
         "where": f"{host}.example, process 1",
     }
-    return says(f"pz.{RUN}.hello", Hello(**{**values, **changes}))
+    return says(f"pz.{RUN}.hello.{host}", Hello(**{**values, **changes}))
 
 
 def live(link, host, instance=None):
@@ -98,7 +98,7 @@ def live(link, host, instance=None):
 
 
 def test_an_index_follows_from_the_name_and_not_from_who_came_first(roster, says):
-    assert says(LOBBY, Knock("late")) == TERMS
+    assert says(knock_subject("late"), Knock("late")) == TERMS
     assert hello(says, "late", "3", "1") == Agreed()
     with pytest.raises(HostsError, match=r"2 of 4 devices have come in 0\.01 s: late \(2\)"):
         roster.wait_for_all(0.01)
@@ -112,11 +112,12 @@ def test_who_does_not_fit_is_told_why_and_is_not_on_the_list(roster, says, links
     assert hello(says, "a", "a") == Agreed()
     live(links(), "a")
     for answer, words in (
-        (says(LOBBY, Knock("a")), "with 1 devices (from a.example, process 1)"),
+        (says(knock_subject("a"), Knock("a")), "with 1 devices (from a.example, process 1)"),
         (hello(says, "a", "b"), "Two hosts need two names"),
         (hello(says, "b", "a"), "there is a device 'a' already"),
         (hello(says, "b"), "a host without devices"),
         (hello(says, "b", "b", run_id="another"), "this is run run-1"),
+        (says(knock_subject("b"), Knock("c")), "b says that it is c"),
         (hello(says, "b", "b", "c", "d", "e"), r"the run has 4 devices, and 1 are on the list: a"),
         (hello(says, "b", members={"b": member("k", 7)}), "'b' has 7 records, optimizer.batch_s"),
         (hello(says, "b", members={"b": member("key-a")}), "two devices have the same key"),
@@ -125,21 +126,24 @@ def test_who_does_not_fit_is_told_why_and_is_not_on_the_list(roster, says, links
         assert words in answer.reason
     assert roster.hosts == {"a": (0,)}
     assert hello(says, "b", "b", "c", "d") == Agreed()
-    assert "the run has 4 devices, and 4 are on the list" in says(LOBBY, Knock("c")).reason
+    assert (
+        "the run has 4 devices, and 4 are on the list"
+        in says(knock_subject("c"), Knock("c")).reason
+    )
 
 
 def test_another_version_is_told_both(roster, links):
     other = bytearray(messages.encode(Knock("a")))
     other[4:6] = (1).to_bytes(2, "big")
-    answer = messages.decode(links().request(LOBBY, bytes(other), 20.0))
+    answer = messages.decode(links().request(knock_subject("a"), bytes(other), 20.0))
     assert f"protocol version 1, this side speaks {PROTOCOL_VERSION}" in answer.reason
 
 
 def test_what_is_no_message_does_nothing(roster, says, links):
     link = links()
     for data in (b"", b"garbage", wire.pack(b"\xc1"), messages.encode(Agreed())):
-        link.publish(LOBBY, data)
-        link.publish(f"pz.{RUN}.hello", data)
+        link.publish(knock_subject("a"), data)
+        link.publish(f"pz.{RUN}.hello.a", data)
     assert hello(says, "a", "a") == Agreed()
     assert roster.hosts == {"a": (0,)}
 
@@ -184,7 +188,7 @@ def test_who_is_gone_before_the_run_may_come_anew_with_other_keys(roster, says, 
     live(there, "a")
     assert "on the list already" in hello(says, "a", "a", instance="b").reason
     there.close()
-    assert says(LOBBY, Knock("a")) == TERMS
+    assert says(knock_subject("a"), Knock("a")) == TERMS
     fresh = {"a": member("fresh"), "b": member("another")}
     assert hello(says, "a", members=fresh, instance="b") == Agreed()
     assert roster.members == (member("fresh"), member("another"))
@@ -192,11 +196,13 @@ def test_who_is_gone_before_the_run_may_come_anew_with_other_keys(roster, says, 
 
 def test_once_it_has_begun_who_went_may_come_back_and_nobody_else_comes(roster, says, links):
     there = begin(roster, says, links)
-    assert "'b' is on the list already" in says(LOBBY, Knock("b")).reason
-    assert "has begun with a (1), b (1), c (1), d (1)" in says(LOBBY, Knock("e")).reason
+    assert "'b' is on the list already" in says(knock_subject("b"), Knock("b")).reason
+    assert (
+        "has begun with a (1), b (1), c (1), d (1)" in says(knock_subject("e"), Knock("e")).reason
+    )
     assert "has begun" in hello(says, "e", "e").reason
     there["b"].close()
-    assert says(LOBBY, Knock("b")) == TERMS
+    assert says(knock_subject("b"), Knock("b")) == TERMS
     assert "began with devices b, and comes back with b, x" in hello(says, "b", "b", "x").reason
     assert "comes back with none" in hello(says, "b").reason
     assert roster.came_back == ()
@@ -241,7 +247,7 @@ def test_a_name_that_cannot_be_part_of_an_address_is_refused(roster, links):
     good = messages.encode(Hello("good", RUN, {"good": member("k")}, "good", "here"))
     for bad in (good.replace(b"good", b"a.>d"), good.replace(b"good", b"a  d")):
         framed = wire.pack(bad[10:-16])
-        answer = messages.decode(links().request(f"pz.{RUN}.hello", framed, 20.0))
+        answer = messages.decode(links().request(f"pz.{RUN}.hello.good", framed, 20.0))
         assert "wanted 1 to 64 letters" in answer.reason
     for where in ("x" * 301, "two\nlines"):
         with pytest.raises(WireError, match="wanted a computer's name"):
