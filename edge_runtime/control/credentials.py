@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from edge_runtime.control.seal import Seal
 from edge_runtime.protocol.errors import LinkError
 from edge_runtime.protocol.members import is_token
 
@@ -36,6 +37,8 @@ class CredentialsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         certificate: that one shows there, PEM.
         key: of it, PEM; secret.
         authority: that the broker's certificate is checked with, PEM.
+        signing_key: of everything that is said, hex; secret.
+        verify_keys: of those who are heard, name -> hex.
     """
 
     format: int
@@ -44,6 +47,8 @@ class CredentialsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     certificate: str
     key: str
     authority: str
+    signing_key: str
+    verify_keys: dict[str, str]
 
 
 class Credentials:
@@ -67,6 +72,7 @@ class Credentials:
         if not is_token(content.name) or not content.addresses:
             raise LinkError(f"{path}: name or addresses are none. Have it written again.")
         self.name, self._addresses = content.name, addresses or content.addresses
+        self.seal = Seal(content.signing_key, content.verify_keys)
         try:
             self._context = ssl.create_default_context(cadata=content.authority)
             self._context.minimum_version = ssl.TLSVersion.TLSv1_3

@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from edge_runtime.control.credentials import Credentials, first_line
-from edge_runtime.protocol.errors import LinkError
+from edge_runtime.control.seal import SEAL_BYTES, answer_context
+from edge_runtime.protocol.errors import LinkError, WireError
 from edge_runtime.protocol.wire import MAX_MESSAGE_BYTES
 
 try:
@@ -53,8 +54,8 @@ OnMessage = Callable[[str, bytes, "Reply | None"], None]
 class Reply:
     """Where an answer to a request goes."""
 
-    def __init__(self, link: NatsLink, subject: str) -> None:
-        self._link, self._subject = link, subject
+    def __init__(self, link: NatsLink, subject: str, asked: bytes) -> None:
+        self._link, self._subject, self._asked = link, subject, asked
 
     def __call__(self, data: bytes) -> None:
         """Send the answer, from any thread but the loop's.
@@ -62,7 +63,7 @@ class Reply:
         Raises:
             LinkError: it cannot be sent.
         """
-        self._link.publish(self._subject, data)
+        self._link.publish(self._subject, data, self._asked)
 
 
 class NatsLink:
@@ -91,6 +92,7 @@ class NatsLink:
         else:
             _check_somebody_is_there(url := url or "")
         self._url = url
+        self._seal = None if credentials is None else credentials.seal
         self._is_closing = False
         self._last_failure = ""
         self._waiting: set[concurrent.futures.Future[str]] = set()
@@ -153,12 +155,19 @@ class NatsLink:
         """Whether the broker is there now."""
         return self._nats is not None and self._nats.is_connected
 
-    def publish(self, subject: str, data: bytes) -> None:
-        """Send.
+    def publish(self, subject: str, data: bytes, asked: bytes | None = None) -> None:
+        """Send, signed where there are credentials.
+
+        Args:
+            subject: where.
+            data: what.
+            asked: what it is the answer to, as it came.
 
         Raises:
             LinkError: it was not sent, and will not be.
         """
+        if self._seal is not None:
+            data = self._seal.sign(subject if asked is None else answer_context(asked), data)
         self._wait(self._connected().publish(subject, data), _SEND_S)
 
     def subscribe(self, subject: str, on_message: OnMessage) -> None:
@@ -169,8 +178,16 @@ class NatsLink:
         """
 
         async def bring(message: Msg) -> None:
-            reply = Reply(self, message.reply) if message.reply else None
-            on_message(message.subject, message.data, reply)
+            data = message.data
+            if self._seal is not None:
+                try:
+                    sender = self._seal.sender_at(message.subject)
+                    data = self._seal.check(message.subject, sender, data)
+                except WireError as error:
+                    _logger.warning("%s: %s", message.subject, error)
+                    return
+            reply = Reply(self, message.reply, message.data) if message.reply else None
+            on_message(message.subject, data, reply)
 
         self._wait(self._connected().subscribe(subject, cb=bring), _SEND_S)
         self._wait(self._connected().flush(int(_SEND_S)), 2 * _SEND_S)
@@ -179,8 +196,11 @@ class NatsLink:
         """Ask; the answer, or None if nobody is there to answer.
 
         Raises:
-            LinkError: somebody is there, and has not answered in time; or the broker is not.
+            LinkError: somebody is there, and has not answered in time; or somebody else has; or the
+                broker is not there.
         """
+        if self._seal is not None:
+            data = self._seal.sign(subject, data)
         asking = self._connected().request(subject, data, timeout=timeout_s)
         try:
             answer: bytes = self._wait(asking, timeout_s + _SEND_S).data
@@ -188,7 +208,12 @@ class NatsLink:
             if isinstance(error.__cause__, NoRespondersError):
                 return None
             raise
-        return answer
+        if self._seal is None:
+            return answer
+        try:
+            return self._seal.check(answer_context(data), self._seal.sender_at(subject), answer)
+        except WireError as error:
+            raise LinkError(f"{self._url}: an answer from {subject}: {error}") from error
 
     def is_anybody_at(self, subject: str) -> bool:
         """Whether somebody listens to a subject, who may be too busy to answer."""
@@ -260,10 +285,10 @@ class NatsLink:
         Raises:
             LinkError: it failed, or takes too long.
         """
-        future = asyncio.run_coroutine_threadsafe(doing, self._loop)
         # What is given up is left to itself: the client does not bear that it is cancelled.
         given_up: concurrent.futures.Future[str] = concurrent.futures.Future()
         self._waiting.add(given_up)
+        future = asyncio.run_coroutine_threadsafe(doing, self._loop)
         try:
             either: list[concurrent.futures.Future[Any]] = [future, given_up]
             concurrent.futures.wait(either, timeout_s, concurrent.futures.FIRST_COMPLETED)
@@ -301,10 +326,10 @@ class NatsLink:
                 f"{self._url}: a broker of version {'.'.join(map(str, version))}, wanted "
                 f"{'.'.join(map(str, MIN_BROKER))} or later: pip install 'pairzero[broker]'."
             )
-        if client.max_payload < MAX_MESSAGE_BYTES:
+        if client.max_payload < MAX_MESSAGE_BYTES + SEAL_BYTES:
             raise LinkError(
                 f"{self._url}: the broker takes {client.max_payload:,} bytes at once, wanted "
-                f"{MAX_MESSAGE_BYTES:,}. Set max_payload in its configuration."
+                f"{MAX_MESSAGE_BYTES + SEAL_BYTES:,}. Set max_payload in its configuration."
             )
 
 

@@ -6,8 +6,9 @@ import argparse
 import datetime
 
 from edge_runtime.control.credentials import SUFFIX
+from edge_runtime.control.seal import SERVER
 from server.errors import HostsError
-from server.hosts.broker import CONFIGURATION_FILE, SERVER_NAME
+from server.hosts.broker import CONFIGURATION_FILE
 from server.hosts.credentials import write_credentials
 
 _MOST_PORT = 65535
@@ -25,6 +26,6 @@ def credentials(args: argparse.Namespace) -> int:
         f"  here:         pairzero serve CONFIG --credentials {args.out}\n"
         f"  on each host: its own {names[0]}{SUFFIX}, and\n"
         f"                pairzero-device join {names[0]}{SUFFIX} --data FILE\n"
-        f"{CONFIGURATION_FILE} and {SERVER_NAME}{SUFFIX} stay here. Nobody can be added later."
+        f"{CONFIGURATION_FILE} and {SERVER}{SUFFIX} stay here. Nobody can be added later."
     )
     return 0

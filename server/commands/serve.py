@@ -14,6 +14,7 @@ import msgspec
 from edge_runtime.control.bundle_store import publish
 from edge_runtime.control.credentials import SUFFIX, Credentials
 from edge_runtime.control.nats_link import NatsLink
+from edge_runtime.control.seal import SERVER
 from edge_runtime.joining.messages import AirTerms, RunTerms
 from edge_runtime.protocol.members import Member
 from radio.waveforms.coherent import CoherentWaveform
@@ -25,7 +26,7 @@ from server.commands.run import finish, folder_of
 from server.commands.settings import overrides
 from server.config.run_config import RunConfig
 from server.errors import ConfigurationError
-from server.hosts.broker import CONFIGURATION_FILE, SERVER_NAME, Broker
+from server.hosts.broker import CONFIGURATION_FILE, Broker
 from server.hosts.remote_hosts import RemoteHosts, check_can_be_remote
 from server.hosts.roster import Roster
 from server.report.terminal import ProgressPrinter
@@ -74,13 +75,13 @@ def _link_of(args: argparse.Namespace, opened: contextlib.ExitStack) -> tuple[Na
     if args.credentials is None:
         if url is None:
             url = opened.enter_context(Broker()).url
-        link, join_with = NatsLink(url, SERVER_NAME), f"{url} --name NAME"
+        link, join_with = NatsLink(url, SERVER), f"{url} --name NAME"
     else:
         if url is None:
             opened.enter_context(Broker(args.credentials / CONFIGURATION_FILE))
-        file = args.credentials / f"{SERVER_NAME}{SUFFIX}"
+        file = args.credentials / f"{SERVER}{SUFFIX}"
         credentials = Credentials(file, () if url is None else (_address_of(url),))
-        link, join_with = NatsLink(None, SERVER_NAME, credentials=credentials), f"NAME{SUFFIX}"
+        link, join_with = NatsLink(None, SERVER, credentials=credentials), f"NAME{SUFFIX}"
     return opened.enter_context(contextlib.closing(link)), join_with
 
 

@@ -19,7 +19,6 @@ from radio.command_line import at_the_end_of_the_input
 from radio.self_closing import SelfClosing, end_with_its_input
 from server.errors import HostsError
 
-SERVER_NAME = "server"
 CONFIGURATION_FILE = "broker.conf"
 
 _START_S = 20.0

@@ -11,20 +11,21 @@ import ipaddress
 import json
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edge_runtime.control.credentials import FORMAT, SUFFIX
+from edge_runtime.control.seal import SERVER
 from edge_runtime.protocol.members import is_token
 from edge_runtime.protocol.wire import MAX_MESSAGE_BYTES
 from server.errors import HostsError
 from server.files import new_folder
-from server.hosts.broker import CONFIGURATION_FILE, SERVER_NAME
+from server.hosts.broker import CONFIGURATION_FILE
 
 try:
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519
     from cryptography.x509.oid import NameOID
 except ImportError as error:
     raise HostsError(
@@ -55,7 +56,7 @@ def write_credentials(
         HostsError: a name or an address is none; or something is there already.
     """
     for name in devices:
-        if not is_token(name) or name in (SERVER_NAME, "any"):
+        if not is_token(name) or name in (SERVER, "any"):
             raise HostsError(
                 f"--devices: got {name!r}, wanted names of 1 to 64 letters, digits, - and _, and "
                 'none called "server" or "any".'
@@ -72,12 +73,15 @@ def write_credentials(
         _write_secret(folder / "broker.pem", _pem(broker) + _key_pem(key))
         configuration = _broker_configuration(devices, port)
         (folder / CONFIGURATION_FILE).write_text(configuration, "utf-8")
-        for name in (SERVER_NAME, *devices):
+        signing = {n: ed25519.Ed25519PrivateKey.generate() for n in (SERVER, *devices)}
+        for name in (SERVER, *devices):
+            heard = devices if name == SERVER else [SERVER]
             key = ec.generate_private_key(ec.SECP256R1())
             identity = [x509.RFC822Name(_user(name))]
             certificate = _sign(name, key, "pairzero", authority_key, identity, now)
-            own = ("127.0.0.1", *names) if name == SERVER_NAME else names
+            own = ("127.0.0.1", *names) if name == SERVER else names
             text = _file_of(name, own, port, certificate, key, authority)
+            text += _signing_part(signing[name], {n: signing[n] for n in heard})
             _write_secret(folder / f"{name}{SUFFIX}", text)
     return names
 
@@ -188,8 +192,18 @@ def _file_of(
     )
 
 
+def _signing_part(
+    own: ed25519.Ed25519PrivateKey, heard: Mapping[str, ed25519.Ed25519PrivateKey]
+) -> str:
+    lines = [
+        f'"{name}" = "{key.public_key().public_bytes_raw().hex()}"\n' for name, key in heard.items()
+    ]
+    secret = own.private_bytes_raw().hex()
+    return f'signing_key = "{secret}"\n\n[verify_keys]\n{"".join(lines)}'
+
+
 def _broker_configuration(devices: Sequence[str], port: int) -> str:
-    users = [f'    {{ user: "{_user(SERVER_NAME)}" }}']
+    users = [f'    {{ user: "{_user(SERVER)}" }}']
     users += [
         f'    {{ user: "{_user(name)}", permissions: {{\n'
         f"        publish: {{ allow: {json.dumps(_may_say(name))} }},\n"

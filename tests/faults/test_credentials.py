@@ -8,10 +8,14 @@ import time
 import pytest
 
 from edge_runtime.control.credentials import Credentials
-from edge_runtime.control.nats_link import NatsLink
+from edge_runtime.control.host_end import HostEnd
+from edge_runtime.control.nats_link import NatsLink, Reply
+from edge_runtime.control.over_nats import NatsChannel, NatsHost
 from edge_runtime.control.step_log import StepLog, num_steps
+from edge_runtime.protocol import wire
 from edge_runtime.protocol.errors import LinkError
-from edge_runtime.protocol.rounds import RoundResult
+from edge_runtime.protocol.orders import Answer, Order
+from edge_runtime.protocol.rounds import RoundResult, SilenceOrder
 from server.commands.cli import main
 from server.errors import HostsError
 from server.hosts.broker import Broker
@@ -243,3 +247,119 @@ def test_the_command_says_what_goes_where_and_overwrites_nothing(tmp_path, capsy
     assert main(asked) == 2
     assert "there is something already" in capsys.readouterr().err
     assert main([*asked, "--port", "0"]) == 2
+
+
+# ---------------------------------------------------------------- a broker that lies
+
+
+class NotingAgent:
+    run_id, device_indices = RUN, (0,)
+
+    def __init__(self, host):
+        self.host, self.carried_out = host, []
+
+    def carry_out(self, message):
+        self.carried_out.append(message)
+        return []
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def lying(folder, tmp_path):
+    """Whoever has the broker's machine: may say and hear everything, and has nobody's key."""
+    text = (folder / "server.pairzero").read_text()
+    (own,) = (line for line in text.splitlines() if line.startswith("signing_key"))
+    forged = changed(folder, "server", tmp_path, [(own, f'signing_key = "{"1" * 64}"')])
+    with contextlib.closing(NatsLink(None, "server", credentials=Credentials(forged))) as link:
+        yield link
+
+
+@pytest.fixture
+def overheard(lying):
+    """overheard(subject) -> list of (subject, bytes as they travel) from here on."""
+
+    def listen(subject):
+        found = []
+
+        async def note(message):
+            found.append((message.subject, message.data))
+
+        lying._wait(lying._nats.subscribe(subject, cb=note), 20.0)
+        lying._wait(lying._nats.flush(), 20.0)
+        return found
+
+    return listen
+
+
+def said_again(lying, subject, data):
+    """Bytes as they are."""
+    lying._wait(lying._nats.publish(subject, data), 20.0)
+    lying._wait(lying._nats.flush(), 20.0)
+
+
+@pytest.fixture
+def host(link_of):
+    """pi1, which carries out orders and notes them."""
+    agent = NotingAgent("pi1")
+    serving = NatsHost(link_of("pi1"), RUN, "pi1")
+    thread = threading.Thread(target=serving.serve, args=(HostEnd(agent),), daemon=True)
+    thread.start()
+    yield agent
+    serving.stop()
+    thread.join(30.0)
+
+
+def test_an_order_that_the_server_has_not_signed_is_none(link_of, lying, host, caplog):
+    channel = NatsChannel(link_of("server"), RUN, {"pi1": (0,)}, epoch=1)
+    forged = wire.encode(Order(7, 1, SilenceOrder(RUN, 9)))
+    lying.publish(f"pz.{RUN}.order", forged)
+    lying.publish(f"pz.{RUN}.order.pi1", forged)
+    said_again(lying, f"pz.{RUN}.order", forged)
+    assert channel.ask(SilenceOrder(RUN, 0), deadline_s=60.0).answered.keys() == {"pi1"}
+    assert host.carried_out == [SilenceOrder(RUN, 0)]
+    assert caplog.text.count("not signed by server") == 3
+
+
+def test_an_order_that_is_said_again_or_elsewhere_changes_nothing(
+    link_of, lying, overheard, host, caplog
+):
+    channel = NatsChannel(link_of("server"), RUN, {"pi1": (0,)}, epoch=1)
+    travelled = overheard(f"pz.{RUN}.order")
+    for index in range(3):
+        assert channel.ask(SilenceOrder(RUN, index), deadline_s=60.0).missing == ()
+    for subject, data in [travelled[0], travelled[2], (f"pz.{RUN}.order.pi1", travelled[2][1])]:
+        said_again(lying, subject, data)
+    bent = bytearray(travelled[2][1])
+    bent[-1] ^= 1
+    said_again(lying, f"pz.{RUN}.order", bytes(bent))
+    said_again(lying, f"pz.{RUN}.order", b"x" * (1 << 21))
+    assert channel.ask(SilenceOrder(RUN, 3), deadline_s=60.0).missing == ()
+    assert host.carried_out == [SilenceOrder(RUN, index) for index in range(4)]
+
+
+def test_an_answer_that_the_host_has_not_signed_is_none(link_of, lying, caplog):
+    channel = NatsChannel(link_of("server"), RUN, {"pi1": (0,)}, epoch=1)
+    forged = wire.encode(Answer(RUN, 1, 1, "pi1"))
+    timer = threading.Timer(0.2, lying.publish, (f"pz.{RUN}.answer.pi1", forged))
+    timer.start()
+    assert channel.ask(SilenceOrder(RUN, 0), deadline_s=1.0).missing == ("pi1",)
+    timer.join(30.0)
+    assert "not signed by pi1" in caplog.text
+    # Another host that has a key of its own signs for itself alone.
+    with pytest.raises(LinkError, match="no permission"):
+        link_of("pi2").request(f"pz.{RUN}.answer.pi1", forged, 20.0)
+
+
+def test_a_question_that_another_answers_is_not_answered(link_of, lying):
+    def forge(subject, data, reply):
+        threading.Thread(target=reply, args=(b"agreed",)).start()
+
+    async def take(message):
+        forge(message.subject, message.data, Reply(lying, message.reply, message.data))
+
+    lying._wait(lying._nats.subscribe("pz.lobby.knock.*", cb=take), 20.0)
+    lying._wait(lying._nats.flush(), 20.0)
+    with pytest.raises(LinkError, match="not signed by server"):
+        link_of("pi1").request("pz.lobby.knock.pi1", b"?", 20.0)

@@ -196,6 +196,7 @@ ON_REQUEST = {
     "edge_runtime/control/broker_disk.py": {"nats"},
     "edge_runtime/control/bundle_store.py": {"nats"},
     "edge_runtime/control/step_log.py": {"nats"},
+    "edge_runtime/control/seal.py": {"nacl"},
 }
 
 
