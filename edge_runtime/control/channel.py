@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from edge_runtime.protocol import wire
-from edge_runtime.protocol.errors import WireError
+from edge_runtime.protocol.errors import LinkRenewedError, WireError
 from edge_runtime.protocol.orders import Answer, Order, OrderMessage, Refusal
 from edge_runtime.protocol.rounds import DigestReport, RoundReport
 
@@ -105,6 +105,11 @@ class ControlChannel(ABC):
         return self._asking
 
     @property
+    def last_order(self) -> tuple[int, int]:
+        """Epoch and sequence of the last order."""
+        return self._epoch, self._sequence
+
+    @property
     def hosts(self) -> tuple[str, ...]:
         """The names of all hosts."""
         return tuple(self._hosts)
@@ -169,6 +174,9 @@ class ControlChannel(ABC):
                 continue
             answered[answer.host] = answer
         self._asking = None
+        if self.lets_go:
+            # Whoever asks for a proof has done nothing, and does nothing before it has one.
+            answered = {h: a for h, a in answered.items() if not _asks_for_proof(a)}
         missing = tuple(host for host in asked if host not in answered)
         if missing:
             kind = type(message).__name__
@@ -215,6 +223,10 @@ class ControlChannel(ABC):
     @abstractmethod
     def close(self) -> None:
         """Let go of every host. Idempotent."""
+
+
+def _asks_for_proof(answer: Answer) -> bool:
+    return answer.refusal is not None and answer.refusal.kind == LinkRenewedError.__name__
 
 
 def _is_about(report: RoundReport | DigestReport, message: OrderMessage) -> bool:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from edge_runtime.agent import DeviceAgent
 from edge_runtime.protocol import wire
-from edge_runtime.protocol.errors import EdgeError, WireError
+from edge_runtime.protocol.errors import EdgeError, LinkRenewedError, WireError
 from edge_runtime.protocol.orders import Answer, AtHand, Order, OrderMessage, Refusal, Report
 from edge_runtime.protocol.rounds import RoundResult, RunEnded, SilenceOrder
 from radio.errors import RadioError
@@ -49,6 +49,7 @@ class HostEnd:
         self._at_hand = AtHand() if at_hand is None else at_hand
         self._around = around
         self._last = (-1, -1)
+        self._is_unproven = False
         self._has_ended = False
         self._last_answer = b""
 
@@ -66,6 +67,15 @@ class HostEnd:
     def has_ended(self) -> bool:
         """Whether it has been told that there are no more rounds."""
         return self._has_ended
+
+    def begin_after(self, epoch: int, sequence: int) -> None:
+        """The server is there now, and this was its last order: older ones are refused."""
+        self._last, self._last_answer = (epoch, sequence), b""
+        self._is_unproven = False
+
+    def suspect(self) -> None:
+        """The link was lost: until `begin_after` orders may be of before, but for silence."""
+        self._is_unproven = True
 
     def answer(self, data: bytes, is_newest: bool = True) -> bytes | None:
         """Carry an order out; what is said to it, None for what is none of this host's.
@@ -101,6 +111,11 @@ class HostEnd:
         reports: tuple[Report, ...] = ()
         refusal = None
         try:
+            if self._is_unproven and not isinstance(order.message, SilenceOrder):
+                raise LinkRenewedError(
+                    "the link was lost meanwhile, and the server has not answered this host's "
+                    "challenge since."
+                )
             if self._around is not None:
                 self._around.before(order.message)
             reports = tuple(self._agent.carry_out(order.message))

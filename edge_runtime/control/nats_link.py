@@ -24,7 +24,7 @@ from edge_runtime.protocol.errors import LinkError, WireError
 from edge_runtime.protocol.wire import MAX_MESSAGE_BYTES
 
 try:
-    import nats
+    from nats.aio.client import Client
     from nats.aio.msg import Msg
     from nats.errors import Error as NatsError
     from nats.errors import NoRespondersError
@@ -93,6 +93,7 @@ class NatsLink:
             _check_somebody_is_there(url := url or "")
         self._url = url
         self._seal = None if credentials is None else credentials.seal
+        self.on_lost = on_lost
         self._is_closing = False
         self._last_failure = ""
         self._waiting: set[concurrent.futures.Future[str]] = set()
@@ -107,7 +108,7 @@ class NatsLink:
                 return
             _logger.warning("%s: the broker is lost", url)
             self._give_up("the broker was lost meanwhile")
-            on_lost()
+            self.on_lost()
 
         async def back() -> None:
             _logger.warning("%s: the broker is back", url)
@@ -123,7 +124,8 @@ class NatsLink:
             if "permissions violation" in text.lower():
                 self._give_up(f"no permission: {text}")
 
-        connecting = nats.connect(
+        self._nats = Client()
+        connecting = self._nats.connect(
             url,
             name=name,
             # By its own name, so that nobody else's answers may be heard.
@@ -142,9 +144,8 @@ class NatsLink:
             max_reconnect_attempts=-1,
             allow_reconnect=True,
         )
-        self._nats = None
         try:
-            self._nats = self._wait(connecting, 2 * _CONNECT_S)
+            self._wait(connecting, 2 * _CONNECT_S)
             self._check_broker()
         except BaseException:
             self.close()
@@ -153,7 +154,7 @@ class NatsLink:
     @property
     def is_up(self) -> bool:
         """Whether the broker is there now."""
-        return self._nats is not None and self._nats.is_connected
+        return bool(self._nats.is_connected)
 
     def publish(self, subject: str, data: bytes, asked: bytes | None = None) -> None:
         """Send, signed where there are credentials.
@@ -259,12 +260,10 @@ class NatsLink:
             self._loop.close()
 
     async def _let_go(self) -> None:
-        if self._nats is None:
-            return
         try:
             await self._nats.close()
         finally:
-            # Older clients leave it open where they were just coming back.
+            # The client leaves it open where it was just coming, or coming back.
             if (transport := getattr(self._nats, "_transport", None)) is not None:
                 transport.close()
 
@@ -275,7 +274,7 @@ class NatsLink:
         await asyncio.gather(*left, return_exceptions=True)
 
     def _connected(self) -> Any:
-        if self._nats is None or self._is_closing:
+        if self._is_closing:
             raise LinkError(f"{self._url}: the link is closed.")
         return self._nats
 

@@ -70,6 +70,8 @@ class NatsChannel(ControlChannel):
         self._replies: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._is_sent = True
         self._idle: set[str] = set()
+        self.challenges: dict[str, str] = {}
+        """Host -> the challenge that it has said last."""
         self.on_gone: Callable[[Iterable[str]], None] = lambda hosts: None
         """Called with hosts that are let go."""
         link.subscribe(f"{self._subject}.answer.*", self._take)
@@ -122,7 +124,10 @@ class NatsChannel(ControlChannel):
         self._replies.put(data)
 
     def _note_idle(self, subject: str, data: bytes, reply: Reply | None) -> None:
-        self._idle.add(subject.rsplit(".", 1)[-1])
+        host, challenge = subject.rsplit(".", 1)[-1], data.decode("ascii", "replace")
+        if host in self.hosts and is_token(challenge):
+            self.challenges[host] = challenge
+            self._idle.add(host)
 
 
 class NatsHost:
@@ -163,11 +168,11 @@ class NatsHost:
         """Have something done in `serve`'s thread, behind the orders that wait; from any thread."""
         self._orders.put(do)
 
-    def say_idle(self) -> None:
+    def say_idle(self, challenge: str) -> None:
         """Tell the server, if it is so, that orders are waited for; from any thread."""
         if self._is_idle and self._orders.empty():
             with contextlib.suppress(LinkError):  # the next time
-                self._link.publish(f"{self._subject}.alive.{self._host}", b"")
+                self._link.publish(f"{self._subject}.alive.{self._host}", challenge.encode())
 
     def stop(self) -> None:
         """Let `serve` return when the order at hand is carried out; from any thread."""

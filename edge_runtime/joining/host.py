@@ -15,13 +15,10 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import TypeVar
 
 from edge_runtime.agent import DeviceAgent
-from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, Bundle, open_bundle
-from edge_runtime.control.bundle_store import fetch
 from edge_runtime.control.host_end import HostEnd
 from edge_runtime.control.nats_link import NatsLink, Reply
 from edge_runtime.control.over_nats import NatsHost, token
@@ -34,7 +31,6 @@ from edge_runtime.joining.in_step import InStep
 from edge_runtime.joining.journal import Journal, run_of
 from edge_runtime.joining.messages import (
     Agreed,
-    AirTerms,
     Hello,
     JoiningMessage,
     Knock,
@@ -45,22 +41,25 @@ from edge_runtime.joining.messages import (
     knock_subject,
     server_subject,
 )
-from edge_runtime.joining.rehearsal import PlayedAir, PlayedBox, PlayedTransceiver
+from edge_runtime.joining.preparation import (
+    check_policies,
+    load_prompts,
+    make_keys,
+    open_the_same,
+    uplink_of,
+)
+from edge_runtime.joining.rehearsal import PlayedAir
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.pass_shapes import MAX_ROWS, choose_max_rows
 from edge_runtime.protocol.errors import (
-    DeviceKeysError,
     EdgeError,
     LinkError,
-    PlanRefusedError,
-    PromiseError,
-    TaskError,
+    LinkRenewedError,
     WireError,
 )
 from edge_runtime.protocol.members import Member
 from edge_runtime.protocol.orders import AtHand
-from edge_runtime.tasks import PromptSet, label_token_ids, load_tokenizer, read_examples
-from edge_runtime.uplink import IdealUplink, Uplink, uplink_with
+from edge_runtime.tasks import label_token_ids, load_tokenizer
 from edge_runtime.virtual_device import VirtualDevice
 
 _ASK_S = 20.0
@@ -110,9 +109,9 @@ class _Host:
         self, link: NatsLink, settings: HostSettings, terms: RunTerms, say: Callable[[str], None]
     ) -> None:
         self._link, self._settings, self._terms = link, settings, terms
-        bundle = _open_the_same(link, settings, terms, say)
-        self._prompts = _load(settings.data, bundle, terms)
-        _check_policies(settings, terms, self._prompts)
+        bundle = open_the_same(link, settings, terms, say)
+        self._prompts = load_prompts(settings.data, bundle, terms)
+        check_policies(settings, terms, self._prompts)
         self._weights = ParameterStore.from_bundle(bundle, terms.trainable, settings.workers)
         self._weights.check_perturbation_scale(terms.example.perturbation_scale)
         self._forward = OnnxForward(
@@ -126,6 +125,9 @@ class _Host:
         self._journal: Journal | None = None
         self._has_started = self._has_ended = False
         self._agent_here: DeviceAgent | None = None
+        self._end_here: HostEnd | None = None
+        self._challenge = secrets.token_hex(8)
+        link.on_lost = self._suspect
         self._guard: Guard | None = None
         self._there_s = self._looked_s = time.monotonic()
         self._is_server_there = True
@@ -149,7 +151,7 @@ class _Host:
         """Be on the list of the run."""
         was_here = run_of(self._settings.journal) == self._terms.run_id
         self._has_started = was_here and (self._settings.state / KEYS_FILE).exists()
-        self._keys = _make_keys(self._settings, self._terms, was_here)
+        self._keys = make_keys(self._settings, self._terms, was_here)
         if self._terms.is_private:
             self._open_journal()  # with the keys: whoever finds them knows of which run they are
         owners = zip(self._prompts.items(), self._keys.private_randoms(), strict=True)
@@ -160,7 +162,9 @@ class _Host:
         instance = secrets.token_hex(8)
         self._be_found(instance)
         where = f"{socket.gethostname()}, process {os.getpid()}"
-        hello = Hello(self._settings.host, self._terms.run_id, members, instance, where)
+        hello = Hello(
+            self._settings.host, self._terms.run_id, members, instance, where, self._challenge
+        )
         reply = _ask(self._link, f"{self._subject}.hello.{self._settings.host}", hello)
         if reply is None:
             raise LinkError(f"run {self._terms.run_id}: its server is not there any more.")
@@ -184,7 +188,9 @@ class _Host:
             at_hand = AtHand()
             try:
                 journal = self._open_journal()
-                agent = self._agent(_as(messages.decode(data), Start), at_hand)
+                start = _as(messages.decode(data), Start)
+                self._check_is_of_now(start)
+                agent = self._agent(start, at_hand)
             except EdgeError as error:
                 _answer(reply, Refused(str(error)))
                 raise
@@ -197,6 +203,10 @@ class _Host:
                 say(f"in step after {num_steps} rounds" if num_steps else "all are there")
                 watcher.start()
                 end = HostEnd(agent, at_hand, in_step)
+                end.begin_after(start.epoch, start.sequence)
+                self._end_here = end
+                if start.challenge != self._challenge:  # lost again since
+                    end.suspect()
                 self._orders.serve(end)
                 self._has_ended = end.has_ended
             finally:
@@ -230,7 +240,7 @@ class _Host:
             if is_over.wait(_LOOK_S) or self._is_nobody_there():
                 break
             if look % _LOOKS_TO_A_WORD == 0:
-                self._orders.say_idle()
+                self._orders.say_idle(self._challenge)
         self._orders.stop()
 
     def _take_start(self, data: bytes, reply: Reply | None) -> None:
@@ -240,16 +250,28 @@ class _Host:
         else:
             self._orders.between_orders(lambda: self._start_again(data, reply))
 
+    def _suspect(self) -> None:
+        """The link was lost: what comes by it from now on may be of before. In its thread."""
+        self._challenge = secrets.token_hex(8)
+        if self._end_here is not None:
+            self._end_here.suspect()
+
+    def _check_is_of_now(self, start: Start) -> None:
+        if start.challenge != self._challenge:
+            raise LinkRenewedError("start: not for this host's challenge, which is a newer one.")
+
     def _start_again(self, data: bytes, reply: Reply | None) -> None:
-        agent = self._agent_here
-        assert agent is not None
+        agent, end = self._agent_here, self._end_here
+        assert agent is not None and end is not None
         try:
             start = _as(messages.decode(data), Start)
+            self._check_is_of_now(start)
             if sorted(start.indices.values()) != list(agent.device_indices):
                 raise WireError(f"start: devices {start.indices}, here {agent.device_indices}.")
             if self._guard is not None:
                 self._guard.ledger.check_holds(start.heard)
             agent.begin_again()
+            end.begin_after(start.epoch, start.sequence)
         except EdgeError as error:
             _answer(reply, Refused(str(error)))
             return
@@ -290,7 +312,7 @@ class _Host:
                 owner=name,
                 prompts=prompts,
                 private_random=private_random,
-                uplink=_uplink(air, start.indices[name], self._terms.air),
+                uplink=uplink_of(air, start.indices[name], self._terms.air),
                 policy=self._settings.policies.get(name) if self._terms.is_private else None,
             )
             for (name, prompts), private_random in owners
@@ -310,39 +332,6 @@ class _Host:
         return agent
 
 
-def _check_policies(
-    settings: HostSettings, terms: RunTerms, prompts: Mapping[str, PromptSet]
-) -> None:
-    """Every owner has agreed to such a run, or it is not joined."""
-    if not terms.is_private:
-        return
-    for name, own in prompts.items():
-        policy = settings.policies.get(name)
-        if policy is None:
-            raise PromiseError(
-                f"device {name!r}: the run promises privacy, and there is no policy of the owner "
-                "of its data: --policy FILE. `pairzero policy` writes one."
-            )
-        try:
-            policy.check_kind(terms.example)
-            policy.check_sampling_rate(terms.example.batch_size, len(own))
-            policy.check_covers(terms.rounds)
-        except PlanRefusedError as error:
-            raise PlanRefusedError(f"device {name!r} does not join: {error}") from error
-
-
-def _uplink(air: PlayedAir, device_index: int, terms: AirTerms | None) -> Uplink:
-    if terms is None:
-        return IdealUplink(PlayedBox(air, device_index))
-    radio = PlayedTransceiver(
-        air,
-        device_index,
-        sample_rate_hz=terms.sample_rate_hz,
-        max_amplitude=terms.max_amplitude,
-    )
-    return uplink_with(terms.waveform, radio)
-
-
 def _knock(link: NatsLink, settings: HostSettings, is_over: threading.Event) -> RunTerms | None:
     """What the server on this broker has; it may come later than its devices. None at the end."""
     until_s = time.monotonic() + settings.wait_s
@@ -359,67 +348,6 @@ def _knock(link: NatsLink, settings: HostSettings, is_over: threading.Event) -> 
             )
         is_over.wait(_KNOCK_AGAIN_S)
     return None
-
-
-def _open_the_same(
-    link: NatsLink, settings: HostSettings, terms: RunTerms, say: Callable[[str], None]
-) -> Bundle:
-    """The run's bundle: the one that was named, or that comes with pairzero, or the broker's."""
-    bundle = open_bundle(BUNDLED_MODEL_FOLDER if settings.bundle is None else settings.bundle)
-    if bundle.digest == terms.bundle_digest:
-        return bundle
-    if settings.bundle is not None:
-        raise LinkError(
-            f"{settings.bundle}: this bundle is {bundle.digest[:16]}, the run's is "
-            f"{terms.bundle_digest[:16]}. Leave --bundle out, and it is fetched from the server's."
-        )
-    return fetch(link, terms.bundle_digest, settings.fetched_bundle(terms.bundle_digest), say)
-
-
-def _load(data: Mapping[str, Path], bundle: Bundle, terms: RunTerms) -> dict[str, PromptSet]:
-    """Every device's examples, tokenised."""
-    tokenizer = load_tokenizer(bundle.tokenizer_path)
-    prompts = {}
-    for name, path in sorted(data.items()):
-        token("device", name)
-        prompts[name] = PromptSet(
-            read_examples(path, terms.task), terms.task, tokenizer, terms.max_tokens
-        )
-        if len(prompts[name]) < terms.example.batch_size:
-            raise TaskError(
-                f"{path}: {len(prompts[name])} records, the run's optimizer.batch_size is "
-                f"{terms.example.batch_size}. A device divides by it whatever it holds, so it "
-                "needs as many."
-            )
-    return prompts
-
-
-def _make_keys(settings: HostSettings, terms: RunTerms, was_here: bool) -> HostKeys:
-    if terms.simulated_seed is None:
-        return _real_keys(settings, terms, was_here)
-    if not settings.may_simulate:
-        raise LinkError(
-            f"run {terms.run_id}: wants keys that follow from its seed, which protect nobody. "
-            "Only `pairzero up`, on one machine, may; elsewhere privacy.noise_source = "
-            '"system".'
-        )
-    return HostKeys.simulated(terms.simulated_seed, [int(name) for name in sorted(settings.data)])
-
-
-def _real_keys(settings: HostSettings, terms: RunTerms, was_here: bool) -> HostKeys:
-    """From the system's generator; on the host's own disk before anything is drawn with them."""
-    keys = HostKeys.fresh(len(settings.data))
-    if terms.is_private:
-        if (settings.state / KEYS_FILE).exists():
-            if was_here:
-                return HostKeys.load(settings.state, len(settings.data))
-            raise DeviceKeysError(
-                f"{settings.state / KEYS_FILE}: keys of another run are there, which may go on. "
-                "Name another folder with --state, or delete them to end that run for good."
-            )
-        settings.state.mkdir(parents=True, exist_ok=True)
-        keys.keep(settings.state)
-    return keys
 
 
 def _ask(link: NatsLink, subject: str, message: JoiningMessage) -> JoiningMessage | None:

@@ -139,6 +139,7 @@ class Hello(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="hello"
         members: name of each device -> what there is to know of it.
         instance: names this process of it; a random token.
         where: the computer it is on, for a person who looks for it.
+        challenge: a random token that the start has to give back.
     """
 
     host: str
@@ -146,26 +147,33 @@ class Hello(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="hello"
     members: dict[str, Member]
     instance: str
     where: str
+    challenge: str
 
     def __post_init__(self) -> None:
         """Refuse what cannot be part of an address, or of a line."""
-        _check_tokens(self.host, self.instance, *self.members)
+        _check_tokens(self.host, self.instance, self.challenge, *self.members)
         if len(self.where) > _MOST_WHERE or not self.where.isprintable():
             raise WireError(f"where: got {self.where[:_MOST_WHERE]!r}, wanted a computer's name.")
 
 
 class Start(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="start"):
-    """Everybody is there.
+    """Everybody is there; or a server proves that it is there now, to a host whose link was lost.
 
     Attributes:
         run_id: of the run.
         indices: name of each of the host's devices -> by which orders know it.
         heard: name -> how many releases of it the server has heard.
+        challenge: the host's own; another one is an old start.
+        epoch: of the server's last order; older ones are nobody's any more.
+        sequence: likewise.
     """
 
     run_id: str
     indices: dict[str, int]
     heard: dict[str, int]
+    challenge: str
+    epoch: int
+    sequence: int
 
 
 class NumbersSent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="numbers_sent"):

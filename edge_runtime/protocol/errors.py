@@ -75,6 +75,13 @@ class LinkError(EdgeError):
     """
 
 
+class LinkRenewedError(EdgeError):
+    """The link was lost, and the server has not proved since that its orders are of now.
+
+    Example: an order that a broker has held back through an outage.
+    """
+
+
 class JournalError(EdgeError):
     """A host cannot write down which steps it has taken.
 

@@ -80,6 +80,7 @@ class RemoteHosts:
         self._log: StepLog | None = None
         self._heard: Callable[[], Mapping[str, int]] = dict
         self._awaited: frozenset[str] = frozenset()
+        self._started_with: dict[str, str] = {}
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -136,7 +137,8 @@ class RemoteHosts:
             # Whether they hold these weights, each has to prove.
             self.control.let_go(self.control.hosts)
             self._awaited = frozenset(here)
-        self._start(here)
+        else:
+            self._start(here)
 
     def note(self, result: RoundResult) -> None:
         """A step for the log."""
@@ -193,7 +195,7 @@ class RemoteHosts:
                 _logger.warning("the run's log stays on the broker: %s", error)
 
     def _take_back(self, num_rounds: int, digest: Callable[[], str]) -> bool:
-        if not self._roster.came_back and not self.control.back:
+        if not (self._roster.came_back or self._renewed or self.control.back):
             return False
         assert self._log is not None
         try:
@@ -201,13 +203,22 @@ class RemoteHosts:
         except LinkError as error:
             _logger.warning("round %d: %s", num_rounds, error)
             return False
-        for host in self._roster.came_back:
+        for host in (*self._roster.came_back, *self._renewed):
             self.control.let_go([host])
             try:
                 self._start([host])
             except HostsError as error:
                 _logger.warning("round %d: %s", num_rounds, error)
         return any([self._has_proved(host, num_rounds, digest) for host in self.control.back])
+
+    @property
+    def _renewed(self) -> tuple[str, ...]:
+        """Hosts whose link was lost, or that have outlived a server: they ask for a proof."""
+        return tuple(
+            host
+            for host, challenge in sorted(self.control.challenges.items())
+            if self._started_with.get(host) != challenge
+        )
 
     def _has_proved(self, host: str, num_rounds: int, digest: Callable[[], str]) -> bool:
         """Whether a host holds the weights that the server holds; then it is not away any more."""
@@ -231,7 +242,14 @@ class RemoteHosts:
     def _start(self, hosts: Sequence[str]) -> None:
         heard = self._heard()
         by_name = {n: heard[str(i)] for n, i in self._roster.indices.items() if str(i) in heard}
-        self._roster.start(by_name, hosts)
+        came_back = self._roster.came_back
+        for host in hosts:
+            said = self.control.challenges.get(host)
+            if said is None or host in came_back:
+                said = self._roster.challenge_of(host)
+            self._started_with[host] = self.control.challenges[host] = said
+        told = {host: self._started_with[host] for host in hosts}
+        self._roster.start(by_name, told, self.control.last_order)
 
     def _silence(self, hosts: Iterable[str]) -> None:
         if self._air is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import concurrent.futures
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -45,6 +45,7 @@ class Listed:
         since_s: when it came, on the roster's clock.
         members: name of each of its devices -> what it says of it.
         where: on which computer.
+        challenge: that its start has to give back.
         instance: names the process that has come; any, where that was to another server.
         is_here: whether it has come since this server was started.
     """
@@ -52,6 +53,7 @@ class Listed:
     since_s: float
     members: Mapping[str, Member]
     where: str = "before this server was started"
+    challenge: str = ""
     instance: str = "any"
     is_here: bool = True
 
@@ -185,22 +187,40 @@ class Roster:
                     )
                 self._changed.wait(_LOOK_S)
 
-    def start(self, heard: Mapping[str, int], hosts: Sequence[str] | None = None) -> None:
+    def challenge_of(self, host: str) -> str:
+        """What a host has said when it came; nothing, if that was to another server."""
+        with self._changed:
+            return self._hosts[host].challenge
+
+    def start(
+        self,
+        heard: Mapping[str, int],
+        hosts: Mapping[str, str] | None = None,
+        last_order: tuple[int, int] = (-1, -1),
+    ) -> None:
         """Tell hosts their devices' indices; all are ready when this returns.
 
         Args:
             heard: name of a device -> how many releases of it have been heard before.
-            hosts: who is told; all who are here, if not given.
+            hosts: who is told, and the challenge of each; all who are here, if not given.
+            last_order: epoch and sequence of it.
 
         Raises:
             HostsError: a host is not ready, or does not answer.
         """
-        indices, told = self.indices, self.here if hosts is None else tuple(hosts)
+        indices = self.indices
+        told = {h: self.challenge_of(h) for h in self.here} if hosts is None else hosts
         self._has_begun = True
 
         def tell(host: str) -> None:
             own = {name: indices[name] for name in self._hosts[host].members}
-            start = Start(self._terms.run_id, own, {n: heard[n] for n in own if n in heard})
+            start = Start(
+                self._terms.run_id,
+                own,
+                {n: heard[n] for n in own if n in heard},
+                told[host],
+                *last_order,
+            )
             subject = f"pz.{self._terms.run_id}.start.{host}"
             try:
                 reply = self._link.request(subject, messages.encode(start), _START_S)
@@ -250,7 +270,11 @@ class Roster:
                 members = self._hosts[message.host].members
                 self._came_back.add(message.host)
             self._hosts[message.host] = Listed(
-                self._clock(), dict(members), message.where, message.instance
+                self._clock(),
+                dict(members),
+                message.where,
+                message.challenge,
+                message.instance,
             )
             self._changed.notify_all()
         return Agreed()

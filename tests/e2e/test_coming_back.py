@@ -252,3 +252,22 @@ def test_those_who_are_left_cover_each_other_and_who_is_away_pays_nothing(
     assert paid == [{0, 1, 2}] * 4 + [{0, 1}] * 3 + [{0, 1, 2}] * 5
     least = [min(r.certified_noise_std for r in left.records if r.round_index == t) for t in (2, 5)]
     assert least[0] == pytest.approx(least[1], rel=1e-5)
+
+
+def test_a_host_whose_link_was_lost_does_nothing_before_the_server_has_answered_its_challenge(
+    federation, broker, caplog
+):
+    made = federation(broker.url, {**PLAIN, "federation.min_speakers": 2})
+    with made.server() as (run, _):
+
+        def lose():
+            """As the link does when the broker is lost; the server has noticed nothing."""
+            made.links["b"].on_lost()
+
+        assert run.run(at({4: lose}))
+    assert made.ended("a") and made.ended("b") and not made.errors
+    assert "link was lost meanwhile" in caplog.text or "b is back" in caplog.text
+    rows = looked_at(made.run_folder).rows
+    assert sum(row.num_speakers < 2 for row in rows) <= 1
+    assert [row.num_speakers for row in rows[:4]] == [2] * 4
+    assert rows[-1].num_speakers == 2

@@ -15,7 +15,9 @@ from edge_runtime.control import nats_link
 from edge_runtime.control.host_end import HostEnd
 from edge_runtime.control.nats_link import NatsLink
 from edge_runtime.control.over_nats import NatsChannel, NatsHost, token
+from edge_runtime.protocol import wire
 from edge_runtime.protocol.errors import LinkError
+from edge_runtime.protocol.orders import Order
 from edge_runtime.protocol.rounds import DigestRequest, NumbersHold, RoundResult, SilenceOrder
 from server.errors import HostsError
 from server.hosts import broker as broker_module
@@ -211,7 +213,7 @@ def test_who_is_late_is_missing_and_heard_when_the_next_order_is_asked(broker, l
         assert channel.ask(SilenceOrder(RUN, 1), deadline_s=60.0).missing == ()
         assert channel.back == ()
         may_go_on.set()
-        until(lambda: host.say_idle() or channel.back == ("a",))
+        until(lambda: host.say_idle("again") or channel.back == ("a",))
         channel.welcome("a")
         assert channel.ask(SilenceOrder(RUN, 2), deadline_s=60.0).answered.keys() == {"a"}
         assert carried_out == [0, 2]
@@ -254,6 +256,39 @@ def test_of_orders_that_wait_the_last_is_carried_out_and_what_is_never_too_late(
         host.stop()
         serving.join(30.0)
     assert carried_out == [orders[0], orders[2], orders[3], orders[5]]
+
+
+def test_an_order_that_was_held_back_through_an_outage_is_refused_until_the_server_proves_itself(
+    broker, link_to
+):
+    carried_out = []
+
+    class NotingAgent(QuietAgent):
+        def carry_out(self, message):
+            carried_out.append(message)
+            return []
+
+    host, end = NatsHost(link_to(broker.url, "a"), RUN, "a"), HostEnd(NotingAgent())
+    serving = threading.Thread(target=host.serve, args=(end,))
+    serving.start()
+    try:
+        channel = NatsChannel(link_to(broker.url, "server"), RUN, {"a": (0,)}, epoch=2)
+        held_back = wire.encode(Order(2, 1, DigestRequest(RUN, 0)))
+        assert channel.ask(DigestRequest(RUN, 0), deadline_s=60.0).missing == ()
+        end.suspect()
+        # It is missing at once, and nobody waits for it.
+        assert channel.ask(DigestRequest(RUN, 1), deadline_s=600.0).missing == ("a",)
+        channel.welcome("a")
+        # Whoever it is that wants silence has it.
+        assert channel.ask(SilenceOrder(RUN, 1), deadline_s=60.0).missing == ()
+        end.begin_after(*channel.last_order)
+        for old in (held_back, wire.encode(Order(1, 99, DigestRequest(RUN, 9)))):
+            channel.send(old, ["a"])
+        assert channel.ask(DigestRequest(RUN, 2), deadline_s=60.0).missing == ()
+    finally:
+        host.stop()
+        serving.join(30.0)
+    assert carried_out == [DigestRequest(RUN, 0), SilenceOrder(RUN, 1), DigestRequest(RUN, 2)]
 
 
 def test_a_closed_link_says_so(broker):

@@ -33,7 +33,7 @@ class Federation:
         self.folder, self.config, self.url, self.seed = folder, config, url, seed
         self.run_folder = folder / "run"
         self._policy = policy
-        self._hosts, self.said, self.errors = {}, {}, {}
+        self._hosts, self.links, self.said, self.errors = {}, {}, {}, {}
         spec, task_folder = load_task("snips")
         self.lines = (task_folder / spec.train).read_text("utf-8").splitlines(keepends=True)
 
@@ -55,6 +55,7 @@ class Federation:
         def serve():
             try:
                 with contextlib.closing(NatsLink(self.url, name)) as link:
+                    self.links[name] = link
                     join(link, HostSettings(**values), said.append, is_over)
             except Exception as error:
                 self.errors[name] = error

@@ -88,6 +88,7 @@ def hello(says, host, *names, **changes):
         "members": members,
         "instance": host,
         "where": f"{host}.example, process 1",
+        "challenge": f"of-{host}",
     }
     return says(f"pz.{RUN}.hello.{host}", Hello(**{**values, **changes}))
 
@@ -167,8 +168,8 @@ def test_a_host_that_cannot_start_or_is_gone_is_named(roster, says, links):
         link.subscribe(f"pz.{RUN}.start.{name}", reply_later)
     with pytest.raises(HostsError, match="c cannot start: no room"):
         roster.start({"b": 7})
-    assert Start(RUN, {"b": 1}, {"b": 7}) in heard
-    assert Start(RUN, {"a": 0}, {}) in heard
+    assert Start(RUN, {"b": 1}, {"b": 7}, "of-b", -1, -1) in heard
+    assert Start(RUN, {"a": 0}, {}, "of-a", -1, -1) in heard
 
 
 def begin(roster, says, links):
@@ -211,7 +212,7 @@ def test_once_it_has_begun_who_went_may_come_back_and_nobody_else_comes(roster, 
     assert roster.came_back == ("b",)
     # It waits until it has been started, or is not there to be.
     with pytest.raises(HostsError, match="b is not there any more"):
-        roster.start({}, ["b"])
+        roster.start({}, {"b": "x"})
     assert roster.came_back == ()
 
 
@@ -244,14 +245,14 @@ def test_a_server_that_goes_on_finds_hosts_that_lived_on_and_those_that_come(lin
 
 
 def test_a_name_that_cannot_be_part_of_an_address_is_refused(roster, links):
-    good = messages.encode(Hello("good", RUN, {"good": member("k")}, "good", "here"))
+    good = messages.encode(Hello("good", RUN, {"good": member("k")}, "good", "here", "good"))
     for bad in (good.replace(b"good", b"a.>d"), good.replace(b"good", b"a  d")):
         framed = wire.pack(bad[10:-16])
         answer = messages.decode(links().request(f"pz.{RUN}.hello.good", framed, 20.0))
         assert "wanted 1 to 64 letters" in answer.reason
     for where in ("x" * 301, "two\nlines"):
         with pytest.raises(WireError, match="wanted a computer's name"):
-            Hello("good", RUN, {}, "good", where)
+            Hello("good", RUN, {}, "good", where, "good")
 
 
 # ---------------------------------------------------------------- the air that the server plays

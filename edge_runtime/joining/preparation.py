@@ -1,0 +1,138 @@
+"""What a host loads and makes before it says who it is; what does not fit is said by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, Bundle, open_bundle
+from edge_runtime.control.bundle_store import fetch
+from edge_runtime.control.nats_link import NatsLink
+from edge_runtime.control.over_nats import token
+from edge_runtime.guard.keys import KEYS_FILE, HostKeys
+from edge_runtime.joining.host_settings import HostSettings
+from edge_runtime.joining.messages import AirTerms, RunTerms
+from edge_runtime.joining.rehearsal import PlayedAir, PlayedBox, PlayedTransceiver
+from edge_runtime.protocol.errors import (
+    DeviceKeysError,
+    LinkError,
+    PlanRefusedError,
+    PromiseError,
+    TaskError,
+)
+from edge_runtime.tasks import PromptSet, load_tokenizer, read_examples
+from edge_runtime.uplink import IdealUplink, Uplink, uplink_with
+
+
+def open_the_same(
+    link: NatsLink, settings: HostSettings, terms: RunTerms, say: Callable[[str], None]
+) -> Bundle:
+    """The run's bundle: the one that was named, or that comes with pairzero, or the broker's.
+
+    Raises:
+        LinkError, BundleError: it is not to be had.
+    """
+    bundle = open_bundle(BUNDLED_MODEL_FOLDER if settings.bundle is None else settings.bundle)
+    if bundle.digest == terms.bundle_digest:
+        return bundle
+    if settings.bundle is not None:
+        raise LinkError(
+            f"{settings.bundle}: this bundle is {bundle.digest[:16]}, the run's is "
+            f"{terms.bundle_digest[:16]}. Leave --bundle out, and it is fetched from the server's."
+        )
+    return fetch(link, terms.bundle_digest, settings.fetched_bundle(terms.bundle_digest), say)
+
+
+def load_prompts(data: Mapping[str, Path], bundle: Bundle, terms: RunTerms) -> dict[str, PromptSet]:
+    """Every device's examples, tokenised.
+
+    Raises:
+        TaskError: a file is none, or has fewer records than a batch.
+    """
+    tokenizer = load_tokenizer(bundle.tokenizer_path)
+    prompts = {}
+    for name, path in sorted(data.items()):
+        token("device", name)
+        prompts[name] = PromptSet(
+            read_examples(path, terms.task), terms.task, tokenizer, terms.max_tokens
+        )
+        if len(prompts[name]) < terms.example.batch_size:
+            raise TaskError(
+                f"{path}: {len(prompts[name])} records, the run's optimizer.batch_size is "
+                f"{terms.example.batch_size}. A device divides by it whatever it holds, so it "
+                "needs as many."
+            )
+    return prompts
+
+
+def check_policies(
+    settings: HostSettings, terms: RunTerms, prompts: Mapping[str, PromptSet]
+) -> None:
+    """Return if every owner has agreed to such a run.
+
+    Raises:
+        PromiseError: one has agreed to nothing.
+        PlanRefusedError: one has agreed to less.
+    """
+    if not terms.is_private:
+        return
+    for name, own in prompts.items():
+        policy = settings.policies.get(name)
+        if policy is None:
+            raise PromiseError(
+                f"device {name!r}: the run promises privacy, and there is no policy of the owner "
+                "of its data: --policy FILE. `pairzero policy` writes one."
+            )
+        try:
+            policy.check_kind(terms.example)
+            policy.check_sampling_rate(terms.example.batch_size, len(own))
+            policy.check_covers(terms.rounds)
+        except PlanRefusedError as error:
+            raise PlanRefusedError(f"device {name!r} does not join: {error}") from error
+
+
+def make_keys(settings: HostSettings, terms: RunTerms, was_here: bool) -> HostKeys:
+    """The keys of every device: those it had, if it was in this run before.
+
+    Raises:
+        DeviceKeysError: another run's are there, or they cannot be kept.
+        LinkError: keys that protect nobody, and the host was not started for them.
+    """
+    if terms.simulated_seed is None:
+        return _real_keys(settings, terms, was_here)
+    if not settings.may_simulate:
+        raise LinkError(
+            f"run {terms.run_id}: wants keys that follow from its seed, which protect nobody. "
+            "Only `pairzero up`, on one machine, may; elsewhere privacy.noise_source = "
+            '"system".'
+        )
+    return HostKeys.simulated(terms.simulated_seed, [int(name) for name in sorted(settings.data)])
+
+
+def _real_keys(settings: HostSettings, terms: RunTerms, was_here: bool) -> HostKeys:
+    """From the system's generator; on the host's own disk before anything is drawn with them."""
+    keys = HostKeys.fresh(len(settings.data))
+    if terms.is_private:
+        if (settings.state / KEYS_FILE).exists():
+            if was_here:
+                return HostKeys.load(settings.state, len(settings.data))
+            raise DeviceKeysError(
+                f"{settings.state / KEYS_FILE}: keys of another run are there, which may go on. "
+                "Name another folder with --state, or delete them to end that run for good."
+            )
+        settings.state.mkdir(parents=True, exist_ok=True)
+        keys.keep(settings.state)
+    return keys
+
+
+def uplink_of(air: PlayedAir, device_index: int, terms: AirTerms | None) -> Uplink:
+    """One device's end of the run's radio, or of the link without one."""
+    if terms is None:
+        return IdealUplink(PlayedBox(air, device_index))
+    radio = PlayedTransceiver(
+        air,
+        device_index,
+        sample_rate_hz=terms.sample_rate_hz,
+        max_amplitude=terms.max_amplitude,
+    )
+    return uplink_with(terms.waveform, radio)
