@@ -3,7 +3,8 @@ r"""What a network between costs a round: a plan and a result, both answered by 
 Hosts are processes with everything that a device loads, but for a model, and an agent that does
 nothing; broker, channel and hosts' ends are the product's own. Beside the empty round stands a bare
 request and its reply through the same face, by turns, so that the ratio is of one machine in one
-state. And how much memory such a process takes (VmHWM).
+state. Plainly, and with credentials: TLS with certificates on both sides, and every message signed.
+And how much memory such a process takes (VmHWM).
 
     python benchmarks/control_plane.py plane.jsonl --json control_plane.json    # two minutes, alone
     python benchmarks/control_plane.py quick.jsonl --quick                      # one host
@@ -12,19 +13,24 @@ state. And how much memory such a process takes (VmHWM).
 from __future__ import annotations
 
 import contextlib
+import datetime
 import queue
 import signal
+import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 from study import Study
 
 from edge_runtime.agent import DeviceAgent
+from edge_runtime.control.credentials import Credentials
 from edge_runtime.control.host_end import HostEnd
 from edge_runtime.control.nats_link import NatsLink, Reply
 from edge_runtime.control.over_nats import NatsChannel, NatsHost
@@ -50,6 +56,7 @@ QUICK_ROUNDS = 20
 RUN_ID = "plane"
 NUM_DIRECTIONS = 8
 _HOST = [sys.executable, __file__, "--host"]
+_BARE = f"pz.{RUN_ID}.start"
 
 
 class IdleAgent:
@@ -75,7 +82,7 @@ def be_a_host(url: str, index: int) -> None:
     """The other process: orders, and bare requests, one after the other in one thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     assert everything_that_a_device_loads
-    with contextlib.closing(NatsLink(url, f"host-{index}")) as link:
+    with contextlib.closing(link_to(url, f"host-{index}")) as link:
         asked: queue.SimpleQueue[tuple[bytes, Reply] | None] = queue.SimpleQueue()
 
         def reply_all() -> None:
@@ -89,13 +96,41 @@ def be_a_host(url: str, index: int) -> None:
 
         bare = threading.Thread(target=reply_all)
         bare.start()
-        link.subscribe(f"bare.{index}", take)
+        link.subscribe(f"{_BARE}.host-{index}", take)
         serving = NatsHost(link, RUN_ID, f"host-{index}")
         print("ready", flush=True)
         serving.serve(HostEnd(cast(DeviceAgent, IdleAgent(index))))
         asked.put(None)
         bare.join()
     print(peak_rss_mb(), flush=True)
+
+
+def link_to(where: str, name: str) -> NatsLink:
+    """To a broker's address, or with the credentials in a folder."""
+    if "://" in where:
+        return NatsLink(where, name)
+    return NatsLink(None, name, credentials=Credentials(Path(where) / f"{name}.pairzero"))
+
+
+@contextlib.contextmanager
+def broker_for(number: int, is_secured: bool) -> Iterator[str]:
+    """A broker, and how it is reached."""
+    # What makes certificates is no part of a host, whose memory is measured.
+    from server.hosts.credentials import write_credentials
+
+    if not is_secured:
+        with Broker() as broker:
+            yield broker.url
+        return
+    with tempfile.TemporaryDirectory() as scratch, socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        folder, names = Path(scratch) / "credentials", [f"host-{k}" for k in range(number)]
+        now = datetime.datetime.now(datetime.UTC)
+        write_credentials(folder, names, ["127.0.0.1"], port, now)
+        with Broker(folder / "broker.conf"):
+            yield str(folder)
 
 
 @contextlib.contextmanager
@@ -134,11 +169,11 @@ def plan_of(round_index: int, number: int) -> RoundPlan:
     )
 
 
-def measure(number: int, num_rounds: int) -> dict[str, Any]:
+def measure(number: int, num_rounds: int, is_secured: bool) -> dict[str, Any]:
     """Seconds of rounds and of bare requests by turns, and the hosts' memory."""
     rounds_s, bare_s = [], []
-    with Broker() as broker, hosts(broker.url, number) as running:
-        with contextlib.closing(NatsLink(broker.url, "server")) as link:
+    with broker_for(number, is_secured) as where, hosts(where, number) as running:
+        with contextlib.closing(link_to(where, "server")) as link:
             channel = NatsChannel(link, RUN_ID, {f"host-{k}": (k,) for k in range(number)})
 
             def one_round(index: int) -> None:
@@ -148,7 +183,7 @@ def measure(number: int, num_rounds: int) -> dict[str, Any]:
                         raise SystemExit("a host did not answer")
 
             def bare(index: int) -> None:
-                if link.request(f"bare.{index % number}", b"r" * 100, 10.0) is None:
+                if link.request(f"{_BARE}.host-{index % number}", b"r" * 100, 10.0) is None:
                     raise SystemExit("a host did not reply")
 
             for index in range(num_rounds + num_rounds // 10):
@@ -161,6 +196,7 @@ def measure(number: int, num_rounds: int) -> dict[str, Any]:
     return {
         "num_hosts": number,
         "num_rounds": num_rounds,
+        "is_secured": is_secured,
         "round_ms": percentiles(rounds_s),
         "bare_ms": percentiles(bare_s),
         "ratio_of_medians": round(statistics.median(rounds_s) / statistics.median(bare_s), 2),
@@ -191,13 +227,17 @@ def main() -> None:
     study = Study(__doc__, quick="one host, a few rounds")
     args = study.begin()
     num_rounds = QUICK_ROUNDS if args.quick else ROUNDS
-    wanted = [(1, num_rounds)] if args.quick else [(number, num_rounds) for number in NUM_HOSTS]
-    for number, count in study.missing(wanted, lambda row: (row["num_hosts"], row["num_rounds"])):
-        row = measure(number, count)
+    numbers = NUM_HOSTS[:1] if args.quick else NUM_HOSTS
+    wanted = [(number, num_rounds, secured) for number in numbers for secured in (False, True)]
+    for number, count, is_secured in study.missing(
+        wanted, lambda row: (row["num_hosts"], row["num_rounds"], row["is_secured"])
+    ):
+        row = measure(number, count, is_secured)
         study.add(row, f"{number} hosts: {row['round_ms']['p50']} ms a round")
     for row in study.rows:
+        how = ", credentials" * row["is_secured"]
         print(
-            f"{row['num_hosts']} hosts: empty round {row['round_ms']['p50']:.2f} ms "
+            f"{row['num_hosts']} hosts{how}: empty round {row['round_ms']['p50']:.2f} ms "
             f"(p99 {row['round_ms']['p99']:.2f}), bare request {row['bare_ms']['p50']:.2f} "
             f"({row['bare_ms']['p99']:.2f}), {row['ratio_of_medians']} times; "
             f"a host peaks at {row['host_peak_rss_mb']} MB"

@@ -38,6 +38,14 @@ except ImportError as error:
 _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
+
+def _is_no_end_of_tls(record: logging.LogRecord) -> bool:
+    """At the end of every connection with TLS asyncio warns of something that is not so."""
+    return "eof_received" not in record.getMessage()
+
+
+logging.getLogger("asyncio").addFilter(_is_no_end_of_tls)
+
 MIN_BROKER = (2, 10, 25)
 """Older ones do not know how to keep a log safe against a power cut (`sync_interval`)."""
 
