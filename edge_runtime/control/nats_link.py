@@ -226,10 +226,25 @@ class NatsLink:
 
     def is_anybody_at(self, subject: str) -> bool:
         """Whether somebody listens to a subject, who may be too busy to answer."""
+        asking = self._connected().request(subject, b"", timeout=_THERE_S)
         try:
-            return self.request(subject, b"", _THERE_S) is not None
-        except LinkError:
-            return True
+            self._wait(asking, _THERE_S + _SEND_S)
+        except LinkError as error:
+            return not isinstance(error.__cause__, NoRespondersError)
+        return True
+
+    def be_at(self, subject: str) -> None:
+        """Listen to a subject, so that somebody is there; nothing is ever answered.
+
+        Raises:
+            LinkError: the broker was not reached.
+        """
+
+        async def nothing(message: Msg) -> None:
+            pass
+
+        self._wait(self._connected().subscribe(subject, cb=nothing), _SEND_S)
+        self._wait(self._connected().flush(int(_SEND_S)), 2 * _SEND_S)
 
     def on_disk(
         self, doing: Callable[[JetStreamContext], Coroutine[Any, Any, _T]], timeout_s: float

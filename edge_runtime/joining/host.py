@@ -126,7 +126,9 @@ class _Host:
         self._has_started = self._has_ended = False
         self._agent_here: DeviceAgent | None = None
         self._end_here: HostEnd | None = None
-        self._challenge = secrets.token_hex(8)
+        self._instance = secrets.token_hex(8)
+        self._said = self._challenge = secrets.token_hex(8)
+        self._members: dict[str, Member] = {}
         link.on_lost = self._suspect
         self._guard: Guard | None = None
         self._there_s = self._looked_s = time.monotonic()
@@ -159,23 +161,27 @@ class _Host:
             name: Member(len(prompts), own.commitment, own.commit_to_data(prompts.digest()))
             for (name, prompts), own in owners
         }
-        instance = secrets.token_hex(8)
-        self._be_found(instance)
-        where = f"{socket.gethostname()}, process {os.getpid()}"
-        hello = Hello(
-            self._settings.host, self._terms.run_id, members, instance, where, self._challenge
-        )
-        reply = _ask(self._link, f"{self._subject}.hello.{self._settings.host}", hello)
-        if reply is None:
+        self._members = members
+        self._link.be_at(self._here(self._instance))
+        reason = self._hello()
+        if reason is None:
             raise LinkError(f"run {self._terms.run_id}: its server is not there any more.")
-        if reason := messages.refusal_of(reply):
+        if reason:
             raise LinkError(f"run {self._terms.run_id}: {reason}")
         # From here on the name is taken, as long as this process lives: the broker knows.
-        self._be_found("any")
+        self._link.be_at(self._here("any"))
 
-    def _be_found(self, instance: str) -> None:
-        here = here_subject(self._terms.run_id, self._settings.host, instance)
-        self._link.subscribe(here, lambda subject, data, reply: None)
+    def _hello(self) -> str | None:
+        """Say who is here, with the challenge of now; why not, None if there is nobody to say."""
+        self._said = self._challenge
+        where = f"{socket.gethostname()}, process {os.getpid()}"
+        host, run_id = self._settings.host, self._terms.run_id
+        hello = Hello(host, run_id, self._members, self._instance, where, self._said)
+        reply = _ask(self._link, f"{self._subject}.hello.{host}", hello)
+        return None if reply is None else messages.refusal_of(reply)
+
+    def _here(self, instance: str) -> str:
+        return here_subject(self._terms.run_id, self._settings.host, instance)
 
     def serve(self, is_over: threading.Event, say: Callable[[str], None]) -> None:
         """Wait for the start; then carry out orders to the end."""
@@ -184,6 +190,7 @@ class _Host:
             try:
                 data, reply = self._starts.get(timeout=_LOOK_S)
             except queue.Empty:
+                self._hello_again()
                 continue
             at_hand = AtHand()
             try:
@@ -191,6 +198,9 @@ class _Host:
                 start = _as(messages.decode(data), Start)
                 self._check_is_of_now(start)
                 agent = self._agent(start, at_hand)
+            except LinkRenewedError as error:
+                _answer(reply, Refused(str(error)))
+                continue
             except EdgeError as error:
                 _answer(reply, Refused(str(error)))
                 raise
@@ -199,8 +209,10 @@ class _Host:
             watcher = threading.Thread(target=self._stop_when, args=(is_over,), daemon=True)
             try:
                 in_step = InStep(self._link, agent, journal)
-                num_steps = in_step.come_back()
-                say(f"in step after {num_steps} rounds" if num_steps else "all are there")
+                with contextlib.suppress(LinkError):  # what it lacks it takes with its next order
+                    in_step.come_back()
+                taken = agent.num_steps
+                say(f"in step after {taken} rounds" if taken else "all are there")
                 watcher.start()
                 end = HostEnd(agent, at_hand, in_step)
                 end.begin_after(start.epoch, start.sequence)
@@ -217,6 +229,13 @@ class _Host:
             if not self._has_ended:
                 self._check_somebody_is_there()
             return
+
+    def _hello_again(self) -> None:
+        """Where the link was lost before the start, that has to be for the challenge of now."""
+        if self._said != self._challenge and self._link.is_up:
+            with contextlib.suppress(LinkError):  # the next time
+                if reason := self._hello():
+                    raise EdgeError(f"run {self._terms.run_id}: {reason}")
 
     def close(self) -> None:
         """Let weights and threads go; keys that nothing was drawn with, too. Idempotent."""

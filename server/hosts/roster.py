@@ -86,7 +86,7 @@ class Roster:
         self._desk = Desk(link, "roster", self._answer)
         for subject in (knock_subject("*"), f"pz.{terms.run_id}.hello.*"):
             self._desk.listen(subject)
-        link.subscribe(server_subject(terms.run_id), lambda subject, data, reply: None)
+        link.be_at(server_subject(terms.run_id))
 
     @property
     def run_id(self) -> str:
@@ -257,7 +257,12 @@ class Roster:
         if message.host != asker:
             raise WireError(f"{asker} says that it is {message.host}")
         # Outside of the lock: it waits for the broker.
-        is_there = message.host in self._hosts and self._is_there(message.host)
+        instance = message.instance if isinstance(message, Hello) else None
+        is_there = (
+            message.host in self._hosts
+            and self._hosts[message.host].instance != instance
+            and self._is_there(message.host)
+        )
         with self._changed:
             members: Mapping[str, Member] = message.members if isinstance(message, Hello) else {}
             reason = self._why_not(message.host, len(members), is_there)

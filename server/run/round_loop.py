@@ -212,10 +212,13 @@ class RoundLoop:
                 on_spoken,
                 lambda: self.pricing.note_sending(planned),
             )
-        except HostsMissingError as error:
+        except HostsMissingError:
             if not self.control.lets_go:
                 raise
-            _logger.warning("%s", error)
+            missing = sorted(set(self.control.hosts) - set(self.control.present))
+            _logger.warning(
+                "round %d is passed over: no answer of %s", plan.round_index, ", ".join(missing)
+            )
             # Who did not answer has paid by now as if alone; there is nothing to settle later.
             self.pricing.note_speakers(plan.round_index, spoke)
             return None

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+import threading
 
 import msgspec
 import pytest
@@ -271,3 +272,20 @@ def test_a_host_whose_link_was_lost_does_nothing_before_the_server_has_answered_
     assert sum(row.num_speakers < 2 for row in rows) <= 1
     assert [row.num_speakers for row in rows[:4]] == [2] * 4
     assert rows[-1].num_speakers == 2
+
+
+def test_a_link_that_is_lost_before_the_run_costs_nothing(federation, broker):
+    made = federation(broker.url, names="a")
+
+    def lose_and_go_on():
+        until(lambda: any(text.startswith("on the list") for text in made.said["a"]))
+        made.links["a"].on_lost()
+        made.come("b", 1)
+
+    losing = threading.Thread(target=lose_and_go_on)
+    losing.start()
+    with made.server() as (run, _):
+        losing.join(60.0)
+        assert run.run()
+    assert made.ended("a") and made.ended("b") and not made.errors
+    assert [row.num_speakers for row in looked_at(made.run_folder).rows] == [2] * 12

@@ -114,7 +114,7 @@ def test_who_does_not_fit_is_told_why_and_is_not_on_the_list(roster, says, links
     live(links(), "a")
     for answer, words in (
         (says(knock_subject("a"), Knock("a")), "with 1 devices (from a.example, process 1)"),
-        (hello(says, "a", "b"), "Two hosts need two names"),
+        (hello(says, "a", "b", instance="x"), "Two hosts need two names"),
         (hello(says, "b", "a"), "there is a device 'a' already"),
         (hello(says, "b"), "a host without devices"),
         (hello(says, "b", "b", run_id="another"), "this is run run-1"),
@@ -181,6 +181,14 @@ def begin(roster, says, links):
         live(there[name], name)
     roster._has_begun = True
     return there
+
+
+def test_a_process_may_say_hello_again_with_a_challenge_of_now(roster, says, links):
+    assert hello(says, "a", "a") == Agreed()
+    live(links(), "a")
+    assert hello(says, "a", "a", challenge="newer") == Agreed()
+    assert roster.challenge_of("a") == "newer"
+    assert roster.hosts == {"a": (0,)}
 
 
 def test_who_is_gone_before_the_run_may_come_anew_with_other_keys(roster, says, links):
