@@ -18,7 +18,7 @@ from edge_runtime.control.nats_link import NatsLink, Reply
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.errors import LinkError
 from edge_runtime.protocol.members import is_token
-from edge_runtime.protocol.orders import Order, OrderMessage
+from edge_runtime.protocol.orders import Answer, Order, OrderMessage
 
 _logger = logging.getLogger(__name__)
 
@@ -67,7 +67,8 @@ class NatsChannel(ControlChannel):
         super().__init__(run_id, hosts, deadline_s=deadline_s, epoch=epoch)
         self._link = link
         self._subject = f"pz.{token('run', run_id)}"
-        self._replies: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._replies: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
+        self._sender = ""
         self._is_sent = True
         self._idle: set[str] = set()
         self.challenges: dict[str, str] = {}
@@ -113,15 +114,24 @@ class NatsChannel(ControlChannel):
         if not self._is_sent or timeout_s <= 0.0:
             return None
         try:
-            return self._replies.get(timeout=timeout_s)
+            self._sender, data = self._replies.get(timeout=timeout_s)
         except queue.Empty:
             return None
+        return data
+
+    def _checked(self, reply: bytes, message: OrderMessage) -> Answer | None:
+        """As everywhere; and nobody answers for another."""
+        answer = super()._checked(reply, message)
+        if answer is not None and answer.host != self._sender:
+            _logger.warning("%s answers for %s", self._sender, answer.host)
+            return None
+        return answer
 
     def close(self) -> None:
         """The hosts' processes are their own; their link ends with the server's."""
 
     def _take(self, subject: str, data: bytes, reply: Reply | None) -> None:
-        self._replies.put(data)
+        self._replies.put((subject.rsplit(".", 1)[-1], data))
 
     def _note_idle(self, subject: str, data: bytes, reply: Reply | None) -> None:
         host, challenge = subject.rsplit(".", 1)[-1], data.decode("ascii", "replace")

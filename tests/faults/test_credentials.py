@@ -341,15 +341,18 @@ def test_an_order_that_is_said_again_or_elsewhere_changes_nothing(
 
 def test_an_answer_that_the_host_has_not_signed_is_none(link_of, lying, caplog):
     channel = NatsChannel(link_of("server"), RUN, {"pi1": (0,)}, epoch=1)
-    forged = wire.encode(Answer(RUN, 1, 1, "pi1"))
-    timer = threading.Timer(0.2, lying.publish, (f"pz.{RUN}.answer.pi1", forged))
-    timer.start()
-    assert channel.ask(SilenceOrder(RUN, 0), deadline_s=1.0).missing == ("pi1",)
-    timer.join(30.0)
-    assert "not signed by pi1" in caplog.text
-    # Another host that has a key of its own signs for itself alone.
+    lying.publish(f"pz.{RUN}.answer.pi1", wire.encode(Answer(RUN, 1, 1, "pi1")))
+    until(lambda: "not signed by pi1" in caplog.text)
+    assert channel.ask(SilenceOrder(RUN, 0), deadline_s=0.2).missing == ("pi1",)
+    # Another host that has a key of its own signs for itself alone, and in its own place.
+    channel.welcome("pi1")
+    as_pi1 = wire.encode(Answer(RUN, 1, 2, "pi1"))
     with pytest.raises(LinkError, match="no permission"):
-        link_of("pi2").request(f"pz.{RUN}.answer.pi1", forged, 20.0)
+        link_of("pi2").request(f"pz.{RUN}.answer.pi1", as_pi1, 20.0)
+    link_of("pi2").publish(f"pz.{RUN}.answer.pi2", as_pi1)
+    until(lambda: not channel._replies.empty())
+    assert channel.ask(SilenceOrder(RUN, 1), deadline_s=0.2).missing == ("pi1",)
+    assert "pi2 answers for pi1" in caplog.text
 
 
 def test_a_question_that_another_answers_is_not_answered(link_of, lying):
