@@ -160,6 +160,19 @@ def test_the_study_of_catching_up_ends_with_equal_weights_and_fetches_no_piece_t
 
 
 @pytest.mark.study
+def test_a_run_over_hosts_that_die_and_stop_ends_whole(tmp_path):
+    results, document = tmp_path / "f.jsonl", tmp_path / "f.json"
+    run("benchmarks/fault_campaign.py", results, "--quick", "--json", document)
+    found = json.loads(document.read_text())
+    (row,) = found["rows"]
+    assert row["outcome"] == "complete"
+    assert row["rounds"] == 60 * row["wanted"]
+    assert sum(found["faults"].values()) == row["wanted"] == 4
+    must_be_none = ("unpaid_releases", "releases_made_twice", "keys_left", "lost_rounds")
+    assert [row[what] for what in must_be_none] == [0] * 4
+
+
+@pytest.mark.study
 def test_the_study_of_the_control_plane_has_ratios_and_memory_of_hosts(tmp_path):
     results, document = tmp_path / "c.jsonl", tmp_path / "c.json"
     run("benchmarks/control_plane.py", results, "--quick", "--json", document)
