@@ -28,7 +28,7 @@ from edge_runtime.guard.keys import KEYS_FILE, HostKeys
 from edge_runtime.joining import messages
 from edge_runtime.joining.host_settings import HostSettings
 from edge_runtime.joining.in_step import InStep
-from edge_runtime.joining.journal import Journal, run_of
+from edge_runtime.joining.journal import Journal
 from edge_runtime.joining.messages import (
     Agreed,
     Hello,
@@ -47,6 +47,7 @@ from edge_runtime.joining.preparation import (
     make_keys,
     open_the_same,
     uplink_of,
+    was_in,
 )
 from edge_runtime.joining.rehearsal import PlayedAir
 from edge_runtime.parameters import ParameterStore
@@ -151,7 +152,7 @@ class _Host:
 
     def say_hello(self) -> None:
         """Be on the list of the run."""
-        was_here = run_of(self._settings.journal) == self._terms.run_id
+        was_here = was_in(self._settings, self._terms)
         self._has_started = was_here and (self._settings.state / KEYS_FILE).exists()
         self._keys = make_keys(self._settings, self._terms, was_here)
         if self._terms.is_private:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from edge_runtime.control.bundle_store import fetch
 from edge_runtime.control.nats_link import NatsLink
 from edge_runtime.control.over_nats import token
 from edge_runtime.guard.keys import KEYS_FILE, HostKeys
+from edge_runtime.guard.ledger import LEDGER_FILE, DeviceLedger
 from edge_runtime.joining.host_settings import HostSettings
+from edge_runtime.joining.journal import run_of
 from edge_runtime.joining.messages import AirTerms, RunTerms
 from edge_runtime.joining.rehearsal import PlayedAir, PlayedBox, PlayedTransceiver
 from edge_runtime.protocol.errors import (
@@ -89,6 +92,23 @@ def check_policies(
             policy.check_covers(terms.rounds)
         except PlanRefusedError as error:
             raise PlanRefusedError(f"device {name!r} does not join: {error}") from error
+
+
+def was_in(settings: HostSettings, terms: RunTerms) -> bool:
+    """Whether this host was in the run before: by its journal, or, that lost, by its ledger.
+
+    Raises:
+        JournalError, DeviceLedgerError, DeviceKeysError: what there is cannot be read.
+    """
+    if run_of(settings.journal) == terms.run_id:
+        return True
+    files = (settings.state / KEYS_FILE, settings.state / LEDGER_FILE)
+    if not terms.is_private or not all(path.exists() for path in files):
+        return False
+    own = set(HostKeys.load(settings.state, len(settings.data)).commitments)
+    with contextlib.closing(DeviceLedger(settings.state)) as ledger:
+        releases = (r for name in settings.data for r in ledger.releases(name))
+        return any(r.run_id == terms.run_id and r.commitment in own for r in releases)
 
 
 def make_keys(settings: HostSettings, terms: RunTerms, was_here: bool) -> HostKeys:

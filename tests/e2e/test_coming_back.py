@@ -206,7 +206,9 @@ def test_a_promise_is_kept_through_a_host_and_a_server_that_come_back(
     with made.server() as (run, hosts):
 
         def go_and_come():
+            """Its journal lost, its ledger says of which run its keys are."""
             made.leave("b")
+            (made.folder / "state-b" / "journal-b.sqlite").unlink()
             come_again(made, hosts, run, "b")
 
         with pytest.raises(DiedError):
