@@ -69,13 +69,11 @@ class StepLog:
             _logger.warning("round %d is not in the log yet: %s", result.round_index, error)
 
     def bring_up(self) -> None:
-        """Write what the store holds and the log does not.
+        """Look what the log holds, and write what the store holds beside.
 
         Raises:
             LinkError: that failed, or the log holds more than the store.
         """
-        if self._num_written >= 0:
-            return
         written = self._link.on_disk(self._open, ASK_S)
         missing = self._steps(written)
         if written > 0 and not self._steps(written - 1):

@@ -98,6 +98,12 @@ def test_a_broker_whose_disk_is_gone_gets_all_of_it_again(broker, link):
     broker.start()
     until_up(link)
     assert num_steps(link, RUN) == 0
+    log.bring_up()  # nothing has failed, and it is found all the same
+    assert list(read_steps(link, RUN, 0, 5)) == STEPS[:5]
+    broker.kill()
+    shutil.rmtree(broker.folder / "disk")
+    broker.start()
+    until_up(link)
     held.append(STEPS[5])
     log.append(STEPS[5])  # finds that the log is gone
     log.bring_up()
