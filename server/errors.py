@@ -70,6 +70,10 @@ class HostsError(ServerError):
     """
 
 
+class HostRenewedError(HostsError):
+    """A host has lost its link since it said hello, and says it again."""
+
+
 class HostsMissingError(ServerError):
     """Hosts of devices have not answered in time; the run pauses, and can be resumed.
 

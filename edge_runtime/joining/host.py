@@ -200,7 +200,7 @@ class _Host:
                 self._check_is_of_now(start)
                 agent = self._agent(start, at_hand)
             except LinkRenewedError as error:
-                _answer(reply, Refused(str(error)))
+                _answer(reply, Refused(str(error), type(error).__name__))
                 continue
             except EdgeError as error:
                 _answer(reply, Refused(str(error)))

@@ -240,9 +240,11 @@ class Refused(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="refu
 
     Attributes:
         reason: for a person; nothing of anybody's data.
+        kind: name of the error's class, where somebody acts on it.
     """
 
     reason: str
+    kind: str = ""
 
 
 OnAir = NumbersSent | SignalSent | SilenceSent

@@ -33,7 +33,12 @@ from edge_runtime.uplink import ScalarBox
 from radio.transceiver import Transceiver
 from server.air.link import RadioLink, ideal_air, played_link
 from server.config.plan_config import PlanConfig
-from server.errors import ConfigurationError, HostsError, HostsMissingError
+from server.errors import (
+    ConfigurationError,
+    HostRenewedError,
+    HostsError,
+    HostsMissingError,
+)
 from server.hosts.played_air import PlayedAirServer
 from server.hosts.roster import Roster
 
@@ -43,6 +48,8 @@ _REST_OF_A_PLAN = 1024
 """Bytes: what is in a plan beside the orders, with some room."""
 
 _LOOK_S = 0.1
+_HELLO_S = 1.0
+_STARTS = 60
 
 
 class RemoteHosts:
@@ -138,7 +145,7 @@ class RemoteHosts:
             self.control.let_go(self.control.hosts)
             self._awaited = frozenset(here)
         else:
-            self._start(here)
+            self._start_all(here)
 
     def note(self, result: RoundResult) -> None:
         """A step for the log."""
@@ -238,6 +245,18 @@ class RemoteHosts:
             )  # fmt: skip
         self.control.let_go([host])  # until it says again that it waits
         return False
+
+    def _start_all(self, hosts: Sequence[str]) -> None:
+        """Start hosts; whoever has lost its link since its hello says another."""
+        for tries in range(_STARTS):
+            try:
+                self._start(hosts)
+            except HostRenewedError:
+                if tries + 1 == _STARTS:
+                    raise
+                time.sleep(_HELLO_S)
+            else:
+                return
 
     def _start(self, hosts: Sequence[str]) -> None:
         heard = self._heard()

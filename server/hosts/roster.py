@@ -28,9 +28,9 @@ from edge_runtime.joining.messages import (
     knock_subject,
     server_subject,
 )
-from edge_runtime.protocol.errors import EdgeError, WireError
+from edge_runtime.protocol.errors import EdgeError, LinkRenewedError, WireError
 from edge_runtime.protocol.members import Member
-from server.errors import HostsError
+from server.errors import HostRenewedError, HostsError
 from server.hosts.desk import Desk
 
 _START_S = 120.0
@@ -232,9 +232,12 @@ class Roster:
             if reply is None:
                 raise HostsError(f"{host} is not there any more.")
             try:
-                reason = messages.refusal_of(messages.decode(reply))
+                answer = messages.decode(reply)
+                reason = messages.refusal_of(answer)
             except WireError as error:
                 raise HostsError(f"{host} cannot be started: {error}") from error
+            if isinstance(answer, Refused) and answer.kind == LinkRenewedError.__name__:
+                raise HostRenewedError(f"{host} cannot start: {reason}")
             if reason:
                 raise HostsError(f"{host} cannot start: {reason}")
 

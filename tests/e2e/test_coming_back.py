@@ -3,7 +3,6 @@
 import contextlib
 import json
 import shutil
-import threading
 
 import msgspec
 import pytest
@@ -14,6 +13,7 @@ from server.commands.cli import main
 from server.config.files import load_config
 from server.errors import HostsMissingError
 from server.hosts.broker import Broker
+from server.hosts.remote_hosts import RemoteHosts
 from server.store.records import Outcome
 from server.store.run_store import look_at
 from tests.support.federation import RUN, Federation, until
@@ -276,18 +276,17 @@ def test_a_host_whose_link_was_lost_does_nothing_before_the_server_has_answered_
     assert rows[-1].num_speakers == 2
 
 
-def test_a_link_that_is_lost_before_the_run_costs_nothing(federation, broker):
-    made = federation(broker.url, names="a")
+def test_a_link_that_is_lost_before_the_run_costs_nothing(federation, broker, monkeypatch):
+    """At the latest moment: when the server is about to tell everybody to start."""
+    made, start, lost = federation(broker.url), RemoteHosts._start, []
 
-    def lose_and_go_on():
-        until(lambda: any(text.startswith("on the list") for text in made.said["a"]))
-        made.links["a"].on_lost()
-        made.come("b", 1)
+    def lose_first(self, hosts):
+        if not lost:
+            lost.append(made.links["a"].on_lost())
+        start(self, hosts)
 
-    losing = threading.Thread(target=lose_and_go_on)
-    losing.start()
+    monkeypatch.setattr(RemoteHosts, "_start", lose_first)
     with made.server() as (run, _):
-        losing.join(60.0)
         assert run.run()
     assert made.ended("a") and made.ended("b") and not made.errors
     assert [row.num_speakers for row in looked_at(made.run_folder).rows] == [2] * 12
