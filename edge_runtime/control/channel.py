@@ -120,8 +120,13 @@ class ControlChannel(ABC):
         return tuple(host for host in self._hosts if host not in self._away)
 
     @property
+    def away(self) -> tuple[str, ...]:
+        """Those who are not."""
+        return tuple(host for host in self._hosts if host in self._away)
+
+    @property
     def away_devices(self) -> frozenset[int]:
-        """The devices of those who are not."""
+        """The devices of those who are away."""
         return frozenset(self.devices_of(self._away))
 
     def let_go(self, hosts: Iterable[str]) -> None:

@@ -198,8 +198,7 @@ class NatsLink:
             reply = Reply(self, message.reply, message.data) if message.reply else None
             on_message(message.subject, data, reply)
 
-        self._wait(self._connected().subscribe(subject, cb=bring), _SEND_S)
-        self._wait(self._connected().flush(int(_SEND_S)), 2 * _SEND_S)
+        self._listen(subject, bring)
 
     def request(self, subject: str, data: bytes, timeout_s: float) -> bytes | None:
         """Ask; the answer, or None if nobody is there to answer.
@@ -243,7 +242,10 @@ class NatsLink:
         async def nothing(message: Msg) -> None:
             pass
 
-        self._wait(self._connected().subscribe(subject, cb=nothing), _SEND_S)
+        self._listen(subject, nothing)
+
+    def _listen(self, subject: str, take: Callable[[Msg], Coroutine[Any, Any, None]]) -> None:
+        self._wait(self._connected().subscribe(subject, cb=take), _SEND_S)
         self._wait(self._connected().flush(int(_SEND_S)), 2 * _SEND_S)
 
     def on_disk(

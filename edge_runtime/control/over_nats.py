@@ -81,7 +81,7 @@ class NatsChannel(ControlChannel):
     @property
     def back(self) -> tuple[str, ...]:
         """Those who are away, and have said since that they wait for orders."""
-        return tuple(host for host in self.hosts if host in self._away & self._idle)
+        return tuple(host for host in self.away if host in self._idle)
 
     def let_go(self, hosts: Iterable[str]) -> None:
         """These are away from here on, until they say something."""

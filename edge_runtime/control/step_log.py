@@ -75,14 +75,15 @@ class StepLog:
             LinkError: that failed, or the log holds more than the store.
         """
         written = self._link.on_disk(self._open, ASK_S)
-        missing = self._steps(written)
-        if written > 0 and not self._steps(written - 1):
+        # From the last one that is written on: the store is read once, and is not behind.
+        held = self._steps(max(written - 1, 0))
+        if written > 0 and not held:
             raise LinkError(
                 f"{_stream(self._run_id)}: the broker's log has {written} rounds, the run's own "
                 "store has fewer. Restore the run folder from a later copy, or start a new run."
             )
         self._num_written = written
-        self._write(missing)
+        self._write(held[1:] if written > 0 else held)
 
     def remove(self) -> None:
         """The run is over; nobody catches up with it any more.

@@ -154,10 +154,8 @@ def has_begun(args: argparse.Namespace) -> Begun | None:
 
 def roster_of(link: NatsLink, config: RunConfig, terms: RunTerms, begun: Begun | None) -> Roster:
     """The list of a new run, or of one that goes on."""
-    num_devices = config.federation.num_devices
-    if begun is None:
-        return Roster(link, terms, num_devices)
-    return Roster(link, terms, num_devices, listed=begun.listed)
+    listed = {} if begun is None else begun.listed
+    return Roster(link, terms, config.federation.num_devices, listed=listed)
 
 
 def hosts_of(

@@ -188,13 +188,12 @@ class RemoteHosts:
         here = len(self.control.devices_of(self.control.present))
         if here >= self._min_devices:
             return ""
-        missing = ", ".join(h for h in self.control.hosts if h not in self.control.present)
+        missing = ", ".join(self.control.away)
         return f"{here} devices are there, wanted {self._min_devices}; {missing} are missing"
 
     def end(self, num_rounds: int) -> None:
         """Whoever is away now, and there all the same, is told that there are no more rounds."""
-        away = [host for host in self.control.hosts if host not in self.control.present]
-        self.control.tell(RunEnded(self.run_id, num_rounds), away)
+        self.control.tell(RunEnded(self.run_id, num_rounds), self.control.away)
         if self._log is not None:
             try:
                 self._log.remove()
@@ -233,14 +232,15 @@ class RemoteHosts:
         for refusal in answers.refusals.values():
             _logger.warning("%s does not come back: %s", host, refusal.reason)
         for report in answers.digests:
-            if report.round_index == num_rounds - 1 and report.parameter_digest == digest():
+            own = digest()
+            if report.round_index == num_rounds - 1 and report.parameter_digest == own:
                 self.control.welcome(host)
                 _logger.warning("round %d: %s is back", num_rounds, host)
                 return True
             _logger.warning(
                 "%s does not come back: it holds weights %s after %d rounds, the server %s after "
                 "%d. Delete its journal in the folder of its --state, and start it again",
-                host, report.parameter_digest[:16], report.round_index + 1, digest()[:16],
+                host, report.parameter_digest[:16], report.round_index + 1, own[:16],
                 num_rounds,
             )  # fmt: skip
         self.control.let_go([host])  # until it says again that it waits

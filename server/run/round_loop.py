@@ -215,10 +215,8 @@ class RoundLoop:
         except HostsMissingError:
             if not self.control.lets_go:
                 raise
-            missing = sorted(set(self.control.hosts) - set(self.control.present))
-            _logger.warning(
-                "round %d is passed over: no answer of %s", plan.round_index, ", ".join(missing)
-            )
+            missing = ", ".join(sorted(self.control.away))
+            _logger.warning("round %d is passed over: no answer of %s", plan.round_index, missing)
             # Who did not answer has paid by now as if alone; there is nothing to settle later.
             self.pricing.note_speakers(plan.round_index, spoke)
             return None
