@@ -151,7 +151,7 @@ class DeviceAgent:
             case PilotHold():
                 self.hold_pilot(message)
             case SilenceOrder():
-                self.fall_silent(message)
+                return self.fall_silent(message)
             case RunEnded():
                 self.end_run(message)
         return []
@@ -227,16 +227,24 @@ class DeviceAgent:
             what, reason = Participation.DROPPED, type(error).__name__
             self._ready.remove(device.device_index)
             device.silence()
-        return RoundReport(self._run_id, round_index, device.device_index, what, reason, scale)
+        return device.report(self._run_id, round_index, what, reason, scale)
 
-    def fall_silent(self, order: SilenceOrder) -> None:
+    def fall_silent(self, order: SilenceOrder) -> list[RoundReport]:
         """Every device ends what it holds, whatever another one says.
+
+        Returns:
+            Of those whose last burst ended before they were told to.
 
         Raises:
             RadioNotSilentError: of those that are not known to be silent; nothing may go on then.
         """
         self._check_run(order.run_id)
         silence_each([device.silence for device in self._devices])
+        return [
+            device.report(self._run_id, order.round_index, Participation.ENDED_EARLY)
+            for device in self._devices
+            if device.uplink.ended_early
+        ]
 
     def run_round(self, plan: RoundPlan) -> list[RoundReport]:
         """Check the order, look along every direction, speak Q numbers per device.
@@ -254,8 +262,8 @@ class DeviceAgent:
         gradients = self.measure_gradients(plan, batches)
 
         reports = {
-            device.device_index: self._report(plan, device, Participation.TRUNCATED)
-            for device in self._devices
+            d.device_index: d.report(self._run_id, plan.round_index, Participation.TRUNCATED)
+            for d in self._devices
         }
         for (device, order), own in zip(speaking, gradients, strict=True):
             reports[device.device_index] = self._speak(plan, release, device, order, own)
@@ -431,18 +439,8 @@ class DeviceAgent:
             _logger.warning("round %d device %d: %s", plan.round_index, device.device_index, error)
             # The full text stays in the local log: it may tell the size of the secret batch or the
             # amplitude of the signal, and what a device says must not depend on its data.
-            return self._report(plan, device, Participation.DROPPED, type(error).__name__)
+            reason = type(error).__name__
+            return device.report(self._run_id, plan.round_index, Participation.DROPPED, reason)
         if self._observe_scalar is not None:
             self._observe_scalar(plan.round_index, device.device_index, estimate, noise)
-        return self._report(plan, device, done)
-
-    def _report(
-        self, plan: RoundPlan, device: VirtualDevice, what: Participation, reason: str = ""
-    ) -> RoundReport:
-        return RoundReport(
-            run_id=plan.run_id,
-            round_index=plan.round_index,
-            device_index=device.device_index,
-            participation=what,
-            reason=reason,
-        )
+        return device.report(self._run_id, plan.round_index, done)

@@ -83,6 +83,18 @@ def _carry_out(argv: Sequence[str] | None) -> int:
         "--state", type=Path, default=Path("pairzero-state"), metavar="FOLDER",
         help="this host's own ledger and keys (default: pairzero-state)",
     )  # fmt: skip
+    join.add_argument(
+        "--radio", action="append", default=[], metavar="[NAME=]URI",
+        help="of a device's own radio, where the run is over real ones",
+    )  # fmt: skip
+    join.add_argument(
+        "--xo-correction", action="append", default=[], metavar="[NAME=]HZ",
+        help="what that radio's crystal is taken to be (pairzero-radio calibrate says)",
+    )  # fmt: skip
+    join.add_argument(
+        "--tx-attenuation", type=float, default=0.0, metavar="DB",
+        help="of these radios, at least, whatever the run says",
+    )  # fmt: skip
     join.add_argument("--wait", type=float, default=60.0, metavar="S",
         help="for a server, at first and whenever it or the broker is gone",
     )  # fmt: skip
@@ -164,7 +176,12 @@ def _join(args: argparse.Namespace) -> int:
     from edge_runtime.control.credentials import Credentials
     from edge_runtime.control.nats_link import NatsLink
     from edge_runtime.joining.host import join
-    from edge_runtime.joining.host_settings import HostSettings, devices_of, policies_of
+    from edge_runtime.joining.host_settings import (
+        HostSettings,
+        by_device,
+        devices_of,
+        policies_of,
+    )
 
     if not 0.0 < args.wait <= _LONGEST_WAIT_S:
         raise EdgeError(f"--wait: got {args.wait:g}, wanted seconds, 0 to {_LONGEST_WAIT_S:g}.")
@@ -185,6 +202,12 @@ def _join(args: argparse.Namespace) -> int:
         bundle=args.bundle,
         state=args.state,
         policies=policies_of(args.policy, data),
+        radios=by_device("--radio", args.radio, data),
+        xo_corrections={
+            name: _hertz(text)
+            for name, text in by_device("--xo-correction", args.xo_correction, data).items()
+        },
+        tx_attenuation_db=args.tx_attenuation,
         may_simulate=args.simulated_keys,
         wait_s=args.wait,
         gone_s=args.wait,
@@ -197,6 +220,12 @@ def _join(args: argparse.Namespace) -> int:
     with contextlib.closing(link):
         join(link, settings, functools.partial(print, flush=True), is_over)
     return 0
+
+
+def _hertz(text: str) -> int:
+    if not text.isdigit():
+        raise EdgeError(f"--xo-correction: got {text!r}, wanted a crystal's frequency in Hz.")
+    return int(text)
 
 
 def _selftest(args: argparse.Namespace) -> int:

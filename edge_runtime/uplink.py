@@ -77,6 +77,11 @@ class Uplink(ABC):
         """
         raise _not_mine("numbers to hold", "they are sent at a time")
 
+    @property
+    def ended_early(self) -> bool:
+        """Whether what was held last ended before it was to (`Transceiver.ended_early`)."""
+        return False
+
     @abstractmethod
     def fall_silent(self) -> None:
         """End what is held, if anything is.
@@ -207,6 +212,11 @@ class EnergyUplink(Uplink):
         self.transceiver.hold(self._ready.samples)
         return self._ready.scale
 
+    @property
+    def ended_early(self) -> bool:
+        """What its transceiver says."""
+        return self.transceiver.ended_early
+
     def fall_silent(self) -> None:
         """End the burst."""
         self.transceiver.fall_silent()
@@ -245,6 +255,11 @@ class SlottedUplink(Uplink):
             raise RadioConfigurationError("no packet is ready. Nothing was transmitted.")
         self.transceiver.hold(self._ready)
         return 1.0
+
+    @property
+    def ended_early(self) -> bool:
+        """What its transceiver says."""
+        return self.transceiver.ended_early
 
     def fall_silent(self) -> None:
         """End the packet."""

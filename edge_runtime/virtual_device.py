@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from edge_runtime.guard.policy import DevicePolicy
 from edge_runtime.number_grid import NumberGrid
 from edge_runtime.private_random import PrivateRandom
-from edge_runtime.protocol.rounds import RoundPlan, TransmitOrder, Vote
+from edge_runtime.protocol.rounds import (
+    Participation,
+    RoundPlan,
+    RoundReport,
+    TransmitOrder,
+    Vote,
+)
 from edge_runtime.tasks import Batch, PromptSet
 from edge_runtime.uplink import Uplink
 from edge_runtime.vote import said_on_grid, said_plainly
@@ -65,6 +71,17 @@ class VirtualDevice:
         draws = self.private_random.circular_draws(release, sigma, len(scalars))
         noise = tuple(complex(grid.number(n), grid.number(m)) for n, m in draws)
         return said_on_grid(scalars, draws, plan.vote, grid), noise
+
+    def report(
+        self,
+        run_id: str,
+        round_index: int,
+        what: Participation,
+        reason: str = "",
+        scale: float = 1.0,
+    ) -> RoundReport:
+        """What it did in a round, for the server."""
+        return RoundReport(run_id, round_index, self.device_index, what, reason, scale)
 
     def silence(self) -> None:
         """End what it holds.

@@ -133,6 +133,11 @@ class Transceiver(abc.ABC):
         return None
 
     @property
+    def ended_early(self) -> bool:
+        """Whether what was held last ended by itself, before `fall_silent`; most never do."""
+        return False
+
+    @property
     @abc.abstractmethod
     def modes(self) -> frozenset[Mode]:
         """The ways to be on the air that this backend can."""

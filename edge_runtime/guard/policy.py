@@ -38,6 +38,9 @@ from radio.waveforms import WaveformName
 POLICY_VERSION = 1
 """Rises when the meaning of a field changes."""
 
+MAX_HOLD_S = 10.0
+"""Longest that a burst is held where no owner says otherwise."""
+
 _ROUNDING = 1e-9
 """Relative: what float64 may do to an amplitude that was planned to be as large as it may be."""
 
@@ -87,6 +90,9 @@ class DevicePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         max_directions: the most numbers of a round.
         max_amplitude: of the transmitter, over full scale, 0 to 1: of a pilot, a band, a packet, or
             the largest number before its noise.
+        max_hold_s: longest that a radio of its own holds one burst: then it ends, whatever a server
+            does or does not do.
+        carrier_hz: the only one that a radio of its own sends on; None for any.
         max_sampling_rate: the largest share of its records that a batch is drawn with; 1 where
             batches are not counted on.
         budget: R, what rounds may cost in all where batches are not counted on; 0 elsewhere.
@@ -112,6 +118,8 @@ class DevicePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     min_batch: int
     max_directions: int
     max_amplitude: float = 1.0
+    max_hold_s: float = MAX_HOLD_S
+    carrier_hz: float | None = None
     max_sampling_rate: float
     budget: float = 0.0
     rounds: tuple[AllowedRounds, ...]
@@ -122,7 +130,9 @@ class DevicePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             self.version == POLICY_VERSION,
             f"version: got {self.version}, this device keeps version {POLICY_VERSION}.",
         )
-        for name in ("epsilon", "delta", "max_clip", "max_amplitude", "max_sampling_rate"):
+        for name in (
+            "epsilon", "delta", "max_clip", "max_amplitude", "max_hold_s", "max_sampling_rate",
+        ):  # fmt: skip
             value = getattr(self, name)
             _require(
                 math.isfinite(value) and value > 0.0,
@@ -219,6 +229,18 @@ class DevicePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             )
         self.check_amplitude(_amplitude(plan, order))
 
+    def check_radio(self, carrier_hz: float, max_hold_s: float) -> None:
+        """Return if a radio of the device's own may send there, and hold for so long.
+
+        Raises:
+            PlanRefusedError: it may not.
+        """
+        check_hold(max_hold_s, self.max_hold_s)
+        if self.carrier_hz is not None and carrier_hz != self.carrier_hz:
+            raise PlanRefusedError(
+                f"policy carrier_hz: {carrier_hz:g} is asked for, allowed is {self.carrier_hz:g}."
+            )
+
     def check_covers(self, num_rounds: int) -> None:
         """Return if so many rounds could be allowed, were there none before.
 
@@ -275,6 +297,19 @@ def _amplitude(plan: RoundPlan, order: TransmitOrder) -> float:
     if order.packet is not None:
         return order.packet.amplitude
     return abs(order.tx_gain) * (1.0 if plan.vote is not Vote.NONE else plan.clip)
+
+
+def check_hold(asked_s: float, most_s: float = MAX_HOLD_S) -> None:
+    """Return if bursts may be held for so long.
+
+    Raises:
+        PlanRefusedError: they may not.
+    """
+    if not asked_s <= most_s:
+        raise PlanRefusedError(
+            f"policy max_hold_s: bursts of up to {asked_s:g} s are asked for (radio.max_hold_s), "
+            f"at most {most_s:g} s are allowed."
+        )
 
 
 def load_policy(path: Path) -> DevicePolicy:

@@ -41,11 +41,15 @@ from edge_runtime.joining.messages import (
     knock_subject,
     server_subject,
 )
+from edge_runtime.joining.own_radio import OwnRadio
 from edge_runtime.joining.preparation import (
     check_policies,
+    check_radios,
     load_prompts,
     make_keys,
+    open_radios,
     open_the_same,
+    own_radio,
     uplink_of,
     was_in,
 )
@@ -62,6 +66,7 @@ from edge_runtime.protocol.members import Member
 from edge_runtime.protocol.orders import AtHand
 from edge_runtime.tasks import label_token_ids, load_tokenizer
 from edge_runtime.virtual_device import VirtualDevice
+from radio.self_closing import silence_each
 
 _ASK_S = 20.0
 _KNOCK_AGAIN_S = 0.5
@@ -113,6 +118,7 @@ class _Host:
         bundle = open_the_same(link, settings, terms, say)
         self._prompts = load_prompts(settings.data, bundle, terms)
         check_policies(settings, terms, self._prompts)
+        check_radios(settings, terms)
         self._weights = ParameterStore.from_bundle(bundle, terms.trainable, settings.workers)
         self._weights.check_perturbation_scale(terms.example.perturbation_scale)
         self._forward = OnnxForward(
@@ -121,6 +127,7 @@ class _Host:
             label_token_ids=label_token_ids(terms.task, load_tokenizer(bundle.tokenizer_path)),
             num_workers=settings.workers,
         )
+        self._own_radios: list[OwnRadio] = []
         # Made when everything else is there: nothing that fails before leaves any behind.
         self._keys: HostKeys | None = None
         self._journal: Journal | None = None
@@ -149,6 +156,7 @@ class _Host:
             lambda subject, data, reply: self._take_start(data, reply),
         )
         self._orders = NatsHost(link, terms.run_id, settings.host)
+        self._radios = open_radios(settings, terms)
 
     def say_hello(self) -> None:
         """Be on the list of the run."""
@@ -249,6 +257,7 @@ class _Host:
                 self._journal.remove()
         self._forward.close()
         self._weights.close()
+        silence_each([radio.close for radio in self._radios.values()])
 
     def _open_journal(self) -> Journal:
         if self._journal is None:
@@ -273,6 +282,8 @@ class _Host:
     def _suspect(self) -> None:
         """The link was lost: what comes by it from now on may be of before. In its thread."""
         self._challenge = secrets.token_hex(8)
+        for radio in self._own_radios:
+            radio.end_now()
         if self._end_here is not None:
             self._end_here.suspect()
 
@@ -325,6 +336,11 @@ class _Host:
             )
         assert self._keys is not None
         air = PlayedAir(self._link, f"{self._subject}.air.{self._settings.host}", at_hand)
+        own = {
+            name: own_radio(radio, air, start.indices[name], self._terms)
+            for name, radio in self._radios.items()
+        }
+        self._own_radios.extend(own.values())
         owners = zip(self._prompts.items(), self._keys.private_randoms(), strict=True)
         devices = [
             VirtualDevice(
@@ -332,7 +348,7 @@ class _Host:
                 owner=name,
                 prompts=prompts,
                 private_random=private_random,
-                uplink=uplink_of(air, start.indices[name], self._terms.air),
+                uplink=uplink_of(air, start.indices[name], self._terms.air, own.get(name)),
                 policy=self._settings.policies.get(name) if self._terms.is_private else None,
             )
             for (name, prompts), private_random in owners

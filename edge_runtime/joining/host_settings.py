@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge_runtime.guard.policy import DevicePolicy, load_policy
-from edge_runtime.protocol.errors import TaskError
+from edge_runtime.protocol.errors import EdgeError, TaskError
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,10 @@ class HostSettings:
         state: folder of the host's own disk, for its ledger and keys.
         policies: name of each device -> what the owner of its data allows; of a run that promises
             nothing none is needed.
+        radios: name of each device -> URI of its own radio, where the run is over real ones.
+        xo_corrections: name -> what its radio's crystal is taken to be, Hz; who is left out keeps
+            the radio's own.
+        tx_attenuation_db: of these radios while they send, at least, whatever the run says.
         workers: threads that move weights.
         may_simulate: whether keys may follow from the run's seed, which protects nobody.
         wait_s: how long a server is waited for.
@@ -33,6 +37,9 @@ class HostSettings:
     state: Path
     bundle: Path | None = None
     policies: Mapping[str, DevicePolicy] = field(default_factory=dict)
+    radios: Mapping[str, str] = field(default_factory=dict)
+    xo_corrections: Mapping[str, int] = field(default_factory=dict)
+    tx_attenuation_db: float = 0.0
     workers: int = 1
     may_simulate: bool = False
     wait_s: float = 60.0
@@ -62,6 +69,33 @@ def devices_of(data: Path, host: str) -> Mapping[str, Path]:
     if not files:
         raise TaskError(f"{data}: no file in it, wanted one for each device.")
     return {path.stem: path for path in files}
+
+
+def by_device(option: str, given: Sequence[str], names: Collection[str]) -> Mapping[str, str]:
+    """Name of each device -> what an option says of it: VALUE of the one there is, or NAME=VALUE.
+
+    Args:
+        option: its name, for messages.
+        given: as it was given, perhaps several times.
+        names: of the devices.
+
+    Raises:
+        EdgeError: of a device that is not there, or twice of one.
+    """
+    said: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            name, value = (next(iter(names)) if len(names) == 1 else ""), text
+        if name not in names or not value:
+            raise EdgeError(
+                f"{option}: got {text!r}, wanted NAME=VALUE, of one of the devices here: "
+                f"{', '.join(sorted(names))}."
+            )
+        if name in said:
+            raise EdgeError(f"{option}: device {name!r} is named twice.")
+        said[name] = value
+    return said
 
 
 def policies_of(path: Path | None, names: Iterable[str]) -> Mapping[str, DevicePolicy]:

@@ -60,12 +60,29 @@ class Knock(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="knock"
         _check_tokens(self.host)
 
 
+class PlutoTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the devices' own radios are set (`radio.pluto.settings`).
+
+    Attributes:
+        carrier_hz: of all of them.
+        rf_bandwidth_hz: of their analogue filters.
+        tx_attenuation_db: while they send.
+        max_hold_s: longest that one burst is held.
+    """
+
+    carrier_hz: float
+    rf_bandwidth_hz: float
+    tx_attenuation_db: float
+    max_hold_s: float
+
+
 class AirTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The radio of a run, as far as a device has to have the same.
 
     Attributes:
         sample_rate_hz: of both ends.
         max_amplitude: of the transmitter, over full scale.
+        pluto: how devices' own radios are set; None, and the server plays the air.
         coherent: the waveform, where amplitudes add.
         energy: likewise where powers add.
         packets: likewise where packets follow one another.
@@ -77,6 +94,7 @@ class AirTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     sample_rate_hz: float
     max_amplitude: float
+    pluto: PlutoTerms | None = None
     coherent: CoherentWaveform | None = None
     energy: EnergyWaveform | None = None
     packets: SlottedWaveform | None = None
@@ -247,8 +265,22 @@ class Refused(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="refu
     kind: str = ""
 
 
-OnAir = NumbersSent | SignalSent | SilenceSent
-"""What a device sends to an air that the server plays."""
+class LeaveAsked(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="leave_asked"):
+    """A device is about to hold a burst with a radio of its own, if its order is still waited for.
+
+    Attributes:
+        epoch: of the order that it is held for.
+        sequence: likewise.
+        device_index: whose.
+    """
+
+    epoch: int
+    sequence: int
+    device_index: int
+
+
+OnAir = NumbersSent | SignalSent | SilenceSent | LeaveAsked
+"""What a device tells the server about what it sends; or sends, to an air that the server plays."""
 
 JoiningMessage = Knock | RunTerms | Hello | Start | OnAir | Agreed | Refused
 

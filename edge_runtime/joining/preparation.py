@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import cast
 
 from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, Bundle, open_bundle
 from edge_runtime.control.bundle_store import fetch
@@ -12,9 +13,11 @@ from edge_runtime.control.nats_link import NatsLink
 from edge_runtime.control.over_nats import token
 from edge_runtime.guard.keys import KEYS_FILE, HostKeys
 from edge_runtime.guard.ledger import LEDGER_FILE, DeviceLedger
+from edge_runtime.guard.policy import MAX_HOLD_S, check_hold
 from edge_runtime.joining.host_settings import HostSettings
 from edge_runtime.joining.journal import run_of
 from edge_runtime.joining.messages import AirTerms, RunTerms
+from edge_runtime.joining.own_radio import GUARDIAN_BEHIND_S, Leave, OwnRadio
 from edge_runtime.joining.rehearsal import PlayedAir, PlayedBox, PlayedTransceiver
 from edge_runtime.protocol.errors import (
     DeviceKeysError,
@@ -25,6 +28,9 @@ from edge_runtime.protocol.errors import (
 )
 from edge_runtime.tasks import PromptSet, load_tokenizer, read_examples
 from edge_runtime.uplink import IdealUplink, Uplink, uplink_with
+from radio.backends import resolve_backend
+from radio.pluto.settings import PlutoSettings, Role
+from radio.transceiver import Transceiver
 
 
 def open_the_same(
@@ -145,14 +151,92 @@ def _real_keys(settings: HostSettings, terms: RunTerms, was_here: bool) -> HostK
     return keys
 
 
-def uplink_of(air: PlayedAir, device_index: int, terms: AirTerms | None) -> Uplink:
-    """One device's end of the run's radio, or of the link without one."""
+def check_radios(settings: HostSettings, terms: RunTerms) -> None:
+    """Return if every device has a radio of its own where it needs one, and may use it so.
+
+    Raises:
+        LinkError: one is missing, or nobody would hear it.
+        PlanRefusedError: it is to send where, or for longer than, its owner allows.
+    """
+    asked = None if terms.air is None else terms.air.pluto
+    if asked is None:
+        if settings.radios:
+            raise LinkError(
+                f"--radio: run {terms.run_id} is a rehearsal, whose air its server plays; nobody "
+                "would hear a radio. Leave it out."
+            )
+        return
+    for name in settings.data:
+        if name not in settings.radios:
+            raise LinkError(
+                f"device {name!r}: run {terms.run_id} is over real radios: --radio URI. "
+                "`pairzero-radio doctor` lists those that are there."
+            )
+        policy = settings.policies.get(name)
+        if policy is not None and terms.is_private:
+            policy.check_radio(asked.carrier_hz, asked.max_hold_s)
+        check_hold(asked.max_hold_s, MAX_HOLD_S if policy is None else policy.max_hold_s)
+
+
+def open_radios(settings: HostSettings, terms: RunTerms) -> dict[str, Transceiver]:
+    """Every device's own radio, set up and silent; none in a rehearsal.
+
+    Raises:
+        RadioError: one is not there, or cannot be what the run asks for; none is left open.
+    """
+    if terms.air is None or (asked := terms.air.pluto) is None:
+        return {}
+    open_pluto = cast(Callable[..., Transceiver], resolve_backend("pluto"))
+    with contextlib.ExitStack() as opened:
+        radios = {
+            name: opened.enter_context(
+                open_pluto(
+                    PlutoSettings(
+                        uri=settings.radios[name],
+                        role=Role.TRANSMITTER,
+                        sample_rate_hz=terms.air.sample_rate_hz,
+                        carrier_hz=asked.carrier_hz,
+                        rf_bandwidth_hz=asked.rf_bandwidth_hz,
+                        tx_attenuation_db=max(asked.tx_attenuation_db, settings.tx_attenuation_db),
+                        xo_correction=settings.xo_corrections.get(name),
+                        max_hold_s=asked.max_hold_s + GUARDIAN_BEHIND_S,
+                    ),
+                    max_amplitude=terms.air.max_amplitude,
+                )
+            )
+            for name in sorted(settings.data)
+        }
+        opened.pop_all()
+    return radios
+
+
+def own_radio(radio: Transceiver, air: PlayedAir, device_index: int, terms: RunTerms) -> OwnRadio:
+    """A radio as this run may use it."""
+    assert terms.air is not None
+    assert terms.air.pluto is not None
+    leave = Leave(air.link, air.subject, air.at_hand, device_index)
+    return OwnRadio(radio, leave, max_hold_s=terms.air.pluto.max_hold_s)
+
+
+def uplink_of(
+    air: PlayedAir, device_index: int, terms: AirTerms | None, radio: OwnRadio | None
+) -> Uplink:
+    """One device's end of the run's radio, or of the link without one.
+
+    Args:
+        air: the way to the server.
+        device_index: whose end.
+        terms: of the radio; None for the link without one.
+        radio: the device's own; None, and the server plays the air.
+    """
     if terms is None:
         return IdealUplink(PlayedBox(air, device_index))
-    radio = PlayedTransceiver(
+    if radio is not None:
+        return uplink_with(terms.waveform, radio)
+    played = PlayedTransceiver(
         air,
         device_index,
         sample_rate_hz=terms.sample_rate_hz,
         max_amplitude=terms.max_amplitude,
     )
-    return uplink_with(terms.waveform, radio)
+    return uplink_with(terms.waveform, played)

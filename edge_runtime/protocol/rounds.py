@@ -14,7 +14,7 @@ import msgspec
 
 from edge_runtime.protocol.errors import WireError
 
-PROTOCOL_VERSION = 8
+PROTOCOL_VERSION = 9
 """Rises when the meaning of any record or of the direction generator changes."""
 
 STEP_QUANTUM = 2.0**-40
@@ -68,13 +68,15 @@ class Participation(enum.StrEnum):
 
     TRANSMITTED: its signal went out. READY: its numbers wait for their plateaus, and its antenna is
     silent. TRUNCATED: ordered to be silent, its channel was too weak. DROPPED: it was to speak and
-    could not (a loss was not finite, the plan was refused).
+    could not (a loss was not finite, the plan was refused). ENDED_EARLY: what it held ended by a
+    limit of its own, before it was told to be silent; whether a capture holds it nobody knows.
     """
 
     TRANSMITTED = "transmitted"
     READY = "ready"
     TRUNCATED = "truncated"
     DROPPED = "dropped"
+    ENDED_EARLY = "ended_early"
 
 
 def _require(condition: bool, message: str) -> None:

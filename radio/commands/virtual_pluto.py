@@ -11,6 +11,8 @@ import threading
 from radio.software_air.impairments import IMPAIRMENTS, impairments_from_name
 from radio.virtual_pluto.server import DEFAULT_BASE_PORT, Bench, VirtualPlutoServer
 
+_LOOK_S = 0.2
+
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Say what can be asked for."""
@@ -94,5 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
         for index, uri in enumerate(server.uris):
             print(f"node {index}  {uri}", flush=True)
         print("Virtual radios: nothing here is hardware. Stop with Ctrl-C.", file=sys.stderr)
-        is_over.wait()
+        # Now and then: a signal that another thread was given does not wake this one.
+        while not is_over.wait(_LOOK_S):
+            pass
     return 0

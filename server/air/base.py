@@ -6,7 +6,7 @@ import contextlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edge_runtime.control.channel import ControlChannel
 from edge_runtime.protocol.rounds import Participation, RoundPlan, SoundingOrder
@@ -224,6 +224,10 @@ class CoherentAir(Air):
         self.receiver.close()
 
 
+def nobody_is_left() -> None:
+    """Devices in this process end what they hold before they answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class HeldAir(Air):
     """Radios without a common clock: devices hold what the server captures.
@@ -233,12 +237,14 @@ class HeldAir(Air):
         simulation: of the channel.
         num_devices: K.
         kept: captures of chosen rounds.
+        wait_until_silent: returns when nobody is on the air who may still be from before.
     """
 
     transceiver: Transceiver
     simulation: ChannelSimulation
     num_devices: int
     kept: KeptCaptures
+    wait_until_silent: Callable[[], None] = field(default=nobody_is_left, kw_only=True)
 
     @property
     def source(self) -> str:
@@ -264,6 +270,7 @@ class HeldAir(Air):
         before_sending: Callable[[], None],
     ) -> Heard:
         """Carry the plan out, keep what was captured if it is asked for, look after the radio."""
+        self.wait_until_silent()
         before_sending()
         with self.keeping("round", plan.round_index):
             heard = self.carry_out(control, plan, power, on_spoken)

@@ -88,21 +88,25 @@ class EnergyAir(HeldAir):
     ) -> ChannelKnowledge:
         block_start = round_index - round_index % self.limits.max_rounds
         self.simulation.begin_sounding(block_start)
+        self.wait_until_silent()
         silence_all(control, run_id, block_start)
         silence = self.waveform.energies(self._capture("silence"))
         pilots: dict[int, Float64Array] = {}
         offsets_hz: dict[int, float] = {}
+        ended: tuple[int, ...] = ()
         try:
             for device in range(self.num_devices):
                 order = PilotHold(run_id, block_start, device, self.pilot_amplitude)
-                have_done(control, order)
+                while have_done(control, order).missing and control.present:
+                    # Whoever went may be heard beside this pilot; once more, without them.
+                    self.wait_until_silent()
                 capture = self._capture(f"pilot of device {device}")
                 pilots[device] = self.waveform.energies(capture)
                 offsets_hz[device] = estimate_offset_hz(
                     self.waveform, capture, likely_hz=self.waveform.max_offset_hz
                 )
         finally:
-            silence_all(control, run_id, block_start)
+            ended = silence_all(control, run_id, block_start)
         calibration = calibrate(
             self.waveform,
             num_devices=self.num_devices,
@@ -111,6 +115,8 @@ class EnergyAir(HeldAir):
             amplitude=self.pilot_amplitude,
             made=self._moment(block_start),
         )
+        for device in ended:
+            calibration = calibration.without(device)
         return self._usable(calibration, offsets_hz)
 
     def _usable(self, calibration: Calibration, offsets_hz: Mapping[int, float]) -> Calibration:
@@ -160,6 +166,7 @@ class EnergyAir(HeldAir):
         quiet = self.waveform.bin_powers(silence.result())
         speakers: tuple[int, ...] = ()
         unknown: tuple[int, ...] = ()
+        ended: tuple[int, ...] = ()
         try:
             # Whoever did not answer the plan is not told to hold, and stays silent.
             hold = NumbersHold(plan.run_id, plan.round_index)
@@ -169,10 +176,11 @@ class EnergyAir(HeldAir):
             bins = self.waveform.bin_powers(self._capture("numbers"))
         finally:
             try:
-                silence_all(control, plan.run_id, plan.round_index)
+                ended = silence_all(control, plan.run_id, plan.round_index)
             finally:
                 on_spoken(speakers, unknown)
-        if unknown or not speakers:
+        if unknown or ended or not speakers:
+            # A sum that somebody may be part of, or may not, is nobody's.
             return Heard(speakers, unknown=unknown)
         scales = {report.device_index: report.scale for report in answers.reports}
         weights = np.array([np.array(power.weights[k]) * scales[k] for k in speakers])

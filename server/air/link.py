@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from edge_runtime.uplink import (
     Uplink,
     uplink_with,
 )
+from radio.pluto.settings import PlutoSettings
 from radio.recordings.sigmf import utc_now
 from radio.self_closing import silence_each
 from radio.software_air.channel_models import channel_from_name
@@ -26,7 +27,7 @@ from radio.waveforms.coherent import CoherentWaveform
 from radio.waveforms.energy import EnergyWaveform
 from radio.waveforms.energy_calibration import CalibrationLimits
 from radio.waveforms.side_by_side import Packets, PacketsSideBySide
-from server.air.base import Air, CoherentAir, HeldAir
+from server.air.base import Air, CoherentAir, HeldAir, nobody_is_left
 from server.air.channel_simulation import (
     ChannelSimulation,
     NoChannelSimulation,
@@ -119,6 +120,24 @@ def played_link(
     return RadioLink((), air, noise_symbols(config)), tuple(ends.transmitters)
 
 
+def listening_link(
+    config: PlanConfig, receiver: PlutoSettings, wait_until_silent: Callable[[], None]
+) -> RadioLink:
+    """The server's end of an air where devices have radios of their own.
+
+    Args:
+        config: of the run.
+        receiver: how the server's radio is set.
+        wait_until_silent: see `HeldAir`.
+
+    Raises:
+        RadioError: it cannot be opened.
+    """
+    listener = _open_pluto(receiver, config.radio.max_amplitude)
+    air = air_on(listener, config, NoChannelSimulation(), wait_until_silent=wait_until_silent)
+    return RadioLink((), air, noise_symbols(config))
+
+
 def _ideal_link(config: PlanConfig) -> RadioLink:
     box = ScalarBox()
     uplinks = (IdealUplink(box),) * config.federation.num_devices
@@ -161,6 +180,7 @@ def air_on(
     config: PlanConfig,
     simulation: ChannelSimulation,
     gate: SendingGate | None = None,
+    wait_until_silent: Callable[[], None] = nobody_is_left,
 ) -> Air:
     """The server's end of the air.
 
@@ -169,6 +189,7 @@ def air_on(
         config: of the run.
         simulation: of the channel.
         gate: the devices', where they are in this process.
+        wait_until_silent: see `HeldAir`.
     """
     radio, num_devices = config.radio, config.federation.num_devices
     if radio.waveform.needs_common_clock:
@@ -196,11 +217,13 @@ def air_on(
             limits=CalibrationLimits(
                 max_rounds=radio.coherence_rounds, max_age_s=radio.calibration_max_age_s
             ),
+            wait_until_silent=wait_until_silent,
         )
     packets = config.packets
+    common = (listener, simulation, num_devices, kept)
     if isinstance(packets, PacketsSideBySide):
-        return SideBySideAir(listener, simulation, num_devices, kept, packets)
-    return SlottedAir(listener, simulation, num_devices, kept, packets)
+        return SideBySideAir(*common, packets, wait_until_silent=wait_until_silent)
+    return SlottedAir(*common, packets, wait_until_silent=wait_until_silent)
 
 
 def noise_symbols(config: PlanConfig) -> int:
@@ -247,23 +270,28 @@ def _software_ends(config: PlanConfig, noise_seed: int | str) -> _Ends:
 
 def _open_plutos(config: RunConfig) -> _Ends:
     """Plutos, the receiver first; of a process of their own if they are virtual."""
-    # Here and not above: a run without Plutos needs none of their libraries.
-    from radio.pluto.transceiver import PlutoTransceiver
-
     radio, pluto, num_devices = config.radio, config.pluto, config.federation.num_devices
     with contextlib.ExitStack() as opened:
         served = None
-        uris = [pluto.receiver, *pluto.devices]
         if radio.backend == "virtual-pluto":
-            bench = config.virtual_pluto.bench(num_devices, config.impaired_by, config.run.seed)
-            served = opened.enter_context(VirtualPlutoProcess(bench))
+            served = opened.enter_context(VirtualPlutoProcess(config.bench))
             uris = served.uris
+        else:
+            pluto.check_has_all(num_devices)
+            uris = [pluto.receiver, *pluto.devices]
         listener, *transmitters = (
-            opened.enter_context(PlutoTransceiver(settings, max_amplitude=radio.max_amplitude))
+            opened.enter_context(_open_pluto(settings, radio.max_amplitude))
             for settings in pluto.settings(uris, radio)
         )
         opened.pop_all()
     return _Ends(transmitters, listener, NoChannelSimulation(), served)
+
+
+def _open_pluto(settings: PlutoSettings, max_amplitude: float) -> Transceiver:
+    # Here and not above: a run without Plutos needs none of their libraries.
+    from radio.pluto.transceiver import PlutoTransceiver
+
+    return PlutoTransceiver(settings, max_amplitude=max_amplitude)
 
 
 def _label(config: PlanConfig) -> list[str]:

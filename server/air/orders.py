@@ -44,15 +44,29 @@ def have_done(control: ControlChannel, message: OrderMessage) -> Answers:
     return answers
 
 
-def silence_all(control: ControlChannel, run_id: str, round_index: int) -> None:
+def silence_all(control: ControlChannel, run_id: str, round_index: int) -> tuple[int, ...]:
     """Everybody ends what it holds, and says so.
+
+    Returns:
+        Devices whose last burst ended before that, by a limit of their own, ascending: what was
+        captured may or may not hold it.
 
     Raises:
         RadioNotSilentError: of devices that are not known to be silent.
         HostsMissingError: hosts that did not answer; theirs end by their own limit.
         EdgeError, RadioError: a host refuses.
     """
-    check_none_missing(have_done(control, SilenceOrder(run_id, round_index)), round_index)
+    answers = have_done(control, SilenceOrder(run_id, round_index))
+    check_none_missing(answers, round_index)
+    ended = [r for r in answers.reports if r.participation is Participation.ENDED_EARLY]
+    for report in ended:
+        _logger.warning(
+            "round %d: what device %d held ended by its own limit, before it was told to; a limit "
+            "that a round fits in is larger (radio.max_hold_s, and the device's policy)",
+            round_index,
+            report.device_index,
+        )
+    return tuple(report.device_index for report in ended)
 
 
 def those_who(did: Participation, answers: Answers) -> tuple[int, ...]:

@@ -147,8 +147,10 @@ class SlottedAir(PacketAir):
         packets = []
         for device in ready:
             answers = ask(control, PacketHold(plan.run_id, plan.round_index, device))
-            if device in answers.unknown_devices:
-                on_air.unknown.append(device)
+            if answers.missing:
+                # Whoever went may be heard beside the next.
+                on_air.unknown.extend(set(answers.unknown_devices) & {device})
+                self.wait_until_silent()
             if not those_who(Participation.TRANSMITTED, answers):
                 continue
             on_air.spoke.append(device)

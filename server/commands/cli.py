@@ -220,6 +220,11 @@ def _add_configuration(parser: argparse.ArgumentParser) -> None:
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
     """Where a run goes and how it is shown."""
+    parser.add_argument(
+        "--radio", metavar="BACKEND",
+        help="radio.backend: loopback, virtual-pluto or pluto; without a configuration, the preset "
+        "of that name if there is one",
+    )  # fmt: skip
     parser.add_argument("--out", metavar="FOLDER", help="run folder (default: runs/NAME-N)")
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
     parser.add_argument(

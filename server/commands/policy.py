@@ -113,6 +113,7 @@ def policy_text(policy: DevicePolicy, num_records: int, proved: float) -> str:
         f"min_noise_multiplier = {allowed.min_noise_multiplier!r}\n"
         for allowed in p.rounds
     )
+    carrier = "" if p.carrier_hz is None else f"carrier_hz = {p.carrier_hz!r}  # of that radio\n"
     budget = f"budget = {p.budget!r}  # of 1 / (2 m^2), m a round's noise multiplier\n"
     return (
         f"# What a device with {num_records} records may release, in all, whatever a server asks\n"
@@ -139,6 +140,8 @@ def policy_text(policy: DevicePolicy, num_records: int, proved: float) -> str:
         f"min_batch = {p.min_batch}\n"
         f"max_directions = {p.max_directions}\n"
         f"max_amplitude = {p.max_amplitude!r}  # over full scale\n"
+        f"max_hold_s = {p.max_hold_s!r}  # of one burst, by a radio of the device's own\n"
+        f"{carrier}"
         f"max_sampling_rate = {p.max_sampling_rate!r}  # a batch over the records\n"
         f"{'' if p.is_subsampled else budget}"
         f"{rounds}"

@@ -15,8 +15,9 @@ from edge_runtime.control.bundle_store import publish
 from edge_runtime.control.credentials import SUFFIX, Credentials
 from edge_runtime.control.nats_link import NatsLink
 from edge_runtime.control.seal import SERVER
-from edge_runtime.joining.messages import AirTerms, RunTerms
+from edge_runtime.joining.messages import AirTerms, PlutoTerms, RunTerms
 from edge_runtime.protocol.members import Member
+from radio.pluto.settings import PlutoSettings
 from radio.waveforms.coherent import CoherentWaveform
 from radio.waveforms.energy import EnergyWaveform
 from radio.waveforms.side_by_side import PacketsSideBySide
@@ -58,14 +59,23 @@ def serve(args: argparse.Namespace) -> int:
         )
         publish(link, data.bundle)  # for hosts that have another
         policy = " --policy POLICY.toml" if config.privacy.enabled else ""
+        radio = " --radio URI" if config.radio.has_plutos else ""
         _say(f"run {run_id} waits for {config.federation.num_devices} devices. On each host:")
-        _say(f"  pairzero-device join {join_with} --data FILE{policy}")
+        _say(f"  pairzero-device join {join_with} --data FILE{policy}{radio}")
         roster.wait_for_all(
             args.wait,
             None if begun is None else config.federation.min_speakers,
             on_listed=lambda text: _say(f"  {text}"),
         )
-        hosts = hosts_of(link, roster, config, begun, patience_s=args.wait)
+        hosts = hosts_of(
+            link,
+            roster,
+            config,
+            begun,
+            receiver=receiver_of(config, config.pluto.receiver),
+            are_radios_new=begun is None,
+            patience_s=args.wait,
+        )
         return carry_out(hosts, data, folder, args)
 
 
@@ -94,6 +104,17 @@ def _address_of(url: str) -> str:
 
 def _check_can_be_served(config: RunConfig) -> None:
     check_can_be_remote(config)
+    if config.radio.backend == "virtual-pluto":
+        raise ConfigurationError(
+            'radio.backend = "virtual-pluto" starts radios for this machine alone: use pairzero '
+            'up. Over hosts of their own set radio.backend = "pluto" and pluto.receiver; virtual '
+            "radios for them come from pairzero-radio virtual-pluto."
+        )
+    if config.pluto.devices or config.pluto.xo_corrections:
+        raise ConfigurationError(
+            "pluto.devices, pluto.xo_corrections: each host names its own radio (pairzero-device "
+            "join --radio URI --xo-correction HZ). Leave them out."
+        )
     if config.privacy.has_simulated_keys:
         raise ConfigurationError(
             'privacy.noise_source = "simulation": such noise can be undone by whoever knows the '
@@ -164,6 +185,8 @@ def hosts_of(
     config: RunConfig,
     begun: Begun | None,
     *,
+    receiver: PlutoSettings | None = None,
+    are_radios_new: bool = True,
     patience_s: float,
     check: Callable[[], None] = lambda: None,
 ) -> RemoteHosts:
@@ -173,6 +196,8 @@ def hosts_of(
         roster,
         config.federation.deadline_s,
         epoch=0 if begun is None else begun.epoch,
+        receiver=receiver,
+        are_radios_new=are_radios_new,
         min_devices=config.federation.min_speakers,
         patience_s=patience_s,
         check=check,
@@ -216,18 +241,40 @@ def run_terms(
         example=example_plan(config, run_id),
         rounds=config.optimizer.rounds,
         is_private=config.privacy.enabled,
-        air=_air(config),
+        air=air_terms(config),
         simulated_seed=seed,
     )
 
 
-def _air(config: RunConfig) -> AirTerms | None:
+def receiver_of(config: RunConfig, uri: str) -> PlutoSettings | None:
+    """How the server's own radio is set; None where it plays the air."""
+    if not config.radio.has_plutos:
+        return None
+    return config.pluto.settings([uri], config.radio)[0]
+
+
+def _pluto(config: RunConfig) -> PlutoTerms | None:
+    # What the receiver is set to everybody is, whatever its address.
+    common = receiver_of(config, "ip:127.0.0.1")
+    if common is None:
+        return None
+    return PlutoTerms(
+        carrier_hz=common.carrier_hz,
+        rf_bandwidth_hz=common.rf_bandwidth_hz,
+        tx_attenuation_db=common.tx_attenuation_db,
+        max_hold_s=common.max_hold_s,
+    )
+
+
+def air_terms(config: RunConfig) -> AirTerms | None:
+    """What every host is told of a run's radio; None for the link without one."""
     if config.radio.backend == "ideal":
         return None
     waveform, radio = waveform_of(config), config.radio
     return AirTerms(
         sample_rate_hz=radio.rate_hz,
         max_amplitude=radio.max_amplitude,
+        pluto=_pluto(config),
         coherent=waveform if isinstance(waveform, CoherentWaveform) else None,
         energy=waveform if isinstance(waveform, EnergyWaveform) else None,
         packets=waveform if isinstance(waveform, SlottedWaveform) else None,

@@ -11,7 +11,7 @@ from typing import Any
 from server.config.files import load_config, toml_value
 from server.config.run_config import RunConfig
 from server.errors import ConfigurationError
-from server.presets import DEFAULT_PRESET
+from server.presets import DEFAULT_PRESET, available_presets
 
 
 def asked_for(args: argparse.Namespace) -> RunConfig:
@@ -25,7 +25,11 @@ def asked_for(args: argparse.Namespace) -> RunConfig:
             "PRESET|FILE.toml: got an empty name. Leave it out for the preset "
             f"{DEFAULT_PRESET!r}, or name a preset or a file."
         )
-    return load_config(DEFAULT_PRESET if args.config is None else args.config, overrides(args))
+    named = args.config
+    if named is None:
+        radio = getattr(args, "radio", None)
+        named = radio if radio in available_presets() else DEFAULT_PRESET
+    return load_config(named, overrides(args))
 
 
 def overrides(args: argparse.Namespace) -> dict[str, Any]:
@@ -44,6 +48,8 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
         changes[name.strip()] = toml_value(text.strip())
     if getattr(args, "devices", None) is not None:
         changes["federation.num_devices"] = args.devices
+    if getattr(args, "radio", None) is not None:
+        changes["radio.backend"] = args.radio
     if args.rounds is not None:
         changes["optimizer.rounds"] = args.rounds
     if args.seed is not None:

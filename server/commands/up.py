@@ -8,15 +8,23 @@ from __future__ import annotations
 import argparse
 import contextlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from edge_runtime.control.nats_link import NatsLink
 from edge_runtime.task_spec import TaskSpec
 from edge_runtime.tasks import Example
+from radio.virtual_pluto.process import VirtualPlutoProcess
 from server.commands.policy import policy_text
 from server.commands.run import folder_of
-from server.commands.serve import carry_out, has_begun, hosts_of, roster_of, run_terms
+from server.commands.serve import (
+    carry_out,
+    has_begun,
+    hosts_of,
+    receiver_of,
+    roster_of,
+    run_terms,
+)
 from server.config.run_config import RunConfig
 from server.errors import ConfigurationError
 from server.hosts.broker import Broker
@@ -57,6 +65,7 @@ def up(args: argparse.Namespace) -> int:
         link = opened.enter_context(contextlib.closing(NatsLink(broker.url, "server")))
         terms = run_terms(config, data, run_id, seed=seed)
         roster = opened.enter_context(contextlib.closing(roster_of(link, config, terms, begun)))
+        radios = _radios(config, opened)
         processes = opened.enter_context(HostProcesses(scratch))
         policies = _policies(config, data)
         for host, dealt in _shares(
@@ -70,13 +79,48 @@ def up(args: argparse.Namespace) -> int:
                 ["join", broker.url, "--name", host, "--data", str(scratch / host),
                  "--state", str(folder / host), *_agreed(scratch / f"{host}-policies"),
                  "--bundle", str(bundle_folder(config.model.bundle)),
+                 *_radio_of_each(config, radios, dealt),
                  "--simulated-keys", "--until-input-ends"],
             )  # fmt: skip
         roster.wait_for_all(_JOIN_S, check=processes.check)
-        hosts = hosts_of(link, roster, config, begun, patience_s=_PAUSE_S, check=processes.check)
+        hosts = hosts_of(
+            link,
+            roster,
+            config,
+            begun,
+            receiver=receiver_of(config, radios[0]) if radios else None,
+            are_radios_new=config.radio.backend != "pluto",
+            patience_s=_PAUSE_S,
+            check=processes.check,
+        )
         code = carry_out(hosts, data, folder, args)
         processes.wait()
     return code
+
+
+def _radios(config: RunConfig, opened: contextlib.ExitStack) -> list[str]:
+    """URIs of the receiver and then of every device's radio; none where the server plays the air.
+
+    Args:
+        config: of the run.
+        opened: keeps virtual ones served.
+    """
+    if config.radio.backend == "virtual-pluto":
+        return opened.enter_context(VirtualPlutoProcess(config.bench)).uris
+    if config.radio.backend == "pluto":
+        config.pluto.check_has_all(config.federation.num_devices)
+        return [config.pluto.receiver, *config.pluto.devices]
+    return []
+
+
+def _radio_of_each(config: RunConfig, radios: Sequence[str], names: Iterable[str]) -> list[str]:
+    """What a host is told of its devices' radios."""
+    told = []
+    for name in names if radios else ():
+        told += ["--radio", f"{name}={radios[1 + int(name)]}"]
+        if config.pluto.xo_corrections:
+            told += ["--xo-correction", f"{name}={config.pluto.xo_corrections[int(name)]}"]
+    return told
 
 
 def _policies(config: RunConfig, data: RunData) -> dict[int, str]:

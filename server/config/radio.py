@@ -215,7 +215,8 @@ class PlutoSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     ``"virtual-pluto"`` they are left out, and the levels are those of the virtual radios.
 
     Attributes:
-        devices: a URI for each device, in device order.
+        devices: a URI for each device, in device order; none with ``pairzero serve``, where each
+            host names its own (`pairzero-device join --radio`).
         receiver: the server's URI.
         tx_attenuation_db: of every transmitter while it sends.
         rx_gain_db: of the receiver.
@@ -236,17 +237,13 @@ class PlutoSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     settling_s: float = 0.05
 
     def check_radios(self, num_devices: int) -> None:
-        """Return if there is a radio for everybody, and no one has two tasks.
+        """Return if there is a radio for all, or for the receiver alone, and none has two tasks.
 
         Raises:
             ConfigurationError: there is not.
         """
-        if len(self.devices) != num_devices or not self.receiver:
-            raise ConfigurationError(
-                f"pluto.devices: got {len(self.devices)} URIs and receiver {self.receiver!r}, "
-                f"wanted one for each of federation.num_devices = {num_devices} and one for the "
-                "receiver. `pairzero-radio doctor` lists the radios that are there."
-            )
+        if self.devices or not self.receiver:
+            self.check_has_all(num_devices)
         everybody = [*self.devices, self.receiver]
         twice = {uri for uri in everybody if everybody.count(uri) > 1}
         if twice:
@@ -257,6 +254,20 @@ class PlutoSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             raise ConfigurationError(
                 f"pluto.xo_corrections: got {len(self.xo_corrections)}, wanted one for each of "
                 f"federation.num_devices = {num_devices}, or none."
+            )
+
+    def check_has_all(self, num_devices: int) -> None:
+        """Return if every device's radio is named, as it has to be where one program has them all.
+
+        Raises:
+            ConfigurationError: one is not.
+        """
+        if len(self.devices) != num_devices or not self.receiver:
+            raise ConfigurationError(
+                f"pluto.devices: got {len(self.devices)} URIs and receiver {self.receiver!r}, "
+                f"wanted one for each of federation.num_devices = {num_devices} and one for the "
+                "receiver. `pairzero-radio doctor` lists the radios that are there. With pairzero "
+                "serve each host names its own, and pluto.devices stays empty."
             )
 
     def settings(self, uris: list[str], radio: RadioSection) -> list[PlutoSettings]:
@@ -284,7 +295,9 @@ class PlutoSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
                 f"{span_hz:g} Hz at radio.sample_rate_hz = {radio.rate_hz:g}: the outer ones would "
                 "not pass. Leave it out, or lower the rate."
             )
-        trims = [self.receiver_xo_correction, *(self.xo_corrections or [0] * (len(uris) - 1))]
+        num_devices = len(uris) - 1
+        theirs = self.xo_corrections[:num_devices] or (0,) * num_devices
+        trims = [self.receiver_xo_correction, *theirs]
         try:
             return [
                 PlutoSettings(

@@ -6,6 +6,7 @@ with the nearest valid name, never a silent default. Presets in `server/presets`
 
 from __future__ import annotations
 
+from radio.virtual_pluto.server import Bench
 from server.config.learning import ModelSection, TaskSection
 from server.config.plan_config import PlanConfig
 from server.config.radio import PlutoSection, VirtualPlutoSection
@@ -35,6 +36,17 @@ class RunConfig(PlanConfig, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """
         return self.task.validation_is_public or not self.privacy.has_system_keys
 
+    @property
+    def bench(self) -> Bench:
+        """The virtual radios of ``radio.backend = "virtual-pluto"``, the receiver first.
+
+        Raises:
+            ConfigurationError: a number that cannot be.
+        """
+        return self.virtual_pluto.bench(
+            self.federation.num_devices, self.impaired_by, self.run.seed
+        )
+
     def _check_plutos(self) -> None:
         radio, num_devices = self.radio, self.federation.num_devices
         if radio.backend == "pluto":
@@ -46,5 +58,5 @@ class RunConfig(PlanConfig, frozen=True, forbid_unknown_fields=True, kw_only=Tru
                 'pluto.devices: radio.backend = "virtual-pluto" starts radios of its own. Leave '
                 'the URIs out, or set radio.backend = "pluto".'
             )
-        self.virtual_pluto.bench(num_devices, self.impaired_by, self.run.seed)
+        _ = self.bench
         self.pluto.settings(["ip:127.0.0.1"] * (1 + num_devices), radio)

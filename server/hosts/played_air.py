@@ -11,6 +11,7 @@ from edge_runtime.control.nats_link import NatsLink
 from edge_runtime.joining.messages import (
     Agreed,
     JoiningMessage,
+    LeaveAsked,
     NumbersSent,
     OnAir,
     Refused,
@@ -75,6 +76,8 @@ class PlayedAirServer:
             return Refused(f"got {type(message).__name__}, wanted what a device sends")
         if message.device_index not in self._hosts.get(host, ()):
             return Refused(f"device {message.device_index} is none of {host}'s")
+        if isinstance(message, LeaveAsked):
+            return Refused("leave for a radio, and this air is played")
         if not isinstance(message, NumbersSent) and not self._radios:
             return Refused("samples, and this air has no radios")
         if isinstance(message, SilenceSent):

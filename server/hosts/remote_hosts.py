@@ -30,8 +30,9 @@ from edge_runtime.protocol.rounds import (
 )
 from edge_runtime.protocol.wire import MAX_BODY_BYTES
 from edge_runtime.uplink import ScalarBox
+from radio.pluto.settings import PlutoSettings
 from radio.transceiver import Transceiver
-from server.air.link import RadioLink, ideal_air, played_link
+from server.air.link import RadioLink, ideal_air, listening_link, played_link
 from server.config.plan_config import PlanConfig
 from server.errors import (
     ConfigurationError,
@@ -39,6 +40,7 @@ from server.errors import (
     HostsError,
     HostsMissingError,
 )
+from server.hosts.own_radios import OwnRadios
 from server.hosts.played_air import PlayedAirServer
 from server.hosts.roster import Roster
 
@@ -60,6 +62,8 @@ class RemoteHosts:
         roster: of the run, complete.
         deadline_s: how long answers to an order are waited for.
         epoch: of this server's life; larger than any before.
+        receiver: how the server's radio is set, where devices have radios of their own.
+        are_radios_new: whether nobody can hold anything on them yet.
         min_devices: with fewer there the run pauses.
         patience_s: how long.
         check: called while it does; what it raises ends the run.
@@ -72,6 +76,8 @@ class RemoteHosts:
         deadline_s: float,
         *,
         epoch: int = 0,
+        receiver: PlutoSettings | None = None,
+        are_radios_new: bool = True,
         min_devices: int = 1,
         patience_s: float = 0.0,
         check: Callable[[], None] = lambda: None,
@@ -83,7 +89,8 @@ class RemoteHosts:
         )
         self.control.on_gone = self._silence
         self._min_devices, self._patience_s, self._check = min_devices, patience_s, check
-        self._air: PlayedAirServer | None = None
+        self._receiver, self._are_radios_new = receiver, are_radios_new
+        self._air: PlayedAirServer | OwnRadios | None = None
         self._log: StepLog | None = None
         self._heard: Callable[[], Mapping[str, int]] = dict
         self._awaited: frozenset[str] = frozenset()
@@ -98,7 +105,18 @@ class RemoteHosts:
         """The hosts keep their own."""
 
     def open_air(self, config: PlanConfig) -> RadioLink:
-        """The server's end of the air, which it plays."""
+        """The server's end of the air, which it plays unless devices have radios of their own."""
+        if self._receiver is not None:
+            own = OwnRadios(
+                self._link,
+                self.run_id,
+                self.control,
+                self._roster.hosts,
+                max_hold_s=config.radio.max_hold_s,
+                may_be_held=not self._are_radios_new,
+            )
+            self._air = own
+            return listening_link(config, self._receiver, own.wait_until_silent)
         box: ScalarBox | None = None
         radios: tuple[Transceiver, ...] = ()
         if config.radio.backend == "ideal":
@@ -298,11 +316,6 @@ def check_can_be_remote(config: PlanConfig) -> None:
     Raises:
         ConfigurationError: they cannot yet; the message says what can.
     """
-    if config.radio.has_plutos:
-        raise ConfigurationError(
-            f'radio.backend = "{config.radio.backend}": hosts of their own have no radios yet. Set '
-            'radio.backend = "loopback" or "ideal", or use pairzero run, in one process.'
-        )
     bytes_needed = config.federation.num_devices * _order_bytes(config)
     if bytes_needed > MAX_BODY_BYTES - _REST_OF_A_PLAN:
         most = (MAX_BODY_BYTES - _REST_OF_A_PLAN) // _order_bytes(config)

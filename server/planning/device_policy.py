@@ -58,6 +58,8 @@ def policy_of(config: PlanConfig, terms: PrivacyTerms, num_records: int) -> Devi
         min_batch=config.optimizer.batch_size,
         max_directions=config.optimizer.directions,
         max_amplitude=config.radio.max_amplitude,
+        max_hold_s=config.radio.max_hold_s,
+        carrier_hz=config.radio.carrier_hz,
         max_sampling_rate=min(1.0, config.optimizer.batch_size / num_records)
         if config.is_subsampled
         else 1.0,

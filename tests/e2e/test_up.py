@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections import Counter
 
+import msgspec
 import pytest
 
 from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, open_bundle
@@ -20,10 +21,13 @@ from edge_runtime.guard.policy import AllowedRounds
 from edge_runtime.joining.host import join
 from edge_runtime.joining.host_settings import HostSettings
 from edge_runtime.joining.messages import RunTerms
+from edge_runtime.joining.preparation import check_radios
 from edge_runtime.protocol.errors import EdgeError, LinkError
 from edge_runtime.protocol.rounds import Access
 from edge_runtime.task_spec import load_task
+from radio.errors import RadioError
 from server.commands.cli import main
+from server.commands.serve import air_terms
 from server.config.files import load_config
 from server.hosts.broker import Broker
 from server.hosts.roster import Roster
@@ -125,9 +129,17 @@ def test_over_an_air_that_the_server_plays_the_bits_are_the_same(tmp_path, name,
         (["--set", "federation.deadline_s=0"], "federation.deadline_s: got 0"),
         (["--devices", "1000000000"], "federation.num_devices: got 1000000000, wanted at most"),
         (["--devices", "40000"], "orders of a round to 40000 devices take 3,6"),
+        (["--radio", "virtual-pluto"], 'radio.waveform: "coherent" needs one carrier and one'),
         (
-            ["--set", 'radio.backend="virtual-pluto"', "--set", 'radio.waveform="energy"'],
-            "hosts of their own have no radios yet",
+            [
+                "--radio",
+                "pluto",
+                "--set",
+                'radio.waveform="energy"',
+                "--set",
+                'pluto.receiver="ip:10.0.0.1"',
+            ],
+            "pluto.devices: got 0 URIs and receiver 'ip:10.0.0.1', wanted one for each",
         ),
         (
             [
@@ -257,6 +269,16 @@ def test_devices_join_a_server_with_their_own_data_policies_and_keys(tmp_path, c
     ("changes", "more", "words"),
     [
         ({"privacy.noise_source": "simulation"}, [], "devices of others do not take part with it"),
+        ({}, ["--radio", "virtual-pluto"], "starts radios for this machine alone: use pairzero up"),
+        (
+            {
+                "radio.backend": "pluto",
+                "pluto.receiver": "ip:10.0.0.1",
+                "pluto.devices": ["ip:10.0.0.2", "ip:10.0.0.3"],
+            },
+            [],
+            "each host names its own radio (pairzero-device join --radio URI",
+        ),
         ({}, ["--wait", "0"], "--wait: got 0, wanted seconds"),
         ({}, ["--wait", "nan"], "--wait: got nan, wanted seconds"),
         ({}, ["--broker", ""], "wanted nats://HOST:PORT"),
@@ -448,3 +470,101 @@ def test_a_run_that_a_process_of_was_killed_names_it_and_goes_on_with_resume(tmp
     # The round in which it was killed, and no other, was not heard whole.
     assert sum(row.num_speakers < 2 for row in left.rows) <= 1
     assert ours() == []
+
+
+# ---------------------------------------------------------------- radios of the hosts' own
+
+
+@pytest.mark.parametrize("waveform", ["energy", "slotted"])
+def test_hosts_with_a_radio_each_take_the_same_steps_and_leave_nothing_running(
+    tmp_path, waveform, capsys, ours
+):
+    folder = tmp_path / "run"
+    asked = [
+        "up", "--devices", "3", "--processes", "2", "--radio", "virtual-pluto", "--rounds", "3",
+        "--set", f'radio.waveform="{waveform}"', "--set", "task.validation_examples=20",
+        "--set", "privacy.epsilon=50", "--out", str(folder), "--force", "--json",
+    ]  # fmt: skip
+    if waveform == "slotted":
+        asked += ["--set", "radio.sample_rate_hz=1e6"]
+    assert main(asked) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["outcome"] == "complete"
+    assert summary["source"].startswith("virtual-pluto+pyadi-iio")
+    assert [row.num_speakers for row in looked_at(folder).rows] == [3, 3, 3]
+    counted = [DeviceLedger(folder / f"host-{h}") for h in (0, 1)]
+    assert [len(c.releases(owner)) for c in counted for owner in c.owners] == [3, 3, 3]
+    for ledger in counted:
+        ledger.close()
+    assert ours() == []
+
+
+def over_radios(hold_s=2.0):
+    """Terms of a run of slotted packets over hosts' own radios."""
+    config = load_config(
+        "snips",
+        {
+            "optimizer.batch_size": 4, "radio.waveform": "slotted", "radio.backend": "pluto",
+            "pluto.receiver": "ip:10.0.0.1", "radio.max_hold_s": hold_s, "privacy.enabled": False,
+            "radio.snr_db": 20.0,
+        },
+    )  # fmt: skip
+    return RunTerms(
+        run_id="run", bundle_digest=open_bundle(BUNDLED_MODEL_FOLDER).digest,
+        task=load_task("snips")[0], max_tokens=24, trainable=("*final_layer_norm*",),
+        example=example_plan(config, "run"), rounds=3, is_private=False, air=air_terms(config),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("radios", "hold_s", "agreed", "words"),
+    [
+        ({}, 2.0, {}, "device 'pi': run run is over real radios: --radio URI"),
+        ({"pi": "ip:127.0.0.1:1"}, 2.0, {}, "ip:127.0.0.1:1"),
+        ({"pi": "ip:127.0.0.1:1"}, 11.0, None,
+         "policy max_hold_s: bursts of up to 11 s are asked for .*, at most 10 s are allowed"),
+        ({"pi": "ip:127.0.0.1:1"}, 2.0, {"max_hold_s": 1.5}, "at most 1.5 s are allowed"),
+    ],
+)  # fmt: skip
+def test_a_host_without_a_radio_that_its_owner_lets_it_use_so_does_not_join(
+    tmp_path, radios, hold_s, agreed, words
+):
+    (tmp_path / "data.tsv").write_text("AddToPlaylist\tadd this\n" * 4)
+    settings = HostSettings(
+        host="pi", data={"pi": tmp_path / "data.tsv"}, bundle=BUNDLED_MODEL_FOLDER,
+        state=tmp_path / "state", radios=radios,
+        policies={} if agreed is None else {"pi": make_policy(**agreed)},
+    )  # fmt: skip
+    with Broker() as broker, contextlib.ExitStack() as opened:
+        server, link = (
+            opened.enter_context(contextlib.closing(NatsLink(broker.url, name)))
+            for name in ("server", "pi")
+        )
+        roster = opened.enter_context(contextlib.closing(Roster(server, over_radios(hold_s), 1)))
+        with pytest.raises((EdgeError, RadioError), match=words):
+            join(link, settings)
+        assert roster.members == ()
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (["--radio", "other=ip:10.0.0.1"], "--radio: got 'other=ip:10.0.0.1', wanted NAME=VALUE"),
+        (["--radio", ""], "--radio: got '', wanted NAME=VALUE"),
+        (["--radio", "ip:1", "--radio", "pi=ip:2"], "--radio: device 'pi' is named twice"),
+        (["--xo-correction", "4e7"], "--xo-correction: got '4e7', wanted a crystal's frequency"),
+    ],
+)
+def test_a_radio_is_one_devices(tmp_path, said, words, capsys):
+    (tmp_path / "data.tsv").write_text("AddToPlaylist\tadd this\n")
+    assert joins("nats://127.0.0.1:1", tmp_path / "data.tsv", *said) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_radio_in_a_rehearsal_is_refused_because_nobody_would_hear_it(tmp_path):
+    settings = HostSettings(
+        host="pi", data={"pi": tmp_path}, state=tmp_path, radios={"pi": "ip:10.0.0.1"}
+    )
+    with pytest.raises(LinkError, match="is a rehearsal, whose air its server plays"):
+        check_radios(settings, msgspec.structs.replace(over_radios(), air=None))

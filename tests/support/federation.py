@@ -119,9 +119,9 @@ class Federation:
 
 
 def until(is_so, what="it does not come to that"):
-    """Return when it is."""
+    """Return when it is; what else there is to say may be asked for at the end."""
     for _ in range(1200):
         if is_so():
             return
         time.sleep(0.05)
-    raise AssertionError(what)
+    raise AssertionError(what() if callable(what) else what)

@@ -141,4 +141,6 @@ def test_what_a_device_says_has_no_room_for_its_scalar():
 
 
 def test_the_kinds_of_silence_are_told_apart():
-    assert {p.value for p in Participation} == {"transmitted", "ready", "truncated", "dropped"}
+    assert {p.value for p in Participation} == {
+        "transmitted", "ready", "truncated", "dropped", "ended_early",
+    }  # fmt: skip

@@ -36,6 +36,7 @@ from server.hosts.broker import Broker
 from server.hosts.played_air import PlayedAirServer
 from server.hosts.roster import Roster
 from server.run.round_loop import example_plan
+from tests.support.federation import until
 
 RUN = "run-1"
 TERMS = RunTerms(
@@ -196,11 +197,17 @@ def test_who_is_gone_before_the_run_may_come_anew_with_other_keys(roster, says, 
     there = links()
     live(there, "a")
     assert "on the list already" in hello(says, "a", "a", instance="b").reason
-    there.close()
+    leave(there, "a", says)
     assert says(knock_subject("a"), Knock("a")) == TERMS
     fresh = {"a": member("fresh"), "b": member("another")}
     assert hello(says, "a", members=fresh, instance="b") == Agreed()
     assert roster.members == (member("fresh"), member("another"))
+
+
+def leave(link, name, says):
+    """A host goes, and the broker knows."""
+    link.close()
+    until(lambda: not isinstance(says(knock_subject(name), Knock(name)), Refused))
 
 
 def test_once_it_has_begun_who_went_may_come_back_and_nobody_else_comes(roster, says, links):
@@ -210,7 +217,7 @@ def test_once_it_has_begun_who_went_may_come_back_and_nobody_else_comes(roster, 
         "has begun with a (1), b (1), c (1), d (1)" in says(knock_subject("e"), Knock("e")).reason
     )
     assert "has begun" in hello(says, "e", "e").reason
-    there["b"].close()
+    leave(there["b"], "b", says)
     assert says(knock_subject("b"), Knock("b")) == TERMS
     assert "began with devices b, and comes back with b, x" in hello(says, "b", "b", "x").reason
     assert "comes back with none" in hello(says, "b").reason
@@ -228,7 +235,7 @@ def test_where_something_is_promised_it_needs_the_key_and_the_data_that_it_had(l
     terms = msgspec.structs.replace(TERMS, is_private=True)
     with contextlib.closing(Roster(links(), terms, 4)) as roster:
         there = begin(roster, says, links)
-        there["b"].close()
+        leave(there["b"], "b", says)
         for changed, words in (
             (member("another"), "device 'b' comes back with another key"),
             (Member(8, "key-b", "other data"), "device 'b' comes back with another data"),
