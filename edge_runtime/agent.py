@@ -233,7 +233,7 @@ class DeviceAgent:
         """Every device ends what it holds, whatever another one says.
 
         Returns:
-            Of those whose last burst ended before they were told to.
+            Of those of whose bursts, since the last such order, one ended before it was told to.
 
         Raises:
             RadioNotSilentError: of those that are not known to be silent; nothing may go on then.
@@ -243,7 +243,7 @@ class DeviceAgent:
         return [
             device.report(self._run_id, order.round_index, Participation.ENDED_EARLY)
             for device in self._devices
-            if device.uplink.ended_early
+            if device.uplink.take_ended_early()
         ]
 
     def run_round(self, plan: RoundPlan) -> list[RoundReport]:

@@ -77,9 +77,8 @@ class Uplink(ABC):
         """
         raise _not_mine("numbers to hold", "they are sent at a time")
 
-    @property
-    def ended_early(self) -> bool:
-        """Whether what was held last ended before it was to (`Transceiver.ended_early`)."""
+    def take_ended_early(self) -> bool:
+        """Whether, since this was asked last, what it held ended before it was told to."""
         return False
 
     @abstractmethod
@@ -212,10 +211,9 @@ class EnergyUplink(Uplink):
         self.transceiver.hold(self._ready.samples)
         return self._ready.scale
 
-    @property
-    def ended_early(self) -> bool:
+    def take_ended_early(self) -> bool:
         """What its transceiver says."""
-        return self.transceiver.ended_early
+        return self.transceiver.take_ended_early()
 
     def fall_silent(self) -> None:
         """End the burst."""
@@ -256,10 +254,9 @@ class SlottedUplink(Uplink):
         self.transceiver.hold(self._ready)
         return 1.0
 
-    @property
-    def ended_early(self) -> bool:
+    def take_ended_early(self) -> bool:
         """What its transceiver says."""
-        return self.transceiver.ended_early
+        return self.transceiver.take_ended_early()
 
     def fall_silent(self) -> None:
         """End the packet."""

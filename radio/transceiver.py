@@ -132,9 +132,8 @@ class Transceiver(abc.ABC):
         """
         return None
 
-    @property
-    def ended_early(self) -> bool:
-        """Whether what was held last ended by itself, before `fall_silent`; most never do."""
+    def take_ended_early(self) -> bool:
+        """Whether, since this was asked last, a burst ended before it was to; most never do."""
         return False
 
     @property

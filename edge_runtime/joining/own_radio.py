@@ -89,7 +89,7 @@ class OwnRadio(Transceiver):
 
     Guarantees, beside those of the radio behind it: nothing is held without leave; what is held
     ends after ``max_hold_s``, or when `end_now` is called, from a thread that waits for nothing
-    else; `ended_early` says so until the next burst.
+    else.
 
     Args:
         radio: which can hold; it is closed with this one.
@@ -110,7 +110,7 @@ class OwnRadio(Transceiver):
         self._turn = threading.Lock()  # who begins a hold, and who ends one that is overdue
         self._look = threading.Event()
         self._held_until_s: float | None = None
-        self._ended_early = False
+        self._is_ended = self._ended_early = False
         self._num_cuts = self._cuts_when_held = 0
         self._has_leave = False
         self._dead_man = threading.Thread(
@@ -157,10 +157,11 @@ class OwnRadio(Transceiver):
         """The radio's."""
         return self._radio.take_health()
 
-    @property
-    def ended_early(self) -> bool:
-        """Whether what was held last ended before it was told to."""
-        return self._ended_early
+    def take_ended_early(self) -> bool:
+        """Whether, since this was asked last, a burst ended before it was told to."""
+        with self._turn:
+            ended, self._ended_early = self._ended_early, False
+        return ended
 
     def end_now(self) -> None:
         """End what is held, if anything is; from any thread, which does not wait for it."""
@@ -173,12 +174,12 @@ class OwnRadio(Transceiver):
         self._has_leave = True
         with self._turn:
             # Before it is held: whatever becomes of this thread, it ends.
-            self._cuts_when_held, self._ended_early = num_cuts, False
+            self._cuts_when_held, self._is_ended = num_cuts, False
             self._held_until_s = self._clock() + self._max_hold_s
             self._look.set()
         self._radio.hold(burst)
         took_s = self._clock() - begun_s
-        if self._ended_early or took_s > LEAVE_S:
+        if self._is_ended or took_s > LEAVE_S:
             # The link was lost meanwhile; or this process was stopped, and it may be another round.
             self._radio.fall_silent()
             raise RadioTimeoutError(
@@ -213,7 +214,7 @@ class OwnRadio(Transceiver):
             with self._turn:
                 if not self._is_overdue():
                     continue
-                self._ended_early = True
+                self._is_ended = self._ended_early = True
                 _logger.warning(
                     "%s: ended what it held: its link was lost, or it has held for %g s",
                     self.name,

@@ -68,6 +68,12 @@ class DirectControl:
         self.vote = vote
         self.ready = []
         self.reports = []
+        self.ended = ()
+        self.goes = ()
+
+    @property
+    def present(self):
+        return ("test",)
 
     def hosts_of(self, devices):
         return ("test",)
@@ -104,9 +110,15 @@ class DirectControl:
             case SilenceOrder():
                 for uplink in self.uplinks:
                     uplink.fall_silent()
+                for k in self.ended:
+                    self.report(k, Participation.ENDED_EARLY)
+                self.ended = ()
         said = [r for r in self.reports if not self.is_lost(message, r.device_index)]
         lost = tuple(k for k in self.unheard if self.is_lost(message, k))
         missing = tuple(f"host of {k}" for k in lost)
+        if isinstance(message, PilotHold) and message.device_index in self.goes:
+            self.goes = tuple(k for k in self.goes if k != message.device_index)
+            missing = ("a host",)
         return Answers({"test": Answer("test", 0, 0, "test", tuple(said))}, missing, lost)
 
     def is_lost(self, message, device_index):
@@ -127,13 +139,17 @@ class DirectControl:
         self.reports.append(RoundReport("test", 0, device_index, did, scale=scale))
 
 
-def carry(config, vectors, unheard=(), on_spoken=lambda *_: None):
+def carry(config, vectors, unheard=(), on_spoken=lambda *_: None, ended=(), waited=None):
     """What is heard of a round, and its plan."""
     link = build_radio_link(config)
+    if waited is not None:
+        air = dataclasses.replace(link.air, wait_until_silent=lambda: waited.append("waited"))
+        link = dataclasses.replace(link, air=air)
     control = DirectControl(link.uplinks, vectors, config.vote, unheard)
     channel = link.air.learn_channel(control, "test", 0)
     link.air.check_channel(0, channel)
     power = plan_round(config, None, 0, channel, link.noise_symbols).power
+    control.ended = ended
     plan = RoundPlan(
         run_id="test", round_index=0, direction_seed=5, direction_generator=GENERATOR,
         perturbation_scale=2.0**-10, clip=CLIP, batch_size=1, access=config.access,
@@ -262,3 +278,54 @@ def test_a_sum_that_may_hold_the_numbers_of_one_who_does_not_answer_is_none(name
     else:
         np.testing.assert_allclose(heard.sums, numbers[0] + numbers[2], atol=1e-3)
         assert heard.num_speakers == (2, 2)
+
+
+HELD = [name for name in CASES if not name.startswith("coherent")]
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_a_sum_that_a_burst_may_be_missing_from_is_none(name):
+    """It ended by a limit of its own. A packet says by itself whether it is whole."""
+    numbers = random_numbers(3)
+    config = make_config(name, 3)
+    heard, _ = carry(config, numbers, ended=(1,))
+    assert heard.speakers == (0, 1, 2)
+    if config.radio.waveform.superposes:
+        assert (heard.sums, heard.num_speakers) == ((), ())
+    else:
+        np.testing.assert_allclose(heard.sums, numbers.sum(axis=0), atol=1e-3)
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_whoever_may_be_on_the_air_from_before_is_waited_for(name):
+    waited, gone = [], []
+    carry(make_config(name, 3), random_numbers(3), waited=waited)
+    carry(make_config(name, 3), random_numbers(3), (1,), waited=gone)
+    adds_powers, is_in_turn = make_config(name, 3).radio.waveform.adds_powers, name == "slotted"
+    # Before pilots, and before a round; and where one packet follows another, when somebody goes.
+    assert len(waited) == 1 + adds_powers
+    assert len(gone) == len(waited) + is_in_turn
+
+
+def test_a_pilot_that_ended_by_itself_or_that_somebody_went_beside_is_not_used():
+    config = make_config("energy", 3)
+    link, waited = build_radio_link(config), []
+    air = dataclasses.replace(link.air, wait_until_silent=lambda: waited.append("waited"))
+    control = DirectControl(link.uplinks, np.zeros((3, Q)), None)
+    learnt = air.learn_channel(control, "test", 0)
+    assert [learnt.is_heard(k) for k in range(3)] == [True] * 3
+    ask = control.ask
+
+    def first_silence_then_an_end(message, *rest, **more):
+        if isinstance(message, PilotHold):
+            control.ended = (1,)
+        return ask(message, *rest, **more)
+
+    control.ask = first_silence_then_an_end
+    learnt = air.learn_channel(control, "test", 0)
+    assert [learnt.is_heard(k) for k in range(3)] == [True, False, True]
+    assert len(waited) == 2
+    control.goes = (2,)
+    air.learn_channel(control, "test", 0)
+    assert len(waited) == 4  # once more for the pilot that it may be heard beside
+    link.close()

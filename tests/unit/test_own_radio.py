@@ -96,7 +96,7 @@ def test_it_holds_with_leave_and_gives_it_back_when_it_is_silent(radio, leave, o
     assert (radio.told, leave.told) == (["hold"], ["asked"])
     own.fall_silent()
     assert (radio.told, leave.told) == (["hold", "silent"], ["asked", "given back"])
-    assert not own.ended_early
+    assert not own.take_ended_early()
     own.fall_silent()  # nothing to give back a second time
     assert leave.told == ["asked", "given back"]
 
@@ -108,15 +108,13 @@ def test_without_leave_nothing_is_held(radio, leave, opened):
     assert radio.told == []
 
 
-def test_what_is_held_too_long_ends_by_itself_and_says_so_until_the_next_burst(
-    radio, leave, opened
-):
+def test_what_is_held_too_long_ends_by_itself_and_says_so_once(radio, leave, opened):
     own = opened(SOON_S)
     own.hold(BURST)
     assert radio.fell_silent.wait(PATIENCE_S)
-    assert own.ended_early
     own.fall_silent()
-    assert own.ended_early
+    assert own.take_ended_early()
+    assert not own.take_ended_early()
     assert leave.told == ["asked", "given back"]
     radio.fell_silent.clear()
     own.hold(BURST)
@@ -130,17 +128,17 @@ def test_a_burst_that_is_ended_in_time_is_not_ended_again(radio, opened):
     radio.fell_silent.clear()
     assert not radio.fell_silent.wait(0.5)
     assert radio.told == ["hold", "silent"]
-    assert not own.ended_early
+    assert not own.take_ended_early()
 
 
 def test_a_link_that_is_lost_ends_it_at_once(radio, opened):
     own = opened()
     own.end_now()  # nothing is held: nothing to end
     own.hold(BURST)
-    assert not own.ended_early
+    assert not own.take_ended_early()
     own.end_now()
     assert radio.fell_silent.wait(PATIENCE_S)
-    assert own.ended_early
+    assert own.take_ended_early()
 
 
 def test_a_link_that_is_lost_between_leave_and_burst_ends_it_too(radio, leave, opened):
@@ -193,10 +191,10 @@ def test_closing_closes_the_radio_and_ends_the_thread(radio, leave, opened):
 def test_an_uplink_tells_what_its_radio_says(opened):
     own = opened(SOON_S)
     uplink = SlottedUplink(own, waveform=None)
-    assert not uplink.ended_early
+    assert not uplink.take_ended_early()
     own.hold(BURST)
     assert own._radio.fell_silent.wait(PATIENCE_S)
-    assert uplink.ended_early
+    assert uplink.take_ended_early()
 
 
 def test_it_is_the_radio_that_it_was_given(radio, opened):
