@@ -215,11 +215,9 @@ class OwnRadio(Transceiver):
                 if not self._is_overdue():
                     continue
                 self._is_ended = self._ended_early = True
-                _logger.warning(
-                    "%s: ended what it held: its link was lost, or it has held for %g s",
-                    self.name,
-                    self._max_hold_s,
-                )
+                was_cut = self._cuts_when_held != self._num_cuts
+                why = "the link was lost" if was_cut else f"held for {self._max_hold_s:g} s"
+                _logger.warning("%s: ended what it held: %s", self.name, why)
                 try:
                     self._radio.fall_silent()
                     self._held_until_s = None
