@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fault_lab import MUST_BE_NONE
 
 ROOT = Path(__file__).parents[2]
 
@@ -164,12 +165,11 @@ def test_a_run_over_hosts_that_die_and_stop_ends_whole(tmp_path):
     results, document = tmp_path / "f.jsonl", tmp_path / "f.json"
     run("benchmarks/fault_campaign.py", results, "--quick", "--json", document)
     found = json.loads(document.read_text())
-    (row,) = found["rows"]
-    assert row["outcome"] == "complete"
-    assert row["rounds"] == 60 * row["wanted"]
-    assert sum(found["faults"].values()) == row["wanted"] == 4
-    must_be_none = ("unpaid_releases", "releases_made_twice", "keys_left", "lost_rounds")
-    assert [row[what] for what in must_be_none] == [0] * 4
+    assert [row["kind"] for row in found["rows"]] == ["secured", "plain", "radios"]
+    for row in found["rows"]:
+        assert row["outcome"] == "complete"
+        assert [row[what] for what in MUST_BE_NONE] == [0] * len(MUST_BE_NONE)
+    assert 8 <= sum(found["faults"].values()) <= 10  # a run may end first
 
 
 @pytest.mark.study
