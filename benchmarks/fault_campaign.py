@@ -54,10 +54,11 @@ def main() -> None:
         if args.quick:
             yield from QUICK
             return
-        for seed, kind in itertools.product(itertools.count(), Kind):
+        for number in itertools.count():
             if sum(sum(row["faults"].values()) for row in study.rows) >= FAULTS:
                 return
-            yield kind, seed, FAULTS_A_RUN
+            seed, which = divmod(number, len(Kind))
+            yield list(Kind)[which], seed, FAULTS_A_RUN
 
     done = {(row["kind"], row["seed"], row["wanted"]) for row in study.rows}
     for kind, seed, number in () if args.show else wanted():

@@ -46,6 +46,15 @@ class RadioHealth:
         self.num_overloaded += int(is_overloaded.any(axis=1).sum())
         self.num_overflows += has_overflowed
 
+    def add(self, later: RadioHealth) -> None:
+        """Count what has happened since as well."""
+        self.num_captures += later.num_captures
+        self.num_samples += later.num_samples
+        self.num_overloaded += later.num_overloaded
+        self.num_overflows += later.num_overflows
+        self.num_underflows += later.num_underflows
+        self.temperature_c = later.temperature_c
+
     @property
     def overloaded_share(self) -> float:
         """The share of all samples that were at full scale."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -98,6 +99,8 @@ class ControlChannel(ABC):
         self._sequence = 0
         self._asking: tuple[int, int] | None = None
         self._away: set[str] = set()
+        self.waited_s: defaultdict[str, float] = defaultdict(float)
+        """Kind of an order -> how long answers to such orders were waited for, in all."""
 
     @property
     def asking(self) -> tuple[int, int] | None:
@@ -166,7 +169,8 @@ class ControlChannel(ABC):
             return Answers()
         self._sequence += 1
         data = wire.encode(Order(self._epoch, self._sequence, message))
-        until_s = self._clock() + (self._deadline_s if deadline_s is None else deadline_s)
+        begun_s = self._clock()
+        until_s = begun_s + (self._deadline_s if deadline_s is None else deadline_s)
         self._asking = (self._epoch, self._sequence)
         self.send(data, asked)
         answered: dict[str, Answer] = {}
@@ -179,6 +183,7 @@ class ControlChannel(ABC):
                 continue
             answered[answer.host] = answer
         self._asking = None
+        self.waited_s[type(message).__name__] += self._clock() - begun_s
         if self.lets_go:
             # Whoever asks for a proof has done nothing, and does nothing before it has one.
             answered = {h: a for h, a in answered.items() if not _asks_for_proof(a)}

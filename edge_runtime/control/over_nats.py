@@ -71,6 +71,8 @@ class NatsChannel(ControlChannel):
         self._sender = ""
         self._is_sent = True
         self._idle: set[str] = set()
+        self.heard_s: dict[str, float] = {}
+        """Host -> when something of it came last, by the channel's clock."""
         self.challenges: dict[str, str] = {}
         """Host -> the challenge that it has said last."""
         self.on_gone: Callable[[Iterable[str]], None] = lambda hosts: None
@@ -131,11 +133,14 @@ class NatsChannel(ControlChannel):
         """The hosts' processes are their own; their link ends with the server's."""
 
     def _take(self, subject: str, data: bytes, reply: Reply | None) -> None:
-        self._replies.put((subject.rsplit(".", 1)[-1], data))
+        host = subject.rsplit(".", 1)[-1]
+        self.heard_s[host] = self._clock()
+        self._replies.put((host, data))
 
     def _note_idle(self, subject: str, data: bytes, reply: Reply | None) -> None:
         host, challenge = subject.rsplit(".", 1)[-1], data.decode("ascii", "replace")
         if host in self.hosts and is_token(challenge):
+            self.heard_s[host] = self._clock()
             self.challenges[host] = challenge
             self._idle.add(host)
 

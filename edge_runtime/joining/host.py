@@ -15,6 +15,7 @@ import secrets
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -34,6 +35,7 @@ from edge_runtime.joining.messages import (
     Hello,
     JoiningMessage,
     Knock,
+    RadioNote,
     Refused,
     RunTerms,
     Start,
@@ -66,12 +68,14 @@ from edge_runtime.protocol.members import Member
 from edge_runtime.protocol.orders import AtHand
 from edge_runtime.tasks import label_token_ids, load_tokenizer
 from edge_runtime.virtual_device import VirtualDevice
+from radio.errors import RadioError
 from radio.self_closing import silence_each
 
 _ASK_S = 20.0
 _KNOCK_AGAIN_S = 0.5
 _LOOK_S = 0.1
 _LOOKS_TO_A_WORD = 5
+_LOOKS_TO_A_NOTE = 100
 _LOOK_FOR_SERVER_S = 2.0
 _T = TypeVar("_T", bound=JoiningMessage)
 
@@ -127,7 +131,8 @@ class _Host:
             label_token_ids=label_token_ids(terms.task, load_tokenizer(bundle.tokenizer_path)),
             num_workers=settings.workers,
         )
-        self._own_radios: list[OwnRadio] = []
+        self._own_radios: dict[int, OwnRadio] = {}
+        self._underflows: Counter[int] = Counter()
         # Made when everything else is there: nothing that fails before leaves any behind.
         self._keys: HostKeys | None = None
         self._journal: Journal | None = None
@@ -270,7 +275,23 @@ class _Host:
                 break
             if look % _LOOKS_TO_A_WORD == 0:
                 self._orders.say_idle(self._challenge)
+            if look % _LOOKS_TO_A_NOTE == 0:
+                self._tell_of_radios()
         self._orders.stop()
+
+    def _tell_of_radios(self) -> None:
+        """For whoever looks after them; by the clock, whatever is being computed."""
+        for device, radio in self._own_radios.items():
+            with contextlib.suppress(RadioError, LinkError):  # the next time
+                health = radio.take_health()
+                if health is not None:
+                    self._underflows[device] += health.num_underflows
+                    self._link.publish(
+                        f"{self._subject}.radio.{self._settings.host}",
+                        messages.encode(
+                            RadioNote(device, health.temperature_c, self._underflows[device])
+                        ),
+                    )
 
     def _take_start(self, data: bytes, reply: Reply | None) -> None:
         """The start; or that of a server that was started again. In the link's thread."""
@@ -282,7 +303,7 @@ class _Host:
     def _suspect(self) -> None:
         """The link was lost: what comes by it from now on may be of before. In its thread."""
         self._challenge = secrets.token_hex(8)
-        for radio in self._own_radios:
+        for radio in self._own_radios.values():
             radio.end_now()
         if self._end_here is not None:
             self._end_here.suspect()
@@ -340,7 +361,7 @@ class _Host:
             name: own_radio(radio, air, start.indices[name], self._terms)
             for name, radio in self._radios.items()
         }
-        self._own_radios.extend(own.values())
+        self._own_radios.update({start.indices[name]: radio for name, radio in own.items()})
         owners = zip(self._prompts.items(), self._keys.private_randoms(), strict=True)
         devices = [
             VirtualDevice(

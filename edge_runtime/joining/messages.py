@@ -249,6 +249,20 @@ class SilenceSent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
     device_index: int
 
 
+class RadioNote(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="radio_note"):
+    """How a device's own radio is, for whoever looks after it; nothing is answered.
+
+    Attributes:
+        device_index: whose.
+        temperature_c: of its chip, which computes nothing.
+        num_underflows: how often it has run out of samples since the run began.
+    """
+
+    device_index: int
+    temperature_c: float | None
+    num_underflows: int
+
+
 class Agreed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="agreed"):
     """As you say."""
 
@@ -282,7 +296,7 @@ class LeaveAsked(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="l
 OnAir = NumbersSent | SignalSent | SilenceSent | LeaveAsked
 """What a device tells the server about what it sends; or sends, to an air that the server plays."""
 
-JoiningMessage = Knock | RunTerms | Hello | Start | OnAir | Agreed | Refused
+JoiningMessage = Knock | RunTerms | Hello | Start | OnAir | RadioNote | Agreed | Refused
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[JoiningMessage] = msgspec.msgpack.Decoder(JoiningMessage)

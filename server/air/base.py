@@ -13,6 +13,7 @@ from edge_runtime.protocol.rounds import Participation, RoundPlan, SoundingOrder
 from edge_runtime.uplink import SendingGate
 from radio.arrays import Complex64Array
 from radio.errors import RadioCalibrationError, RadioError
+from radio.health import RadioHealth
 from radio.transceiver import Transceiver
 from radio.waveforms.coherent import ChannelEstimate
 from server.air.channel_simulation import ChannelSimulation
@@ -238,6 +239,7 @@ class HeldAir(Air):
         num_devices: K.
         kept: captures of chosen rounds.
         wait_until_silent: returns when nobody is on the air who may still be from before.
+        health: of the transceiver, all rounds together.
     """
 
     transceiver: Transceiver
@@ -245,6 +247,7 @@ class HeldAir(Air):
     num_devices: int
     kept: KeptCaptures
     wait_until_silent: Callable[[], None] = field(default=nobody_is_left, kw_only=True)
+    health: RadioHealth = field(default_factory=RadioHealth, kw_only=True)
 
     @property
     def source(self) -> str:
@@ -304,6 +307,7 @@ class HeldAir(Air):
             return
         if health is None:
             return
+        self.health.add(health)
         if health.overloaded_share > MAX_OVERLOADED_SHARE:
             _logger.warning(
                 "round %d: %.2f %% of the receiver's samples were at the end of its converter, "

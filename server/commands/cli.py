@@ -155,6 +155,11 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     policy.set_defaults(command=("policy", "policy"))
 
+    status = commands.add_parser("status", help="how a run stands, also while it goes on")
+    status.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    status.add_argument("--json", action="store_true", help="print one JSON object")
+    status.set_defaults(command=("status", "status"))
+
     report = commands.add_parser("report", help="write the report of a run again")
     report.add_argument("run", type=Path, metavar="RUN", help="run folder")
     report.add_argument("--json", action="store_true", help="print the summary as one JSON object")
@@ -226,6 +231,10 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         "of that name if there is one",
     )  # fmt: skip
     parser.add_argument("--out", metavar="FOLDER", help="run folder (default: runs/NAME-N)")
+    parser.add_argument(
+        "--page", type=int, nargs="?", const=0, metavar="PORT",
+        help="a live page at 127.0.0.1, with /metrics for Prometheus (any free port)",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
     parser.add_argument(
         "--force", action="store_true",

@@ -21,12 +21,14 @@ from server.config.learning import DEADLINE_S
 from server.config.run_config import RunConfig
 from server.errors import ConfigurationError
 from server.files import to_json
+from server.live.page import check_can_answer
+from server.live.publisher import Publisher
 from server.presets import DEFAULT_PRESET
 from server.report import page as report
 from server.report.statements import about_the_end
 from server.report.terminal import ProgressPrinter
 from server.run.continuation import plan_more_rounds
-from server.run.experiment import Experiment
+from server.run.experiment import Experiment, Progress
 from server.store.records import Outcome
 from server.store.run_store import STORE_FILE, look_at
 
@@ -40,20 +42,31 @@ _EXIT_CODES: dict[str, int] = {
 
 def run(args: argparse.Namespace) -> int:
     """Carry out a run, or what is left of one; returns the exit code."""
+    check_page(args)
     printer = ProgressPrinter(sys.stderr if args.json else sys.stdout)
     folder, config, experiment = _resume(args) if args.resume is not None else _start(args)
-    complete = experiment is None or _drive(experiment, printer)
+    complete = experiment is None or _drive(experiment, printer, args.page)
     if complete and args.compare and look_at(folder)[1] is Outcome.COMPLETE:
         second = _start_or_resume(_reference_config(config), report.reference_folder(folder))
-        _drive(second, printer, is_fresh_process=False)
+        _drive(second, printer, args.page, is_fresh_process=False)
     return _show(folder, printer, args)
+
+
+def check_page(args: argparse.Namespace) -> None:
+    """Return if there can be a page, where one is asked for; before anything is written.
+
+    Raises:
+        ServerError: there cannot.
+    """
+    if args.page is not None:
+        check_can_answer(args.page)
 
 
 def finish(
     experiment: Experiment, folder: Path, printer: ProgressPrinter, args: argparse.Namespace
 ) -> int:
     """Carry out a run that is started, and show it; returns the exit code."""
-    _drive(experiment, printer)
+    _drive(experiment, printer, args.page)
     return _show(folder, printer, args)
 
 
@@ -138,12 +151,22 @@ def _resume(args: argparse.Namespace) -> tuple[Path, RunConfig, Experiment | Non
     return folder, config, Experiment.resume(folder)
 
 
-def _drive(experiment: Experiment, printer: ProgressPrinter, is_fresh_process: bool = True) -> bool:
+def _drive(
+    experiment: Experiment,
+    printer: ProgressPrinter,
+    page_port: int | None,
+    is_fresh_process: bool = True,
+) -> bool:
     """Run to the end, or until Ctrl-C asks for a stop between two rounds."""
     try:
-        printer.header(experiment)
-        with _stop_on_signal() as should_stop:
-            return experiment.run(printer.update, should_stop, is_fresh_process=is_fresh_process)
+        with Publisher(experiment, page_port) as publisher, _stop_on_signal() as should_stop:
+            printer.header(experiment, publisher.url)
+
+            def on_progress(progress: Progress) -> None:
+                publisher.note(progress)
+                printer.update(progress)
+
+            return experiment.run(on_progress, should_stop, is_fresh_process=is_fresh_process)
     finally:
         experiment.close()
 

@@ -23,7 +23,7 @@ from radio.waveforms.energy import EnergyWaveform
 from radio.waveforms.side_by_side import PacketsSideBySide
 from radio.waveforms.slotted import SlottedWaveform
 from server.air.link import waveform_of
-from server.commands.run import finish, folder_of
+from server.commands.run import check_page, finish, folder_of
 from server.commands.settings import overrides
 from server.config.run_config import RunConfig
 from server.errors import ConfigurationError
@@ -46,6 +46,7 @@ def serve(args: argparse.Namespace) -> int:
         raise ConfigurationError(
             f"--wait: got {args.wait:g}, wanted seconds, 0 to {_LONGEST_WAIT_S:g}."
         )
+    check_page(args)
     begun = has_begun(args)
     config: RunConfig = args.asked_for if begun is None else begun.config
     _check_can_be_served(config)

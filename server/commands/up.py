@@ -16,7 +16,7 @@ from edge_runtime.task_spec import TaskSpec
 from edge_runtime.tasks import Example
 from radio.virtual_pluto.process import VirtualPlutoProcess
 from server.commands.policy import policy_text
-from server.commands.run import folder_of
+from server.commands.run import check_page, folder_of
 from server.commands.serve import (
     carry_out,
     has_begun,
@@ -42,6 +42,7 @@ _MOST_PROCESSES = 64
 
 def up(args: argparse.Namespace) -> int:
     """Carry out a run over processes; returns the exit code."""
+    check_page(args)
     begun = has_begun(args)
     config: RunConfig = args.asked_for if begun is None else begun.config
     check_can_be_remote(config)

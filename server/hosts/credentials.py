@@ -225,7 +225,7 @@ def _broker_configuration(devices: Sequence[str], port: int) -> str:
 
 def _may_say(name: str) -> list[str]:
     """What a host may publish: what carries its name, and questions about logs and bundles."""
-    own = ["knock", "hello", "answer", "alive", "air"]
+    own = ["knock", "hello", "answer", "alive", "air", "radio"]
     return [
         *(f"pz.*.{what}.{name}" for what in own),
         "pz.*.server",

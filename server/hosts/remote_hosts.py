@@ -14,10 +14,12 @@ from pathlib import Path
 
 import msgspec
 
-from edge_runtime.control.nats_link import NatsLink
+from edge_runtime.control.nats_link import NatsLink, Reply
 from edge_runtime.control.over_nats import NatsChannel
 from edge_runtime.control.step_log import StepLog
-from edge_runtime.protocol.errors import LinkError
+from edge_runtime.joining import messages
+from edge_runtime.joining.messages import RadioNote
+from edge_runtime.protocol.errors import LinkError, WireError
 from edge_runtime.protocol.members import Member
 from edge_runtime.protocol.rounds import (
     Access,
@@ -43,6 +45,7 @@ from server.errors import (
 from server.hosts.own_radios import OwnRadios
 from server.hosts.played_air import PlayedAirServer
 from server.hosts.roster import Roster
+from server.hosts.standing import HostStanding, RadioState
 
 _logger = logging.getLogger(__name__)
 
@@ -95,6 +98,41 @@ class RemoteHosts:
         self._heard: Callable[[], Mapping[str, int]] = dict
         self._awaited: frozenset[str] = frozenset()
         self._started_with: dict[str, str] = {}
+        self._radios: dict[int, RadioState] = {}
+        self.is_pausing = False
+        link.subscribe(f"pz.{roster.run_id}.radio.*", self._note_radio)
+
+    @property
+    def standing(self) -> tuple[HostStanding, ...]:
+        """How each host stands; from any thread."""
+        return tuple(
+            HostStanding(
+                name=host,
+                devices=tuple(devices),
+                is_here=host in self.control.present,
+                away_s=self._away_s(host),
+                radios={k: self._radios[k] for k in devices if k in self._radios},
+            )
+            for host, devices in self._roster.hosts.items()
+        )
+
+    def _away_s(self, host: str) -> int | None:
+        heard_s = self.control.heard_s.get(host)
+        if host in self.control.present or heard_s is None:
+            return None
+        return int(time.monotonic() - heard_s)
+
+    def _note_radio(self, subject: str, data: bytes, reply: Reply | None) -> None:
+        host = subject.rsplit(".", 1)[-1]
+        try:
+            note = messages.decode(data)
+        except WireError as error:
+            _logger.warning("%s: a note of its radio that is none: %s", host, error)
+            return
+        if isinstance(note, RadioNote) and note.device_index in self._roster.hosts.get(host, ()):
+            self._radios[note.device_index] = RadioState(
+                temperature_c=note.temperature_c, num_underflows=note.num_underflows
+            )
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -183,6 +221,7 @@ class RemoteHosts:
         until_s = time.monotonic() + self._patience_s
         is_told = False
         while (few := self._too_few()) or not self._awaited <= set(self.control.present):
+            self.is_pausing = bool(few)
             if few and not is_told:
                 _logger.warning("round %d: %s. The run pauses", num_rounds, few)
                 is_told = True
@@ -198,7 +237,7 @@ class RemoteHosts:
                 break
             time.sleep(_LOOK_S)
             has_changed = self._take_back(num_rounds, digest) or has_changed
-        self._awaited = frozenset()
+        self._awaited, self.is_pausing = frozenset(), False
         return has_changed
 
     def _too_few(self) -> str:

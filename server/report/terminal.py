@@ -39,8 +39,8 @@ class ProgressPrinter:
         self._shows_accuracy = True
         self._said_s = clock()
 
-    def header(self, experiment: Experiment) -> None:
-        """What is about to run, and what is promised."""
+    def header(self, experiment: Experiment, page: str | None = None) -> None:
+        """What is about to run, what is promised, and where a page of it is."""
         config = experiment.config
         privacy, replica = config.privacy, experiment.components.replica
         self._keeps_time_secret = privacy.has_system_keys
@@ -81,6 +81,8 @@ class ProgressPrinter:
             )
         for statement in about_secrets(config):
             self._line(textwrap.fill(statement, 100, initial_indent="  ", subsequent_indent="  "))
+        if page is not None:
+            self._line(f"  a page of this run, on this machine: {page}")
         self._line(
             "   round"
             + ("    loss  accuracy" if self._shows_accuracy else "")

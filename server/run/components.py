@@ -32,9 +32,9 @@ from server.config.privacy import PrivacySection
 from server.config.run_config import RunConfig
 from server.errors import PrivacyError
 from server.planning.privacy_terms import WHOLE_RUN, PrivacyTerms, Stretch, plan_privacy_terms
+from server.run.crew import Crew, SteadyCrew
 from server.run.data import RunData
 from server.run.local_host import LocalHost, build_agent
-from server.run.round_loop import Crew, SteadyCrew
 from server.store.run_store import RunStore
 
 if TYPE_CHECKING:

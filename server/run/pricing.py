@@ -334,6 +334,12 @@ class Pricing:
         """Releases in the ledger, corrections included; 0 without privacy."""
         return 0 if self._ledger is None else len(self._ledger.records())
 
+    def releases(self) -> dict[int, int]:
+        """Device -> how many releases it has been charged for; nothing without privacy."""
+        if self._accountant is None:
+            return {}
+        return {k: self._accountant.num_records(k) for k in self._accountant.device_indices}
+
     def epsilon_spent(self) -> float | None:
         """The largest epsilon on any device's account so far; None without privacy."""
         return None if self._accountant is None else self._accountant.worst_spent()

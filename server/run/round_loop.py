@@ -28,6 +28,7 @@ from server.errors import HostsMissingError, ReplicaMismatchError
 from server.planning.round_plan import ChannelKnowledge, PlannedRound, RoundPower, without
 from server.power.channel_inversion import PowerPlan
 from server.privacy.mechanism import MechanismRecord
+from server.run.crew import Crew, SteadyCrew
 from server.run.optimizer import hold_within, learning_rate, step_integers, votes_decided
 from server.run.pricing import Pricing
 from server.store.records import RoundRow
@@ -64,49 +65,6 @@ class HeardMeans:
     as_received: tuple[float, ...]
     receiver_noise_std: float
     artificial_noise_std: float
-
-
-class Crew(Protocol):
-    """The devices of a run, as far as they may go and come back."""
-
-    def note(self, result: RoundResult) -> None:
-        """A step stands in the store; whoever misses it has to find it later."""
-
-    def gather(
-        self, num_rounds: int, digest: Callable[[], str], should_stop: Callable[[], bool]
-    ) -> bool:
-        """Take back whoever has come back; wait while too few are there.
-
-        Args:
-            num_rounds: that the run has had.
-            digest: of the weights after them.
-            should_stop: asked while too few are there; then they are still too few.
-
-        Returns:
-            Whether somebody has come back.
-
-        Raises:
-            HostsMissingError: too few are there, and have not come.
-        """
-
-    def end(self, num_rounds: int) -> None:
-        """There are no more rounds."""
-
-
-class SteadyCrew:
-    """Those who are there from the first round to the last."""
-
-    def note(self, result: RoundResult) -> None:
-        """Nobody asks for it."""
-
-    def gather(
-        self, num_rounds: int, digest: Callable[[], str], should_stop: Callable[[], bool]
-    ) -> bool:
-        """Nobody goes."""
-        return False
-
-    def end(self, num_rounds: int) -> None:
-        """All have been told."""
 
 
 StepRule = Callable[[HeardMeans], tuple[float, ...]]

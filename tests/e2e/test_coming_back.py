@@ -9,11 +9,13 @@ import pytest
 
 from edge_runtime.guard.ledger import HEAD_FILE, LEDGER_FILE, DeviceLedger
 from edge_runtime.joining.journal import Journal
+from edge_runtime.joining.messages import RadioNote, encode
 from server.commands.cli import main
 from server.config.files import load_config
 from server.errors import HostsMissingError
 from server.hosts.broker import Broker
 from server.hosts.remote_hosts import RemoteHosts
+from server.hosts.standing import HostStanding, RadioState
 from server.store.records import Outcome
 from server.store.run_store import look_at
 from tests.support.federation import RUN, Federation, until
@@ -92,6 +94,33 @@ def test_a_host_that_was_away_is_in_step_again_and_is_heard(federation, broker):
     assert [any(row.step_integers) for row in rows] == [t != 3 for t in range(12)]
     assert "in step after 6 rounds" in made.said["b"]
     assert not list((made.folder / "state-b").glob("journal*"))
+
+
+def test_how_hosts_stand_is_told_and_what_their_radios_say_is_their_own(federation, broker):
+    made = federation(broker.url)
+    with made.server() as (run, hosts):
+
+        def note(host, data):
+            made.links[host].publish(f"pz.{RUN}.radio.{host}", data)
+
+        def look_while_away():
+            assert hosts.standing[1].name == "b" and not hosts.standing[1].is_here
+            assert 0 <= hosts.standing[1].away_s < 600
+            note("a", encode(RadioNote(1, 99.0, 9)))  # of another's device: nobody believes it
+            note("a", b"noise")
+            note("a", encode(RadioNote(0, 41.5, 2)))
+            until(lambda: hosts.standing[0].radios)
+            assert hosts.standing[0].radios == {0: RadioState(temperature_c=41.5, num_underflows=2)}
+            assert hosts.standing[1].radios == {}
+
+        here = [HostStanding(name=name, devices=(k,), is_here=True) for k, name in enumerate("ab")]
+        moments = {
+            2: lambda: (made.leave("b"), hosts.standing == tuple(here) or pytest.fail("not here")),
+            4: look_while_away,
+        }  # fmt: skip
+        assert run.run(at(moments))
+        assert not hosts.is_pausing
+    assert not made.errors
 
 
 def test_a_host_without_its_journal_reads_everything_from_the_log(federation, broker):

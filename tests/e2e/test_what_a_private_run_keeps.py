@@ -20,6 +20,7 @@ import pytest
 from edge_runtime.guard import keys as guard_keys
 from edge_runtime.guard.keys import KEYS_FILE
 from edge_runtime.guard.ledger import HEAD_FILE, LEDGER_FILE, DeviceLedger, Release
+from edge_runtime.joining.messages import RadioNote
 from edge_runtime.private_random import PrivateRandom
 from edge_runtime.protocol.rounds import DigestReport, RoundReport
 from edge_runtime.task_spec import load_task
@@ -27,6 +28,8 @@ from server.air.link import build_radio_link
 from server.commands import cli
 from server.config.files import load_config
 from server.errors import PrivacyError, RunStoreError
+from server.hosts.standing import HostStanding, RadioState
+from server.live.status import Evaluated, ReceiverState, Status
 from server.privacy.mechanism import MechanismRecord
 from server.report import page as report
 from server.report.terminal import ProgressPrinter
@@ -163,6 +166,54 @@ SENT = {
         "round_index": "a count",
         "host": CHOSEN,
         "parameter_digest": RELEASE,
+    },
+}
+SHOWN = {
+    Status: {
+        "run_id": CHOSEN + ", and drawn by chance",
+        "folder": CHOSEN,
+        "process": "a number of the server's machine",
+        "source": CHOSEN,
+        "state": "whether hosts are there",
+        "rounds_done": "a count; how soon it rises anybody sees who hears the radio",
+        "rounds_planned": CHOSEN,
+        "speakers": CHANNEL,
+        "erased": "of packets as they were received, " + RELEASE,
+        "rounds_per_s": NOT_STORED,
+        "evaluations": "see Evaluated",
+        "epsilon_budget": CHOSEN,
+        "releases": "a count, of the plan",
+        "hosts": "see HostStanding",
+        "receiver": "see ReceiverState",
+        "phases_s": NOT_STORED,
+    },
+    Evaluated: {
+        "rounds": "a count",
+        "loss": PUBLIC_DATA,
+        "accuracy": PUBLIC_DATA,
+        "epsilon": "a function of the ledger",
+    },
+    HostStanding: {
+        "name": "that its owner gave",
+        "devices": "a count",
+        "is_here": "whether it answers at all",
+        "away_s": "of a host that does not; of one that answers, how soon is not said",
+        "radios": "see RadioState",
+    },
+    RadioState: {
+        "temperature_c": "of a radio's chip, which computes nothing",
+        "num_underflows": "of the link between a host and its radio",
+    },
+    ReceiverState: {
+        "temperature_c": "of the server's radio",
+        "overloaded_share": "of what was received, " + RELEASE,
+        "num_overflows": "of the link between the server and its radio",
+        "num_captures": "a count, of the plan",
+    },
+    RadioNote: {
+        "device_index": "a count",
+        "temperature_c": "of a radio's chip, which computes nothing; told by the clock",
+        "num_underflows": "of the link between a host and its radio",
     },
 }
 FILES = {
@@ -322,6 +373,11 @@ def test_a_run_folder_does_not_bring_the_receivers_noise_back(tmp_path, lines, s
 def test_everything_sent_by_a_device_has_a_reason():
     for message, reasons in SENT.items():
         assert set(message.__struct_fields__) == set(reasons), message
+
+
+def test_everything_shown_of_a_run_that_goes_on_has_a_reason():
+    for shown, reasons in SHOWN.items():
+        assert set(shown.__struct_fields__) == set(reasons), shown
 
 
 def test_what_follows_the_secret_batches_is_not_stored(ended):
