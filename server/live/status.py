@@ -38,7 +38,7 @@ SERVER_ITSELF = "server itself"
 
 
 class State(enum.StrEnum):
-    """Of a run that has a process."""
+    """Whether a run that has a process goes on."""
 
     RUNNING = "running"
     PAUSED = "paused"
