@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import functools
 import json
+import logging
 import signal
 import struct
 import subprocess
@@ -20,8 +21,17 @@ import msgspec
 from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, open_bundle
 from edge_runtime.kernel import KERNEL_NAME, KERNEL_REASON
 from edge_runtime.protocol.errors import EdgeError
-from radio.command_line import EXIT_PROBLEM, ShowVersion, answered, at_the_end_of_the_input
+from radio import logs
+from radio.command_line import (
+    EXIT_PROBLEM,
+    ShowVersion,
+    add_log_options,
+    answered,
+    at_the_end_of_the_input,
+)
 from radio.errors import RadioError
+
+_logger = logging.getLogger(__name__)
 
 _PROBE_TIMEOUT_S = 60
 _MOST_DEVICES = 256
@@ -47,6 +57,7 @@ def _carry_out(argv: Sequence[str] | None) -> int:
         prog="pairzero-device", description="What runs on an edge computer."
     )
     parser.add_argument("--version", action=ShowVersion)
+    add_log_options(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     doctor = commands.add_parser("doctor", help="can this machine be a device?")
@@ -104,6 +115,7 @@ def _carry_out(argv: Sequence[str] | None) -> int:
     join.set_defaults(command=_join)
 
     args = parser.parse_args(argv)
+    logs.set_up(args.log_level, args.log_format)
     code: int = args.command(args)
     return code
 
@@ -218,8 +230,16 @@ def _join(args: argparse.Namespace) -> int:
         at_the_end_of_the_input(is_over)
     link = NatsLink(args.broker, args.name, credentials=credentials)
     with contextlib.closing(link):
-        join(link, settings, functools.partial(print, flush=True), is_over)
+        join(link, settings, _say, is_over)
     return 0
+
+
+def _say(text: str) -> None:
+    """How it goes: for a person on standard output, for who collects logs among them."""
+    if logs.is_json():
+        logs.tell(_logger, text)
+    else:
+        print(text, flush=True)
 
 
 def _hertz(text: str) -> int:

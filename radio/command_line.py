@@ -15,6 +15,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from radio import logs
+
 EXIT_PROBLEM = 1
 """The command ran and found a problem."""
 EXIT_BAD_INPUT = 2
@@ -38,6 +40,15 @@ class ShowVersion(argparse.Action):
 
         sys.stdout.write(f"pairzero {version('pairzero')}\n")
         parser.exit()
+
+
+def add_log_options(parser: argparse.ArgumentParser) -> None:
+    """``--log-level`` and ``--log-format``."""
+    parser.add_argument("--log-level", default="warning", choices=("debug", "info", "warning"))
+    parser.add_argument(
+        "--log-format", default="text", choices=logs.FORMATS,
+        help="of what is said on standard error: json is an object a line",
+    )  # fmt: skip
 
 
 _logger = logging.getLogger(__name__)
@@ -109,6 +120,10 @@ def _in_one_line(error: Exception) -> str | None:
 
 def _told(program: str, text: str) -> int:
     _logger.debug("%s", text, exc_info=True)
+    if logs.is_json():
+        with contextlib.suppress(OSError, ValueError):
+            _logger.error("%s", text)
+        return EXIT_BAD_INPUT
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.write(f"{program}: {text}\n")
         sys.stderr.flush()

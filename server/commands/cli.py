@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from edge_runtime.protocol.errors import EdgeError
-from radio.command_line import ShowVersion, answered
+from radio import logs
+from radio.command_line import ShowVersion, add_log_options, answered
 from radio.errors import RadioError
 from server.errors import ServerError
 from server.presets import DEFAULT_PRESET, available_presets
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _carry_out(argv: Sequence[str] | None) -> int:
     args = _build_parser().parse_args(argv)
-    logging.basicConfig(level=args.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    logs.set_up(args.log_level, args.log_format)
     module, function = args.command
     if "overrides" in args and not getattr(args, "resume", None):
         # What cannot be is refused before the libraries that would carry it out are loaded.
@@ -51,7 +51,7 @@ def _build_parser() -> argparse.ArgumentParser:
         "an exact privacy budget.",
     )
     parser.add_argument("--version", action=ShowVersion)
-    parser.add_argument("--log-level", default="warning", choices=("debug", "info", "warning"))
+    add_log_options(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser(

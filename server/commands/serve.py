@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from edge_runtime.control.nats_link import NatsLink
 from edge_runtime.control.seal import SERVER
 from edge_runtime.joining.messages import AirTerms, PlutoTerms, RunTerms
 from edge_runtime.protocol.members import Member
+from radio import logs
 from radio.pluto.settings import PlutoSettings
 from radio.waveforms.coherent import CoherentWaveform
 from radio.waveforms.energy import EnergyWaveform
@@ -36,6 +38,8 @@ from server.run.experiment import Experiment
 from server.run.names import new_run_id
 from server.run.round_loop import example_plan
 from server.store.run_store import RunStore
+
+_logger = logging.getLogger(__name__)
 
 _LONGEST_WAIT_S = 1e6
 
@@ -219,7 +223,7 @@ def carry_out(hosts: RemoteHosts, data: RunData, folder: Path, args: argparse.Na
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    logs.tell(_logger, text)
 
 
 def run_terms(
