@@ -96,10 +96,10 @@ class EnergyAir(HeldAir):
         ended: tuple[int, ...] = ()
         try:
             for device in range(self.num_devices):
-                order = PilotHold(run_id, block_start, device, self.pilot_amplitude)
-                while have_done(control, order).missing and control.present:
-                    # Whoever went may be heard beside this pilot; once more, without them.
-                    self.wait_until_silent()
+                if not self._holds_pilot(
+                    control, PilotHold(run_id, block_start, device, self.pilot_amplitude)
+                ):
+                    continue
                 capture = self._capture(f"pilot of device {device}")
                 pilots[device] = self.waveform.energies(capture)
                 offsets_hz[device] = estimate_offset_hz(
@@ -118,6 +118,15 @@ class EnergyAir(HeldAir):
         for device in ended:
             calibration = calibration.without(device)
         return self._usable(calibration, offsets_hz)
+
+    def _holds_pilot(self, control: ControlChannel, order: PilotHold) -> bool:
+        """Whether a device's pilot is to be heard, and nothing else; not of one that is away."""
+        while order.device_index not in control.away_devices:
+            if not have_done(control, order).missing or not control.lets_go:
+                return True
+            # Whoever went may be heard beside it; once more, without them.
+            self.wait_until_silent()
+        return False
 
     def _usable(self, calibration: Calibration, offsets_hz: Mapping[int, float]) -> Calibration:
         """The calibration without those who were not heard, or not where they should be."""

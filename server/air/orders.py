@@ -61,8 +61,8 @@ def silence_all(control: ControlChannel, run_id: str, round_index: int) -> tuple
     ended = [r for r in answers.reports if r.participation is Participation.ENDED_EARLY]
     for report in ended:
         _logger.warning(
-            "round %d: what device %d held ended by its own limit, before it was told to; a limit "
-            "that a round fits in is larger (radio.max_hold_s, and the device's policy)",
+            "round %d: what device %d held ended before it was told to: its link was lost, or a "
+            "round takes longer than radio.max_hold_s",
             round_index,
             report.device_index,
         )

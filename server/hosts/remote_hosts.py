@@ -300,6 +300,7 @@ class RemoteHosts:
                 host, report.parameter_digest[:16], report.round_index + 1, own[:16],
                 num_rounds,
             )  # fmt: skip
+            self._awaited -= {host}
         self.control.let_go([host])  # until it says again that it waits
         return False
 

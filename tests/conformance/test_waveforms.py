@@ -70,10 +70,8 @@ class DirectControl:
         self.reports = []
         self.ended = ()
         self.goes = ()
-
-    @property
-    def present(self):
-        return ("test",)
+        self.go_away = frozenset()
+        self.lets_go, self.away_devices = True, frozenset()
 
     def hosts_of(self, devices):
         return ("test",)
@@ -119,6 +117,7 @@ class DirectControl:
         if isinstance(message, PilotHold) and message.device_index in self.goes:
             self.goes = tuple(k for k in self.goes if k != message.device_index)
             missing = ("a host",)
+            self.away_devices |= self.go_away
         return Answers({"test": Answer("test", 0, 0, "test", tuple(said))}, missing, lost)
 
     def is_lost(self, message, device_index):
@@ -328,4 +327,14 @@ def test_a_pilot_that_ended_by_itself_or_that_somebody_went_beside_is_not_used()
     control.goes = (2,)
     air.learn_channel(control, "test", 0)
     assert len(waited) == 4  # once more for the pilot that it may be heard beside
+    control.ask = ask
+    control.goes, control.go_away = (1,), frozenset({1})
+    learnt = air.learn_channel(control, "test", 0)
+    assert [learnt.is_heard(k) for k in range(3)] == [True, False, True]
+    assert len(waited) == 6
+    # Who is away is not asked for a pilot.
+    asked = []
+    control.ask = lambda message, *rest, **more: (asked.append(message), ask(message))[1]
+    air.learn_channel(control, "test", 0)
+    assert [m.device_index for m in asked if isinstance(m, PilotHold)] == [0, 2]
     link.close()

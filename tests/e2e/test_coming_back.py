@@ -203,6 +203,23 @@ def test_a_server_that_was_started_again_ends_with_the_undisturbed_digest(
     assert looked_at(made.run_folder) == looked_at(other.run_folder)
 
 
+def test_a_server_that_was_started_again_does_not_wait_for_who_holds_other_weights(
+    federation, broker, caplog
+):
+    made = federation(broker.url)
+    with made.server() as (run, _), pytest.raises(DiedError):
+        run.run(at({5: lambda: (made.leave("b"), die())}))
+    path = made.folder / "state-b" / "journal-b.sqlite"
+    with contextlib.closing(Journal(path, RUN)) as journal:
+        first = next(iter(journal.steps()))
+        journal.append([msgspec.structs.replace(first, step_integers=(7, 7))])
+    made.come("b")
+    with made.server(resumes=True, patience_s=3600.0) as (run, _):
+        assert run.run()
+    assert "b does not come back: it holds weights" in caplog.text
+    assert {row.num_speakers for row in looked_at(made.run_folder).rows[5:]} == {1}
+
+
 @pytest.mark.parametrize("keeps_its_disk", [True, False])
 def test_a_broker_that_was_started_again_loses_nothing(federation, tmp_path, keeps_its_disk):
     broker = KillableBroker(tmp_path / "broker")
