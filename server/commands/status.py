@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from pathlib import Path
 
@@ -77,6 +78,9 @@ def _host(host: HostStanding, now: Status) -> str:
         said = f"device {device}"
         if now.releases:
             said += f", {now.releases.get(device, 0)} releases"
+        if device in now.spent:
+            spent = now.spent[device]
+            said += f", epsilon {shown_epsilon(math.inf if spent is None else spent)}"
         radio = host.radios.get(device)
         if radio is not None and radio.temperature_c is not None:
             said += f", radio at {radio.temperature_c:.1f} degrees C"

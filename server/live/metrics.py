@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -43,6 +44,10 @@ class _Metrics(Collector):
         ):
             if value is not None:
                 yield _gauge(name, text, value)
+        spent = GaugeMetricFamily("pairzero_epsilon_spent", "by a device", labels=["device"])
+        for device, epsilon in s.spent.items():
+            spent.add_metric([str(device)], math.inf if epsilon is None else epsilon)
+        yield spent
         yield _counters("releases", "that a device was charged for", "device", s.releases)
         if s.phases_s is not None:
             yield _counters("phase_seconds", "that rounds took", "phase", s.phases_s)

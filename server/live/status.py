@@ -7,6 +7,7 @@ that are not public (`tests/e2e/test_what_a_private_run_keeps.py` has the list).
 from __future__ import annotations
 
 import enum
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,8 @@ _PHASES = {
 """Kind of an order -> what it is waited for; what is left of a round is the server's own."""
 
 _COUNT_EVERY_S = 0.5
+_MOST_ACCOUNTS = 64
+"""Composed at each evaluation; equal ones once."""
 
 SERVER_ITSELF = "server itself"
 
@@ -87,6 +90,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         evaluations: all of them.
         epsilon_budget: of a device; None without privacy.
         releases: device -> how many releases it has been charged for.
+        spent: device -> epsilon on its account at the last evaluation, None for an infinite one;
+            nothing where there are more devices than a page shows.
         hosts: those that devices are on, where they are not in this process.
         receiver: the server's radio, where it is one that can say how it is.
         phases_s: what a round waits for -> seconds, in all; None where devices hold real keys.
@@ -105,6 +110,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     evaluations: tuple[Evaluated, ...] = ()
     epsilon_budget: float | None = None
     releases: dict[int, int] = {}
+    spent: dict[int, float | None] = {}
     hosts: tuple[HostStanding, ...] = ()
     receiver: ReceiverState | None = None
     phases_s: dict[str, float] | None = None
@@ -128,6 +134,7 @@ class Watch:
             for row in experiment.store.evaluations()
         }
         self._releases, self._counted_s = experiment.pricing.releases(), clock()
+        self._spent = self._spent_by_now()
         self._crew, self._control = experiment.loop.crew, experiment.components.control
         self._now = Status(
             run_id=experiment.loop.run_id,
@@ -139,6 +146,7 @@ class Watch:
             rounds_planned=config.optimizer.rounds,
             evaluations=tuple(self._evaluated[n] for n in sorted(self._evaluated)),
             releases=self._releases,
+            spent=self._spent,
             epsilon_budget=config.privacy.epsilon if config.privacy.enabled else None,
         )
 
@@ -148,6 +156,7 @@ class Watch:
         if evaluation is not None or self._clock() - self._counted_s > _COUNT_EVERY_S:
             self._counted_s, self._releases = self._clock(), self._experiment.pricing.releases()
         if evaluation is not None:
+            self._spent = self._spent_by_now()
             e = evaluation
             self._evaluated[e.num_rounds] = _as_shown(e.num_rounds, e.loss, e.accuracy, e.epsilon)
         self._now = msgspec.structs.replace(
@@ -158,6 +167,7 @@ class Watch:
             rounds_per_s=None if self._keeps_time_secret else progress.rounds_per_s,
             evaluations=tuple(self._evaluated[n] for n in sorted(self._evaluated)),
             releases=self._releases,
+            spent=self._spent,
             receiver=self._receiver(),
             phases_s=None if self._keeps_time_secret else self._phases_s(),
         )
@@ -167,6 +177,10 @@ class Watch:
         now = self._now
         state = State.PAUSED if self._crew.is_pausing else now.state
         return msgspec.structs.replace(now, state=state, hosts=self._crew.standing)
+
+    def _spent_by_now(self) -> dict[int, float | None]:
+        spent = self._experiment.pricing.spent(_MOST_ACCOUNTS)
+        return {k: epsilon if math.isfinite(epsilon) else None for k, epsilon in spent.items()}
 
     def _receiver(self) -> ReceiverState | None:
         air = self._experiment.components.link.air

@@ -340,6 +340,12 @@ class Pricing:
             return {}
         return {k: self._accountant.num_records(k) for k in self._accountant.device_indices}
 
+    def spent(self, most_devices: int) -> dict[int, float]:
+        """Device -> epsilon on its account; nothing without privacy, or of more devices."""
+        if self._accountant is None or len(self._accountant.device_indices) > most_devices:
+            return {}
+        return {k: self._accountant.spent(k) for k in self._accountant.device_indices}
+
     def epsilon_spent(self) -> float | None:
         """The largest epsilon on any device's account so far; None without privacy."""
         return None if self._accountant is None else self._accountant.worst_spent()

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import socket
@@ -15,6 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.commands.cli import main
+from server.commands.status import in_words
 from server.config.files import load_config
 from server.hosts.standing import HostStanding, RadioState
 from server.live.page import LatestStatus, Page
@@ -38,7 +40,7 @@ HERE = HostStanding(
 STATUS = Status(
     run_id="snips-1", folder="runs/<b>snips</b>", process=os.getpid(), source="loopback",
     state=State.RUNNING, rounds_done=30, rounds_planned=120, speakers=2, erased=1,
-    rounds_per_s=7.5, epsilon_budget=1.0, releases={0: 30, 1: 28},
+    rounds_per_s=7.5, epsilon_budget=1.0, releases={0: 30, 1: 28}, spent={0: 0.375, 1: None},
     evaluations=(
         Evaluated(rounds=0, loss=3.0, accuracy=0.25, epsilon=0.0),
         Evaluated(rounds=30, loss=2.0, accuracy=0.625, epsilon=0.375),
@@ -100,6 +102,7 @@ def test_a_run_says_how_it_stands_as_long_as_it_has_a_process(tmp_path, capsys):
     assert [len(s["evaluations"]) for s in seen] == [1, 1, 2, 2, 3]
     assert seen[-1]["evaluations"][-1]["accuracy"] is not None
     assert seen[-1]["releases"] == {"0": 4, "1": 4}
+    assert max(seen[-1]["spent"].values()) == seen[-1]["evaluations"][-1]["epsilon"]
     assert seen[-1]["phases_s"]["devices compute"] > 0.0
     assert seen[-1]["rounds_per_s"] > 0.0
     words, _, document = capsys.readouterr().out.partition("\n{\n")
@@ -189,6 +192,7 @@ def test_metrics_are_what_prometheus_reads():
         ("pairzero_speakers",): 2, ("pairzero_erased",): 1, ("pairzero_rounds_per_second",): 7.5,
         ("pairzero_loss",): 2.0, ("pairzero_accuracy_ratio",): 0.625,
         ("pairzero_epsilon",): 0.375, ("pairzero_epsilon_budget",): 1.0,
+        ("pairzero_epsilon_spent", "0"): 0.375, ("pairzero_epsilon_spent", "1"): math.inf,
         ("pairzero_releases_total", "0"): 30, ("pairzero_releases_total", "1"): 28,
         ("pairzero_phase_seconds_total", "devices compute"): 3.0,
         ("pairzero_phase_seconds_total", "server itself"): 1.0,
@@ -204,6 +208,22 @@ def test_metrics_are_what_prometheus_reads():
     assert found == {}
     paused = metrics_of(read_metrics(msgspec.structs.replace(STATUS, state=State.PAUSED)))
     assert paused["pairzero_paused",] == 1
+
+
+def test_a_terminal_is_told_the_same_in_words():
+    assert in_words(STATUS).splitlines() == [
+        f"runs/<b>snips</b>: running, 30 of 120 rounds, process {os.getpid()}",
+        "  loopback, 7.5 rounds/s",
+        "  after 30 rounds: accuracy 62.5%, epsilon 0.375 of 1",
+        "  pi1: there (device 0, 30 releases, epsilon 0.375, radio at 41.2 degrees C, "
+        "3 underflows)",
+        "  pi2: away for 12 s (device 1, 28 releases, epsilon inf; device 2, 0 releases)",
+        "  receiver: 38.5 degrees C, 90 captures, 4 lost samples, 1.250% of samples overloaded",
+        "  time: devices compute 75%, server itself 25%",
+    ]
+    at_first = msgspec.structs.replace(STATUS, spent={0: 0.0}, evaluations=(), phases_s=None)
+    assert "device 0, 30 releases, epsilon 0.000" in in_words(at_first)
+    assert "time:" not in in_words(at_first)
 
 
 def test_events_tell_every_change_and_end_with_the_run(page):
@@ -265,7 +285,7 @@ def test_a_browser_shows_it(page, tmp_path):
         "60 / 120", ">ended<", "2, 1 unread", "62.5 %", "0.375 of 1", "7.5",
         "runs/&lt;b&gt;snips&lt;/b&gt;",
         "away 12 s", "41.3 °C 3 underflows", "38.5 °C, 90 captures, 4 lost samples, 1.250 %",
-        "devices compute", "75 %", "0,75 100,37.5",
+        "devices compute", "75 %", "0,75 100,37.5", ">0.375</td>", ">∞, -</td>",
     ):  # fmt: skip
         assert text in shown, (text, shown)
     assert "<title>60/120 snips-1</title>" in shown

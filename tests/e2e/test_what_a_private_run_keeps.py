@@ -183,6 +183,7 @@ SHOWN = {
         "evaluations": "see Evaluated",
         "epsilon_budget": CHOSEN,
         "releases": "a count, of the plan",
+        "spent": "a function of the ledger",
         "hosts": "see HostStanding",
         "receiver": "see ReceiverState",
         "phases_s": NOT_STORED,
