@@ -27,8 +27,8 @@ from edge_runtime.protocol.errors import LinkError, WireError
 from edge_runtime.protocol.orders import AtHand
 from radio.arrays import Complex64Array
 from radio.errors import RadioTimeoutError, RadioUnavailableError
-from radio.health import RadioHealth
-from radio.transceiver import Mode, Transceiver
+from radio.held_radio import AroundHeldRadio
+from radio.transceiver import Transceiver
 
 _logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class Leave:
             raise RadioUnavailableError(f"leave to send: {reason}")
 
 
-class OwnRadio(Transceiver):
+class OwnRadio(AroundHeldRadio):
     """A transmitter that holds bursts, with a limit of its own.
 
     Guarantees, beside those of the radio behind it: nothing is held without leave; what is held
@@ -106,7 +106,8 @@ class OwnRadio(Transceiver):
         max_hold_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._radio, self._leave, self._max_hold_s, self._clock = radio, leave, max_hold_s, clock
+        super().__init__(radio)
+        self._leave, self._max_hold_s, self._clock = leave, max_hold_s, clock
         self._turn = threading.Lock()  # who begins a hold, and who ends one that is overdue
         self._look = threading.Event()
         self._held_until_s: float | None = None
@@ -117,45 +118,6 @@ class OwnRadio(Transceiver):
             target=self._end_what_is_overdue, name=f"dead man {radio.name}", daemon=True
         )
         self._dead_man.start()
-
-    @property
-    def sample_rate_hz(self) -> float:
-        """As the radio reports it."""
-        return self._radio.sample_rate_hz
-
-    @property
-    def max_amplitude(self) -> float:
-        """The radio's."""
-        return self._radio.max_amplitude
-
-    @property
-    def source(self) -> str:
-        """The radio's."""
-        return self._radio.source
-
-    @property
-    def name(self) -> str:
-        """The radio's."""
-        return self._radio.name
-
-    @property
-    def is_simulated(self) -> bool:
-        """What the radio says of itself."""
-        return self._radio.is_simulated
-
-    @property
-    def modes(self) -> frozenset[Mode]:
-        """Held alone."""
-        return frozenset({Mode.HELD})
-
-    @property
-    def temperature_c(self) -> float | None:
-        """The radio's."""
-        return self._radio.temperature_c
-
-    def take_health(self) -> RadioHealth | None:
-        """The radio's."""
-        return self._radio.take_health()
 
     def take_ended_early(self) -> bool:
         """Whether, since this was asked last, a burst ended before it was told to."""

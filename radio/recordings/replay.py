@@ -8,6 +8,7 @@ from pathlib import Path
 
 from radio.arrays import Complex64Array
 from radio.errors import RadioConfigurationError, RadioUnavailableError
+from radio.held_radio import AroundHeldRadio
 from radio.recordings.sigmf import (
     Clock,
     Recording,
@@ -19,7 +20,7 @@ from radio.recordings.sigmf import (
 from radio.transceiver import Mode, Transceiver
 
 
-class RecordingTransceiver(Transceiver):
+class RecordingTransceiver(AroundHeldRadio):
     """A radio whose captures are kept; everything else is the radio's own.
 
     Args:
@@ -36,51 +37,11 @@ class RecordingTransceiver(Transceiver):
             raise RadioConfigurationError(
                 f"{radio.source}: has no captures to record, its bursts are at positions."
             )
-        self._radio = radio
+        super().__init__(radio)
         self._carrier_hz = carrier_hz
         self._now = now
         self._captures: list[Complex64Array] = []
         self._moments: list[datetime.datetime] = []
-
-    @property
-    def sample_rate_hz(self) -> float:
-        """The radio's."""
-        return self._radio.sample_rate_hz
-
-    @property
-    def max_amplitude(self) -> float:
-        """The radio's."""
-        return self._radio.max_amplitude
-
-    @property
-    def source(self) -> str:
-        """The radio's."""
-        return self._radio.source
-
-    @property
-    def is_simulated(self) -> bool:
-        """What the radio says of itself."""
-        return self._radio.is_simulated
-
-    @property
-    def repeats_bit_for_bit(self) -> bool:
-        """What the radio says of itself."""
-        return self._radio.repeats_bit_for_bit
-
-    @property
-    def temperature_c(self) -> float | None:
-        """The radio's."""
-        return self._radio.temperature_c
-
-    @property
-    def rx_gain_db(self) -> float | None:
-        """The radio's."""
-        return self._radio.rx_gain_db
-
-    @property
-    def modes(self) -> frozenset[Mode]:
-        """Held alone: only captures are kept."""
-        return frozenset({Mode.HELD})
 
     def save(self, path: Path, labels: Sequence[str] = ()) -> Path:
         """Write what was captured so far.
@@ -105,20 +66,11 @@ class RecordingTransceiver(Transceiver):
         )
         return save_recording(recording, path)
 
-    def _hold(self, burst: Complex64Array) -> None:
-        self._radio.hold(burst)
-
-    def _fall_silent(self) -> None:
-        self._radio.fall_silent()
-
     def _capture(self, num_samples: int, timeout_s: float) -> Complex64Array:
-        capture = self._radio.capture(num_samples, timeout_s=timeout_s)
+        capture = super()._capture(num_samples, timeout_s)
         self._moments.append(begin_of(capture, self.sample_rate_hz, self._now()))
         self._captures.append(capture.copy())
         return capture
-
-    def _close(self) -> None:
-        self._radio.close()
 
 
 class ReplayTransceiver(Transceiver):
