@@ -20,6 +20,7 @@ import msgspec
 
 from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, open_bundle
 from edge_runtime.kernel import KERNEL_NAME, KERNEL_REASON
+from edge_runtime.processors import usable_processors
 from edge_runtime.protocol.errors import EdgeError
 from radio import logs
 from radio.command_line import (
@@ -72,6 +73,8 @@ def _carry_out(argv: Sequence[str] | None) -> int:
     selftest.add_argument("--json", action="store_true")
     selftest.set_defaults(command=_selftest)
 
+    _add_profile(commands)
+
     join = commands.add_parser("join", help="take part in the run of a server on this broker")
     join.add_argument(
         "broker", metavar="FILE.pairzero|NATS_URL",
@@ -118,6 +121,46 @@ def _carry_out(argv: Sequence[str] | None) -> int:
     logs.set_up(args.log_level, args.log_format)
     code: int = args.command(args)
     return code
+
+
+def _add_profile(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Its options are known without the libraries that it profiles."""
+    profile = commands.add_parser(
+        "profile",
+        help="memory, time and energy of a step on this machine, phase by phase",
+        description="Carries out rounds with random prompts. With --dimensions no model is needed: "
+        "then it only says what a step would take.",
+    )
+    profile.add_argument("bundle", nargs="?", type=Path, default=BUNDLED_MODEL_FOLDER)
+    profile.add_argument("--batch", type=int, default=16, help="examples of a pass")
+    profile.add_argument("--seq", type=int, default=64, help="tokens of each")
+    profile.add_argument(
+        "--directions", type=int, default=1, metavar="Q", help="numbers of a round"
+    )
+    profile.add_argument("--difference", default="two_sided", choices=("one_sided", "two_sided"))
+    profile.add_argument(
+        "--trainable", nargs="+", default=["*"], metavar="PATTERN", help="tensors that move"
+    )
+    profile.add_argument(
+        "--threads", type=int, default=usable_processors(), metavar="N", help="of a pass"
+    )
+    profile.add_argument("--rounds", type=int, default=5)
+    profile.add_argument("--json", type=Path, metavar="FILE", help="valid after every phase")
+    profile.add_argument("--plot", type=Path, metavar="FILE.svg", help="memory by phase")
+    profile.add_argument(
+        "--dimensions", metavar="125m|350m|1.3b|CONFIG.json", help="only predict, without a model"
+    )
+    profile.add_argument(
+        "--force", action="store_true", help="even where more memory is predicted than is free"
+    )
+    profile.set_defaults(command=_profile)
+
+
+def _profile(args: argparse.Namespace) -> int:
+    # Imported here so that `doctor` still answers where onnxruntime does not load.
+    from edge_runtime.profiling.command import run
+
+    return run(args)
 
 
 def _doctor(args: argparse.Namespace) -> int:

@@ -106,3 +106,10 @@ class LatticeError(EdgeError):
     Examples: a weight grew past the range of its tensor; a perturbation scale that is not a
     multiple of a tensor's quantum.
     """
+
+
+class ProfileError(EdgeError):
+    """What a step takes cannot be told.
+
+    Examples: a kernel without /proc; a prompt longer than the model's; too little memory for it.
+    """
