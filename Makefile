@@ -10,7 +10,7 @@ TRACKED := $(shell git ls-files 2>/dev/null)
 SOURCES := $(or $(filter %.py,$(TRACKED)),.)
 PROSE := $(or $(TRACKED),README.md CHANGELOG.md CONTRIBUTING.md docs radio edge_runtime server tests)
 
-.PHONY: demo test test-studies test-lowest test-planted check format clean
+.PHONY: demo test test-studies test-lowest test-planted test-arm64 check format clean
 
 # The main job: fine-tune the bundled OPT on the bundled Snips commands, 5 devices, fading, noise,
 # epsilon 1; then the same without privacy and noise, as the second line of the table.
@@ -37,6 +37,11 @@ test-lowest: $(LOWEST)/.ready
 # Faults that would break a promise, one at a time in a copy: each must be seen by a test.
 test-planted: $(VENV)/.dev $(VENV)/libiio/.ready
 	$(BIN)/python tests/planted_faults/plant.py
+
+# A whole device on aarch64, in an emulator; where the packages for it are not to be had, skipped.
+test-arm64: $(VENV)/.dev
+	PYTHON=$(BIN)/python bash tests/get_arm64_root.sh $(VENV)/arm64 || test -z "$$CI"
+	$(BIN)/python -m pytest -m arm64 tests/arm64
 
 # What pre-commit and CI run on every change.
 check: $(VENV)/.dev

@@ -200,6 +200,8 @@ def _check_onnxruntime() -> tuple[bool, str]:
         )
     except subprocess.TimeoutExpired:
         return False, f"onnxruntime: no answer in {_PROBE_TIMEOUT_S} s"
+    except OSError as error:  # in an emulator, which starts no programs of its own architecture
+        return False, f"onnxruntime: its probe could not start ({error.strerror or error})"
     if probe.returncode == 0:
         return True, f"onnxruntime {probe.stdout.strip()}"
     if probe.returncode < 0:

@@ -226,7 +226,7 @@ class _Profiling:
             with meter.phase(OPEN_SESSIONS):
                 forward = OnnxForward(bundle, store, intra_op_threads=settings.threads)
             with contextlib.closing(forward):
-                round_of = _Round(settings, bundle, store, forward, meter)
+                round_of = DeviceRounds(settings, bundle, store, forward, meter)
                 meter.is_counting = False
                 round_of.carry_out(0)
                 meter.is_counting = True
@@ -269,8 +269,16 @@ class _Profiling:
         )
 
 
-class _Round:
-    """A device's round, in phases."""
+class DeviceRounds:
+    """A device's rounds, in phases, over a radio that only takes what is sent.
+
+    Args:
+        settings: what a round is.
+        bundle: the model.
+        store: its weights; and
+        forward: its passes on them; both stay their owner's.
+        meter: of the phases.
+    """
 
     def __init__(
         self,
@@ -293,6 +301,7 @@ class _Round:
         self._medium, self._radio = medium, LoopbackTransceiver(medium, 0)
 
     def carry_out(self, number: int) -> None:
+        """One of them."""
         settings, store, meter = self._settings, self._store, self._meter
         tokens, moved = settings.batch * settings.seq, 4 * store.num_trainable
         everything = 4 * store.num_parameters

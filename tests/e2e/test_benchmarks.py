@@ -199,3 +199,13 @@ def test_the_study_of_rounds_counts_what_they_wait_for(tmp_path):
         # It settles for 50 ms, on the air.
         assert timed["round_s"] > 0.05
         assert timed["on_air_s"] > 0.05
+
+
+@pytest.mark.study
+def test_what_a_profile_costs_and_how_near_it_is(tmp_path):
+    results, document = tmp_path / "c.jsonl", tmp_path / "c.json"
+    run("benchmarks/profile_cost.py", results, "--quick", "--json", document)
+    (row,) = json.loads(document.read_text())["rows"]
+    assert row["metered_to_bare"] > 0.0
+    assert row["largest_phase"] == pytest.approx(row["never_set_back"], rel=0.03)
+    assert row["predicted"] == pytest.approx(row["largest_phase"], rel=0.10)
