@@ -16,14 +16,13 @@ import msgspec
 
 from edge_runtime.guard.keys import HostKeys
 from radio.command_line import EXIT_INTERRUPTED
-from server.commands.settings import overrides
+from server.commands.settings import overrides, preset_or_file
 from server.config.learning import DEADLINE_S
 from server.config.run_config import RunConfig
 from server.errors import ConfigurationError
 from server.files import to_json
 from server.live.page import check_can_answer
 from server.live.publisher import Publisher
-from server.presets import DEFAULT_PRESET
 from server.report import page as report
 from server.report.statements import about_the_end
 from server.report.terminal import ProgressPrinter
@@ -119,7 +118,7 @@ def folder_of(args: argparse.Namespace) -> Path:
     Raises:
         ConfigurationError: other files are there.
     """
-    folder = _next_folder(args.config) if args.out is None else Path(args.out)
+    folder = _next_folder(preset_or_file(args)) if args.out is None else Path(args.out)
     _check_folder(args.out, folder)
     return folder
 
@@ -218,9 +217,9 @@ def _reference_config(config: RunConfig) -> RunConfig:
     )
 
 
-def _next_folder(preset_or_file: str | None) -> Path:
+def _next_folder(named: str) -> Path:
     """Named after the configuration, because there may be many of one task."""
-    number, name = 1, Path(preset_or_file or DEFAULT_PRESET).stem
+    number, name = 1, Path(named).stem
     while (folder := Path("runs") / f"{name}-{number}").exists():
         number += 1
     return folder

@@ -25,11 +25,15 @@ def asked_for(args: argparse.Namespace) -> RunConfig:
             "PRESET|FILE.toml: got an empty name. Leave it out for the preset "
             f"{DEFAULT_PRESET!r}, or name a preset or a file."
         )
-    named = args.config
-    if named is None:
-        radio = getattr(args, "radio", None)
-        named = radio if radio in available_presets() else DEFAULT_PRESET
-    return load_config(named, overrides(args))
+    return load_config(preset_or_file(args), overrides(args))
+
+
+def preset_or_file(args: argparse.Namespace) -> str:
+    """What the configuration is called: as named, or what stands for nothing named."""
+    if args.config is not None:
+        return str(args.config)
+    radio = getattr(args, "radio", None)
+    return str(radio) if radio in available_presets() else DEFAULT_PRESET
 
 
 def overrides(args: argparse.Namespace) -> dict[str, Any]:

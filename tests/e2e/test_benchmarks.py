@@ -209,3 +209,13 @@ def test_what_a_profile_costs_and_how_near_it_is(tmp_path):
     assert row["metered_to_bare"] > 0.0
     assert row["largest_phase"] == pytest.approx(row["never_set_back"], rel=0.03)
     assert row["predicted"] == pytest.approx(row["largest_phase"], rel=0.10)
+
+
+@pytest.mark.study
+def test_the_study_of_silence_over_hosts_hears_nobody_for_long(tmp_path):
+    results, document = tmp_path / "s.jsonl", tmp_path / "s.json"
+    run("benchmarks/silence_over_hosts.py", results, "--quick", "--json", document)
+    found = json.loads(document.read_text())
+    assert found["loud"] == 0
+    after_s = {row["what"]: row["silent_after_s"] for row in found["rows"]}
+    assert 0.0 < after_s["host"] and after_s["server"] < found["within_s"]

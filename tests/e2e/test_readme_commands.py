@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.study
 def test_every_command_of_the_first_screen_does_what_it_is_there_for(tmp_path):
     lines = re.findall(r"\| `(pairzero[^`]*)` \|", (ROOT / "README.md").read_text("utf-8"))
-    assert len(lines) == 7
+    assert len(lines) == 8
     own, *others = lines  # files to copy are tests/unit/test_readme.py's
     assert own == "pairzero run my.toml"
     for line in sorted(others, key=lambda line: "RUN" in line):
@@ -28,4 +28,6 @@ def test_every_command_of_the_first_screen_does_what_it_is_there_for(tmp_path):
         )
         assert done.returncode == 0, (line, done.stdout, done.stderr)
         assert done.stdout
-    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"snips-1", "virtual-pluto-1"}
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {
+        "snips-1", "virtual-pluto-1", "virtual-pluto-2",
+    }  # fmt: skip

@@ -4,99 +4,13 @@ Server, broker and hosts are processes that are killed; the radios are served by
 outlive them, as hardware does. A further radio, that nobody else has, listens.
 """
 
-import contextlib
-import json
-import signal
-import subprocess
-import sys
 import time
 
-import numpy as np
 import pytest
+from radio_site import DEATHS, ENERGY, MAX_HOLD_S, SLOTTED, Site
 
-from edge_runtime.task_spec import load_task
-from radio.pluto.settings import PlutoSettings, Role
-from radio.pluto.transceiver import PlutoTransceiver
 from server.hosts.own_radios import SILENT_WITHIN_S
 from tests.support.federation import until
-from tests.support.killable_broker import KillableBroker
-
-MAX_HOLD_S = 2.5
-LOUD_DBFS = -60.0
-CONFIG = {
-    "federation.num_devices": 2, "federation.deadline_s": 20.0, "optimizer.rounds": 50,
-    "optimizer.batch_size": 4, "optimizer.directions": 2, "privacy.enabled": False,
-    "task.validation_examples": 20, "task.max_tokens": 24, "radio.max_hold_s": MAX_HOLD_S,
-    # As long as they may, so that there is time to kill somebody meanwhile.
-    "pluto.settling_s": 1.0, "pluto.tx_attenuation_db": 0.0, "pluto.rx_gain_db": 20.0,
-}  # fmt: skip
-SLOTTED = {"radio.waveform": "slotted", "radio.sample_rate_hz": 1e6}
-ENERGY = {
-    "radio.waveform": "energy", "radio.min_band_gain": 1e-4, "radio.sample_rate_hz": 20e6,
-}  # fmt: skip
-
-
-def asked_with(settings):
-    pairs = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
-    return ["snips", *(part for pair in pairs for part in ("--set", pair))]
-
-
-class Site:
-    """A broker, a server and two hosts with a radio each, all processes; and who listens."""
-
-    def __init__(self, folder, uris, settings):
-        self.folder, self.uris = folder, uris[1:3]
-        rate_hz = settings["radio.sample_rate_hz"]
-        self.listener = PlutoTransceiver(
-            PlutoSettings(
-                uris[3], Role.RECEIVER, sample_rate_hz=rate_hz, rf_bandwidth_hz=rate_hz,
-                rx_gain_db=20.0,
-            )
-        )  # fmt: skip
-        self.broker = KillableBroker(folder / "broker")
-        spec, task_folder = load_task("snips")
-        lines = (task_folder / spec.train).read_text("utf-8").splitlines(keepends=True)
-        self._settings = {
-            **CONFIG, "radio.backend": "pluto", "pluto.receiver": uris[0], **settings,
-        }  # fmt: skip
-        self.hosts = {}
-        self.logs = []
-        self.server = self.serve(*asked_with(self._settings), "--out", folder / "run", "--force")
-        for number, (name, uri) in enumerate(zip(("pi1", "pi2"), self.uris, strict=True)):
-            (folder / f"{name}.tsv").write_text("".join(lines[number:200:2]), "utf-8")
-            self.hosts[name] = self._start(
-                "edge_runtime.cli", "join", self.broker.url, "--name", name, "--wait", 600,
-                "--data", folder / f"{name}.tsv", "--state", folder / f"state-{name}",
-                "--radio", uri,
-            )  # fmt: skip
-
-    def serve(self, *more):
-        return self._start("server.commands.cli", "serve", *more, "--broker", self.broker.url)
-
-    def _start(self, module, *arguments):
-        log = (self.folder / f"log-{len(self.logs)}").open("wb")
-        self.logs.append(log)
-        return subprocess.Popen(
-            [sys.executable, "-m", module, *map(str, arguments)], stdout=log, stderr=log
-        )
-
-    def is_loud(self):
-        power = np.mean(np.abs(self.listener.capture(4096, timeout_s=5.0)) ** 2)
-        return 10.0 * np.log10(power + 1e-12) > LOUD_DBFS
-
-    def said(self):
-        return "".join((self.folder / f"log-{n}").read_text() for n in range(len(self.logs)))
-
-    def close(self):
-        for process in (self.server, *self.hosts.values()):
-            process.send_signal(signal.SIGCONT)
-            process.kill()
-            process.wait(60)
-        with contextlib.suppress(Exception):
-            self.broker.kill()
-        self.listener.close()
-        for log in self.logs:
-            log.close()
 
 
 @pytest.fixture
@@ -116,18 +30,11 @@ def site(tmp_path, start_virtual_plutos):
 
 
 @pytest.mark.parametrize("waveform", [ENERGY, SLOTTED], ids=["energy", "slotted"])
-@pytest.mark.parametrize("what", ["server", "broker", "host", "host that hangs"])
+@pytest.mark.parametrize("what", DEATHS)
 def test_whoever_dies_in_a_hold_nobody_is_heard_for_long(site, what, waveform):
     there = site(waveform)
     until(there.is_loud, there.said)
-    if what == "server":
-        there.server.kill()
-    elif what == "broker":
-        there.broker.kill()
-    else:
-        # Which one is on the air is not told: both, so that it is one of them.
-        for host in there.hosts.values():
-            host.send_signal(signal.SIGKILL if what == "host" else signal.SIGSTOP)
+    DEATHS[what](there)
     killed_s = time.monotonic()
     until(lambda: not there.is_loud(), "somebody is still on the air")
     took_s = time.monotonic() - killed_s
