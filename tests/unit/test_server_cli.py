@@ -1,5 +1,6 @@
 """The command line: a bad request ends in a clear error, exit code 2 and no run folder."""
 
+import argparse
 import io
 import json
 import os
@@ -18,6 +19,7 @@ from edge_runtime.task_spec import TASKS_FOLDER, load_task
 from radio.command_line import EXIT_BROKEN_PIPE
 from radio.commands import cli as radio_cli
 from server.commands import cli, run
+from server.commands.settings import preset_or_file
 from server.report.page import read_runs
 from server.report.terminal import ProgressPrinter
 from server.run.experiment import Progress
@@ -477,7 +479,9 @@ def test_a_run_is_named_after_its_configuration(tmp_path, monkeypatch):
     assert run._next_folder("my/voice.toml") == Path("runs/voice-1")
     (tmp_path / "runs" / "voice-1").mkdir(parents=True)
     assert run._next_folder("my/voice.toml") == Path("runs/voice-2")
-    assert run._next_folder(None) == Path("runs/snips-1")
+    for radio, name in ((None, "snips"), ("virtual-pluto", "virtual-pluto"), ("ideal", "snips")):
+        asked = argparse.Namespace(config=None, radio=radio)
+        assert run._next_folder(preset_or_file(asked)) == Path(f"runs/{name}-1")
 
 
 def test_a_long_source_keeps_its_distance_from_the_waveform(finished):
