@@ -13,7 +13,7 @@ from __future__ import annotations
 import cmath
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, cast
@@ -34,7 +34,7 @@ from edge_runtime.private_random import PrivateRandom
 from edge_runtime.protocol.direction import derive_direction_seed
 from edge_runtime.protocol.rounds import RoundPlan, RoundResult, TransmitOrder
 from edge_runtime.spsa import ScalarEstimate, estimate_scalars
-from edge_runtime.tasks import Batch, PromptSet
+from edge_runtime.tasks import Batch, Prompt, PromptSet
 from radio.arrays import Float64Array
 from server.air.base import CoherentAir
 from server.air.link import build_radio_link
@@ -132,6 +132,9 @@ class FaultyKeys:
             own.run = index
 
 
+_ONE_TOKEN = np.ones(1, dtype=np.int64)
+
+
 class Rows:
     """A device's records: so many, the canary first, or its empty place."""
 
@@ -146,13 +149,9 @@ class Rows:
         """A name, where nobody compares them."""
         return f"{len(self)} rows"
 
-    def batches_by_length(self, indices: Sequence[int], max_rows: int) -> list[Batch]:
-        """The chosen ones, in one batch."""
-        chosen = np.asarray(indices, dtype=np.int64)
-        if chosen.size == 0:
-            return []
-        rows = np.ones((chosen.size, 1), dtype=np.int64)
-        return [Batch(rows, rows, self._targets[chosen])]
+    def chosen(self, indices: Iterable[int]) -> list[Prompt]:
+        """Prompts of one token; only whose they are matters."""
+        return [Prompt(_ONE_TOKEN, int(self._targets[int(i)])) for i in indices]
 
 
 class Losses:

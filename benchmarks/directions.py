@@ -157,7 +157,7 @@ def averaged(experiment: Experiment, part: float) -> tuple[float, float]:
         experiment.loop.replica.apply_step(
             RoundResult(result.run_id, result.round_index, result.direction_seed, back)
         )
-    got = evaluate(experiment.forward, experiment.validation)
+    got = evaluate(experiment.components.forward, experiment.components.validation)
     assert got is not None
     return got.accuracy, got.loss
 

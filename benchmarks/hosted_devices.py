@@ -45,7 +45,7 @@ DEVICES = (1, 5, 20)
 SHAPES = ((1, 1), (2, 1), (1, 2))
 ROUNDS, QUICK_ROUNDS, WARM = 16, 3, 2
 TIMED: tuple[tuple[str, type, str], ...] = (
-    ("batches drawn", VirtualDevice, "draw_batches"),
+    ("batches drawn", VirtualDevice, "draw"),
     ("frozen prefix", OnnxForward, "begin"),
     ("moves", ParameterStore, "settle"),
     ("passes", OnnxForward, "finish"),

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 from unittest.mock import patch
@@ -37,7 +37,7 @@ from edge_runtime.protocol.direction import GENERATOR
 from edge_runtime.protocol.rounds import RoundPlan, RoundResult
 from edge_runtime.spsa import clip_to_ball
 from edge_runtime.task_spec import load_task
-from edge_runtime.tasks import Batch, PromptSet
+from edge_runtime.tasks import Prompt, PromptSet
 from radio.arrays import Float64Array
 from server.config.files import load_config
 from server.config.run_config import RunConfig
@@ -67,10 +67,9 @@ class SomeZeroedOut:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._prompts, name)
 
-    def batches_by_length(self, indices: Sequence[int], max_rows: int) -> list[Batch]:
+    def chosen(self, indices: Iterable[int]) -> list[Prompt]:
         """Of those chosen, the ones that take part."""
-        there = [int(i) for i in indices if self._takes_part[int(i)]]
-        return self._prompts.batches_by_length(there, max_rows)
+        return self._prompts.chosen(int(i) for i in indices if self._takes_part[int(i)])
 
 
 def write_canaries(path: Path, num: int, rng: np.random.Generator) -> None:
@@ -132,14 +131,12 @@ def attack(
     """The score of every canary [K, records]: a sum of log likelihood ratios."""
     weights = ParameterStore.from_bundle(data.bundle, config.model.trainable, 2)
     forward = OnnxForward(data.bundle, weights, label_token_ids=data.label_token_ids, num_workers=2)
-    agent = DeviceAgent(host="attacker", run_id="", devices=[], store=weights, forward=forward)
+    agent = DeviceAgent(
+        host="attacker", run_id="", devices=[], store=weights, forward=forward, max_rows=ROWS
+    )
     optimizer = config.optimizer
     scores = np.zeros((len(data.device_prompts), len(data.device_prompts[0])))
-    batches = [
-        [prompts.batch(range(start, min(start + ROWS, len(prompts))))
-         for start in range(0, len(prompts), ROWS)]
-        for prompts in data.device_prompts
-    ]  # fmt: skip
+    everybody = [prompts.chosen(range(len(prompts))) for prompts in data.device_prompts]
     rate = min(1.0, optimizer.batch_size / scores.shape[1])
     try:
         for row, result in zip(rows, results, strict=True):
@@ -160,7 +157,7 @@ def attack(
             )
             said = [
                 clip_to_ball(gradients, optimizer.clip) / optimizer.batch_size
-                for gradients in agent.measure_gradients(plan, batches)
+                for gradients in agent.measure_gradients(plan, everybody)
             ]
             scores += _log_ratios(np.stack(said), row, rate)
             weights.apply_step(result)

@@ -36,7 +36,7 @@ from edge_runtime.protocol.rounds import (
     TransmitOrder,
 )
 from edge_runtime.spsa import ScalarEstimate, estimate_scalars, gradients_along
-from edge_runtime.tasks import Batch
+from edge_runtime.tasks import Prompt, batches_by_length
 from edge_runtime.virtual_device import VirtualDevice
 from radio.arrays import Float32Array, Float64Array
 from radio.errors import RadioError
@@ -258,8 +258,8 @@ class DeviceAgent:
         release = plan.release  # a digest of every order; taken once for all devices
         self._admit(plan, release, speaking)
         self._last_planned_round = plan.round_index
-        batches = [device.draw_batches(plan, release, self._max_rows) for device, _ in speaking]
-        gradients = self.measure_gradients(plan, batches)
+        drawn = [device.draw(plan, release) for device, _ in speaking]
+        gradients = self.measure_gradients(plan, drawn)
 
         reports = {
             d.device_index: d.report(self._run_id, plan.round_index, Participation.TRUNCATED)
@@ -301,8 +301,7 @@ class DeviceAgent:
             if order is not None and order.artificial_noise_std > 0.0 and not device.is_private:
                 raise PlanRefusedError(
                     f"device {device.device_index}: noise {order.artificial_noise_std} is ordered, "
-                    "it was told of no promise. Its configuration and the server's are not the "
-                    "same."
+                    "it was told of no promise. Its configuration is not the server's."
                 )
 
     def _admit(
@@ -331,19 +330,25 @@ class DeviceAgent:
         self._guard.admit(plan, release, self._history, asked)
 
     def measure_gradients(
-        self, plan: RoundPlan, batches: Sequence[Sequence[Batch]]
+        self, plan: RoundPlan, drawn: Sequence[Sequence[Prompt]]
     ) -> list[Float64Array]:
         """Projected gradients of each device's examples [num_examples, Q]; w is w again afterwards.
+
+        Devices share passes: no example's loss follows its company (`pass_shapes`).
 
         Raises:
             LatticeError: w + mu z or w - mu z lies beyond the exact range.
         """
-        begun = self._forward.begin([batch for own in batches for batch in own])
+        batches, order = batches_by_length([p for own in drawn for p in own], self._max_rows)
+        begun = self._forward.begin(batches)
+        found = np.empty(len(order), dtype=np.float32)
 
         def losses() -> Float32Array:
             """The losses of all examples, device by device, on the weights as they are now."""
-            nothing = np.empty(0, dtype=np.float32)
-            return np.concatenate([nothing, *(o.losses for o in self._forward.finish(begun))])
+            if batches:
+                outputs = self._forward.finish(begun)
+                found[order] = np.concatenate([output.losses for output in outputs])
+            return found.copy()
 
         gradients = gradients_along(
             self._store,
@@ -352,8 +357,7 @@ class DeviceAgent:
             plan.perturbation_scale,
             plan.difference,
         )
-        sizes = [sum(batch.num_examples for batch in own) for own in batches]
-        ends = np.cumsum(sizes, dtype=int)
+        ends = np.cumsum([len(own) for own in drawn], dtype=int)
         return np.split(gradients, ends)[:-1]  # behind the last end is nothing
 
     def apply_result(self, result: RoundResult) -> None:

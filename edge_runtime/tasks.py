@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -173,6 +173,43 @@ class Batch:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One example as the model meets it.
+
+    Attributes:
+        tokens: of the prompt [length].
+        target: class index.
+    """
+
+    tokens: Int64Array
+    target: int
+
+
+def batches_by_length(prompts: Sequence[Prompt], max_rows: int) -> tuple[list[Batch], Int64Array]:
+    """Prompts in batches of at most ``max_rows``, similar lengths together, whoever's they are.
+
+    Less padding, so fewer wasted multiplications; no prompt, no batch.
+
+    Returns:
+        The batches, and which prompt each of their rows is, batch after batch [num_prompts].
+    """
+    order = np.array(
+        sorted(range(len(prompts)), key=lambda i: len(prompts[i].tokens)), dtype=np.int64
+    )
+    return [
+        _padded([prompts[i] for i in order[start : start + max_rows]])
+        for start in range(0, len(order), max_rows)
+    ], order
+
+
+def _padded(prompts: Sequence[Prompt]) -> Batch:
+    """One batch, padded to the longest."""
+    rows = [prompt.tokens for prompt in prompts]
+    targets = np.array([prompt.target for prompt in prompts], dtype=np.int64)
+    return pad_rows(rows, targets, width=max(len(row) for row in rows))
+
+
 def pad_rows(rows: Sequence[Int64Array], targets: Int64Array, *, width: int) -> Batch:
     """Prompts of at most ``width`` tokens as one batch; each is answered at its own last token."""
     input_ids = np.full((len(rows), width), PAD_TOKEN_ID, dtype=np.int64)
@@ -244,21 +281,17 @@ class PromptSet:
             self._digest = sha.hexdigest()
         return self._digest
 
+    def chosen(self, indices: Iterable[int]) -> list[Prompt]:
+        """These examples, in this order."""
+        return [Prompt(self._rows[int(i)], int(self._targets[int(i)])) for i in indices]
+
     def batch(self, indices: Sequence[int] | Int64Array) -> Batch:
         """The chosen examples as one batch, padded to the longest of them."""
-        rows = [self._rows[int(i)] for i in indices]
-        targets = self._targets[np.asarray(indices, dtype=np.int64)]
-        return pad_rows(rows, targets, width=max(len(row) for row in rows))
+        return _padded(self.chosen(indices))
 
     def batches_by_length(self, indices: Sequence[int] | Int64Array, max_rows: int) -> list[Batch]:
-        """The chosen examples in batches of at most ``max_rows``, similar lengths together.
-
-        Less padding, so fewer wasted multiplications; no example, no batch.
-        """
-        order = sorted((int(i) for i in indices), key=lambda i: len(self._rows[i]))
-        return [
-            self.batch(order[start : start + max_rows]) for start in range(0, len(order), max_rows)
-        ]
+        """The chosen examples in batches; see the function of that name."""
+        return batches_by_length(self.chosen(indices), max_rows)[0]
 
 
 def _shorten(row: Int64Array, max_tokens: int) -> Int64Array:

@@ -16,7 +16,7 @@ from edge_runtime.protocol.rounds import (
     TransmitOrder,
     Vote,
 )
-from edge_runtime.tasks import Batch, PromptSet
+from edge_runtime.tasks import Prompt, PromptSet
 from edge_runtime.uplink import Uplink
 from edge_runtime.vote import said_on_grid, said_plainly
 from radio.errors import RadioError, RadioNotSilentError
@@ -50,12 +50,12 @@ class VirtualDevice:
         """Whether anything is promised about its data."""
         return self.policy is not None
 
-    def draw_batches(self, plan: RoundPlan, release: str, max_rows: int) -> list[Batch]:
-        """Its secret Poisson batch, cut by length; empty when nobody was drawn."""
+    def draw(self, plan: RoundPlan, release: str) -> list[Prompt]:
+        """Its secret Poisson batch; empty when nobody was drawn."""
         num_records = len(self.prompts)
         probability = min(1.0, plan.batch_size / num_records)
         chosen = self.private_random.poisson_batch(release, num_records, probability)
-        return self.prompts.batches_by_length(chosen, max_rows)
+        return self.prompts.chosen(chosen)
 
     def with_noise(
         self, plan: RoundPlan, release: str, order: TransmitOrder, scalars: Sequence[float]

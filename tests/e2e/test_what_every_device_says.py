@@ -38,11 +38,11 @@ def watched(tmp_path_factory):
     """(what was said in every round by every device, the ledger's records)."""
     spoken, drawn = [], []
     speak, send = DeviceAgent._speak, CoherentUplink.send_scalars
-    batches = PromptSet.batches_by_length
+    chosen_of = PromptSet.chosen
 
-    def note_batch(self, indices, max_rows):
+    def note_batch(self, indices):
         drawn.append((len(self), [int(i) for i in indices]))
-        return batches(self, indices, max_rows)
+        return chosen_of(self, indices)
 
     def note_gradients(self, plan, release, device, order, gradients):
         spoken.append({"plan": plan, "release": release, "order": order, "gradients": gradients})
@@ -55,7 +55,7 @@ def watched(tmp_path_factory):
     folder = tmp_path_factory.mktemp("said") / "run"
     with pytest.MonkeyPatch.context() as patch:
         run = Experiment.start(load_config("snips", SETTINGS), folder)
-        patch.setattr(PromptSet, "batches_by_length", note_batch)
+        patch.setattr(PromptSet, "chosen", note_batch)
         patch.setattr(DeviceAgent, "_speak", note_gradients)
         patch.setattr(CoherentUplink, "send_scalars", note_numbers)
         assert carry_out(run)
