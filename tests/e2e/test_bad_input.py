@@ -114,6 +114,17 @@ DEVICE = [
     "selftest --devices 0", "selftest --devices -1", "selftest --devices 99999999",
     "selftest --task nothing", f"selftest --task {LONG}.toml", "selftest --task missing.toml",
     "selftest --nothing", "nothing", "",
+    "profile missing", f"profile {LONG}", f"profile {__file__}", "profile .", "profile --batch x",
+    "profile --batch 99999999", "profile --seq 99999999", "profile --directions 99999999",
+    "profile --rounds 99999999", "profile --threads -1", "profile --difference many",
+    f"profile --json {LONG}", "profile --json file/p.json", "profile --plot full",
+    "profile --dimensions file", f"profile --dimensions {LONG}", "profile --dimensions garbage",
+    "join nats://127.0.0.1:1", "join missing.pairzero --data file", "join file --data file",
+    "join nats://127.0.0.1:1 --name pi --data file --radio",
+    "join nats://127.0.0.1:1 --name pi --data file --radio x=y",
+    "join nats://127.0.0.1:1 --name pi --data file --xo-correction x",
+    "join nats://127.0.0.1:1 --name pi --data file --tx-attenuation x",
+    "--log-format loud doctor", "--log-level loud doctor",
 ]  # fmt: skip
 
 SERVER = [
@@ -137,6 +148,11 @@ SERVER = [
     "export file out --task snips", f"export {LONG} out --task snips",
     f"export empty {LONG} --task snips", "export empty full --task snips",
     "export . out --task missing.toml", "nothing", "", "--nothing", "--log-level loud",
+    "--log-format loud list", "status missing", "status file", "status empty", "status garbage",
+    f"status {LONG}", "status nothing_in_it", "run --page x", "run --page -1",
+    "run --page 99999999", "up --page 99999999", "serve --page 99999999", "run --radio nothing",
+    "up --radio nothing", "up --radio pluto", "serve --radio virtual-pluto",
+    "up --devices 0", "up --processes 0", "serve --wait x", "serve --credentials file",
 ]  # fmt: skip
 
 CASES = [
