@@ -13,3 +13,11 @@ waveforms           from a scalar to samples and back
 measurement, cli    formula beside simulation; ``pairzero-radio doctor | measure``
 ==================  ==============================================================
 """
+
+import os
+
+# Read when numpy is loaded; whoever has set it keeps it. Matrices are small here, and a BLAS with a
+# thread for each processor lets the others spin behind every product: on two processors a round of
+# five devices took 1.08 times as long (benchmarks/hosted_devices.py). Nor do sums then depend on
+# how many processors there are.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
