@@ -13,7 +13,6 @@ from __future__ import annotations
 import itertools
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from study import Study
+
+from radio.virtual_pluto.process import VirtualPlutoProcess
+from radio.virtual_pluto.server import Bench
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "support"))
@@ -31,37 +33,26 @@ TURNS = 5
 WITHIN_S = MAX_HOLD_S + 3.0
 GIVE_UP_S = 60.0
 WAVEFORMS = {"energy": ENERGY, "slotted": SLOTTED}
-RADIOS = "import sys; from radio.commands.cli import main; sys.exit(main())"
+BENCH = Bench(num_radios=4, path_loss_db=30.0, is_stepped=True)
 
 
 def one_death(waveform: str, what: str) -> float | None:
     """Seconds from it to silence; None if there is none."""
-    radios = subprocess.Popen(
-        [sys.executable, "-c", RADIOS, "virtual-pluto", "--nodes", "4", "--base-port", "0",
-         "--path-loss-db", "30", "--clock", "stepped"],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    assert radios.stdout is not None
-    try:
-        with radios.stdout as said, tempfile.TemporaryDirectory() as folder:
-            site = Site(Path(folder), [said.readline().split()[-1] for _ in range(4)],
-                        WAVEFORMS[waveform])  # fmt: skip
-            try:
-                until_s = time.monotonic() + GIVE_UP_S
-                while not site.is_loud():
-                    if time.monotonic() > until_s:
-                        raise SystemExit(f"nobody holds anything: {site.said()}")
-                DEATHS[what](site)
-                died_s = time.monotonic()
-                while site.is_loud():
-                    if time.monotonic() - died_s > GIVE_UP_S:
-                        return None
-                return time.monotonic() - died_s
-            finally:
-                site.close()
-    finally:
-        radios.terminate()
-        radios.wait()
+    with VirtualPlutoProcess(BENCH) as radios, tempfile.TemporaryDirectory() as folder:
+        site = Site(Path(folder), radios.uris, WAVEFORMS[waveform])
+        try:
+            until_s = time.monotonic() + GIVE_UP_S
+            while not site.is_loud():
+                if time.monotonic() > until_s:
+                    raise SystemExit(f"nobody holds anything: {site.said()}")
+            DEATHS[what](site)
+            died_s = time.monotonic()
+            while site.is_loud():
+                if time.monotonic() - died_s > GIVE_UP_S:
+                    return None
+            return time.monotonic() - died_s
+        finally:
+            site.close()
 
 
 def main() -> None:

@@ -229,13 +229,12 @@ class DevicePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             )
         self.check_amplitude(_amplitude(plan, order))
 
-    def check_radio(self, carrier_hz: float, max_hold_s: float) -> None:
-        """Return if a radio of the device's own may send there, and hold for so long.
+    def check_carrier(self, carrier_hz: float) -> None:
+        """Return if a radio of the device's own may send there.
 
         Raises:
             PlanRefusedError: it may not.
         """
-        check_hold(max_hold_s, self.max_hold_s)
         if self.carrier_hz is not None and carrier_hz != self.carrier_hz:
             raise PlanRefusedError(
                 f"policy carrier_hz: {carrier_hz:g} is asked for, allowed is {self.carrier_hz:g}."

@@ -173,9 +173,9 @@ def check_radios(settings: HostSettings, terms: RunTerms) -> None:
                 "`pairzero-radio doctor` lists those that are there."
             )
         policy = settings.policies.get(name)
-        if policy is not None and terms.is_private:
-            policy.check_radio(asked.carrier_hz, asked.max_hold_s)
         check_hold(asked.max_hold_s, MAX_HOLD_S if policy is None else policy.max_hold_s)
+        if policy is not None and terms.is_private:
+            policy.check_carrier(asked.carrier_hz)
 
 
 def open_radios(settings: HostSettings, terms: RunTerms) -> dict[str, Transceiver]:

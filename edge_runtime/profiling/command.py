@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from edge_runtime.bundle import open_bundle
+from edge_runtime.bundle import Bundle
 from edge_runtime.profiling import memory, show
 from edge_runtime.profiling.prediction import (
     Dimensions,
@@ -22,7 +22,6 @@ from edge_runtime.profiling.profile import (
     Profile,
     ProfileSettings,
     base_bytes,
-    check_fits,
     profile,
 )
 from edge_runtime.protocol.errors import ProfileError
@@ -47,18 +46,20 @@ def run(args: argparse.Namespace) -> int:
             )
         return 0
     settings = _settings(args)
-    bundle = open_bundle(args.bundle)
-    check_fits(bundle, settings)
-    model = dimensions_of(bundle.manifest.architecture, str(args.bundle))
-    _check_there_is_room(
-        predict(model, batch=args.batch, seq=args.seq, base=0).peak, force=args.force
-    )
+    models: list[Dimensions] = []
+
+    def check(bundle: Bundle) -> None:
+        model = dimensions_of(bundle.manifest.architecture, str(args.bundle))
+        more = predict(model, batch=args.batch, seq=args.seq, base=0).peak
+        _check_there_is_room(more, force=args.force)
+        models.append(model)
 
     def keep(found: Profile) -> None:
         if args.json is not None:
             _write(args.json, msgspec.json.encode(found))
 
-    result = profile(settings, keep)
+    result = profile(settings, keep, check=check)
+    (model,) = models
     expected = predict(model, batch=args.batch, seq=args.seq, base=result.base_bytes)
     _say(show.table(result))
     _say(show.predicted(model, expected, args.batch, args.seq))

@@ -142,6 +142,7 @@ def profile(
     settings: ProfileSettings,
     on_progress: Callable[[Profile], None] = lambda found: None,
     *,
+    check: Callable[[Bundle], None] = lambda bundle: None,
     sensors: Sensors | None = None,
     sets_peak_back: bool = True,
 ) -> Profile:
@@ -150,6 +151,7 @@ def profile(
     Args:
         settings: what is profiled.
         on_progress: told after every phase, so that what is killed leaves what it had found.
+        check: asked of the model before anything else is done; what it raises ends it there.
         sensors: of the board.
         sets_peak_back: see `PhaseMeter`.
 
@@ -160,7 +162,8 @@ def profile(
     sensors = Sensors() if sensors is None else sensors
     energy = sensors.energy_meter()
     try:
-        return _Profiling(settings, sensors, energy, on_progress, sets_peak_back).carry_out()
+        profiling = _Profiling(settings, sensors, energy, on_progress, sets_peak_back)
+        return profiling.carry_out(check)
     finally:
         if energy is not None:
             energy.close()
@@ -211,12 +214,13 @@ class _Profiling:
         self._steps_j: list[float] = []
         self._on_progress = on_progress
 
-    def carry_out(self) -> Profile:
+    def carry_out(self, check: Callable[[Bundle], None]) -> Profile:
         settings, meter = self._settings, self._meter
         with meter.phase("open bundle"):
             bundle = open_bundle(settings.bundle)
+            check_fits(bundle, settings)
+            check(bundle)
             load_tokenizer(bundle.tokenizer_path)  # a device has one
-        check_fits(bundle, settings)
         weight_bytes = 4 * int(bundle.manifest.architecture["num_parameters"])
         with meter.phase("load weights", weight_bytes=weight_bytes):
             store = ParameterStore.from_bundle(bundle, settings.trainable, settings.threads)

@@ -93,7 +93,6 @@ class EnergyAir(HeldAir):
         silence = self.waveform.energies(self._capture("silence"))
         pilots: dict[int, Float64Array] = {}
         offsets_hz: dict[int, float] = {}
-        ended: tuple[int, ...] = ()
         try:
             for device in range(self.num_devices):
                 if not self._holds_pilot(
@@ -175,7 +174,6 @@ class EnergyAir(HeldAir):
         quiet = self.waveform.bin_powers(silence.result())
         speakers: tuple[int, ...] = ()
         unknown: tuple[int, ...] = ()
-        ended: tuple[int, ...] = ()
         try:
             # Whoever did not answer the plan is not told to hold, and stays silent.
             hold = NumbersHold(plan.run_id, plan.round_index)

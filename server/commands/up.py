@@ -90,7 +90,6 @@ def up(args: argparse.Namespace) -> int:
             config,
             begun,
             receiver=receiver_of(config, radios[0]) if radios else None,
-            are_radios_new=config.radio.backend != "pluto",
             patience_s=_PAUSE_S,
             check=processes.check,
         )

@@ -17,6 +17,7 @@ import msgspec
 from server.air.base import HeldAir
 from server.hosts.standing import HostStanding
 from server.run.experiment import Experiment, Progress
+from server.store.records import EvaluationRow
 
 STATUS_FILE = "status.json"
 """In the folder of a run that goes on; it is gone with the process."""
@@ -130,8 +131,7 @@ class Watch:
         self._experiment, self._clock, self._begun_s = experiment, clock, clock()
         self._keeps_time_secret = config.privacy.has_system_keys
         self._evaluated: dict[int, Evaluated] = {
-            row.num_rounds: _as_shown(row.num_rounds, row.loss, row.accuracy, row.epsilon)
-            for row in experiment.store.evaluations()
+            row.num_rounds: _as_shown(row) for row in experiment.store.evaluations()
         }
         self._releases, self._counted_s = experiment.pricing.releases(), clock()
         self._spent = self._spent_by_now()
@@ -157,8 +157,7 @@ class Watch:
             self._counted_s, self._releases = self._clock(), self._experiment.pricing.releases()
         if evaluation is not None:
             self._spent = self._spent_by_now()
-            e = evaluation
-            self._evaluated[e.num_rounds] = _as_shown(e.num_rounds, e.loss, e.accuracy, e.epsilon)
+            self._evaluated[evaluation.num_rounds] = _as_shown(evaluation)
         self._now = msgspec.structs.replace(
             self._now,
             rounds_done=progress.rounds_done,
@@ -201,10 +200,10 @@ class Watch:
         return {**waited, SERVER_ITSELF: max(itself, 0.0)}
 
 
-def _as_shown(
-    rounds: int, loss: float | None, accuracy: float | None, epsilon: float | None
-) -> Evaluated:
-    return Evaluated(rounds=rounds, loss=loss, accuracy=accuracy, epsilon=epsilon)
+def _as_shown(row: EvaluationRow) -> Evaluated:
+    return Evaluated(
+        rounds=row.num_rounds, loss=row.loss, accuracy=row.accuracy, epsilon=row.epsilon
+    )
 
 
 def status_file(folder: Path) -> Path:

@@ -33,6 +33,7 @@ from server.hosts.broker import Broker
 from server.hosts.roster import Roster
 from server.run.experiment import Experiment
 from server.run.round_loop import example_plan
+from tests.support.asking import asked_with
 from tests.support.federation import until
 from tests.support.killable_broker import free_port
 from tests.support.policies import make_policy
@@ -47,8 +48,7 @@ SETTINGS = {
 
 def arguments(*more, **changes):
     settings = {**SETTINGS, **{k.replace("__", "."): v for k, v in changes.items()}}
-    pairs = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
-    return ["snips", *(part for pair in pairs for part in ("--set", pair)), *more]
+    return [*asked_with(settings), *more]
 
 
 @pytest.fixture
@@ -194,11 +194,6 @@ OWN_NOISE = {
     "task.validation_is_public": True,
 }  # fmt: skip
 del OWN_NOISE["radio.backend"], OWN_NOISE["privacy.enabled"]
-
-
-def asked_with(settings):
-    pairs = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
-    return ["snips", *(part for pair in pairs for part in ("--set", pair))]
 
 
 def started(module, *arguments):

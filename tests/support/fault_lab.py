@@ -11,14 +11,12 @@ from __future__ import annotations
 import collections
 import contextlib
 import enum
-import json
 import os
 import random
 import re
 import resource
 import shutil
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -27,6 +25,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from asking import asked_with
+from killable_broker import free_port
 from network import Network
 
 from edge_runtime.guard.keys import KEYS_FILE
@@ -34,6 +34,8 @@ from edge_runtime.guard.ledger import DeviceLedger
 from edge_runtime.task_spec import load_task
 from radio.pluto.context import PlutoContext
 from radio.pluto.silence import may_radiate
+from radio.virtual_pluto.process import VirtualPlutoProcess
+from radio.virtual_pluto.server import Bench
 from server.hosts.broker import find_program
 from server.hosts.own_radios import SILENT_WITHIN_S
 from server.privacy.ledger import PrivacyLedger
@@ -67,6 +69,9 @@ OWN_RADIOS = {
 }  # fmt: skip
 
 
+BENCH = Bench(num_radios=1 + len(HOSTS), path_loss_db=30.0, is_stepped=True)
+
+
 class Kind(enum.StrEnum):
     """Of a lab; see the module."""
 
@@ -93,20 +98,19 @@ class Lab:
         self.num_rounds = num_rounds
         self.heard_after_death = 0
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._served: VirtualPlutoProcess | None = None
         self._radios: dict[str, str] = {}
         settings = {**SETTINGS, **PLAYED, "optimizer.rounds": num_rounds}
         if kind is Kind.RADIOS:
-            receiver, *uris = self._start_radios()
+            self._served = VirtualPlutoProcess(BENCH)
+            receiver, *uris = self._served.uris
             self._radios = dict(zip(HOSTS, uris, strict=True))
             settings = {
                 **SETTINGS, **OWN_RADIOS, "pluto.receiver": receiver,
                 "optimizer.rounds": num_rounds,
             }  # fmt: skip
-        pairs = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
-        self._asked = ["snips", *(part for pair in pairs for part in ("--set", pair))]
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
+        self._asked = asked_with(settings)
+        self._port = free_port()
         is_plain = kind is Kind.PLAIN
         self.networks = {end: Network(self._port, has_messages=is_plain) for end in ENDS}
         spec, task_folder = load_task("snips")
@@ -195,6 +199,8 @@ class Lab:
             self.kill(who)
         for network in self.networks.values():
             network.close()
+        if self._served is not None:
+            self._served.close()
 
     def log_of(self, who: str) -> str:
         """What it has said."""
@@ -215,18 +221,6 @@ class Lab:
                 list(map(str, command)), stdout=log, stderr=subprocess.STDOUT,
                 cwd=at or self.folder, env=environment,
             )  # fmt: skip
-
-    def _start_radios(self) -> list[str]:
-        program = "import sys; from radio.commands.cli import main; sys.exit(main())"
-        served = subprocess.Popen(
-            [sys.executable, "-c", program, "virtual-pluto", "--nodes", str(1 + len(HOSTS)),
-             "--base-port", "0", "--clock", "stepped", "--path-loss-db", "30"],
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        self._processes["radios"] = served
-        assert served.stdout is not None
-        with served.stdout as said:
-            return [said.readline().decode().split()[-1] for _ in range(1 + len(HOSTS))]
 
     def _write_broker(self) -> None:
         at = self.folder / "lab"

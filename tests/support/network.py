@@ -10,6 +10,7 @@ import select
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 
 _CARRY = (b"PUB", b"HPUB", b"MSG", b"HMSG")
@@ -149,7 +150,7 @@ class _Pair:
     def _arriving(self, source: socket.socket) -> Iterator[bytes]:
         while not self.has_ended:
             if self._network.is_frozen:  # it waits where it is, as in the buffers of a network
-                threading.Event().wait(_LOOK_S)
+                time.sleep(_LOOK_S)
             elif select.select([source], [], [], _LOOK_S)[0]:
                 if self._network.is_frozen:
                     continue

@@ -4,12 +4,12 @@ The radios are virtual Plutos of a process of their own, which outlives the othe
 """
 
 import contextlib
-import json
 import signal
 import subprocess
 import sys
 
 import numpy as np
+from asking import asked_with
 from killable_broker import KillableBroker
 
 from edge_runtime.task_spec import load_task
@@ -29,11 +29,6 @@ SLOTTED = {"radio.waveform": "slotted", "radio.sample_rate_hz": 1e6}
 ENERGY = {
     "radio.waveform": "energy", "radio.min_band_gain": 1e-4, "radio.sample_rate_hz": 20e6,
 }  # fmt: skip
-
-
-def asked_with(settings):
-    pairs = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
-    return ["snips", *(part for pair in pairs for part in ("--set", pair))]
 
 
 def _to_hosts(number):
