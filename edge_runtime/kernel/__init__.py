@@ -32,9 +32,17 @@ if os.environ.get(KERNEL_VARIABLE) != "numpy":
     else:
         KERNEL_NAME, KERNEL_REASON = "c", ""
 
-add_moves: Callable[[npt.NDArray[np.float32], int, int, Sequence[int], Sequence[float]], None] = (
-    _kernel.add_moves
-)
+add_moves: Callable[
+    [npt.NDArray[np.float32] | npt.NDArray[np.int16], int, int, Sequence[int], Sequence[float]],
+    None,
+] = _kernel.add_moves
+expand_rows: Callable[
+    [
+        npt.NDArray[np.float32], numpy_twin.StoredArray, npt.NDArray[np.int64], int,
+        npt.NDArray[np.float32], Sequence[int], Sequence[float],
+    ],
+    None,
+] = _kernel.expand_rows  # fmt: skip
 max_abs: Callable[[npt.NDArray[np.float32]], float] = _kernel.max_abs
 
 
@@ -53,6 +61,6 @@ def rounding_word(direction_seed: int, tensor_index: int) -> int:
 
 
 __all__ = [
-    "KERNEL_NAME", "KERNEL_REASON", "MAX_FUSED_MOVES", "WEIGHTS_PER_BLOCK", "add_moves", "max_abs",
-    "rounding_word",
+    "KERNEL_NAME", "KERNEL_REASON", "MAX_FUSED_MOVES", "WEIGHTS_PER_BLOCK", "add_moves",
+    "expand_rows", "max_abs", "rounding_word",
 ]  # fmt: skip

@@ -89,17 +89,21 @@ INLINE void add_4(float *weights, uint32_t bits, uint32_t scale)
     *(floats_4 *)weights += (floats_4)(sign ^ scale);
 }
 
+/* 64 weights and the word that holds their signs. */
+INLINE void add_word(float *weights, uint64_t word, uint32_t scale, int is_wide)
+{
+    if (is_wide)
+        for (int i = 0; i < 64; i += 8)
+            add_8(weights + i, (uint32_t)(word >> i) & 0xFF, scale);
+    else
+        for (int i = 0; i < 64; i += 4)
+            add_4(weights + i, (uint32_t)(word >> i) & 0xF, scale);
+}
+
 INLINE void add_block(float *weights, const uint64_t words[4], uint32_t scale, int is_wide)
 {
-    for (int word = 0; word < 4; word++) {
-        float *w = weights + 64 * word;
-        if (is_wide)
-            for (int i = 0; i < 64; i += 8)
-                add_8(w + i, (uint32_t)(words[word] >> i) & 0xFF, scale);
-        else
-            for (int i = 0; i < 64; i += 4)
-                add_4(w + i, (uint32_t)(words[word] >> i) & 0xF, scale);
-    }
+    for (int word = 0; word < 4; word++)
+        add_word(weights + 64 * word, words[word], scale, is_wide);
 }
 
 INLINE void add_tail(float *weights, size_t num_weights, const uint64_t words[4], float scale)
@@ -177,6 +181,123 @@ void pairzero_add_moves(float *weights, size_t num_weights, uint64_t tensor_inde
 {
     (HAS_WIDE_REGISTERS ? add_moves_wide : add_moves_narrow)(
         weights, num_weights, tensor_index, first_block, seeds, scales, num_moves);
+}
+
+/* Whole numbers move by whole numbers: the same signs, exact as long as the sums fit 16 bits. Unsigned
+ * lanes, because they may wrap on the way. */
+typedef uint16_t lanes_of_16 __attribute__((vector_size(16), aligned(2), may_alias));
+
+INLINE void step_8(int16_t *stored, uint32_t bits, uint16_t quanta)
+{
+    const lanes_of_16 position = {1u << 0, 1u << 1, 1u << 2, 1u << 3,
+                                  1u << 4, 1u << 5, 1u << 6, 1u << 7};
+    const lanes_of_16 minus =
+        (lanes_of_16)((((lanes_of_16){0} + (uint16_t)bits) & position) == position);
+
+    *(lanes_of_16 *)stored += (quanta ^ minus) - minus;
+}
+
+/* stored += sum over m of quanta[m] * z(seeds[m]), as pairzero_add_moves. */
+PER_PROCESSOR
+void pairzero_add_whole_moves(int16_t *stored, size_t num_weights, uint64_t tensor_index,
+                              uint64_t first_block, const uint64_t *seeds, const int16_t *quanta,
+                              size_t num_moves)
+{
+    for (size_t start = 0; start < num_weights; start += WEIGHTS_PER_BLOCK) {
+        const size_t left = num_weights - start;
+        int16_t *s = stored + start;
+        for (size_t move = 0; move < num_moves; move++) {
+            const uint16_t by = (uint16_t)quanta[move];
+            uint64_t words[4];
+            sign_block(seeds[move], tensor_index, first_block + start / WEIGHTS_PER_BLOCK, words);
+            if (left >= WEIGHTS_PER_BLOCK)
+                for (int i = 0; i < WEIGHTS_PER_BLOCK; i += 8)
+                    step_8(s + i, (uint32_t)(words[i / 64] >> i % 64) & 0xFF, by);
+            else
+                for (size_t i = 0; i < left; i++) {
+                    const int is_minus = words[i / 64] >> i % 64 & 1;
+                    s[i] = (int16_t)((uint16_t)s[i] + (is_minus ? (uint16_t)-by : by));
+                }
+        }
+    }
+}
+
+/* A row of weights on its way: scale * z added to those with the numbers first, first + 1, ... */
+INLINE void add_to_row(float *row, size_t width, uint64_t first, uint64_t tensor_index,
+                       uint64_t seed, float scale, int is_wide)
+{
+    uint64_t words[4] = {0}, block = UINT64_MAX;
+    uint32_t pattern;
+    size_t i = 0;
+
+    memcpy(&pattern, &scale, sizeof pattern);
+    while (i < width) {
+        const uint64_t number = first + i;
+        const unsigned bit = number % 64;
+        const uint64_t *word = &words[number / 64 % 4];
+        const size_t size = width - i < 64 - bit ? width - i : 64 - bit;
+        if (number / WEIGHTS_PER_BLOCK != block) {
+            block = number / WEIGHTS_PER_BLOCK;
+            sign_block(seed, tensor_index, block, words);
+        }
+        if (size == 64)
+            add_word(row + i, *word, pattern, is_wide);
+        else
+            for (size_t k = 0; k < size; k++)
+                row[i + k] += *word >> (bit + k) & 1 ? -scale : scale;
+        i += size;
+    }
+}
+
+INLINE void expand_rows(float *out, const void *stored, size_t bytes, const int64_t *rows,
+                        size_t num_rows, size_t width, uint64_t tensor_index,
+                        const float *row_scales, const uint64_t *seeds, const float *scales,
+                        size_t num_moves, int is_wide)
+{
+    for (size_t r = 0; r < num_rows; r++) {
+        const uint64_t first = (uint64_t)rows[r] * width;
+        const float factor = row_scales[rows[r]];
+        float *row = out + r * width;
+        if (bytes == 2)
+            for (size_t i = 0; i < width; i++)
+                row[i] = (float)((const int16_t *)stored)[first + i] * factor;
+        else
+            for (size_t i = 0; i < width; i++)
+                row[i] = (float)((const int8_t *)stored)[first + i] * factor;
+        for (size_t move = 0; move < num_moves; move++)
+            add_to_row(row, width, first, tensor_index, seeds[move], scales[move], is_wide);
+    }
+}
+
+PER_PROCESSOR
+static void expand_rows_wide(float *out, const void *stored, size_t bytes, const int64_t *rows,
+                             size_t num_rows, size_t width, uint64_t tensor_index,
+                             const float *row_scales, const uint64_t *seeds, const float *scales,
+                             size_t num_moves)
+{
+    expand_rows(out, stored, bytes, rows, num_rows, width, tensor_index, row_scales, seeds, scales,
+                num_moves, 1);
+}
+
+static void expand_rows_narrow(float *out, const void *stored, size_t bytes, const int64_t *rows,
+                               size_t num_rows, size_t width, uint64_t tensor_index,
+                               const float *row_scales, const uint64_t *seeds, const float *scales,
+                               size_t num_moves)
+{
+    expand_rows(out, stored, bytes, rows, num_rows, width, tensor_index, row_scales, seeds, scales,
+                num_moves, 0);
+}
+
+/* out[r] = row_scales[n] * stored[n] + sum over m of scales[m] * z(seeds[m])[n],  n = rows[r], of a
+ * matrix of so many bytes a weight, 1 or 2. One rounding an operation, in this order. */
+void pairzero_expand_rows(float *out, const void *stored, size_t bytes, const int64_t *rows,
+                          size_t num_rows, size_t width, uint64_t tensor_index,
+                          const float *row_scales, const uint64_t *seeds, const float *scales,
+                          size_t num_moves)
+{
+    (HAS_WIDE_REGISTERS ? expand_rows_wide : expand_rows_narrow)(
+        out, stored, bytes, rows, num_rows, width, tensor_index, row_scales, seeds, scales,
+        num_moves);
 }
 
 /* The largest abs(weights[i]); NaN if any is NaN. Compared as integers: without its sign bit, a

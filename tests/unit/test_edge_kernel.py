@@ -78,6 +78,93 @@ def test_a_fused_pass_is_the_definition_added_twice(native: object) -> None:
     np.testing.assert_array_equal(weights, wanted)
 
 
+@pytest.mark.parametrize("size", [0, 1, 63, 255, 256, 257, 4097, 70_001])
+def test_whole_moves_are_the_same_in_both_kernels_and_exact(native: object, size: int) -> None:
+    start = np.random.default_rng(size).integers(-30_000, 30_000, size).astype(np.int16)
+    ours, twin = start.copy(), start.copy()
+    native.add_moves(ours, 3, 11, [5, ALL], [2047.0, -3.0])  # type: ignore[attr-defined]
+    numpy_twin.add_moves(twin, 3, 11, [5, ALL], [2047.0, -3.0])
+    signs = [direction(seed, 3, 11 * 256 + size)[11 * 256 :] for seed in (5, ALL)]
+    np.testing.assert_array_equal(ours, start + 2047 * signs[0] - 3 * signs[1])
+    np.testing.assert_array_equal(ours, twin)
+
+
+@pytest.mark.parametrize("scale", [0.5, 32768.0, -32769.0, np.nan, np.inf])
+def test_a_whole_move_is_a_whole_number_of_16_bits(native: object, scale: float) -> None:
+    for kernels in (native, numpy_twin):
+        weights = np.zeros(300, dtype=np.int16)
+        with pytest.raises((ValueError, OverflowError)):
+            kernels.add_moves(weights, 0, 0, [1], [scale])  # type: ignore[attr-defined]
+        assert not weights.any()
+
+
+WIDTHS = [1, 13, 64, 100, 256, 576, 768]
+"""Rows that begin anywhere in a word of signs, in a block of four words, or on one."""
+
+
+def stored_matrix(dtype: type, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A matrix of whole numbers, a scale for each row, and some of its rows, one of them twice."""
+    rng = np.random.default_rng(width)
+    limit = np.iinfo(dtype).max
+    stored = rng.integers(-limit, limit, (300, width), dtype=dtype, endpoint=True)
+    row_scales = (rng.random(300) * 2.0**-12).astype(np.float32)
+    return stored, row_scales, np.array([3, 4, 5, 299, 0, 3, 2, 1, 0, 150], dtype=np.int64)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16])
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("num_moves", [0, 1, 3])
+def test_rows_expand_to_the_same_bits_in_both_kernels_and_by_definition(
+    native: object, dtype: type, width: int, num_moves: int
+) -> None:
+    stored, row_scales, rows = stored_matrix(dtype, width)
+    seeds, scales = [7, ALL, 2**63][:num_moves], [2.0**-10, -0.3, 2.0**-9][:num_moves]
+    ours = np.full((len(rows), width), np.nan, dtype=np.float32)
+    twin = ours.copy()
+    native.expand_rows(ours, stored, rows, 2, row_scales, seeds, scales)  # type: ignore[attr-defined]
+    numpy_twin.expand_rows(twin, stored, rows, 2, row_scales, seeds, scales)
+    assert ours.tobytes() == twin.tobytes()
+
+    wanted = stored.astype(np.float32) * row_scales[:, None]
+    for seed, scale in zip(seeds, scales, strict=True):
+        wanted += np.float32(scale) * direction(seed, 2, stored.size).reshape(stored.shape)
+    assert ours.tobytes() == wanted[rows].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("changed", "error"),
+    [
+        ({0: np.empty((2, 5), np.float32)}, ValueError),
+        ({0: np.empty((2, 4))}, TypeError),
+        ({1: np.zeros((3, 4), np.uint8)}, TypeError),
+        ({1: np.zeros(12, np.int16)}, ValueError),
+        ({1: np.zeros((3, 8), np.int16)[:, ::2]}, (BufferError, ValueError)),
+        ({2: np.array([0, 3])}, IndexError),
+        ({2: np.array([-1, 0])}, IndexError),
+        ({2: np.array([0, 1], np.int32)}, TypeError),
+        ({3: -1}, OverflowError),
+        ({4: np.ones(2, np.float32)}, ValueError),
+        ({4: np.ones(3)}, TypeError),
+        ({6: [1.0, 2.0]}, ValueError),
+    ],
+)
+def test_the_kernel_reads_nothing_beyond_a_matrix(
+    native: object, changed: dict[int, object], error: type[Exception]
+) -> None:
+    arguments: list[object] = [
+        np.empty((2, 4), np.float32), np.zeros((3, 4), np.int16), np.array([0, 2]), 0,
+        np.ones(3, np.float32), [1], [1.0],
+    ]  # fmt: skip
+    native.expand_rows(*arguments)  # type: ignore[attr-defined]
+    for place, value in changed.items():
+        arguments[place] = value
+    with pytest.raises(error):
+        native.expand_rows(*arguments)  # type: ignore[attr-defined]
+    if error is IndexError:  # a negative row would be another one to numpy
+        with pytest.raises(error):
+            numpy_twin.expand_rows(*arguments)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("values", [[], [0.0], [-3.0, 2.0], [1.0, np.nan], [-np.inf, 1.0]])
 def test_max_abs_is_numpys(native: object, values: list[float]) -> None:
     array = np.array(values, dtype=np.float32)
@@ -148,17 +235,25 @@ def test_every_source_compiles_without_a_warning(
 AARCH64_MAIN = r"""
 #include "core.h"
 #include <stdio.h>
-static float w[70001];
+static float w[70001], row_scales[3] = {0.5f, 0.25f, 0.3f}, rows_out[2 * 100];
+static int16_t whole[70001];
 int main(void)
 {
     const uint64_t seeds[2] = {2024, 77};
     const float scales[2] = {0.0009765625f, -0.375f};
+    const int16_t quanta[2] = {7, -300};
+    const int64_t rows[2] = {2, 1};
     uint64_t words[9];
     for (int i = 0; i < 70001; i++) w[i] = (float)(i % 513 - 256) / 1024;
     pairzero_sign_words(2024, 3, 45, 9, words);
     pairzero_add_moves(w, 70001, 3, 11, seeds, scales, 2);
     fwrite(words, sizeof words, 1, stdout);
     fwrite(w, sizeof w, 1, stdout);
+    for (int i = 0; i < 70001; i++) whole[i] = (int16_t)(i % 513 - 256);
+    pairzero_expand_rows(rows_out, whole, 2, rows, 2, 100, 3, row_scales, seeds, scales, 2);
+    fwrite(rows_out, sizeof rows_out, 1, stdout);
+    pairzero_add_whole_moves(whole, 70001, 3, 11, seeds, quanta, 2);
+    fwrite(whole, sizeof whole, 1, stdout);
     return 0;
 }
 """
@@ -180,7 +275,14 @@ def test_aarch64_gives_the_same_bits(tmp_path: Path) -> None:
     np.testing.assert_array_equal(words, sign_words(2024, 3, 45, 9))
     weights = ((np.arange(70001) % 513 - 256) / 1024).astype(np.float32)
     numpy_twin.add_moves(weights, 3, 11, [2024, 77], [0.0009765625, -0.375])
-    assert output[72:] == weights.tobytes()
+    whole = (np.arange(70001) % 513 - 256).astype(np.int16)
+    rows_out = np.empty((2, 100), dtype=np.float32)
+    numpy_twin.expand_rows(
+        rows_out, whole[:300].reshape(3, 100), np.array([2, 1]), 3,
+        np.array([0.5, 0.25, 0.3], dtype=np.float32), [2024, 77], [0.0009765625, -0.375],
+    )  # fmt: skip
+    numpy_twin.add_moves(whole, 3, 11, [2024, 77], [7.0, -300.0])
+    assert output[72:] == weights.tobytes() + rows_out.tobytes() + whole.tobytes()
 
 
 def processor_levels() -> list[str]:
@@ -220,6 +322,27 @@ def test_every_register_width_gives_the_same_bits(
         ctypes.c_size_t(3),
     )  # fmt: skip
     assert weights.tobytes() == wanted.tobytes()
+
+    stored, row_scales, rows = stored_matrix(np.int16, 100)
+    expanded, wanted = np.empty((2, len(rows), 100), dtype=np.float32)
+    numpy_twin.expand_rows(wanted, stored, rows, 3, row_scales, seeds, scales)
+    ctypes.CDLL(str(library)).pairzero_expand_rows(
+        ctypes.c_void_p(expanded.ctypes.data), ctypes.c_void_p(stored.ctypes.data),
+        ctypes.c_size_t(2), ctypes.c_void_p(rows.ctypes.data), ctypes.c_size_t(len(rows)),
+        ctypes.c_size_t(100), ctypes.c_uint64(3), ctypes.c_void_p(row_scales.ctypes.data),
+        (ctypes.c_uint64 * 3)(*seeds), (ctypes.c_float * 3)(*scales), ctypes.c_size_t(3),
+    )  # fmt: skip
+    assert expanded.tobytes() == wanted.tobytes()
+
+    whole = stored.reshape(-1) // 4
+    wanted_whole = whole.copy()
+    numpy_twin.add_moves(wanted_whole, 3, 11, seeds, [5.0, -700.0, 1.0])
+    ctypes.CDLL(str(library)).pairzero_add_whole_moves(
+        ctypes.c_void_p(whole.ctypes.data), ctypes.c_size_t(whole.size), ctypes.c_uint64(3),
+        ctypes.c_uint64(11), (ctypes.c_uint64 * 3)(*seeds), (ctypes.c_int16 * 3)(5, -700, 1),
+        ctypes.c_size_t(3),
+    )  # fmt: skip
+    np.testing.assert_array_equal(whole, wanted_whole)
 
 
 def test_the_words_of_the_rounding_are_those_of_their_definition() -> None:
