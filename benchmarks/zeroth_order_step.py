@@ -61,7 +61,7 @@ def main() -> None:
     store = ParameterStore.from_bundle(bundle, args.trainable, args.threads)
     forward = OnnxForward(bundle, store, intra_op_threads=args.threads)
     loaded_peak_mb = peak_rss_mb()
-    vocabulary = store.tensors["model.decoder.embed_tokens.weight"].shape[0]
+    vocabulary = int(bundle.manifest.architecture["vocab_size"])
     ids = np.random.default_rng(0).integers(4, vocabulary, (args.batch, args.seq))
     ends = (np.arange(args.batch) + 1) * args.seq - 1
     batch = Batch(ids, ends.astype(np.int64), np.zeros(args.batch, dtype=np.int64))

@@ -25,13 +25,18 @@ from edge_runtime.lattice import MAX_QUANTUM_EXPONENT
 from edge_runtime.protocol.errors import BundleError, TaskError
 from edge_runtime.task_spec import TaskSpec
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
+READ_VERSIONS = (3, 4)  # in 3, all weights are floats and the graphs want whole vocabularies
+FLOAT32, INT16, INT8 = "float32", "int16", "int8"
+STORED_DTYPES = ("float16", FLOAT32, "float64", INT16, INT8)
 EMBEDDING_FILE = "embedding.onnx"
 LAYER_FILE = "layer.onnx"
 LAST_LAYER_FILE = "last_layer.onnx"
 GRAPH_FILES = (EMBEDDING_FILE, LAYER_FILE, LAST_LAYER_FILE)
 HIDDEN_INPUT = "hidden"  # what one graph hands to the next, by the names at its two ends
 HIDDEN_OUTPUT = "hidden_out"
+OPEN_VOCABULARY = "vocabulary"  # sizes that the graphs leave open: a table may be given in part
+OPEN_POSITIONS = "positions"
 WEIGHTS_FILE = "weights.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
 MANIFEST_FILE = "manifest.json"
@@ -44,12 +49,25 @@ BUNDLED_MODEL_FOLDER = Path(__file__).parent / "assets" / "opt-pairzero"
 
 
 class TensorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One weight tensor under torch's name: a graph's input, float32 on a lattice of its own."""
+    """One weight tensor under torch's name: a graph's input.
+
+    Attributes:
+        name: torch's.
+        shape: torch's.
+        stored_dtype: what the file holds: floats, which become float32 on a lattice, or the whole
+            numbers of a matrix (`edge_runtime.stored_matrix`).
+        quantum_exponent: of the lattice; 0 in 8 bits, where each row has a scale of its own.
+    """
 
     name: str
     shape: tuple[int, ...]
     stored_dtype: str
     quantum_exponent: int
+
+    @property
+    def kept_as(self) -> str:
+        """What is kept in memory or mapped: FLOAT32, INT16 or INT8."""
+        return self.stored_dtype if self.stored_dtype in (INT16, INT8) else FLOAT32
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -155,10 +173,11 @@ def open_bundle(folder: Path) -> Bundle:
     content = path.read_bytes()
     try:
         any_format = msgspec.json.decode(content, type=_AnyManifest)
-        if any_format.format_version != FORMAT_VERSION:
+        if any_format.format_version not in READ_VERSIONS:
             raise BundleError(
                 f"{path}: format {any_format.format_version}, this pairzero reads "
-                f"{FORMAT_VERSION}. Export the model again with this version: "
+                f"{' and '.join(map(str, READ_VERSIONS))}. Export the model again with this "
+                "version: "
                 f"pairzero export {any_format.source_model} OUT --task TASK"
             )
         manifest = msgspec.json.decode(content, type=Manifest)
@@ -197,8 +216,22 @@ def _check_values(path: Path, manifest: Manifest) -> None:
                 "or false. Export the model again."
             )
     for entry in manifest.tensors:
+        _check_stored_dtype(path, manifest.format_version, entry)
         if not _EXPONENTS[0] <= entry.quantum_exponent <= _EXPONENTS[1]:
             raise BundleError(
                 f"{path}: quantum_exponent of {entry.name} is {entry.quantum_exponent}, wanted "
                 f"{_EXPONENTS[0]} to {_EXPONENTS[1]}. Export the model again."
             )
+
+
+def _check_stored_dtype(path: Path, format_version: int, entry: TensorEntry) -> None:
+    if entry.stored_dtype not in STORED_DTYPES:
+        raise BundleError(
+            f"{path}: {entry.name} is stored as {entry.stored_dtype!r}, wanted one of "
+            f"{', '.join(STORED_DTYPES)}. Export the model again."
+        )
+    if entry.kept_as != FLOAT32 and (len(entry.shape) != 2 or format_version < 4):
+        raise BundleError(
+            f"{path}: {entry.name} of shape {entry.shape} is stored as {entry.stored_dtype}, "
+            f"which is for matrices, from format 4 on. Export the model again."
+        )

@@ -7,14 +7,12 @@ nothing. The sums are exact (`edge_runtime.lattice`), which makes the waiting in
 
 from __future__ import annotations
 
-import weakref
+import functools
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-
-import numpy as np
-import numpy.typing as npt
 
 from edge_runtime.kernel import MAX_FUSED_MOVES, WEIGHTS_PER_BLOCK, add_moves
+from edge_runtime.kernel.numpy_twin import FlatArray
+from edge_runtime.shared_work import SharedWork
 
 _PIECE_WEIGHTS = 1 << 20  # what one thread takes at a time
 
@@ -23,21 +21,18 @@ class DeferredMoves:
     """Moves of some flat tensors that were asked for and not yet made.
 
     Args:
-        flats: float32 [num_weights] of each tensor, changed in place by `carry_out`.
-        num_threads: threads that share a pass; 1 uses the caller's alone.
+        flats: float32 or int16 [num_weights] of each tensor, changed in place by `carry_out`.
+        work: threads that share a pass.
     """
 
-    def __init__(self, flats: Sequence[npt.NDArray[np.float32]], num_threads: int) -> None:
+    def __init__(self, flats: Sequence[FlatArray], work: SharedWork) -> None:
         self._flats = flats
         # Direction seed -> scale per tensor, oldest first.
         self._scales: dict[int, list[float]] = {}
-        self._pool: ThreadPoolExecutor | None = None
-        if num_threads > 1:
-            self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="pairzero-move")
-            weakref.finalize(self, self._pool.shutdown, wait=False)
+        self._work = work
 
     def add(self, direction_seed: int, scales: Sequence[float]) -> None:
-        """Ask for tensor i to move by scales[i] z_i(direction_seed).
+        """Ask for tensor i to move by scales[i] z_i(direction_seed), in units of its own numbers.
 
         Scales are multiples of the tensors' quanta, so their sum in float64 is exact.
         """
@@ -52,23 +47,13 @@ class DeferredMoves:
         if not self._scales:
             return
         asked, self._scales = self._scales, {}
-        pieces = []
+        calls = []
         for index, flat in enumerate(self._flats):
             moves = [(seed, scales[index]) for seed, scales in asked.items() if scales[index]]
             if moves:
                 seeds, scales = zip(*moves, strict=True)
                 for start in range(0, flat.size, _PIECE_WEIGHTS):
                     piece = flat[start : start + _PIECE_WEIGHTS]
-                    pieces.append((piece, index, start // WEIGHTS_PER_BLOCK, seeds, scales))
-        if self._pool is None:
-            for arguments in pieces:
-                add_moves(*arguments)
-        else:
-            for done in [self._pool.submit(add_moves, *arguments) for arguments in pieces]:
-                done.result()
-
-    def close(self) -> None:
-        """Let the threads go; later moves are made by the caller's own. Idempotent."""
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = None
+                    block = start // WEIGHTS_PER_BLOCK
+                    calls.append(functools.partial(add_moves, piece, index, block, seeds, scales))
+        self._work.do(calls)

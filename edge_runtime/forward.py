@@ -6,12 +6,17 @@ weights; each has its own bindings (`edge_runtime.layer_graphs`).
 A round runs the same batches several times, on weights moved along a direction. What the stages
 below the first trainable layer give is the same each time: `begin` computes it once, `finish` goes
 on from there.
+
+Where weights are kept in 16 or 8 bits, all batches go through a stage before the next one's are
+expanded (`edge_runtime.scratch`); else each worker takes a batch through all stages.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -23,6 +28,7 @@ from edge_runtime.bundle import GRAPH_FILES, Bundle
 from edge_runtime.layer_graphs import BoundLayers, ForwardOutput, LayerGraphs
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.protocol.errors import BundleError
+from edge_runtime.scratch import Scratch
 from edge_runtime.tasks import Batch
 from radio.arrays import Float32Array
 
@@ -30,6 +36,9 @@ __all__ = ["BegunBatch", "Float32Array", "ForwardOutput", "OnnxForward"]
 
 MAX_KEPT_BYTES = 64 * 2**20
 """What `begin` keeps at most: 21 batches of 16 x 64 tokens of OPT-125M."""
+
+MAX_WAITING_BYTES = 16 * 2**20
+"""What lies between two stages at most, where all batches go through one before the next."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -84,24 +93,30 @@ class OnnxForward:
             hidden_size=bundle.hidden_size,
             intra_op_threads=intra_op_threads,
         )
-        read = graphs.tensors_by_stage()
+        read = [set(stage.tensor_of_input.values()) for stage in graphs.stages]
         _check_tensors(bundle, set().union(*read))
-        self._num_frozen = _num_frozen(read, store)
+        self._num_frozen, self._num_stages = _num_frozen(read, store), len(read)
         self._max_kept_bytes = max_kept_bytes
         self._row_bytes = 4 * bundle.hidden_size
         self.runs_rows_alone = False
         self._store = store
         ids = bundle.manifest.label_token_ids if label_token_ids is None else label_token_ids
+        self._scratch = Scratch(
+            store,
+            graphs.stages,
+            np.array(ids, dtype=np.int64),
+            int(bundle.manifest.architecture["max_position_embeddings"]),
+        )
+        self._streams = bool(store.expanded)
         self._workers: SimpleQueue[BoundLayers] = SimpleQueue()
         for _ in range(num_workers):
-            self._workers.put(graphs.bind(store.tensors, np.array(ids, dtype=np.int64)))
+            self._workers.put(graphs.bind(self._scratch.bound))
         self._num_workers = num_workers
         self._pool = ThreadPoolExecutor(num_workers - 1) if num_workers > 1 else None
 
     def run(self, batch: Batch) -> ForwardOutput:
         """One forward pass over one batch."""
-        self._store.settle()
-        return self._map(self._finish, [BegunBatch(batch)])[0]
+        return self.finish([BegunBatch(batch)])[0]
 
     def run_many(self, batches: Sequence[Batch]) -> list[ForwardOutput]:
         """Many batches, in order; spread over the workers."""
@@ -115,25 +130,66 @@ class OnnxForward:
         """
         if self._num_frozen == 0:
             return [BegunBatch(batch) for batch in batches]
-        sizes = np.array([self._as_run(batch).input_ids.size for batch in batches], dtype=np.int64)
-        is_kept = np.cumsum(sizes) * self._row_bytes <= self._max_kept_bytes
+        is_kept = np.cumsum([self._hidden_bytes(b) for b in batches]) <= self._max_kept_bytes
         num_kept = int(np.count_nonzero(is_kept))
+        kept = [BegunBatch(batch) for batch in batches[:num_kept]]
         rest = [BegunBatch(batch) for batch in batches[num_kept:]]
-        return self._map(self._begin, batches[:num_kept]) + rest
+        return [
+            begun
+            for group in self._groups(kept)
+            for begun in self._pass_on(group, self._scratch.ranges(0, self._num_frozen))
+        ] + rest
 
     def finish(self, begun: Sequence[BegunBatch]) -> list[ForwardOutput]:
         """The rest of the passes, on the weights as they are now; in order."""
         self._store.settle()  # before the workers start: nothing may move under them
-        return self._map(self._finish, begun)
+        return [output for group in self._groups(begun) for output in self._outputs(group)]
 
-    def _begin(self, layers: BoundLayers, batch: Batch) -> BegunBatch:
-        return BegunBatch(batch, layers.hidden_after(self._as_run(batch), self._num_frozen))
+    def _groups(self, begun: Sequence[BegunBatch]) -> Iterator[list[BegunBatch]]:
+        """Those that go on from the same stage together, and no more of them than may wait."""
+        for _, alike in itertools.groupby(begun, key=lambda one: one.hidden is None):
+            group: list[BegunBatch] = []
+            num_bytes = 0
+            for one in alike:
+                num_bytes += self._hidden_bytes(one.batch)
+                if group and self._streams and num_bytes > MAX_WAITING_BYTES:
+                    yield group
+                    group, num_bytes = [], self._hidden_bytes(one.batch)
+                group.append(one)
+            yield group
 
-    def _finish(self, layers: BoundLayers, begun: BegunBatch) -> ForwardOutput:
-        first_stage = 0 if begun.hidden is None else self._num_frozen
-        output = layers.run(self._as_run(begun.batch), first_stage=first_stage, hidden=begun.hidden)
-        num_examples = begun.batch.num_examples
-        return ForwardOutput(output.losses[:num_examples], output.scores[:num_examples])
+    def _outputs(self, group: Sequence[BegunBatch]) -> list[ForwardOutput]:
+        """Those of batches that go on from the same stage."""
+        first = 0 if group[0].hidden is None else self._num_frozen
+        *before, (last, _) = self._scratch.ranges(first, self._num_stages)
+        group = self._pass_on(group, before)
+        self._scratch.prepare(last, [self._as_run(one.batch) for one in group])
+
+        def run(layers: BoundLayers, one: BegunBatch) -> ForwardOutput:
+            batch, num_examples = self._as_run(one.batch), one.batch.num_examples
+            asked = self._scratch.asked(last, batch)
+            output = layers.run(batch, first_stage=last, hidden=one.hidden, asked=asked)
+            return ForwardOutput(output.losses[:num_examples], output.scores[:num_examples])
+
+        return self._map(run, group)
+
+    def _pass_on(
+        self, group: Sequence[BegunBatch], ranges: Sequence[tuple[int, int]]
+    ) -> Sequence[BegunBatch]:
+        """The batches behind these stages."""
+        for first, end in ranges:
+            self._scratch.prepare(first, [self._as_run(one.batch) for one in group])
+            group = self._map(functools.partial(self._run_range, first, end), group)
+        return group
+
+    def _run_range(self, first: int, end: int, layers: BoundLayers, one: BegunBatch) -> BegunBatch:
+        batch = self._as_run(one.batch)
+        asked = self._scratch.asked(first, batch)
+        hidden = layers.hidden_after(batch, end, first_stage=first, hidden=one.hidden, asked=asked)
+        return BegunBatch(one.batch, hidden)
+
+    def _hidden_bytes(self, batch: Batch) -> int:
+        return self._as_run(batch).input_ids.size * self._row_bytes
 
     def _as_run(self, batch: Batch) -> Batch:
         is_alone = batch.num_examples == 1 and not self.runs_rows_alone

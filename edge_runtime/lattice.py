@@ -12,6 +12,10 @@ The exponent follows the largest weight:
 which leaves room for weights 2^(HEADROOM_BITS + 1) times as large as the largest at the start.
 Rounding to the lattice once costs at most q/2, less than the half-precision spacing of the
 published weights.
+
+Matrices may be kept in 16 bits instead (`edge_runtime.stored_matrix`): whole numbers k of a coarser
+quantum, abs(k) < 2^15, where 2^15 quanta are the first power of two above 1.5 times the largest
+weight at the start.
 """
 
 from __future__ import annotations
@@ -28,6 +32,11 @@ FLOOR = 1.0
 """Tensors that start at zero (biases) get the quantum of weights this large, so they can grow."""
 
 SIGNIFICAND_BITS = 24
+
+INT16_BITS = 15
+INT16_HEADROOM = 1.5
+INT16_FLOOR = 2.0**-4
+"""A matrix that starts smaller (at zero) gets the 16-bit quantum of weights this large."""
 
 MAX_QUANTUM_EXPONENT = 24
 """The dither of a step has 64 random bits, and a quantum has 2^(exponent + 40) steps: beyond this
@@ -54,9 +63,20 @@ def choose_quantum_exponent(max_abs: float) -> int:
     return exponent
 
 
-def range_limit(quantum_exponent: int) -> float:
-    """Weights must stay strictly below this in absolute value: 2^24 q."""
-    return math.ldexp(1.0, SIGNIFICAND_BITS + quantum_exponent)
+def choose_int16_exponent(max_abs: float) -> int:
+    """Exponent of the quantum for a matrix in 16 bits.
+
+    Raises:
+        LatticeError: as `choose_quantum_exponent`.
+    """
+    choose_quantum_exponent(max_abs)
+    _, exponent = math.frexp(INT16_HEADROOM * max(max_abs, INT16_FLOOR))
+    return exponent - INT16_BITS
+
+
+def range_limit(quantum_exponent: int, bits: int = SIGNIFICAND_BITS) -> float:
+    """Weights must stay strictly below this in absolute value: 2^bits q."""
+    return math.ldexp(1.0, bits + quantum_exponent)
 
 
 def round_to_lattice(weights: Float32Array, quantum_exponent: int) -> Float32Array:

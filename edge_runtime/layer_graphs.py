@@ -12,9 +12,10 @@ layer whatever the depth. Stages whose weights do not move need not run again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,10 @@ from edge_runtime.protocol.errors import BundleError
 from edge_runtime.tasks import Batch
 from radio.arrays import Float32Array, Int64Array
 
-DATA_INPUTS = {"input_ids", "answer_position", "target", "label_token_ids", HIDDEN_INPUT}
+INPUT_IDS, LABEL_TOKEN_IDS = "input_ids", "label_token_ids"
+DATA_INPUTS = {INPUT_IDS, "answer_position", "target", LABEL_TOKEN_IDS, HIDDEN_INPUT}
+Arrays = Mapping[str, npt.NDArray[Any]]
+NOTHING: Arrays = MappingProxyType({})
 _WHOLE_MODEL = ("model.", "lm_head.")
 
 
@@ -52,11 +56,20 @@ class ForwardOutput:
 
 
 @dataclass(frozen=True, slots=True)
-class _Stage:
-    """A session and, for each weight that its graph asks for, the tensor to bind."""
+class Stage:
+    """A session at its place in the model.
+
+    Attributes:
+        session: of the stage's graph; it may serve others.
+        tensor_of_input: the tensor behind each weight that the graph asks for.
+        open_rows: of these weights, those of which some rows will do, and what the graph calls
+            their number.
+        data_inputs: the other inputs.
+    """
 
     session: onnxruntime.InferenceSession
     tensor_of_input: dict[str, str]
+    open_rows: dict[str, str]
     data_inputs: frozenset[str]
 
 
@@ -94,45 +107,49 @@ class LayerGraphs:
         sessions = {name: _open(name, graphs[name], options) for name in GRAPH_FILES}
         files = [EMBEDDING_FILE, *[LAYER_FILE] * (num_layers - 1), LAST_LAYER_FILE]
         self._hidden_size = hidden_size
-        self._stages = [_stage(sessions[name], layer) for layer, name in enumerate(files, start=-1)]
+        self.stages = [_stage(sessions[name], layer) for layer, name in enumerate(files, start=-1)]
 
-    def tensors_by_stage(self) -> list[set[str]]:
-        """The tensors that each stage reads, in the order of the stages."""
-        return [set(stage.tensor_of_input.values()) for stage in self._stages]
-
-    def bind(self, weights: Mapping[str, Float32Array], label_token_ids: Int64Array) -> BoundLayers:
+    def bind(self, inputs: Sequence[Arrays]) -> BoundLayers:
         """One worker's way through the stages.
 
         Args:
-            weights: every tensor by torch's name. Bound without a copy: a weight changed in place
-                is what the next run sees.
-            label_token_ids: the token of each label's word [num_classes]. Not copied either.
+            inputs: of each stage by name: its weights, and the last one's label_token_ids. Bound
+                without a copy: a weight changed in place is what the next run sees. What is left
+                out is given with each batch.
         """
-        return BoundLayers(self._stages, self._hidden_size, weights, label_token_ids)
+        return BoundLayers(self.stages, self._hidden_size, inputs)
+
+    def bind_whole(
+        self, weights: Mapping[str, Float32Array], label_token_ids: Int64Array
+    ) -> BoundLayers:
+        """`bind` to every tensor by torch's name, and to the token of each label's word."""
+        inputs = [
+            {name: weights[tensor] for name, tensor in stage.tensor_of_input.items()}
+            for stage in self.stages
+        ]
+        return self.bind([*inputs[:-1], {**inputs[-1], LABEL_TOKEN_IDS: label_token_ids}])
 
 
 class BoundLayers:
     """The stages on one set of weights, for one thread at a time."""
 
-    def __init__(
-        self,
-        stages: list[_Stage],
-        hidden_size: int,
-        weights: Mapping[str, Float32Array],
-        label_token_ids: Int64Array,
-    ) -> None:
+    def __init__(self, stages: list[Stage], hidden_size: int, inputs: Sequence[Arrays]) -> None:
         self._stages = stages
         self._hidden_size = hidden_size
-        self._kept = (weights, label_token_ids)  # the bindings hold bare addresses
+        self._kept = inputs  # the bindings hold bare addresses
         self._bindings = [stage.session.io_binding() for stage in stages]
         self._hidden = [np.empty((0, hidden_size), np.float32) for _ in range(2)]
-        for stage, binding in zip(stages, self._bindings, strict=True):
-            for name, tensor in stage.tensor_of_input.items():
-                _bind_input(binding, name, weights[tensor])
-        _bind_input(self._bindings[-1], "label_token_ids", label_token_ids)
+        for arrays, binding in zip(inputs, self._bindings, strict=True):
+            for name, array in arrays.items():
+                _bind_input(binding, name, array)
 
     def run(
-        self, batch: Batch, *, first_stage: int = 0, hidden: Float32Array | None = None
+        self,
+        batch: Batch,
+        *,
+        first_stage: int = 0,
+        hidden: Float32Array | None = None,
+        asked: Arrays = NOTHING,
     ) -> ForwardOutput:
         """The stages from ``first_stage`` on, to the end.
 
@@ -140,48 +157,61 @@ class BoundLayers:
             batch: the examples.
             first_stage: where to begin.
             hidden: what the stages before it gave; None where there are none.
+            asked: what ``first_stage`` is given for this batch, by input name.
         """
         last = len(self._stages) - 1
-        hidden = self._run_stages(batch, first_stage, last, hidden)
+        if first_stage < last:
+            hidden, asked = self._run_stages(batch, first_stage, last, hidden, asked), NOTHING
         binding = self._bindings[last]
-        self._bind_batch(last, batch, hidden)
+        self._bind_batch(last, batch, hidden, asked)
         binding.bind_output("loss", "cpu")
         binding.bind_output("scores", "cpu")
         self._stages[last].session.run_with_iobinding(binding)
         losses, scores = binding.copy_outputs_to_cpu()
         return ForwardOutput(losses=losses, scores=scores)
 
-    def hidden_after(self, batch: Batch, num_stages: int) -> Float32Array:
-        """What the first ``num_stages`` stages give [batch * sequence, hidden_size]; the caller's.
+    def hidden_after(
+        self,
+        batch: Batch,
+        end: int,
+        *,
+        first_stage: int = 0,
+        hidden: Float32Array | None = None,
+        asked: Arrays = NOTHING,
+    ) -> Float32Array:
+        """What the stages before ``end`` give [batch * sequence, hidden_size]; the caller's.
 
-        There must be at least one, and the last stage gives no hidden state.
+        There must be at least one, and the last stage gives no hidden state. Arguments as `run`.
         """
-        hidden = self._run_stages(batch, 0, num_stages, None)
-        assert hidden is not None
-        return hidden.copy()
+        return self._run_stages(batch, first_stage, end, hidden, asked).copy()
 
     def _run_stages(
-        self, batch: Batch, first: int, end: int, hidden: Float32Array | None
-    ) -> Float32Array | None:
+        self, batch: Batch, first: int, end: int, hidden: Float32Array | None, asked: Arrays
+    ) -> Float32Array:
+        """At least one stage, and not the last."""
         for index in range(first, end):
             binding, out = self._bindings[index], self._hidden_buffer(index % 2, batch)
-            self._bind_batch(index, batch, hidden)
+            self._bind_batch(index, batch, hidden, asked if index == first else NOTHING)
             where = out.ctypes.data
             binding.bind_output(HIDDEN_OUTPUT, "cpu", 0, np.float32, out.shape, where)
             self._stages[index].session.run_with_iobinding(binding)
             hidden = out
-        return hidden
+        return out
 
-    def _bind_batch(self, index: int, batch: Batch, hidden: Float32Array | None) -> None:
+    def _bind_batch(
+        self, index: int, batch: Batch, hidden: Float32Array | None, asked: Arrays
+    ) -> None:
         arrays: dict[str, npt.NDArray[Any]] = {
-            "input_ids": batch.input_ids,
+            INPUT_IDS: batch.input_ids,
             "answer_position": batch.answer_position,
             "target": batch.target,
         }
         if hidden is not None:
             arrays[HIDDEN_INPUT] = hidden
-        for name in self._stages[index].data_inputs & arrays.keys():
-            _bind_input(self._bindings[index], name, arrays[name])
+        wanted = self._stages[index].data_inputs
+        arrays = {name: array for name, array in arrays.items() if name in wanted} | {**asked}
+        for name, array in arrays.items():
+            _bind_input(self._bindings[index], name, array)
 
     def _hidden_buffer(self, index: int, batch: Batch) -> Float32Array:
         """One of two buffers that stages write to in turn, as many rows as the batch has tokens."""
@@ -204,16 +234,18 @@ def _open(
         raise BundleError(f"{where}: onnxruntime refuses it: {error}") from error
 
 
-def _stage(session: onnxruntime.InferenceSession, layer: int) -> _Stage:
+def _stage(session: onnxruntime.InferenceSession, layer: int) -> Stage:
     """A session at its place; ``layer`` counts from 0, and what comes before it is -1."""
-    inputs = {item.name for item in session.get_inputs()}
-    return _Stage(
+    shapes = {item.name: item.shape for item in session.get_inputs()}
+    weights = sorted(shapes.keys() - DATA_INPUTS)
+    return Stage(
         session=session,
         tensor_of_input={
             name: name if name.startswith(_WHOLE_MODEL) else layer_tensor(layer, name)
-            for name in sorted(inputs - DATA_INPUTS)
+            for name in weights
         },
-        data_inputs=frozenset(inputs & DATA_INPUTS),
+        open_rows={name: shapes[name][0] for name in weights if isinstance(shapes[name][0], str)},
+        data_inputs=frozenset(shapes.keys() & DATA_INPUTS),
     )
 
 

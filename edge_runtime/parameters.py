@@ -10,131 +10,148 @@ steps and the next round's first move.
 
 Because every addition is exact (`edge_runtime.lattice`), w is w again bit for bit, and replaying
 the steps in any order on any machine gives the same weights.
+
+Matrices that are kept in 16 or 8 bits take steps only; a direction is added to the float32 copy
+that a pass reads (`edge_runtime.stored_matrix`).
 """
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
+import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.bundle import Bundle, TensorEntry
+from edge_runtime.bundle import FLOAT32, INT8, INT16, Bundle, TensorEntry
 from edge_runtime.deferred_moves import DeferredMoves
-from edge_runtime.kernel import max_abs, numpy_twin, rounding_word
-from edge_runtime.lattice import is_multiple_of_quantum, range_limit, round_to_lattice
-from edge_runtime.protocol.direction import (
-    WEIGHTS_PER_WORD,
-    direction_seeds,
-    sign_bytes,
+from edge_runtime.kernel import rounding_word
+from edge_runtime.kernel.numpy_twin import FlatArray, StoredArray
+from edge_runtime.largest_weight import max_abs, max_abs_after
+from edge_runtime.lattice import (
+    INT16_BITS,
+    SIGNIFICAND_BITS,
+    is_multiple_of_quantum,
+    range_limit,
+    round_to_lattice,
 )
+from edge_runtime.protocol.direction import direction_seeds
 from edge_runtime.protocol.errors import LatticeError
 from edge_runtime.protocol.rounds import STEP_QUANTUM, RoundResult
-from edge_runtime.weights_file import check_shape, read_weights
-from radio.arrays import Float32Array
-
-TRAINABLE_ALL = "all"
-TRAINABLE_NORMS_AND_BIASES = "norms_and_biases"
+from edge_runtime.shared_work import SharedWork
+from edge_runtime.stored_matrix import ROW_SCALES_SUFFIX, StoredMatrix, int16_scales
+from edge_runtime.trainable import TRAINABLE_ALL, select_trainable
+from edge_runtime.weights_file import WeightsFile, check_shape
+from radio.arrays import Float32Array, Int64Array
 
 _ALIGNMENT_BYTES = 64
 _STEP_EXPONENT = round(math.log2(STEP_QUANTUM))
-_CHUNK_WEIGHTS = 1 << 18  # 1 MiB: what a range check holds beside the weights
 _MIN_THREADED_WEIGHTS = 1 << 20  # below, waking a thread costs more than it saves
 
 
-def select_trainable(names: Sequence[str], trainable: str | Sequence[str]) -> tuple[bool, ...]:
-    """Which tensors a round moves.
-
-    Args:
-        names: tensor names, torch's.
-        trainable: "all", "norms_and_biases" (every layer norm and every bias), or shell-style
-            patterns such as ``["*.fc2.*", "model.decoder.final_layer_norm.*"]``.
-
-    Raises:
-        LatticeError: if a pattern matches no tensor; a typing mistake must not train nothing.
-    """
-    if trainable == TRAINABLE_ALL:
-        return tuple(True for _ in names)
-    if trainable == TRAINABLE_NORMS_AND_BIASES:
-        return tuple("layer_norm" in name or name.endswith(".bias") for name in names)
-    patterns = [trainable] if isinstance(trainable, str) else list(trainable)
-    if not patterns:
-        raise LatticeError(
-            "trainable: no pattern given, nothing would be trained. Use 'all', 'norms_and_biases' "
-            "or patterns."
-        )
-    for pattern in patterns:
-        if not fnmatch.filter(names, pattern):
-            raise LatticeError(
-                f"trainable: the pattern {pattern!r} matches none of the {len(names)} tensors. "
-                f"Names look like {names[0]!r}; or use 'all' or 'norms_and_biases'."
-            )
-    return tuple(any(fnmatch.fnmatchcase(name, p) for p in patterns) for name in names)
-
-
 class ParameterStore:
-    """Float32 weights in one flat buffer, every tensor on its own power-of-two lattice.
+    """A model's weights, every tensor that moves on its own power-of-two lattice.
+
+    What is kept as float32 lies in one flat buffer and is moved in place. Matrices of whole numbers
+    are mapped from the bundle's file, and copied into memory if they move.
 
     Guarantees:
         ``add_direction(s, a)`` then ``add_direction(s, -a)`` restores every bit.
-        Moves commute: any order gives the same digest.
+        Steps commute: any order gives the same digest.
         A move that would leave a tensor's range raises when it is asked for, and is forgotten.
 
-    Readers call `settle` first; `tensors`, `digest` and OnnxForward do.
+    Readers call `settle` first; `tensors`, `expand`, `digest` and OnnxForward do.
     """
 
     def __init__(
         self,
         entries: Sequence[TensorEntry],
-        trainable: str | Sequence[str] = TRAINABLE_ALL,
+        trainable: str | Sequence[str] | None = TRAINABLE_ALL,
         num_threads: int = 1,
     ) -> None:
         self.entries = tuple(entries)
         self.trainable = select_trainable([entry.name for entry in entries], trainable)
-        sizes = [math.prod(entry.shape) for entry in entries]
-        per_line = _ALIGNMENT_BYTES // 4
-        starts = np.cumsum([0] + [-(-size // per_line) * per_line for size in sizes])
-        raw = np.zeros(int(starts[-1]) + per_line, dtype=np.float32)
-        offset = (-raw.ctypes.data % _ALIGNMENT_BYTES) // 4
-        self._flats = [
-            raw[offset + start : offset + start + size]
-            for start, size in zip(starts[:-1].tolist(), sizes, strict=True)
+        for entry, moved in zip(self.entries, self.trainable, strict=True):
+            if moved and entry.kept_as == INT8:
+                raise LatticeError(
+                    f"trainable: {entry.name} is stored in 8 bits, which are too few to take "
+                    "steps. Leave it out of `trainable`, or export the model with "
+                    f"--store int8 --trainable {entry.name} (then it gets 16)."
+                )
+        self._sizes = [math.prod(entry.shape) for entry in entries]
+        is_float32 = [entry.kept_as == FLOAT32 for entry in entries]
+        self._flats = _float32_flats(
+            [n if is_own else 0 for n, is_own in zip(self._sizes, is_float32, strict=True)]
+        )
+        # What one number of a tensor is worth: those in 16 bits count quanta.
+        self._units = [
+            math.ldexp(1.0, entry.quantum_exponent) if entry.kept_as == INT16 else 1.0
+            for entry in entries
         ]
-        self._max_abs = [0.0] * len(sizes)
-        is_large = self.num_trainable >= _MIN_THREADED_WEIGHTS
-        self._moves = DeferredMoves(self._flats, num_threads if is_large else 1)
+        self._matrices: dict[str, StoredMatrix] = {}
+        # Directions along which matrices are away from home: seed -> scale.
+        self._away: dict[int, float] = {}
+        self._max_abs = [0.0] * len(self._sizes)
+        is_worked_on = [
+            not is_own or m for is_own, m in zip(is_float32, self.trainable, strict=True)
+        ]
+        num_worked_on = sum(itertools.compress(self._sizes, is_worked_on))
+        self._work = SharedWork(num_threads if num_worked_on >= _MIN_THREADED_WEIGHTS else 1)
+        self._moves = DeferredMoves(self._flats, self._work)
 
     @classmethod
     def from_bundle(
         cls,
         bundle: Bundle,
-        trainable: str | Sequence[str] = TRAINABLE_ALL,
+        trainable: str | Sequence[str] | None = TRAINABLE_ALL,
         num_threads: int = 1,
     ) -> ParameterStore:
-        """Load a bundle's weights, a piece at a time, and round them to their lattices."""
+        """Load a bundle's weights, a piece at a time, and round them to their lattices.
+
+        Raises:
+            LatticeError: see `select_trainable`; a tensor that 8 bits hold is to be trained; or a
+                weight lies beyond its lattice.
+            BundleError: the file is damaged, or not what the manifest says.
+        """
         store = cls(bundle.manifest.tensors, trainable, num_threads)
-        for index, pieces in read_weights(bundle.weights_path, store.entries):
-            store._set(index, pieces)
+        file = WeightsFile(bundle.weights_path)
+        try:
+            for index, entry in enumerate(store.entries):
+                if entry.kept_as == FLOAT32:
+                    store._set(index, file.floats(entry.name, entry.shape))
+                    continue
+                values, give_back = file.mapped(entry)
+                if entry.kept_as == INT8:
+                    name, shape = entry.name + ROW_SCALES_SUFFIX, entry.shape[:1]
+                    scales = np.concatenate(list(file.floats(name, shape))).astype(np.float32)
+                    store._keep(index, values, scales, give_back)
+                else:
+                    store._keep_int16(index, values, give_back)
+        finally:
+            file.close()
         return store
 
     @classmethod
     def from_arrays(
         cls,
         entries: Sequence[TensorEntry],
-        arrays: dict[str, Float32Array],
-        trainable: str | Sequence[str] = TRAINABLE_ALL,
+        arrays: Mapping[str, npt.NDArray[Any]],
+        trainable: str | Sequence[str] | None = TRAINABLE_ALL,
         num_threads: int = 1,
     ) -> ParameterStore:
-        """Build from arrays in memory, rounded to their lattices."""
+        """Build from arrays in memory, rounded to their lattices; int16 ones as they are."""
         store = cls(entries, trainable, num_threads)
         for index, entry in enumerate(store.entries):
             array = np.asarray(arrays[entry.name])
-            check_shape(entry, array.shape)
-            store._set(index, [array.reshape(-1)])
+            check_shape(entry.name, array.shape, entry.shape)
+            if entry.kept_as == INT16:
+                store._keep_int16(index, array, lambda: None)
+            else:
+                store._set(index, [array.reshape(-1)])
         return store
 
     def _set(self, index: int, pieces: Iterable[npt.NDArray[np.floating]]) -> None:
@@ -153,32 +170,111 @@ class ParameterStore:
             )
         self._max_abs[index] = largest
 
+    def _keep_int16(
+        self, index: int, values: npt.NDArray[np.int16], give_back: Callable[[], None]
+    ) -> None:
+        """Where it lies if it is frozen, in memory if it moves."""
+        entry = self.entries[index]
+        largest = max_abs(values)
+        if not largest < 2**INT16_BITS:
+            raise LatticeError(
+                f"{entry.name}: holds -2^15, beyond its lattice. Export the model again."
+            )
+        scales = int16_scales(entry.shape[0], entry.quantum_exponent)
+        if not self.trainable[index]:
+            self._keep(index, values, scales, give_back)
+            return
+        in_memory = np.array(values, order="C")
+        give_back()
+        self._flats[index] = in_memory.reshape(-1)
+        self._max_abs[index] = largest * self._units[index]
+        self._keep(index, in_memory, scales, None)
+
+    def _keep(
+        self,
+        index: int,
+        values: StoredArray,
+        row_scales: Float32Array,
+        give_back: Callable[[], None] | None,
+    ) -> None:
+        matrix = StoredMatrix(values, row_scales, index, give_back)
+        self._matrices[self.entries[index].name] = matrix
+        matrix.let_go()
+
     @property
     def num_parameters(self) -> int:
         """All weights, trained or not."""
-        return sum(flat.size for flat in self._flats)
+        return sum(self._sizes)
 
     @property
     def num_trainable(self) -> int:
         """The weights that a direction moves."""
-        return sum(f.size for f, moved in zip(self._flats, self.trainable, strict=True) if moved)
+        return sum(itertools.compress(self._sizes, self.trainable))
 
     @property
     def tensors(self) -> dict[str, Float32Array]:
-        """Name -> view of the live weights, in the manifest's order. Do not write to them.
+        """Name -> view of the live weights that are kept as float32, in the manifest's order.
 
-        A view held across a move follows it only after `settle`.
+        Do not write to them. A view held across a move follows it only after `settle`.
         """
         self.settle()
         return {
-            entry.name: flat.reshape(entry.shape)
+            entry.name: cast(Float32Array, flat.reshape(entry.shape))
             for entry, flat in zip(self.entries, self._flats, strict=True)
+            if entry.name not in self._matrices
         }
 
+    @property
+    def expanded(self) -> frozenset[str]:
+        """Names of the matrices that are kept in 16 or 8 bits, and so are read with `expand`."""
+        return frozenset(self._matrices)
+
+    def expand(self, name: str, out: Float32Array, rows: Int64Array | None = None) -> None:
+        """Write a matrix as a pass reads it: float32, and where its directions have taken it.
+
+        Args:
+            name: one of `expanded`.
+            out: [num_rows, width], C-contiguous; overwritten.
+            rows: which, in any order; None for all in theirs.
+        """
+        self.settle()
+        matrix = self._matrices[name]
+        away = self._away if self.trainable[matrix.tensor_index] else {}
+        matrix.expand(out, rows, away, self._work)
+
+    def as_float32(self, name: str) -> Float32Array:
+        """A tensor at home, whichever way it is kept; a view, or a copy."""
+        if name not in self._matrices:
+            return self.tensors[name]
+        matrix = self._matrices[name]
+        out = np.empty(matrix.values.shape, dtype=np.float32)
+        self.settle()
+        matrix.expand(out, None, {}, self._work)
+        return out
+
+    def as_kept(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Name -> array, as a bundle's file holds them: whole numbers, and the scales of rows."""
+        self.settle()
+        arrays: dict[str, npt.NDArray[np.generic]] = {}
+        for entry, flat in zip(self.entries, self._flats, strict=True):
+            if entry.name not in self._matrices:
+                arrays[entry.name] = flat.reshape(entry.shape)
+                continue
+            matrix = self._matrices[entry.name]
+            arrays[entry.name] = matrix.values
+            if entry.kept_as == INT8:
+                arrays[entry.name + ROW_SCALES_SUFFIX] = matrix.row_scales
+        return arrays
+
     def check_perturbation_scale(self, perturbation_scale: float) -> None:
-        """Raise LatticeError unless every trained tensor's quantum divides the scale."""
+        """Raise LatticeError unless the quantum of every tensor moved in place divides the scale.
+
+        Others are moved on their way to a pass, where any scale will do.
+        """
         for entry, moved in zip(self.entries, self.trainable, strict=True):
-            if moved and not is_multiple_of_quantum(perturbation_scale, entry.quantum_exponent):
+            if not moved or entry.kept_as != FLOAT32:
+                continue
+            if not is_multiple_of_quantum(perturbation_scale, entry.quantum_exponent):
                 raise LatticeError(
                     f"perturbation_scale {perturbation_scale} is not a multiple of the quantum "
                     f"2^{entry.quantum_exponent} of {entry.name}. Use a power of two of at least "
@@ -193,7 +289,16 @@ class ParameterStore:
                 Nothing has been moved then.
         """
         self.check_perturbation_scale(scale)
-        self._add(direction_seed, [scale if moved else 0.0 for moved in self.trainable])
+        self._add(
+            direction_seed,
+            [
+                scale if moved and entry.kept_as == FLOAT32 else 0.0
+                for entry, moved in zip(self.entries, self.trainable, strict=True)
+            ],
+        )
+        away = self._away.pop(direction_seed, 0.0) + scale
+        if away:
+            self._away[direction_seed] = away
 
     def apply_step(self, result: RoundResult) -> None:
         """w <- w - sum_q step_q z_q, each step rounded stochastically to each tensor's lattice.
@@ -258,7 +363,8 @@ class ParameterStore:
                 self._check_range(index, direction_seed, scale)
         for index, scale in enumerate(scales):
             self._max_abs[index] += abs(scale)
-        self._moves.add(direction_seed, scales)
+        in_units = [scale / unit for scale, unit in zip(scales, self._units, strict=True)]
+        self._moves.add(direction_seed, in_units)
 
     def _check_range(self, index: int, direction_seed: int, scale: float) -> None:
         """The bound on abs(w) only grows; when it meets the limit, look at the real weights.
@@ -266,17 +372,18 @@ class ParameterStore:
         And then at the real move: the way back from a move that was allowed is always open.
         """
         entry, move = self.entries[index], abs(scale)
-        limit = range_limit(entry.quantum_exponent)
+        bits = SIGNIFICAND_BITS if entry.kept_as == FLOAT32 else INT16_BITS
+        limit = range_limit(entry.quantum_exponent, bits)
         if self._max_abs[index] + move < limit:
             return
         self.settle()
-        self._max_abs[index] = max_abs(self._flats[index])
+        flat, unit = self._flats[index], self._units[index]
+        self._max_abs[index] = unit * max_abs(flat)
         if self._max_abs[index] + move < limit:
             return
-        # abs(scale) < limit makes the float32 move exact, and float64 holds every sum.
+        # abs(scale) < limit makes the move exact, and float64 holds every sum.
         if not (
-            move < limit
-            and _max_abs_after(self._flats[index], direction_seed, index, scale) < limit
+            move < limit and unit * max_abs_after(flat, direction_seed, index, scale / unit) < limit
         ):
             raise LatticeError(
                 f"{entry.name}: a weight of {self._max_abs[index]:.6g} would move by {move:.6g}, "
@@ -286,27 +393,29 @@ class ParameterStore:
 
     def close(self) -> None:
         """Let the worker threads go; later moves are made by the caller's own. Idempotent."""
-        self._moves.close()
+        self._work.close()
 
     def digest(self) -> str:
-        """sha256 over every tensor's name and little-endian bytes, in order. Equal bits, or not."""
-        self.settle()
+        """sha256 over every tensor's name and little-endian bytes, in order. Equal bits, or not.
+
+        Of a matrix that is kept as whole numbers, these and the scales of its rows.
+        """
         sha = hashlib.sha256()
-        for entry, flat in zip(self.entries, self._flats, strict=True):
-            sha.update(entry.name.encode())
-            sha.update(flat.astype("<f4", copy=False).data)
+        for name, array in self.as_kept().items():
+            sha.update(name.encode())
+            sha.update(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
+            if name in self._matrices:
+                self._matrices[name].let_go()
         return sha.hexdigest()
 
 
-def _max_abs_after(
-    flat: Float32Array, direction_seed: int, tensor_index: int, scale: float
-) -> float:
-    """max abs(flat + scale z) in float64, chunk by chunk; nothing is moved."""
-    largest = 0.0
-    for start in range(0, flat.size, _CHUNK_WEIGHTS):
-        piece = flat[start : start + _CHUNK_WEIGHTS].astype(np.float64)
-        words = -(-piece.size // WEIGHTS_PER_WORD)
-        signs = sign_bytes(direction_seed, tensor_index, start // WEIGHTS_PER_WORD, words)
-        piece += scale * numpy_twin.SIGNS_OF_BYTE[signs].reshape(-1)[: piece.size]
-        largest = max(largest, float(np.max(np.abs(piece))))
-    return largest
+def _float32_flats(sizes: Sequence[int]) -> list[FlatArray]:
+    """Flat tensors in one buffer, each on a cache line of its own."""
+    per_line = _ALIGNMENT_BYTES // 4
+    starts = np.cumsum([0] + [-(-size // per_line) * per_line for size in sizes])
+    raw = np.zeros(int(starts[-1]) + per_line, dtype=np.float32)
+    offset = (-raw.ctypes.data % _ALIGNMENT_BYTES) // 4
+    return [
+        raw[offset + start : offset + start + size]
+        for start, size in zip(starts[:-1].tolist(), sizes, strict=True)
+    ]

@@ -33,7 +33,7 @@ if os.environ.get(KERNEL_VARIABLE) != "numpy":
         KERNEL_NAME, KERNEL_REASON = "c", ""
 
 add_moves: Callable[
-    [npt.NDArray[np.float32] | npt.NDArray[np.int16], int, int, Sequence[int], Sequence[float]],
+    [numpy_twin.FlatArray, int, int, Sequence[int], Sequence[float]],
     None,
 ] = _kernel.add_moves
 expand_rows: Callable[

@@ -10,6 +10,9 @@ import numpy.typing as npt
 from edge_runtime.protocol.direction import WEIGHTS_PER_WORD, sign_bytes
 from radio.arrays import Float32Array, Int64Array
 
+FlatArray = npt.NDArray[np.float32] | npt.NDArray[np.int16]
+"""What a move changes in place."""
+
 StoredArray = npt.NDArray[np.int16] | npt.NDArray[np.int8]
 
 WORDS_PER_BLOCK = 4
@@ -22,7 +25,7 @@ SIGNS_OF_BYTE: Float32Array = 1.0 - 2.0 * np.unpackbits(
 
 
 def add_moves(
-    weights: Float32Array | npt.NDArray[np.int16],
+    weights: FlatArray,
     tensor_index: int,
     first_block: int,
     seeds: Sequence[int],

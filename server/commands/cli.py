@@ -205,6 +205,15 @@ def _build_parser() -> argparse.ArgumentParser:
         "--via", default="native", choices=("native", "optimum"),
         help="graph from the model's dimensions (default), or from the ecosystem's exporter",
     )  # fmt: skip
+    export.add_argument(
+        "--store", default="float32", choices=("float32", "int16", "int8"),
+        help="keep matrices in 16 or 8 bits, on the device as in the bundle; 8 bits cannot be "
+        "trained (default: float32)",
+    )  # fmt: skip
+    export.add_argument(
+        "--trainable", nargs="+", default=[], metavar="PATTERN",
+        help="with --store int8: tensors that shall be trained all the same; they get 16 bits",
+    )  # fmt: skip
     export.set_defaults(command=("model", "export"))
     return parser
 

@@ -37,7 +37,10 @@ def export(args: argparse.Namespace) -> int:
         if name and (folder / name).is_file()
         for example in read_examples(folder / name, task)[:NUM_COMPARED_TEXTS]
     ]
-    out = export_bundle(args.model, args.out, task=task, via=args.via, texts=texts)
+    out = export_bundle(
+        args.model, args.out, task=task, via=args.via, texts=texts,
+        store=args.store, trainable=args.trainable,
+    )  # fmt: skip
     size_mb = sum(path.stat().st_size for path in out.iterdir()) / 1e6
     print(f"{out}: bundle for task {task.name!r}, {size_mb:.1f} MB")
     return 0

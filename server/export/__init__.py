@@ -36,6 +36,8 @@ def export_bundle(
     task: TaskSpec,
     via: str = VIA_NATIVE,
     texts: Sequence[str] = (),
+    store: str = "float32",
+    trainable: Sequence[str] = (),
 ) -> Path:
     """Export ``model`` into the new folder ``out`` and return it.
 
@@ -47,6 +49,9 @@ def export_bundle(
             exporter.
         texts: some texts of the task's data; the tokens of their prompts are compared with those
             of the source's tokenizer.
+        store: form of the weights: "float32", or matrices in "int16" or "int8"
+            (`server.export.storing`).
+        trainable: where that is int8, patterns of the tensors that shall be trained: they get 16.
 
     Guarantees: a bundle that appears has passed the self-check (`server.export.self_check`); on
     any error nothing is written.
@@ -56,10 +61,12 @@ def export_bundle(
         TaskError: a label word is not exactly one token.
     """
     from edge_runtime.tasks import label_token_ids, warn_if_merged
-    from server.export import bundle_writer, hugging_face, self_check
+    from server.export import bundle_writer, hugging_face, self_check, storing
+    from server.export.stored_check import check_stored
 
     if via not in (VIA_NATIVE, VIA_OPTIMUM):
         raise ExportError(f"via: got {via!r}, wanted {VIA_NATIVE!r} or {VIA_OPTIMUM!r}.")
+    storing.check_form(store, trainable)
     out = Path(out)
     check_is_free(out, ExportError)
 
@@ -87,11 +94,12 @@ def export_bundle(
 
     # The check moves these copies about; what is written are the weights as they were stored.
     working = {name: array.astype(np.float32) for name, array in stored.items()}
+    reference = self_check.torch_reference(source.model, working)
     report = self_check.check_graphs(
         graphs,
         source.architecture,
         working,
-        self_check.torch_reference(source.model, working),
+        reference,
         label_token_ids=label_ids,
         rng=np.random.default_rng(SELF_CHECK_SEED),
     )
@@ -103,8 +111,16 @@ def export_bundle(
         graphs={n: graph.SerializeToString(deterministic=True) for n, graph in graphs.items()},
         weights=stored,
         tokenizer_json=tokenizer.to_str(pretty=False),
+        store=store,
+        trainable=trainable,
     )
-    bundle_writer.write_bundle(out, contents)
+
+    def check(folder: Path) -> None:
+        rng = np.random.default_rng(SELF_CHECK_SEED)
+        worst = check_stored(folder, source.architecture, working, reference, rng)
+        logger.info("%s: as stored it agrees with torch to %.1e", out, worst)
+
+    bundle_writer.write_bundle(out, contents, check if store != "float32" else lambda folder: None)
     logger.info(
         "%s: exported via %s to %s; agrees with torch to %.1e",
         source.name, via, out, report.max_relative_error,

@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import importlib.metadata
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.bundle import (
+    FLOAT32,
     FORMAT_VERSION,
     GRAPH_FILES,
     PAYLOAD_FILES,
     TOKENIZER_FILE,
     WEIGHTS_FILE,
     Manifest,
-    TensorEntry,
     file_digest,
     write_manifest,
 )
-from edge_runtime.lattice import choose_quantum_exponent
 from edge_runtime.protocol.direction import GENERATOR
 from edge_runtime.task_spec import TaskSpec
 from server.errors import ExportError
 from server.export.architecture import OptArchitecture
+from server.export.storing import store_weights
 from server.files import new_folder, write_tensors
 
 LIBRARIES = ("pairzero", "torch", "transformers", "onnx")
@@ -39,7 +38,8 @@ class BundleContents:
     """Everything that goes into a bundle.
 
     ``weights`` are in torch's order and in the precision to store; ``graphs`` are serialised ONNX
-    by file name; ``tokenizer_json`` is a Hugging Face tokenizers file.
+    by file name; ``tokenizer_json`` is a Hugging Face tokenizers file. ``store`` and ``trainable``
+    choose the form of the weights (`server.export.storing`).
     """
 
     source_model: str
@@ -49,10 +49,19 @@ class BundleContents:
     graphs: Mapping[str, bytes]
     weights: Mapping[str, npt.NDArray[Any]]
     tokenizer_json: str
+    store: str = FLOAT32
+    trainable: Sequence[str] = ()
 
 
-def write_bundle(out: Path, contents: BundleContents) -> Path:
+def write_bundle(
+    out: Path, contents: BundleContents, check: Callable[[Path], None] = lambda folder: None
+) -> Path:
     """Write the bundle folder ``out``.
+
+    Args:
+        out: the folder.
+        contents: what goes into it.
+        check: given the folder, whole, before anybody else can see it; what it raises ends it.
 
     Guarantees: on any error, ``out`` is as it was and nothing is left beside it.
 
@@ -61,6 +70,7 @@ def write_bundle(out: Path, contents: BundleContents) -> Path:
     """
     with new_folder(out, ExportError) as folder:
         _write_files(folder, contents)
+        check(folder)
     return out
 
 
@@ -68,7 +78,8 @@ def _write_files(folder: Path, contents: BundleContents) -> None:
     for name in GRAPH_FILES:
         (folder / name).write_bytes(contents.graphs[name])
     (folder / TOKENIZER_FILE).write_text(contents.tokenizer_json, encoding="utf-8")
-    write_tensors(folder / WEIGHTS_FILE, contents.weights)
+    stored = store_weights(contents.weights, contents.store, contents.trainable)
+    write_tensors(folder / WEIGHTS_FILE, stored.arrays)
     # safetensors writes for the owner alone; a bundle is for whoever may read its other files.
     shutil.copymode(folder / TOKENIZER_FILE, folder / WEIGHTS_FILE)
     manifest = Manifest(
@@ -78,21 +89,12 @@ def _write_files(folder: Path, contents: BundleContents) -> None:
         # Where the data lie is nobody else's business: bundles travel.
         task=msgspec.convert(contents.task.without_paths(), TaskSpec),
         label_token_ids=contents.label_token_ids,
-        tensors=tuple(_entry(name, array) for name, array in contents.weights.items()),
+        tensors=stored.entries,
         digests={name: file_digest(folder / name) for name in PAYLOAD_FILES},
         created_with={name: _version(name) for name in LIBRARIES},
         direction_generator=GENERATOR,
     )
     write_manifest(folder, manifest)
-
-
-def _entry(name: str, array: npt.NDArray[Any]) -> TensorEntry:
-    return TensorEntry(
-        name=name,
-        shape=array.shape,
-        stored_dtype=array.dtype.name,
-        quantum_exponent=choose_quantum_exponent(float(np.abs(array).max())),
-    )
 
 
 def _version(library: str) -> str:

@@ -15,7 +15,8 @@
     scores             float32 [num_answers, num_classes]
 
 and in each graph the weights that it reads, float32 in torch's layout: a layer's by their names
-within the layer, the others by torch's.
+within the layer, the others by torch's. Of the tables that are looked up by number, tokens and
+positions, a caller may bind some rows and number them anew: their lengths are open.
 
 Loss of one answer, with s the scores of the label words:
 loss = log sum_c exp(s_c) - s_target.
@@ -39,9 +40,11 @@ from edge_runtime.bundle import (
     HIDDEN_OUTPUT,
     LAST_LAYER_FILE,
     LAYER_FILE,
+    OPEN_POSITIONS,
+    OPEN_VOCABULARY,
 )
 from server.errors import ExportError
-from server.export.architecture import OptArchitecture
+from server.export.architecture import EMBEDDING, POSITIONS, OptArchitecture
 from server.export.dependencies import load
 
 OPSET = 18
@@ -63,7 +66,7 @@ class GraphInterface:
 
     integers: Shapes
     floats: Shapes
-    weights: dict[str, tuple[int, ...]]
+    weights: Shapes
     outputs: Shapes
 
 
@@ -74,13 +77,19 @@ def interfaces(architecture: OptArchitecture) -> dict[str, GraphInterface]:
     hidden: Shapes = {HIDDEN_INPUT: rows}
     hidden_out: Shapes = {HIDDEN_OUTPUT: rows}
     outputs: Shapes = {"loss": ("num_answers",), "scores": ("num_answers", "num_classes")}
-    layer = architecture.layer_shapes()
+    layer: Shapes = {**architecture.layer_shapes()}
+    embedding: Shapes = {**architecture.embedding_shapes()}
+    embedding |= {
+        EMBEDDING: (OPEN_VOCABULARY, *embedding[EMBEDDING][1:]),
+        POSITIONS: (OPEN_POSITIONS, *embedding[POSITIONS][1:]),
+    }
+    head: Shapes = {**architecture.head_shapes()}
+    words = architecture.head_weight
+    head |= {words: (OPEN_VOCABULARY, *head[words][1:])}
     return {
-        EMBEDDING_FILE: GraphInterface(ids, {}, architecture.embedding_shapes(), hidden_out),
+        EMBEDDING_FILE: GraphInterface(ids, {}, embedding, hidden_out),
         LAYER_FILE: GraphInterface(ids, hidden, layer, hidden_out),
-        LAST_LAYER_FILE: GraphInterface(
-            {**INTEGERS}, hidden, layer | architecture.head_shapes(), outputs
-        ),
+        LAST_LAYER_FILE: GraphInterface({**INTEGERS}, hidden, layer | head, outputs),
     }
 
 

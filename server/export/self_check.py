@@ -148,7 +148,7 @@ class BoundGraphs:
             raise ExportError(
                 f"{error} Export with the other road (via='native' or via='optimum')."
             ) from error
-        self._layers = opened.bind(weights, label_token_ids)
+        self._layers = opened.bind_whole(weights, label_token_ids)
 
     def run(self, batch: CheckBatch) -> dict[str, Float32Array]:
         """The outputs by name."""
@@ -181,12 +181,12 @@ def check_graphs(
     check_interfaces(graphs, architecture)
     labels = np.array(label_token_ids, np.int64)
     bound = BoundGraphs(graphs, architecture, weights, labels)
-    batches = [_draw_batch(shape, architecture, labels, rng) for shape in BATCH_SHAPES]
-    probe = _draw_batch(PROBE_SHAPE, architecture, labels, rng)
+    batches = [draw_batch(shape, architecture, labels, rng) for shape in BATCH_SHAPES]
+    probe = draw_batch(PROBE_SHAPE, architecture, labels, rng)
 
     worst = 0.0
     for batch in batches:
-        worst = max(worst, _compare(bound, reference, batch, "the model's own weights"))
+        worst = max(worst, compare(bound.run, reference, batch, "the model's own weights"))
 
     _randomise(weights, rng)
     before = bound.run(probe)
@@ -207,7 +207,7 @@ def check_graphs(
         num_moved += 1
     for _ in range(2):
         for batch in batches:
-            worst = max(worst, _compare(bound, reference, batch, "all weights moved at once"))
+            worst = max(worst, compare(bound.run, reference, batch, "all weights moved at once"))
         _randomise(weights, rng)
     report = CheckReport(worst, num_moved, tuple(exempt))
     logger.info(
@@ -218,7 +218,7 @@ def check_graphs(
     return report
 
 
-def _draw_batch(
+def draw_batch(
     shape: tuple[int, int],
     architecture: OptArchitecture,
     labels: Int64Array,
@@ -301,9 +301,14 @@ def _root_mean_square(array: Float32Array) -> float:
     return float(np.linalg.norm(array)) / math.sqrt(array.size)
 
 
-def _compare(bound: BoundGraphs, reference: Reference, batch: CheckBatch, what: str) -> float:
+def compare(
+    run: Callable[[CheckBatch], dict[str, Float32Array]],
+    reference: Reference,
+    batch: CheckBatch,
+    what: str,
+) -> float:
     """Largest abs(got - torch) / max(1, abs(torch)) over all outputs; raises above TOLERANCE."""
-    got, wanted = bound.run(batch), reference(batch)
+    got, wanted = run(batch), reference(batch)
     scale = max(1.0, *(float(np.abs(value).max()) for value in wanted.values()))
     worst = 0.0
     for key, value in wanted.items():

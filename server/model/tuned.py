@@ -95,7 +95,7 @@ def load_model(folder: Path, *, num_rounds: int | None = None, best: bool = Fals
     return TunedModel(
         bundle=bundle,
         tokenizer=load_tokenizer(bundle.tokenizer_path),
-        weights=ParameterStore.from_bundle(bundle),
+        weights=ParameterStore.from_bundle(bundle, None),
         task=bundle.manifest.task,
         max_tokens=int(bundle.manifest.architecture["max_position_embeddings"]),
         num_rounds=0,
@@ -157,7 +157,8 @@ def _of_run(folder: Path, num_rounds: int | None, best: bool) -> TunedModel:
 def save_model(model: TunedModel, out: Path) -> Path:
     """Write a model into the new folder ``out``: as a bundle, and for transformers.
 
-    Guarantees: both hold the very bits of the weights; ``out`` appears whole or not at all.
+    Guarantees: the bundle holds the very bits of the weights, in the form in which they were kept,
+    and the other folder these as float32; ``out`` appears whole or not at all.
 
     Raises:
         ConfigurationError: something is there already, or the disk would not take it.
@@ -173,7 +174,7 @@ def save_model(model: TunedModel, out: Path) -> Path:
 def _write_bundle(model: TunedModel, folder: Path) -> None:
     for name in (*GRAPH_FILES, TOKENIZER_FILE):
         shutil.copyfile(model.bundle.folder / name, folder / name)
-    write_tensors(folder / WEIGHTS_FILE, model.weights.tensors)
+    write_tensors(folder / WEIGHTS_FILE, model.weights.as_kept())
     shutil.copymode(folder / TOKENIZER_FILE, folder / WEIGHTS_FILE)
     manifest = model.bundle.manifest
     write_manifest(
@@ -185,7 +186,8 @@ def _write_bundle(model: TunedModel, folder: Path) -> None:
             label_token_ids=model.label_token_ids,
             # The lattice stays: on another one the weights would be rounded once more.
             tensors=tuple(
-                msgspec.structs.replace(entry, stored_dtype="float32") for entry in manifest.tensors
+                msgspec.structs.replace(entry, stored_dtype=entry.kept_as)
+                for entry in manifest.tensors
             ),
             digests={name: file_digest(folder / name) for name in PAYLOAD_FILES},
             created_with={**manifest.created_with, "pairzero": version("pairzero")},
@@ -197,7 +199,8 @@ def _write_hugging_face(model: TunedModel, folder: Path) -> None:
     """Config, weights and tokenizer as ``OPTForCausalLM.from_pretrained`` reads them."""
     architecture = model.bundle.manifest.architecture
     shutil.copyfile(model.bundle.tokenizer_path, folder / TOKENIZER_FILE)
-    write_tensors(folder / "model.safetensors", model.weights.tensors, {"format": "pt"})
+    tensors = {entry.name: model.weights.as_float32(entry.name) for entry in model.weights.entries}
+    write_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
     shutil.copymode(folder / TOKENIZER_FILE, folder / "model.safetensors")
     tokens = {
         name: token

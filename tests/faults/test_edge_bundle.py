@@ -14,6 +14,7 @@ from edge_runtime.bundle import (
     MANIFEST_FILE,
     MAX_MANIFEST_BYTES,
     PAYLOAD_FILES,
+    READ_VERSIONS,
     file_digest,
     open_bundle,
     write_manifest,
@@ -100,18 +101,18 @@ def test_a_manifest_that_is_none_is_refused(folder, content):
 )
 def test_a_manifest_with_other_fields_is_refused(folder, changes):
     change_manifest(folder, **changes)
-    with pytest.raises(BundleError, match=r"not a manifest of format 3 .*Export the model again"):
+    with pytest.raises(BundleError, match=r"not a manifest of format 4 .*Export the model again"):
         open_bundle(folder)
 
 
-@pytest.mark.parametrize("version", [0, FORMAT_VERSION - 1, FORMAT_VERSION + 1, -1])
+@pytest.mark.parametrize("version", [0, READ_VERSIONS[0] - 1, FORMAT_VERSION + 1, -1])
 def test_another_version_is_refused_before_anything_else_is_looked_at(folder, version):
-    # The one before had a single graph of the whole model.
+    # The second had a single graph of the whole model.
     change_manifest(folder, format_version=version, source_model="facebook/opt-125m")
     (folder / "layer.onnx").rename(folder / "graph.onnx")
     with pytest.raises(
         BundleError,
-        match=f"format {version}, this pairzero reads {FORMAT_VERSION}.*"
+        match=f"format {version}, this pairzero reads 3 and {FORMAT_VERSION}.*"
         "pairzero export facebook/opt-125m OUT --task TASK",
     ):
         open_bundle(folder)

@@ -7,10 +7,11 @@ import pytest
 
 from edge_runtime.bundle import TensorEntry
 from edge_runtime.lattice import range_limit
-from edge_runtime.parameters import ParameterStore, select_trainable
+from edge_runtime.parameters import ParameterStore
 from edge_runtime.protocol.direction import direction, direction_seeds, rounding_word
 from edge_runtime.protocol.errors import BundleError, LatticeError
 from edge_runtime.protocol.rounds import STEP_QUANTUM, RoundResult
+from edge_runtime.trainable import select_trainable
 
 EXPONENT = -22
 QUANTUM = 2.0**EXPONENT
