@@ -139,8 +139,9 @@ def _add_profile(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     profile.add_argument("--difference", default="two_sided", choices=("one_sided", "two_sided"))
     profile.add_argument(
-        "--trainable", nargs="+", default=["*"], metavar="PATTERN", help="tensors that move"
-    )
+        "--trainable", nargs="+", metavar="PATTERN",
+        help="tensors that move (default: all; of a prediction with --store int8, none)",
+    )  # fmt: skip
     profile.add_argument(
         "--threads", type=int, default=usable_processors(), metavar="N", help="of a pass"
     )
@@ -150,6 +151,10 @@ def _add_profile(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     profile.add_argument(
         "--dimensions", metavar="125m|350m|1.3b|CONFIG.json", help="only predict, without a model"
     )
+    profile.add_argument(
+        "--store", default="float32", choices=("float32", "int16", "int8"),
+        help="with --dimensions: the form of the weights, as of pairzero export",
+    )  # fmt: skip
     profile.add_argument(
         "--force", action="store_true", help="even where more memory is predicted than is free"
     )

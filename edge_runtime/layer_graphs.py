@@ -161,7 +161,9 @@ class BoundLayers:
         """
         last = len(self._stages) - 1
         if first_stage < last:
-            hidden, asked = self._run_stages(batch, first_stage, last, hidden, asked), NOTHING
+            out = self._hidden_buffer(last - 1, batch)
+            hidden = self._run_stages(batch, first_stage, last, hidden, asked, out)
+            asked = NOTHING
         binding = self._bindings[last]
         self._bind_batch(last, batch, hidden, asked)
         binding.bind_output("loss", "cpu")
@@ -183,20 +185,28 @@ class BoundLayers:
 
         There must be at least one, and the last stage gives no hidden state. Arguments as `run`.
         """
-        return self._run_stages(batch, first_stage, end, hidden, asked).copy()
+        out = np.empty((batch.input_ids.size, self._hidden_size), np.float32)
+        return self._run_stages(batch, first_stage, end, hidden, asked, out)
 
     def _run_stages(
-        self, batch: Batch, first: int, end: int, hidden: Float32Array | None, asked: Arrays
+        self,
+        batch: Batch,
+        first: int,
+        end: int,
+        hidden: Float32Array | None,
+        asked: Arrays,
+        result: Float32Array,
     ) -> Float32Array:
-        """At least one stage, and not the last."""
+        """At least one stage, and not the last; the end is written to ``result``."""
         for index in range(first, end):
-            binding, out = self._bindings[index], self._hidden_buffer(index % 2, batch)
+            binding = self._bindings[index]
+            out = result if index == end - 1 else self._hidden_buffer(index, batch)
             self._bind_batch(index, batch, hidden, asked if index == first else NOTHING)
             where = out.ctypes.data
             binding.bind_output(HIDDEN_OUTPUT, "cpu", 0, np.float32, out.shape, where)
             self._stages[index].session.run_with_iobinding(binding)
             hidden = out
-        return out
+        return result
 
     def _bind_batch(
         self, index: int, batch: Batch, hidden: Float32Array | None, asked: Arrays
@@ -213,8 +223,9 @@ class BoundLayers:
         for name, array in arrays.items():
             _bind_input(self._bindings[index], name, array)
 
-    def _hidden_buffer(self, index: int, batch: Batch) -> Float32Array:
+    def _hidden_buffer(self, stage: int, batch: Batch) -> Float32Array:
         """One of two buffers that stages write to in turn, as many rows as the batch has tokens."""
+        index = stage % 2
         if len(self._hidden[index]) < batch.input_ids.size:
             self._hidden[index] = np.empty((batch.input_ids.size, self._hidden_size), np.float32)
         return self._hidden[index][: batch.input_ids.size]

@@ -212,6 +212,26 @@ class ParameterStore:
         return sum(itertools.compress(self._sizes, self.trainable))
 
     @property
+    def bytes_in_memory(self) -> int:
+        """What the weights take here; matrices that are mapped take what their scales do."""
+        scales = sum(matrix.row_scales.nbytes for matrix in self._matrices.values())
+        return sum(flat.nbytes for flat in self._flats) + scales
+
+    def num_bytes(self, *, trained: bool = False, kept_as: str | None = None) -> int:
+        """Bytes of the weights as they are kept, wherever that is.
+
+        Args:
+            trained: of those alone that move.
+            kept_as: of those alone that are kept so.
+        """
+        sizes = {FLOAT32: 4, INT16: 2, INT8: 1}
+        return sum(
+            number * sizes[entry.kept_as]
+            for entry, number, moved in zip(self.entries, self._sizes, self.trainable, strict=True)
+            if (moved or not trained) and kept_as in (None, entry.kept_as)
+        )
+
+    @property
     def tensors(self) -> dict[str, Float32Array]:
         """Name -> view of the live weights that are kept as float32, in the manifest's order.
 

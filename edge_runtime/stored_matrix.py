@@ -37,6 +37,8 @@ ROW_SCALES_SUFFIX = ".row_scales"
 
 LARGEST_INT8 = 127
 _PIECE_WEIGHTS = 1 << 18  # what one thread expands at a time
+_SCATTERED_ROWS = 64
+"""Rows of a mapped table that are read before its pages are given back: each may bring 64 KiB."""
 
 
 class StoredMatrix:
@@ -74,18 +76,25 @@ class StoredMatrix:
             moves: direction seed -> scale.
             work: threads that share it.
         """
+        is_scattered = rows is not None and self._give_back is not None
         if rows is None:
             rows = np.arange(len(self.values))
         most = max(1, _PIECE_WEIGHTS // self.values.shape[1])
         seeds, scales = list(moves), list(moves.values())
-        work.do([
-            functools.partial(
-                expand_rows, out[start : start + most], self.values, rows[start : start + most],
+
+        def call(start: int, end: int) -> Callable[[], None]:
+            return functools.partial(
+                expand_rows, out[start:end], self.values, rows[start:end],
                 self.tensor_index, self.row_scales, seeds, scales,
-            )
-            for start in range(0, len(rows), most)
-        ])  # fmt: skip
-        self.let_go()
+            )  # fmt: skip
+
+        if is_scattered:
+            for start in range(0, len(rows), _SCATTERED_ROWS):
+                call(start, start + _SCATTERED_ROWS)()
+                self.let_go()
+        else:
+            work.do([call(start, start + most) for start in range(0, len(rows), most)])
+            self.let_go()
 
     def let_go(self) -> None:
         """After a reading of `values`: pages of a file need not stay."""

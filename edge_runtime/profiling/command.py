@@ -10,10 +10,11 @@ from pathlib import Path
 
 import msgspec
 
-from edge_runtime.bundle import Bundle
+from edge_runtime.bundle import FLOAT32, INT8, Bundle
 from edge_runtime.profiling import memory, show
 from edge_runtime.profiling.prediction import (
     Dimensions,
+    Prediction,
     dimensions_named,
     dimensions_of,
     predict,
@@ -26,6 +27,7 @@ from edge_runtime.profiling.profile import (
 )
 from edge_runtime.protocol.errors import ProfileError
 from edge_runtime.protocol.rounds import MAX_DIRECTIONS, Difference
+from edge_runtime.trainable import TRAINABLE_ALL
 
 _MOST_ROUNDS = 100_000
 
@@ -38,31 +40,41 @@ def run(args: argparse.Namespace) -> int:
     if args.dimensions is not None:
         model = dimensions_named(args.dimensions)
         _check_shape(model, args.batch, args.seq)
-        found = predict(model, batch=args.batch, seq=args.seq, base=base_bytes(args.threads))
+        entries = model.entries(args.store, args.trainable)
+        moves = args.trainable or (None if args.store == INT8 else TRAINABLE_ALL)
+        found = predict(
+            model, entries, moves, batch=args.batch, seq=args.seq, base=base_bytes(args.threads)
+        )
         _say(show.predicted(model, found, args.batch, args.seq))
         if args.json is not None:
             _write(
                 args.json, msgspec.json.encode({"peak": found.peak, **dataclasses.asdict(found)})
             )
         return 0
+    if args.store != FLOAT32:
+        raise ProfileError("--store goes with --dimensions: a bundle says how it is stored.")
     settings = _settings(args)
-    models: list[Dimensions] = []
+    opened: list[tuple[Dimensions, Bundle]] = []
+
+    def predicted(base: int) -> Prediction:
+        ((model, bundle),) = opened
+        return predict(
+            model, bundle.manifest.tensors, settings.trainable,
+            batch=args.batch, seq=args.seq, base=base,
+        )  # fmt: skip
 
     def check(bundle: Bundle) -> None:
         model = dimensions_of(bundle.manifest.architecture, str(args.bundle))
-        more = predict(model, batch=args.batch, seq=args.seq, base=0).peak
-        _check_there_is_room(more, force=args.force)
-        models.append(model)
+        opened.append((model, bundle))
+        _check_there_is_room(predicted(0).peak, force=args.force)
 
     def keep(found: Profile) -> None:
         if args.json is not None:
             _write(args.json, msgspec.json.encode(found))
 
     result = profile(settings, keep, check=check)
-    (model,) = models
-    expected = predict(model, batch=args.batch, seq=args.seq, base=result.base_bytes)
     _say(show.table(result))
-    _say(show.predicted(model, expected, args.batch, args.seq))
+    _say(show.predicted(opened[0][0], predicted(result.base_bytes), args.batch, args.seq))
     if args.plot is not None:
         _write(args.plot, show.picture(result).encode())
     return 0
@@ -78,7 +90,7 @@ def _settings(args: argparse.Namespace) -> ProfileSettings:
         seq=args.seq,
         directions=args.directions,
         difference=Difference(args.difference),
-        trainable=tuple(args.trainable),
+        trainable=tuple(args.trainable or ["*"]),
         threads=args.threads,
         rounds=args.rounds,
     )

@@ -7,8 +7,9 @@
 
 The phases of a round are those of `edge_runtime.agent`, in its order: moves are carried out when
 the pass after them asks for the weights, so the way home from one direction and the way out along
-the next are one move. "clean pass" is there where differences are one-sided; "frozen prefix" takes
-next to nothing where all layers move.
+the next are one move. What is kept in 16 or 8 bits moves on its way to a pass, in "pass". "clean
+pass" is there where differences are one-sided; "frozen prefix" takes next to nothing where all
+layers move.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, Bundle, open_bundle
+from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, FLOAT32, Bundle, open_bundle
 from edge_runtime.forward import OnnxForward
 from edge_runtime.kernel import KERNEL_NAME
 from edge_runtime.parameters import ParameterStore
@@ -77,6 +78,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         bundle: folder of the model.
         weights: of it; and
         trainable: of them, those that move.
+        weight_bytes: in memory; matrices that are mapped are not.
         batch, seq, directions, difference, threads, rounds: as asked for.
         kernel: of the moves: "c" or "numpy".
         is_complete: whether all rounds are in it; what was killed left the phases before.
@@ -92,6 +94,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     bundle: str
     weights: int
     trainable: int
+    weight_bytes: int
     batch: int
     seq: int
     directions: int
@@ -119,7 +122,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         opened = next((phase for phase in self.phases if phase.name == OPEN_SESSIONS), None)
         if opened is None:
             return 0
-        return opened.anonymous_bytes + opened.file_bytes - 4 * self.weights
+        return opened.anonymous_bytes + opened.file_bytes - self.weight_bytes
 
 
 def check_fits(bundle: Bundle, settings: ProfileSettings) -> None:
@@ -181,7 +184,7 @@ def base_bytes(threads: int) -> int:
         forward = OnnxForward(bundle, store, intra_op_threads=threads)
         with contextlib.closing(forward):
             forward.run(_batch(bundle, 1, 1))
-            return memory.resident().total - 4 * store.num_parameters
+            return memory.resident().total - store.bytes_in_memory
 
 
 def _batch(bundle: Bundle, batch: int, seq: int) -> Batch:
@@ -209,7 +212,7 @@ class _Profiling:
             sets_peak_back=sets_peak_back,
             on_phase=lambda meter: on_progress(self._found(is_complete=False)),
         )
-        self._weights = self._trainable = self._rounds_done = 0
+        self._weights = self._trainable = self._weight_bytes = self._rounds_done = 0
         self._steps_s: list[float] = []
         self._steps_j: list[float] = []
         self._on_progress = on_progress
@@ -221,10 +224,11 @@ class _Profiling:
             check_fits(bundle, settings)
             check(bundle)
             load_tokenizer(bundle.tokenizer_path)  # a device has one
-        weight_bytes = 4 * int(bundle.manifest.architecture["num_parameters"])
-        with meter.phase("load weights", weight_bytes=weight_bytes):
+        stored_bytes = bundle.weights_path.stat().st_size
+        with meter.phase("load weights", weight_bytes=stored_bytes):
             store = ParameterStore.from_bundle(bundle, settings.trainable, settings.threads)
         self._weights, self._trainable = store.num_parameters, store.num_trainable
+        self._weight_bytes = store.bytes_in_memory
         store.check_perturbation_scale(SCALE)
         with contextlib.closing(store):
             with meter.phase(OPEN_SESSIONS):
@@ -255,6 +259,7 @@ class _Profiling:
             bundle=str(settings.bundle),
             weights=self._weights,
             trainable=self._trainable,
+            weight_bytes=self._weight_bytes,
             batch=settings.batch,
             seq=settings.seq,
             directions=settings.directions,
@@ -307,8 +312,9 @@ class DeviceRounds:
     def carry_out(self, number: int) -> None:
         """One of them."""
         settings, store, meter = self._settings, self._store, self._meter
-        tokens, moved = settings.batch * settings.seq, 4 * store.num_trainable
-        everything = 4 * store.num_parameters
+        tokens = settings.batch * settings.seq
+        everything, stepped = store.num_bytes(), store.num_bytes(trained=True)
+        moved = store.num_bytes(trained=True, kept_as=FLOAT32)
         with meter.phase("frozen prefix"):
             begun = self._forward.begin([self._batch])
         is_one_sided = settings.difference is Difference.ONE_SIDED
@@ -323,7 +329,7 @@ class DeviceRounds:
                         store.settle()
                     with meter.phase("pass", tokens=tokens, weight_bytes=everything):
                         self._forward.finish(begun)
-        with meter.phase("restore and step", weight_bytes=moved):
+        with meter.phase("restore and step", weight_bytes=stepped):
             steps = tuple(((number + q) % 7 - 3) * _STEP for q in range(settings.directions))
             store.apply_step(RoundResult("profile", number, number, steps))
             store.settle()

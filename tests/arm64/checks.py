@@ -25,18 +25,18 @@ def steps():
         yield RoundResult("arm64", number, 1000 + number, integers)
 
 
-def moved_store():
-    store = ParameterStore.from_bundle(open_bundle(BUNDLED_MODEL_FOLDER))
+def moved_store(folder=BUNDLED_MODEL_FOLDER, trainable="all"):
+    store = ParameterStore.from_bundle(open_bundle(folder), trainable)
     store.replay(steps())
     return store
 
 
-def losses(store):
+def losses(store, folder=BUNDLED_MODEL_FOLDER):
     """Losses of made-up prompts on weights that have moved."""
     from edge_runtime.forward import OnnxForward
     from edge_runtime.tasks import Batch
 
-    bundle = open_bundle(BUNDLED_MODEL_FOLDER)
+    bundle = open_bundle(folder)
     ids = np.random.default_rng(0).integers(4, 4096, (4, 24))
     batch = Batch(ids, (np.arange(4) + 1) * 24 - 1, np.zeros(4, dtype=np.int64))
     forward = OnnxForward(bundle, store)
@@ -44,6 +44,13 @@ def losses(store):
         return forward.run(batch).losses.tolist()
     finally:
         forward.close()
+
+
+def small(folder, trainable):
+    """The same of weights in 16 and 8 bits, and of a step along the way."""
+    store = moved_store(folder, trainable)
+    store.add_direction(7, 2.0**-10)
+    return {"digest": store.digest(), "losses": losses(store, folder)}
 
 
 def main(folder):
@@ -55,6 +62,8 @@ def main(folder):
         from edge_runtime.selftest import run_selftest
 
         found["losses"] = losses(store)
+        found["int16"] = small(folder / "int16", "all")
+        found["int8"] = small(folder / "int8", ["*.layers.2.*"])
         found["selftest_devices"] = run_selftest(BUNDLED_MODEL_FOLDER, num_devices=2).num_devices
         settings = ProfileSettings(BUNDLED_MODEL_FOLDER, batch=2, seq=8, rounds=1)
         done = profile(settings)

@@ -1,6 +1,7 @@
 """``pairzero-device profile``: what it says of memory is what the kernel says, phase by phase."""
 
 import json
+import math
 import subprocess
 import sys
 import xml.etree.ElementTree
@@ -15,6 +16,7 @@ from edge_runtime.profiling.phases import PhaseMeter
 from edge_runtime.profiling.prediction import KNOWN, dimensions_of
 from edge_runtime.profiling.sensors import EnergyMeter
 from edge_runtime.protocol.errors import ProfileError
+from tests.support.stored_bundles import store_again
 
 MB = 1e6
 ROUND = ["frozen prefix", "move", "pass", "restore and step", "transmit"]
@@ -88,6 +90,37 @@ def test_what_is_predicted_without_a_model_is_near_what_is_measured_with_it(tmp_
         assert json.loads(predicted.read_text())["peak"] == pytest.approx(peak, rel=0.10)
 
 
+@pytest.mark.parametrize(
+    ("form", "trainable"), [("int16", []), ("int8", ["--trainable", "*.layers.2.*"])]
+)
+def test_small_weights_are_predicted_and_their_bytes_are_counted(tmp_path, form, trainable):
+    config, document = tmp_path / "c.json", tmp_path / "p.json"
+    bundle = open_bundle(BUNDLED_MODEL_FOLDER)
+    config.write_text(json.dumps(bundle.manifest.architecture))
+    stored = store_again(bundle, tmp_path / "bundle", form, trainable[1:])
+    size = ["--batch", "16", "--seq", "64"]
+    fresh(
+        "profile", str(stored.folder), *size, *trainable, "--rounds", "2", "--json", str(document)
+    )
+    found = json.loads(document.read_text())
+    peak = max(phase["peak_rss_bytes"] for phase in found["phases"])
+    fresh(
+        "profile", "--dimensions", str(config), "--store", form, *size, *trainable,
+        "--json", str(document),
+    )  # fmt: skip
+    assert json.loads(document.read_text())["peak"] == pytest.approx(peak, rel=0.10)
+
+    by_name = {phase["name"]: phase for phase in found["phases"]}
+    entries = stored.manifest.tensors
+    moved = [e for e in entries if not trainable or ".layers.2." in e.name]
+    vectors = sum(4 * math.prod(e.shape) for e in moved if len(e.shape) == 1)
+    matrices = sum(2 * math.prod(e.shape) for e in moved if len(e.shape) == 2)
+    assert by_name["move"]["weight_bytes"] == vectors
+    assert by_name["restore and step"]["weight_bytes"] == vectors + matrices
+    # Two thirds of what these matrices took, or less: nobody holds them as float32.
+    assert found["weight_bytes"] < 0.66 * 4 * found["weights"]
+
+
 def test_the_dimensions_of_opt_give_its_number_of_weights():
     assert KNOWN["125m"].num_weights == 125_239_296
     assert KNOWN["350m"].num_weights == 331_196_416
@@ -156,6 +189,11 @@ OnnxForward.finish = die
         (["--dimensions", "13b"], "--dimensions: got '13b', wanted one of 125m, 350m, 1.3b"),
         (["--dimensions", "125m", "--seq", "4096"], "--seq: got 4096, wanted 1 to 2048"),
         (["--dimensions", "125m", "--batch", "0"], "--batch: got 0"),
+        (["--store", "int16"], "--store goes with --dimensions"),
+        (
+            ["--dimensions", "125m", "--store", "int8", "--trainable", "no.such"],
+            "'no.such' matches none of the",
+        ),
     ],
 )
 def test_what_cannot_be_is_said_in_a_sentence_before_anything_is_done(
