@@ -6,18 +6,22 @@
     python benchmarks/zeroth_order_step.py BUNDLE --trainable '*.layers.1[01].*'
     python benchmarks/zeroth_order_step.py BUNDLE --directions 8 --difference one_sided
 
-One fresh process. Blocks of steps and of as many bare forwards (whole passes, weights not moved)
-alternate; the ratio is the median of the ratios of neighbours. A step is what a device does: run
-the frozen layers, then for each direction perturb, finish the pass, flip, finish, restore; update.
+One fresh process. Blocks of steps, of their own passes and of as many bare forwards (whole passes,
+weights not moved) alternate; the ratios are medians of those of neighbours. A step is what a device
+does: run the frozen layers, then for each direction perturb, finish the pass, flip, finish,
+restore; update. Its own passes are the same ones, of the layers that a step runs, with nothing
+moved and nothing expanded: where weights are kept in 16 or 8 bits, scratch stays what it was.
 Afterwards ``--restores`` moves there and back must leave the digest as it was.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,17 +33,37 @@ from edge_runtime.parameters import ParameterStore
 from edge_runtime.protocol.direction import direction_seeds
 from edge_runtime.protocol.rounds import Difference, RoundResult
 from edge_runtime.tasks import Batch
+from radio.arrays import Float32Array, Int64Array
 from server.run.environment import peak_rss_mb
 
 SCALE = 2.0**-10
 BLOCK = 4
 
 
-def resident_mb() -> float:
+def memory_of_process(field: str = "VmRSS") -> float:
+    """A field of /proc/self/status in MB."""
     for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
+        if line.startswith(field):
             return int(line.split()[1]) / 1e3 * 1.024
-    raise SystemExit("no VmRSS in /proc/self/status: this benchmark needs Linux")
+    raise SystemExit(f"no {field} in /proc/self/status: this benchmark needs Linux")
+
+
+@contextlib.contextmanager
+def nothing_expanded() -> Iterator[None]:
+    """Matrices in scratch stay the last layer's; rows of tables are still looked up."""
+    real = ParameterStore.expand
+
+    def expand(
+        self: ParameterStore, name: str, out: Float32Array, rows: Int64Array | None = None
+    ) -> None:
+        if rows is not None:
+            real(self, name, out, rows)
+
+    ParameterStore.expand = expand  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        ParameterStore.expand = real  # type: ignore[method-assign]
 
 
 def main() -> None:
@@ -55,6 +79,7 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--restores", type=int, default=0)
+    parser.add_argument("--no-bare", dest="bare", action="store_false", help="own passes alone")
     args = parser.parse_args()
 
     bundle = open_bundle(args.bundle)
@@ -81,6 +106,12 @@ def main() -> None:
         steps = tuple(((index + q) % 7 - 3) << 20 for q in range(args.directions))
         store.apply_step(RoundResult("benchmark", index, index, steps))
 
+    def own_passes() -> None:
+        with nothing_expanded():
+            begun = forward.begin([batch])
+            for _ in range(num_sweeps):
+                forward.finish(begun)
+
     def timed(work: object, *arguments: object) -> float:
         started = time.perf_counter()
         work(*arguments)  # type: ignore[operator]
@@ -88,16 +119,17 @@ def main() -> None:
 
     step(1)
     store.settle()
-    steps, bare, memory = [], [], [resident_mb()]
+    steps, own, bare, memory = [], [], [], [memory_of_process()]
     for first in range(2, args.steps + 2, block_steps):
         # The settle at the end makes the moves that a next step would have shared a pass with: a
         # block of n steps pays for one pass over the weights more than n steps of a long run.
         block = sum(timed(step, first + k) for k in range(block_steps)) + timed(store.settle)
         steps.append(block / block_steps)
-        num_bare = num_sweeps * block_steps
+        own.append(sum(timed(own_passes) for _ in range(block_steps)) / block_steps)
+        num_bare = num_sweeps * block_steps if args.bare else 0
         bare.append(sum(timed(forward.run, batch) for _ in range(num_bare)) / block_steps)
-        memory.append(resident_mb())
-    peak_mb = peak_rss_mb()
+        memory.append(memory_of_process())
+    peak_mb, anonymous_mb = peak_rss_mb(), memory_of_process("RssAnon")
 
     before = store.digest()
     for index in range(args.restores):
@@ -110,9 +142,16 @@ def main() -> None:
         "directions": args.directions, "difference": args.difference,
         "batch": args.batch, "seq": args.seq, "threads": args.threads, "kernel": KERNEL_NAME,
         "step_s": statistics.median(steps),
-        "bare_forwards": num_sweeps,
-        "bare_forwards_s": statistics.median(bare),
-        "step_to_bare_forwards": statistics.median(s / b for s, b in zip(steps, bare, strict=True)),
+        "own_passes_s": statistics.median(own),
+        "step_to_own_passes": statistics.median(s / o for s, o in zip(steps, own, strict=True)),
+        "bare_forwards": num_sweeps if args.bare else None,
+        "bare_forwards_s": statistics.median(bare) if args.bare else None,
+        "step_to_bare_forwards": (
+            statistics.median(s / b for s, b in zip(steps, bare, strict=True))
+            if args.bare
+            else None
+        ),
+        "anonymous_mb": anonymous_mb,
         "peak_rss_mb": peak_mb,
         "peak_rss_after_loading_mb": loaded_peak_mb,
         "rss_growth_mb": memory[-1] - memory[0],

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from edge_runtime.bundle import GRAPH_FILES, open_bundle
+from edge_runtime.parameters import ParameterStore
 from edge_runtime.protocol.errors import TaskError
 from edge_runtime.task_spec import TaskSpec
 from server.errors import ExportError
@@ -112,6 +113,58 @@ def test_both_roads_agree_with_torch_and_with_each_other(model_folder, tmp_path,
     assert all(manifests["native"].digests[f] == manifests["optimum"].digests[f] for f in same)
 
 
+FORMS = {"int16": [], "int8": [], "int8 and 16": ["*.layers.1.*", "*.embed_positions.weight"]}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_small_weights_are_the_models_as_near_as_their_bits_allow(model_folder, tmp_path, form):
+    from safetensors.numpy import load_file
+
+    store, trainable = form.split()[0], FORMS[form]
+    out = export_bundle(model_folder, tmp_path / "b", task=TASK, store=store, trainable=trainable)
+    bundle, source = open_bundle(out), load_file(model_folder / "model.safetensors")
+    weights = ParameterStore.from_bundle(bundle, None)
+    kinds = set()
+    for entry in bundle.manifest.tensors:
+        wanted = source[entry.name].astype(np.float32)
+        off = np.abs(weights.as_float32(entry.name) - wanted)
+        largest = np.abs(wanted).max(axis=-1, keepdims=True)
+        is_moved = ".layers.1." in entry.name or "embed_positions" in entry.name
+        kinds.add(entry.kept_as)
+        if wanted.ndim == 1:
+            assert entry.kept_as == "float32" and off.max() <= largest * 2.0**-21
+        elif store == "int16" or (trainable and is_moved):
+            assert entry.kept_as == "int16" and off.max() <= largest.max() * 3.0 * 2.0**-16
+        else:
+            assert entry.kept_as == "int8" and (off <= largest / 254 * 1.0001).all()
+    assert kinds == {"float32", *(["int16"] if store == "int16" or trainable else [])} | (
+        {"int8"} if store == "int8" else set()
+    )
+
+
+def test_negative_control_a_device_that_reads_small_weights_wrongly_is_no_bundle(
+    model_folder, tmp_path, monkeypatch
+):
+    real = ParameterStore.expand
+
+    def without_directions(self, name, out, rows=None):
+        self._away.clear()
+        real(self, name, out, rows)
+
+    def wrong_rows(self, name, out, rows=None):
+        real(self, name, out, None if rows is None else rows[::-1].copy())
+
+    for wrong, words in (
+        (without_directions, "with the stored weights, moved"),
+        (wrong_rows, "with the weights as stored"),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(ParameterStore, "expand", wrong)
+            with pytest.raises(ExportError, match=words):
+                export_bundle(model_folder, tmp_path / "b", task=TASK, store="int16")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_label_words_must_be_one_token_each_and_nothing_is_written(model_folder, tmp_path):
     task = TaskSpec(name="toy", template="{text}", label_words={"A": "music", "B": "xylophone"})
     with pytest.raises(TaskError, match=r"'B'.*'xylophone'.*tokens \["):
@@ -122,6 +175,10 @@ def test_label_words_must_be_one_token_each_and_nothing_is_written(model_folder,
 def test_wrong_arguments_are_refused_before_any_work(tmp_path):
     with pytest.raises(ExportError, match=r"via: got 'magic', wanted 'native' or 'optimum'"):
         export_bundle("no/model", tmp_path / "bundle", task=TASK, via="magic")
+    with pytest.raises(ExportError, match=r"store: got 'int4', wanted one of float32, int16, int8"):
+        export_bundle("no/model", tmp_path / "bundle", task=TASK, store="int4")
+    with pytest.raises(ExportError, match="stored as int16, every tensor can be trained"):
+        export_bundle("no/model", tmp_path / "bundle", task=TASK, store="int16", trainable=["*"])
     (tmp_path / "mine").write_text("mine")
     with pytest.raises(ExportError, match="there is something already"):
         export_bundle("no/model", tmp_path, task=TASK)

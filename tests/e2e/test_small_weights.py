@@ -1,0 +1,96 @@
+"""A run on weights of 16 and 8 bits, from the preset to the model that it leaves."""
+
+import contextlib
+import io
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, open_bundle
+from edge_runtime.parameters import ParameterStore
+from server.commands import cli
+from server.config.files import load_config
+from server.model.tuned import load_model
+from tests.support.stored_bundles import store_again
+
+SETTINGS = [
+    "--rounds", "4", "--set", "federation.num_devices=2", "--set", "optimizer.batch_size=4",
+    "--set", "optimizer.directions=2", "--set", "privacy.epsilon=8",
+    "--set", "task.validation_examples=40",
+]  # fmt: skip
+
+
+def call(*argv):
+    """Run the command in this process; (exit code, standard output, standard error)."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = cli.main([str(a) for a in argv])
+    return code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="module", params=["int16", "int8"])
+def stored(request, tmp_path_factory):
+    """The bundled model in this form, what the preset trains in 16 bits."""
+    trained = load_config("snips", {}).model.trainable if request.param == "int8" else []
+    folder = tmp_path_factory.mktemp("stored") / request.param
+    return store_again(open_bundle(BUNDLED_MODEL_FOLDER), folder, request.param, trained)
+
+
+@pytest.fixture(scope="module")
+def run(stored, tmp_path_factory):
+    """(run folder, summary)."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    settings = [*SETTINGS, "--set", f"model.bundle={stored.folder}"]
+    code, out, err = call("run", "snips", *settings, "--out", folder, "--json")
+    assert code == 0, err
+    return folder, json.loads(out)
+
+
+def test_the_steps_of_the_run_give_the_weights_it_ended_with(stored, run):
+    folder, summary = run
+    model = load_model(folder)  # which replays them
+    assert model.weights.digest() == summary["parameter_digest"]
+    assert model.weights.digest() != ParameterStore.from_bundle(stored, None).digest()
+
+
+def test_another_run_of_the_same_is_the_same_and_one_on_float32_is_not(stored, run, tmp_path):
+    settings = [*SETTINGS, "--set", f"model.bundle={stored.folder}"]
+    code, out, err = call("run", "snips", *settings, "--out", tmp_path / "again", "--json")
+    assert code == 0, err
+    assert json.loads(out)["parameter_digest"] == run[1]["parameter_digest"]
+    code, out, err = call("run", "snips", *SETTINGS, "--out", tmp_path / "float32", "--json")
+    assert code == 0, err
+    assert json.loads(out)["parameter_digest"] != run[1]["parameter_digest"]
+    # Nothing but rounding lies between them.
+    assert abs(json.loads(out)["accuracy_before"] - run[1]["accuracy_before"]) <= 0.05
+
+
+def test_what_is_saved_holds_the_same_bits_in_both_folders(stored, run, tmp_path):
+    code, _, err = call("save", run[0], tmp_path / "model")
+    assert code == 0, err
+    saved = open_bundle(tmp_path / "model" / "bundle")
+    weights = ParameterStore.from_bundle(saved, None)
+    assert weights.digest() == run[1]["parameter_digest"]
+    kinds = {entry.name: entry.kept_as for entry in stored.manifest.tensors}
+    assert {entry.name: entry.kept_as for entry in saved.manifest.tensors} == kinds
+    floats = load_file(tmp_path / "model" / "hugging_face" / "model.safetensors")
+    assert set(floats) == set(kinds)
+    for name, array in floats.items():
+        assert array.dtype == np.float32
+        assert array.tobytes() == weights.as_float32(name).tobytes()
+
+
+def test_eight_bits_are_not_trained_and_that_is_said_in_a_sentence(stored, tmp_path):
+    settings = [
+        *SETTINGS, "--set", f"model.bundle={stored.folder}", "--set", "model.trainable=all",
+        "--set", "optimizer.learning_rate=1e-4",
+    ]  # fmt: skip
+    code, _, err = call("run", "snips", *settings, "--out", tmp_path / "run")
+    if "int16" in stored.folder.name:
+        assert code == 0, err
+        return
+    assert code == 2
+    assert "is stored in 8 bits" in err and err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
