@@ -198,9 +198,11 @@ def _build_parser() -> argparse.ArgumentParser:
     destroy_keys.set_defaults(command=("runs", "destroy_keys"))
 
     export = commands.add_parser("export", help="turn a Hugging Face OPT into a bundle")
-    export.add_argument("model", help="hub id (facebook/opt-125m) or local folder")
+    export.add_argument(
+        "model", help="hub id (facebook/opt-125m), local folder, or a bundle to --store again"
+    )
     export.add_argument("out", type=Path, help="folder of the bundle; must not exist")
-    export.add_argument("--task", required=True, help="task name or task file")
+    export.add_argument("--task", help="task name or task file; a bundle has one")
     export.add_argument(
         "--via", default="native", choices=("native", "optimum"),
         help="graph from the model's dimensions (default), or from the ecosystem's exporter",

@@ -9,10 +9,12 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from edge_runtime.bundle import MANIFEST_FILE, open_bundle
 from edge_runtime.task_spec import TaskSpec, load_task
 from edge_runtime.tasks import read_examples
 from server.errors import ConfigurationError
 from server.export import export_bundle
+from server.export.stored_again import store_again
 from server.model.label_prediction import Prediction
 from server.model.label_prediction import predict as label_texts
 from server.model.tuned import (
@@ -29,7 +31,14 @@ NOTHING_SAID = Prediction(label="", text="", probabilities={})
 
 
 def export(args: argparse.Namespace) -> int:
-    """Turn a Hugging Face OPT into a bundle."""
+    """Turn a Hugging Face OPT into a bundle, or a bundle into one of smaller weights."""
+    if (Path(args.model) / MANIFEST_FILE).is_file():
+        if args.task is not None:
+            raise ConfigurationError(f"--task: {args.model} is a bundle, and has a task. Leave it.")
+        out = store_again(Path(args.model), args.out, store=args.store, trainable=args.trainable)
+        return _say_where(out)
+    if args.task is None:
+        raise ConfigurationError("--task: wanted a task name or a task file, for its label words.")
     task, folder = load_task(args.task)
     texts = [
         example.text
@@ -41,6 +50,11 @@ def export(args: argparse.Namespace) -> int:
         args.model, args.out, task=task, via=args.via, texts=texts,
         store=args.store, trainable=args.trainable,
     )  # fmt: skip
+    return _say_where(out)
+
+
+def _say_where(out: Path) -> int:
+    task = open_bundle(out).manifest.task
     size_mb = sum(path.stat().st_size for path in out.iterdir()) / 1e6
     print(f"{out}: bundle for task {task.name!r}, {size_mb:.1f} MB")
     return 0

@@ -82,6 +82,26 @@ def test_what_is_saved_holds_the_same_bits_in_both_folders(stored, run, tmp_path
         assert array.tobytes() == weights.as_float32(name).tobytes()
 
 
+def test_a_bundle_is_stored_again_by_a_command_and_only_from_floats(stored, tmp_path):
+    trained = load_config("snips", {}).model.trainable if "int8" in stored.folder.name else []
+    words = ["--store", stored.folder.name, *(["--trainable", *trained] if trained else [])]
+    code, said, err = call("export", BUNDLED_MODEL_FOLDER, tmp_path / "again", *words)
+    assert code == 0, err
+    assert "bundle for task 'snips', " in said
+    again = open_bundle(tmp_path / "again")
+    assert again.manifest.tensors == stored.manifest.tensors
+    assert again.manifest.digests == stored.manifest.digests
+    for arguments, words in (
+        ((stored.folder, tmp_path / "b", "--store", "int16"), "only from float32"),
+        ((BUNDLED_MODEL_FOLDER, tmp_path / "b"), "stored again in 16 or 8 bits"),
+        ((BUNDLED_MODEL_FOLDER, tmp_path / "b", "--task", "snips"), "is a bundle, and has a task"),
+        ((tmp_path, tmp_path / "b"), "--task: wanted a task name"),
+    ):
+        code, _, err = call("export", *arguments)
+        assert code == 2 and words in err and err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["again"]
+
+
 def test_eight_bits_are_not_trained_and_that_is_said_in_a_sentence(stored, tmp_path):
     settings = [
         *SETTINGS, "--set", f"model.bundle={stored.folder}", "--set", "model.trainable=all",

@@ -16,7 +16,7 @@ from edge_runtime import forward as forward_module
 from edge_runtime.bundle import GRAPH_FILES, TensorEntry
 from edge_runtime.forward import OnnxForward
 from edge_runtime.kernel import rounding_word
-from edge_runtime.lattice import INT16_FLOOR, choose_int16_exponent
+from edge_runtime.lattice import choose_int16_exponent
 from edge_runtime.layer_graphs import LayerGraphs
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.pass_shapes import make_batch
@@ -58,8 +58,8 @@ def made_up(*shapes, vocabulary=60):
 
 @pytest.mark.parametrize(
     ("max_abs", "range_end"),
-    [(0.0, 2.0**-3), (INT16_FLOOR, 2.0**-3), (0.1, 0.25), (0.5, 1.0), (1.0, 2.0), (4 / 3, 4.0),
-     (1.34, 4.0), (100.0, 256.0)],
+    [(0.0, 2.0), (0.1, 2.0), (1.0, 2.0), (1.33, 2.0), (1.34, 4.0), (2.6, 4.0), (2.7, 8.0),
+     (100.0, 256.0)],
 )  # fmt: skip
 def test_a_16_bit_range_ends_at_the_first_power_of_two_above_one_and_a_half(max_abs, range_end):
     assert choose_int16_exponent(max_abs) == math.log2(range_end) - 15
