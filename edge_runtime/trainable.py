@@ -18,20 +18,20 @@ def select_trainable(
 
     Args:
         names: tensor names, torch's.
-        trainable: "all", "norms_and_biases" (every layer norm and every bias), or shell-style
-            patterns such as ``["*.fc2.*", "model.decoder.final_layer_norm.*"]``. None: nothing, of
-            a model that is used and not trained.
+        trainable: "all", "norms_and_biases" (every layer norm and every bias), alone or as the only
+            one of a list; or shell-style patterns such as ``["*.fc2.*", "*.final_layer_norm.*"]``.
+            None: nothing, of a model that is used and not trained.
 
     Raises:
         LatticeError: if a pattern matches no tensor; a typing mistake must not train nothing.
     """
     if trainable is None:
         return (False,) * len(names)
-    if trainable == TRAINABLE_ALL:
-        return tuple(True for _ in names)
-    if trainable == TRAINABLE_NORMS_AND_BIASES:
-        return tuple("layer_norm" in name or name.endswith(".bias") for name in names)
     patterns = [trainable] if isinstance(trainable, str) else list(trainable)
+    if patterns == [TRAINABLE_ALL]:
+        return tuple(True for _ in names)
+    if patterns == [TRAINABLE_NORMS_AND_BIASES]:
+        return tuple("layer_norm" in name or name.endswith(".bias") for name in names)
     if not patterns:
         raise LatticeError(
             "trainable: no pattern given, nothing would be trained. Use 'all', 'norms_and_biases' "

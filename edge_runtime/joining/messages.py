@@ -124,7 +124,7 @@ class RunTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="run
         bundle_digest: of the model.
         task: template and label words; no paths.
         max_tokens: of a prompt.
-        trainable: patterns of the tensors that move.
+        trainable: patterns of the tensors that move, or one word (`edge_runtime.trainable`).
         example: the plan of round 0 without orders; what those of all rounds have in common.
         rounds: of the run.
         is_private: whether anything is promised about the devices' data.

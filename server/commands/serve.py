@@ -237,12 +237,13 @@ def run_terms(
         run_id: of the run.
         seed: from which hosts derive their keys; None, and they make their own.
     """
+    moved = config.model.trainable
     return RunTerms(
         run_id=run_id,
         bundle_digest=data.bundle.digest,
         task=msgspec.structs.replace(data.task, train="", validation=""),
         max_tokens=config.task.max_tokens,
-        trainable=tuple(config.model.trainable),
+        trainable=(moved,) if isinstance(moved, str) else tuple(moved),
         example=example_plan(config, run_id),
         rounds=config.optimizer.rounds,
         is_private=config.privacy.enabled,

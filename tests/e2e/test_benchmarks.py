@@ -230,3 +230,42 @@ def test_the_study_of_hosted_devices_says_where_a_round_goes(tmp_path):
     assert {"passes", "moves", "charged", "numbers said"} <= set(row["phases"])
     # Phases that hold others are told without them: together they are no more than the round.
     assert sum(phase["s"] for phase in row["phases"].values()) < 1.2 * row["round_s"]
+
+
+@pytest.mark.study
+def test_the_memory_table_holds_the_claim_of_the_readme(tmp_path):
+    results, document = tmp_path / "m.jsonl", tmp_path / "m.json"
+    run("benchmarks/memory_table.py", results, "--quick", "--json", document)
+    found = json.loads(document.read_text())
+    rows = {row["cell"]: row for row in found["rows"]}
+    # Peaks of small batches, so nearer to the weights alone than the table's.
+    assert rows["zeroth order, float32"]["part_of_adamw"] < 0.22
+    assert rows["zeroth order, int16"]["part_of_adamw"] < 0.14
+    assert rows["zeroth order, int8 mapped"]["part_of_adamw"] < 0.07
+    assert rows["torch, AdamW"]["part_of_adamw"] == 1.0
+    assert rows["zeroth order, int8 mapped"]["trainable"] == 14_175_744
+    assert found["paper_mb"]["zeroth order"] == 250.0
+
+
+@pytest.mark.study
+def test_the_uplink_table_counts_what_gradients_would_take(tmp_path):
+    results, document = tmp_path / "u.jsonl", tmp_path / "u.json"
+    run("benchmarks/uplink_table.py", results, "--quick", "--json", document)
+    ours, gradients = json.loads(document.read_text())["rows"]
+    assert (ours["cell"], gradients["cell"]) == ("coherent", "FedAvg, rate 0.1")
+    assert ours["bits"] is None and ours["numbers"] == 8
+    assert gradients["bits"] == 16 * gradients["numbers"] == 16 * 196_608
+    assert gradients["airtime_s"] > 1000 * ours["airtime_s"]
+    first, *_, last = ours["curve"]
+    assert first[0] == 0 and last[0] == 20 and last[1] > first[1]
+    assert gradients["curve"][0][1] == pytest.approx(first[1], abs=0.005)
+
+
+@pytest.mark.study
+def test_forms_of_weights_learn_alike(tmp_path):
+    results, document = tmp_path / "s.jsonl", tmp_path / "s.json"
+    run("benchmarks/stored_forms.py", results, "--quick", "--json", document)
+    forms = json.loads(document.read_text())["forms"]
+    assert set(forms) == {"float32", "int16"}
+    assert abs(forms["int16"]["points_below_float32"]) < 3.0
+    assert forms["int16"]["bundle_mb"] < 0.6 * forms["float32"]["bundle_mb"] + 1.0

@@ -37,6 +37,7 @@ from tests.support.asking import asked_with
 from tests.support.federation import until
 from tests.support.killable_broker import free_port
 from tests.support.policies import make_policy
+from tests.support.stored_bundles import store_again
 from tests.support.whole_runs import carry_out, looked_at
 
 SETTINGS = {
@@ -67,12 +68,22 @@ def ours(tmp_path, monkeypatch):
     return running
 
 
-def test_a_run_over_processes_is_the_run_in_one(tmp_path, capsys, ours):
+@pytest.mark.parametrize("kept_as", ["float32", "int16"])
+def test_a_run_over_processes_is_the_run_in_one(tmp_path, capsys, ours, kept_as):
+    """In 16 bits with all weights moving, which is one word and no pattern."""
+    changes = {}
+    if kept_as == "int16":
+        store_again(open_bundle(BUNDLED_MODEL_FOLDER), tmp_path / "bundle", kept_as)
+        changes = {
+            "model.bundle": str(tmp_path / "bundle"),
+            "model.trainable": "all",
+            "optimizer.learning_rate": 1e-4,
+        }
     in_one = tmp_path / "one"
-    assert carry_out(Experiment.start(load_config("snips", SETTINGS), in_one))
+    assert carry_out(Experiment.start(load_config("snips", SETTINGS | changes), in_one))
     in_one_process = looked_at(in_one)
     folder = tmp_path / "run"
-    asked = arguments("--processes", "3", "--out", str(folder), "--json")
+    asked = arguments("--processes", "3", "--out", str(folder), "--json", **changes)
     assert main(["up", *asked]) == 0
     summary = json.loads(capsys.readouterr().out)
     left = looked_at(folder)

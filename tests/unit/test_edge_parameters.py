@@ -122,6 +122,9 @@ def test_counts_tell_trained_weights_from_all():
 def test_all_and_norms_and_biases():
     assert select_trainable(NAMES, "all") == (True,) * 5
     assert select_trainable(NAMES, "norms_and_biases") == (False, False, True, True, True)
+    for word in ("all", "norms_and_biases"):  # as a host is told, in a list
+        assert select_trainable(NAMES, (word,)) == select_trainable(NAMES, word)
+    assert select_trainable(NAMES, None) == (False,) * 5
 
 
 @pytest.mark.parametrize(
