@@ -16,7 +16,7 @@ from pathlib import Path
 
 from edge_runtime.task_spec import available_tasks, load_task
 from server.errors import ServerError
-from server.export.random_opt import DIMENSIONS, write_random_opt
+from server.export.random_models import DIMENSIONS, write_random_opt
 
 
 def words_of_bundled_tasks() -> list[str]:

@@ -36,10 +36,10 @@ from edge_runtime.forward import OnnxForward
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.profiling.prediction import KNOWN
 from edge_runtime.tasks import Batch
-from server.export.architecture import OptArchitecture
 from server.export.bundle_writer import BundleContents, write_bundle
-from server.export.graph import build_graphs
-from server.export.random_opt import DIMENSIONS
+from server.export.families.opt import OptArchitecture
+from server.export.families.opt_graph import build_graphs
+from server.export.random_models import DIMENSIONS
 from server.run.environment import peak_rss_mb
 
 SHAPES = {"125m": (16, 64), "350m": (16, 64), "1.3b": (4, 32)}

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from edge_runtime.families import FAMILIES, OPT, Family
 from edge_runtime.lattice import MAX_QUANTUM_EXPONENT
 from edge_runtime.protocol.errors import BundleError, TaskError
 from edge_runtime.task_spec import TaskSpec
@@ -76,7 +77,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         format_version: meaning of these fields; a later one is refused.
         source_model: where the weights came from, for people.
-        architecture: the OPT dimensions, for reports and memory estimates.
+        architecture: the model's dimensions, for reports and memory estimates.
         task: the task it was exported for, without the paths of its data. Another task can be run
             on the bundle: the words' tokens are an input of the graph.
         label_token_ids: the token of each of the task's words, in class order.
@@ -84,17 +85,19 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         digests: file name -> sha256, lower-case hex.
         created_with: library name -> version.
         direction_generator: name and version of the generator the quanta were chosen for.
+        family: of the model (`edge_runtime.families`).
     """
 
     format_version: int
     source_model: str
-    architecture: dict[str, int | bool | str]
+    architecture: dict[str, int | float | bool | str]
     task: TaskSpec
     label_token_ids: tuple[int, ...]
     tensors: tuple[TensorEntry, ...]
     digests: dict[str, str]
     created_with: dict[str, str]
     direction_generator: str
+    family: str = OPT.name
 
 
 class _AnyManifest(msgspec.Struct, frozen=True):
@@ -121,6 +124,11 @@ class Bundle(msgspec.Struct, frozen=True):
         return int(self.manifest.architecture["hidden_size"])
 
     @property
+    def family(self) -> Family:
+        """What its tensors are called."""
+        return FAMILIES[self.manifest.family]
+
+    @property
     def weights_path(self) -> Path:
         """The weights."""
         return self.folder / WEIGHTS_FILE
@@ -134,11 +142,6 @@ class Bundle(msgspec.Struct, frozen=True):
     def digest(self) -> str:
         """One digest for the whole bundle: sha256 of the manifest, which holds the others."""
         return file_digest(self.folder / MANIFEST_FILE)
-
-
-def layer_tensor(layer: int, name: str) -> str:
-    """Torch's name of the tensor that is called ``name`` within a layer."""
-    return f"model.decoder.layers.{layer}.{name}"
 
 
 def file_digest(path: Path) -> str:
@@ -209,7 +212,12 @@ def _check_values(path: Path, manifest: Manifest) -> None:
             raise BundleError(
                 f"{path}: architecture.{name} is {value!r}, wanted a count. Export the model again."
             )
-    for name in ("has_final_layer_norm", "enable_bias", "layer_norm_elementwise_affine"):
+    if manifest.family not in FAMILIES:
+        raise BundleError(
+            f"{path}: family is {manifest.family!r}, this pairzero knows {', '.join(FAMILIES)}. "
+            "Install a current one."
+        )
+    for name in FAMILIES[manifest.family].flags:
         if type(manifest.architecture.get(name)) is not bool:
             raise BundleError(
                 f"{path}: architecture.{name} is {manifest.architecture.get(name)!r}, wanted true "

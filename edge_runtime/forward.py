@@ -91,6 +91,7 @@ class OnnxForward:
             {name: bundle.folder / name for name in GRAPH_FILES},
             num_layers=bundle.num_layers,
             hidden_size=bundle.hidden_size,
+            family=bundle.family,
             intra_op_threads=intra_op_threads,
         )
         read = [set(stage.tensor_of_input.values()) for stage in graphs.stages]

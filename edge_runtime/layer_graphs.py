@@ -28,8 +28,8 @@ from edge_runtime.bundle import (
     HIDDEN_OUTPUT,
     LAST_LAYER_FILE,
     LAYER_FILE,
-    layer_tensor,
 )
+from edge_runtime.families import OPT, Family
 from edge_runtime.onnx_runtime import SHARED_ARENA, onnxruntime
 from edge_runtime.protocol.errors import BundleError
 from edge_runtime.tasks import Batch
@@ -82,6 +82,7 @@ class LayerGraphs:
         *,
         num_layers: int,
         hidden_size: int,
+        family: Family = OPT,
         intra_op_threads: int = 1,
     ) -> None:
         """Open the sessions.
@@ -90,6 +91,7 @@ class LayerGraphs:
             graphs: a bundle's graphs by file name, each a file or its content.
             num_layers: layers of the model, the last one included.
             hidden_size: width of what one layer hands to the next.
+            family: of the model: what its layers' tensors are called.
             intra_op_threads: threads within one pass.
 
         Raises:
@@ -107,7 +109,9 @@ class LayerGraphs:
         sessions = {name: _open(name, graphs[name], options) for name in GRAPH_FILES}
         files = [EMBEDDING_FILE, *[LAYER_FILE] * (num_layers - 1), LAST_LAYER_FILE]
         self._hidden_size = hidden_size
-        self.stages = [_stage(sessions[name], layer) for layer, name in enumerate(files, start=-1)]
+        self.stages = [
+            _stage(sessions[name], layer, family) for layer, name in enumerate(files, start=-1)
+        ]
 
     def bind(self, inputs: Sequence[Arrays]) -> BoundLayers:
         """One worker's way through the stages.
@@ -245,14 +249,14 @@ def _open(
         raise BundleError(f"{where}: onnxruntime refuses it: {error}") from error
 
 
-def _stage(session: onnxruntime.InferenceSession, layer: int) -> Stage:
+def _stage(session: onnxruntime.InferenceSession, layer: int, family: Family) -> Stage:
     """A session at its place; ``layer`` counts from 0, and what comes before it is -1."""
     shapes = {item.name: item.shape for item in session.get_inputs()}
     weights = sorted(shapes.keys() - DATA_INPUTS)
     return Stage(
         session=session,
         tensor_of_input={
-            name: name if name.startswith(_WHOLE_MODEL) else layer_tensor(layer, name)
+            name: name if name.startswith(_WHOLE_MODEL) else family.layer_tensor(layer, name)
             for name in weights
         },
         open_rows={name: shapes[name][0] for name in weights if isinstance(shapes[name][0], str)},

@@ -196,7 +196,7 @@ def tiny_bundle_folder(tmp_path_factory: pytest.TempPathFactory, toy_task: Any) 
     pytest.importorskip("transformers")
     pytest.importorskip("onnx")
     from server.export import export_bundle
-    from server.export.random_opt import write_random_opt
+    from server.export.random_models import write_random_opt
 
     folder = tmp_path_factory.mktemp("tiny-opt")
     threads = torch.get_num_threads()

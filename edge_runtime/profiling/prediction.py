@@ -26,7 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.bundle import FLOAT32, INT8, INT16, TensorEntry, layer_tensor
+from edge_runtime.bundle import FLOAT32, INT8, INT16, TensorEntry
+from edge_runtime.families import OPT
 from edge_runtime.protocol.errors import ProfileError
 from edge_runtime.trainable import select_trainable
 
@@ -72,10 +73,10 @@ class Dimensions:
             shapes |= {f"{top}final_layer_norm.{kind}": (h,) for kind in ("weight", "bias")}
         for layer in range(self.num_hidden_layers):
             for name, shape in linear.items():
-                shapes[layer_tensor(layer, f"{name}.weight")] = shape
-                shapes[layer_tensor(layer, f"{name}.bias")] = shape[:1]
+                shapes[OPT.layer_tensor(layer, f"{name}.weight")] = shape
+                shapes[OPT.layer_tensor(layer, f"{name}.bias")] = shape[:1]
             for name in ("self_attn_layer_norm", "final_layer_norm"):
-                shapes |= {layer_tensor(layer, f"{name}.{k}"): (h,) for k in ("weight", "bias")}
+                shapes |= {OPT.layer_tensor(layer, f"{name}.{k}"): (h,) for k in ("weight", "bias")}
         return shapes
 
     @property
@@ -119,6 +120,7 @@ class Prediction:
         activations: of a pass, with its answers.
         adamw: the whole of first-order training with AdamW, a formula.
         sgd: likewise with SGD.
+        num_weights: n, of the model.
     """
 
     base: int
@@ -127,6 +129,7 @@ class Prediction:
     activations: int
     adamw: int
     sgd: int
+    num_weights: int
 
     @property
     def peak(self) -> int:
@@ -158,13 +161,15 @@ def predict(
     answers = 8 * batch * model.vocab_size
     kept = 2 * model.num_hidden_layers * tokens * (34 * model.hidden_size + 5 * heads * seq)
     moves = select_trainable([entry.name for entry in entries], trainable)
+    num_weights = sum(math.prod(entry.shape) for entry in entries)
     return Prediction(
         base=base,
         weights=sum(_in_memory(e, moved) for e, moved in zip(entries, moves, strict=True)),
         scratch=_scratch(entries, moves, tokens),
         activations=one_layer + answers,
-        adamw=base + 16 * model.num_weights + kept,
-        sgd=base + 8 * model.num_weights + kept,
+        adamw=base + 16 * num_weights + kept,
+        sgd=base + 8 * num_weights + kept,
+        num_weights=num_weights,
     )
 
 
@@ -190,7 +195,7 @@ def _scratch(entries: Sequence[TensorEntry], moves: Sequence[bool], tokens: int)
         if entry.kept_as == FLOAT32:
             continue
         num_rows, width = entry.shape
-        if is_table := "embed" in entry.name:
+        if is_table := "embed" in entry.name or "lm_head" in entry.name:
             num_rows = min(num_rows, tokens)
         # A layer's matrix is called the same in every layer.
         copies[entry.name.split(".layers.")[-1].lstrip("0123456789")] = 4 * num_rows * width

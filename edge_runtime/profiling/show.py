@@ -49,7 +49,7 @@ def predicted(model: Dimensions, found: Prediction, batch: int, seq: int) -> str
     scratch = f" + scratch {_mb(found.scratch)}" if found.scratch else ""
     return "\n".join(
         [
-            f"{model.num_weights:,} weights, {layers} layers of width {h}; {batch} x {seq} tokens",
+            f"{found.num_weights:,} weights, {layers} layers of width {h}; {batch} x {seq} tokens",
             f"  base {_mb(found.base)} MB (measured) + weights {_mb(found.weights)}{scratch} + "
             f"activations {_mb(found.activations)} = a peak of {_mb(found.peak)} MB",
             f"  first order, by formula and not measured: SGD {_mb(found.sgd)} MB, AdamW "

@@ -1,4 +1,4 @@
-"""Export: a Hugging Face OPT becomes a bundle that a device can load.
+"""Export: a Hugging Face model of a known family becomes a bundle that a device can load.
 
 The only place where torch, transformers, onnx and optimum are used, and they are imported when an
 export starts, not before.
@@ -42,11 +42,11 @@ def export_bundle(
     """Export ``model`` into the new folder ``out`` and return it.
 
     Args:
-        model: hub id (facebook/opt-125m) or Hugging Face folder of an OPT.
+        model: hub id (facebook/opt-125m) or Hugging Face folder of an OPT or a Llama.
         out: the bundle; must not exist yet, or be empty.
         task: gives the label words; each must be one token of this model.
         via: "native" generates the graphs from the dimensions, "optimum" uses the ecosystem's
-            exporter.
+            exporter (OPT alone).
         texts: some texts of the task's data; the tokens of their prompts are compared with those
             of the source's tokenizer.
         store: form of the weights: "float32", or matrices in "int16" or "int8"
@@ -70,7 +70,7 @@ def export_bundle(
     out = Path(out)
     check_is_free(out, ExportError)
 
-    source = hugging_face.load_opt(model)
+    source = hugging_face.load_model(model)
     tokenizer = source.tokenizer.bundled
     first_word = next(iter(task.label_words.values()))
     source.tokenizer.check([task.answered(text, first_word) for text in texts])
@@ -79,17 +79,21 @@ def export_bundle(
     stored = source.stored_weights()
     if {name: array.shape for name, array in stored.items()} != source.architecture.tensor_shapes():
         raise ExportError(
-            f"{model}: its tensors are not those of an OPT with these dimensions. "
+            f"{model}: its tensors are not those of a model with these dimensions. "
             "It was changed (adapters, extra heads?): export the plain model."
         )
 
     if via == VIA_NATIVE:
-        from server.export.graph import build_graphs
-
-        graphs = build_graphs(source.architecture)
+        graphs = source.architecture.build_graphs()
     else:
+        from server.export.families.opt import OptArchitecture
         from server.export.via_optimum import build_graphs_via_optimum
 
+        if not isinstance(source.architecture, OptArchitecture):
+            raise ExportError(
+                f"via: {VIA_OPTIMUM!r} takes OPT apart, and {model} is of the family "
+                f"{source.architecture.family.name!r}. Export with via={VIA_NATIVE!r}."
+            )
         graphs = build_graphs_via_optimum(source.model.config, source.architecture)
 
     # The check moves these copies about; what is written are the weights as they were stored.

@@ -26,7 +26,7 @@ from edge_runtime.bundle import (
 from edge_runtime.protocol.direction import GENERATOR
 from edge_runtime.task_spec import TaskSpec
 from server.errors import ExportError
-from server.export.architecture import OptArchitecture
+from server.export.families import Architecture
 from server.export.storing import store_weights
 from server.files import new_folder, write_tensors
 
@@ -43,7 +43,7 @@ class BundleContents:
     """
 
     source_model: str
-    architecture: OptArchitecture
+    architecture: Architecture
     task: TaskSpec
     label_token_ids: tuple[int, ...]
     graphs: Mapping[str, bytes]
@@ -93,6 +93,7 @@ def _write_files(folder: Path, contents: BundleContents) -> None:
         digests={name: file_digest(folder / name) for name in PAYLOAD_FILES},
         created_with={name: _version(name) for name in LIBRARIES},
         direction_generator=GENERATOR,
+        family=contents.architecture.family.name,
     )
     write_manifest(folder, manifest)
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from server.export.architecture import OptArchitecture
 from server.export.dependencies import load
-from server.export.graph import build_graphs
+from server.export.families.opt import OptArchitecture
+from server.export.families.opt_graph import build_graphs
 from server.export.self_check import CheckBatch, torch_reference
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Loads a Hugging Face OPT, from the hub or a local folder, with its tokenizer.
+"""Loads a Hugging Face model of a known family, from the hub or a local folder, with its tokenizer.
 
 Weights keep the precision the model's author declared (``torch_dtype="auto"``). A checkpoint is
 taken as a whole or not at all: a tensor that is missing, left over or not finite is refused by
@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from server.errors import ExportError
-from server.export.architecture import UNTIED_HEAD, OptArchitecture
 from server.export.dependencies import load
+from server.export.families import Architecture, architecture_of
+from server.export.families.opt import UNTIED_HEAD
 from server.export.source_tokenizer import SourceTokenizer, first_line, load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -33,18 +34,18 @@ _HARMLESS_LEFTOVERS = ("decoder.version", "model.decoder.version")
 
 
 @dataclass(frozen=True, slots=True)
-class OptSource:
+class ModelSource:
     """A loaded model.
 
     Attributes:
         name: hub id, or the folder's own name (never its path: bundles travel).
         architecture: its dimensions.
-        model: the ``transformers.OPTForCausalLM``, in evaluation mode.
+        model: the network of transformers, in evaluation mode.
         tokenizer: its tokenizer and the one that goes into the bundle.
     """
 
     name: str
-    architecture: OptArchitecture
+    architecture: Architecture
     model: Any
     tokenizer: SourceTokenizer
 
@@ -63,16 +64,16 @@ class OptSource:
         return weights
 
 
-def load_opt(model: str | Path) -> OptSource:
+def load_model(model: str | Path) -> ModelSource:
     """Load model and tokenizer.
 
     Raises:
-        ExportError: not found, not reachable, not a plain OPT, weights missing, left over or not
-            finite, or no tokenizer that fits.
+        ExportError: not found, not reachable, not a plain model of a known family, weights
+            missing, left over or not finite, or no tokenizer that fits.
     """
     transformers = load("transformers")
     with _silent(transformers):
-        return _load_opt(transformers, model)
+        return _load(transformers, model)
 
 
 @contextmanager
@@ -86,15 +87,15 @@ def _silent(transformers: Any) -> Iterator[None]:
         transformers.logging.set_verbosity(said)
 
 
-def _load_opt(transformers: Any, model: str | Path) -> OptSource:
+def _load(transformers: Any, model: str | Path) -> ModelSource:
     name = Path(model).resolve().name if Path(model).exists() else str(model)
     _refuse_pointers(model)
     config = _load_config(transformers, model)
-    architecture = OptArchitecture.from_config(config)
+    architecture = architecture_of(model, config)
     # transformers 4.56 renamed the argument, and warns about the old name.
     dtype_argument = "dtype" if hasattr(config, "dtype") else "torch_dtype"
     try:
-        network, info = transformers.OPTForCausalLM.from_pretrained(
+        network, info = getattr(transformers, architecture.network).from_pretrained(
             str(model), config=config, output_loading_info=True,
             attn_implementation="eager",  # plain torch, whatever the source was run with
             **{dtype_argument: "auto"},
@@ -123,7 +124,7 @@ def _load_opt(transformers: Any, model: str | Path) -> OptSource:
     left_over = sorted(set(info["unexpected_keys"]) - {UNTIED_HEAD, *_HARMLESS_LEFTOVERS})
     if left_over:
         raise ExportError(
-            f"{model}: an OPT of its config.json has no place for {len(left_over)} tensors of the "
+            f"{model}: a model of its config.json has no place for {len(left_over)} tensors of the "
             f"checkpoint ({', '.join(left_over[:3])}, ...). Without them it is another model: "
             "merge adapters into the weights, or mend config.json (num_hidden_layers?)."
         )
@@ -134,7 +135,7 @@ def _load_opt(transformers: Any, model: str | Path) -> OptSource:
                 f"{model}: {tensor_name} holds NaN or infinity. Choose another checkpoint."
             )
     tokenizer = load_tokenizer(model, config)
-    return OptSource(name=name, architecture=architecture, model=network, tokenizer=tokenizer)
+    return ModelSource(name=name, architecture=architecture, model=network, tokenizer=tokenizer)
 
 
 def _refuse_pointers(model: str | Path) -> None:
@@ -175,10 +176,5 @@ def _load_config(transformers: Any, model: str | Path) -> Any:
         raise ExportError(
             f"{model}: the checkpoint is quantised (quantization_config in config.json). A bundle "
             "is made from the model's own weights: export the unquantised checkpoint."
-        )
-    if config.model_type != "opt":
-        raise ExportError(
-            f"{model}: model_type is {config.model_type!r}, wanted 'opt'. pairzero trains OPT "
-            "models; try facebook/opt-125m."
         )
     return config

@@ -44,8 +44,8 @@ from edge_runtime.bundle import (
     OPEN_VOCABULARY,
 )
 from server.errors import ExportError
-from server.export.architecture import EMBEDDING, POSITIONS, OptArchitecture
 from server.export.dependencies import load
+from server.export.families import Architecture
 
 OPSET = 18
 IR_VERSION = 8
@@ -70,7 +70,7 @@ class GraphInterface:
     outputs: Shapes
 
 
-def interfaces(architecture: OptArchitecture) -> dict[str, GraphInterface]:
+def interfaces(architecture: Architecture) -> dict[str, GraphInterface]:
     """The interface of each graph of a bundle, by file name."""
     ids: Shapes = {"input_ids": INTEGERS["input_ids"]}
     rows = ("tokens", architecture.hidden_size)
@@ -79,13 +79,15 @@ def interfaces(architecture: OptArchitecture) -> dict[str, GraphInterface]:
     outputs: Shapes = {"loss": ("num_answers",), "scores": ("num_answers", "num_classes")}
     layer: Shapes = {**architecture.layer_shapes()}
     embedding: Shapes = {**architecture.embedding_shapes()}
-    embedding |= {
-        EMBEDDING: (OPEN_VOCABULARY, *embedding[EMBEDDING][1:]),
-        POSITIONS: (OPEN_POSITIONS, *embedding[POSITIONS][1:]),
-    }
     head: Shapes = {**architecture.head_shapes()}
-    words = architecture.head_weight
-    head |= {words: (OPEN_VOCABULARY, *head[words][1:])}
+    tables = (
+        (embedding, architecture.token_table, OPEN_VOCABULARY),
+        (embedding, architecture.position_table, OPEN_POSITIONS),
+        (head, architecture.head_weight, OPEN_VOCABULARY),
+    )
+    for shapes, table, length in tables:
+        if table is not None:
+            shapes[table] = (length, *shapes[table][1:])
     return {
         EMBEDDING_FILE: GraphInterface(ids, {}, embedding, hidden_out),
         LAYER_FILE: GraphInterface(ids, hidden, layer, hidden_out),
@@ -162,7 +164,7 @@ def _only_needed(nodes: list[Any], outputs: Iterable[str]) -> list[Any]:
     return kept[::-1]
 
 
-def check_interfaces(graphs: Mapping[str, Any], architecture: OptArchitecture) -> None:
+def check_interfaces(graphs: Mapping[str, Any], architecture: Architecture) -> None:
     """Check names and shapes of inputs and outputs, and that no weight is frozen in a graph.
 
     Raises:

@@ -13,8 +13,8 @@ layer by layer, with every weight bound once without a copy and then changed in 
    hold are met by the head alone. Moving whole tensors would not do: constant folding can freeze
    the head while the lookup stays live, and the tensor as a whole would still move the output.
 
-Exempt from movement: ``k_proj.bias``. It adds the same number q . b to every score of a softmax
-row, where it cancels; no correct graph reacts to it, and a frozen one would do no harm.
+Exempt from movement: OPT's ``k_proj.bias``. It adds the same number q . b to every score of a
+softmax row, where it cancels; no correct graph reacts to it, and a frozen one would do no harm.
 (`server.export.interface.check_interfaces` sees that some node reads it.)
 
 Not covered: prompts longer than the longest batch here, and so the later rows of the position
@@ -34,13 +34,8 @@ import numpy as np
 from edge_runtime.protocol.errors import BundleError
 from radio.arrays import Float32Array, Int64Array
 from server.errors import ExportError
-from server.export.architecture import (
-    EMBEDDING,
-    POSITION_OFFSET,
-    POSITIONS,
-    OptArchitecture,
-)
 from server.export.dependencies import load
+from server.export.families import Architecture
 from server.export.interface import check_interfaces
 
 logger = logging.getLogger(__name__)
@@ -132,7 +127,7 @@ class BoundGraphs:
     def __init__(
         self,
         graphs: Mapping[str, Any],
-        architecture: OptArchitecture,
+        architecture: Architecture,
         weights: dict[str, Float32Array],
         label_token_ids: Int64Array,
     ) -> None:
@@ -142,6 +137,7 @@ class BoundGraphs:
                 {name: graph.SerializeToString() for name, graph in graphs.items()},
                 num_layers=architecture.num_hidden_layers,
                 hidden_size=architecture.hidden_size,
+                family=architecture.family,
                 intra_op_threads=0,
             )
         except BundleError as error:
@@ -158,7 +154,7 @@ class BoundGraphs:
 
 def check_graphs(
     graphs: Mapping[str, Any],
-    architecture: OptArchitecture,
+    architecture: Architecture,
     weights: dict[str, Float32Array],
     reference: Reference,
     *,
@@ -192,7 +188,7 @@ def check_graphs(
     before = bound.run(probe)
     num_moved, exempt = 0, []
     for name, use, rows in _uses(architecture, probe):
-        if name.endswith("k_proj.bias"):
+        if architecture.is_without_effect(name):
             exempt.append(name)
             continue
         kept = weights[name][rows].copy()
@@ -220,7 +216,7 @@ def check_graphs(
 
 def draw_batch(
     shape: tuple[int, int],
-    architecture: OptArchitecture,
+    architecture: Architecture,
     labels: Int64Array,
     rng: np.random.Generator,
 ) -> CheckBatch:
@@ -254,17 +250,17 @@ def draw_batch(
 
 
 def _uses(
-    architecture: OptArchitecture, probe: CheckBatch
+    architecture: Architecture, probe: CheckBatch
 ) -> Iterator[tuple[str, str, slice | Int64Array]]:
     """(tensor, use, rows): every use of every weight and the rows that only this use reads."""
     is_token = np.arange(probe.input_ids.shape[1]) < probe.lengths[:, None]
     looked_up = np.unique(probe.input_ids[is_token])
     for name, shape in architecture.tensor_shapes().items():
-        if name == EMBEDDING:
+        if name == architecture.token_table:
             yield name, "token lookup", looked_up
-        elif name == POSITIONS:
-            end = POSITION_OFFSET + probe.input_ids.shape[1]
-            yield name, "positions", slice(POSITION_OFFSET, end)
+        elif name == architecture.position_table:
+            first = architecture.first_position
+            yield name, "positions", slice(first, first + probe.input_ids.shape[1])
         elif name != architecture.head_weight:
             yield name, "bias" if len(shape) == 1 else "product", slice(None)
         if name == architecture.head_weight:

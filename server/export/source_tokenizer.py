@@ -8,7 +8,7 @@ the source makes of real prompts before a bundle is written. Two things are sett
 * A source that puts nothing *before* a text gets the tokenizer's own first token, ``</s>``, as OPT
   was trained, unless its configuration says ``add_bos_token: false``. ``bos_token_id`` of the
   model's config.json is not asked: checkpoints exist where it names another token than the one
-  their tokenizer feeds.
+  their tokenizer feeds. Other families' tokenizers are taken at their word.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edge_runtime.families import OPT
 from server.errors import ExportError
 from server.export.dependencies import load
 
@@ -85,7 +86,7 @@ def load_tokenizer(model: str | Path, config: Any) -> SourceTokenizer:
     # Bare vocab.json and merges.txt do not say which tokens are special; transformers would add
     # GPT-2's, for which OPT has no embedding.
     is_bare = Path(model).is_dir() and not (Path(model) / "tokenizer_config.json").is_file()
-    special = OPT_SPECIAL_TOKENS if is_bare else {}
+    special = OPT_SPECIAL_TOKENS if is_bare and config.model_type == OPT.name else {}
     try:
         try:
             source = transformers.AutoTokenizer.from_pretrained(
@@ -116,7 +117,7 @@ def load_tokenizer(model: str | Path, config: Any) -> SourceTokenizer:
             f"{config.vocab_size}. Model and tokenizer do not belong together."
         )
     before, behind = _special_tokens(bundled)
-    first = () if before else _first_token(model, source)
+    first = () if before or config.model_type != OPT.name else _first_token(model, source)
     if first or behind:
         # Before behind: what a source puts last would hide where the prompt ends.
         pieces = [(bundled.id_to_token(i), i) for i in (*first, *before)]

@@ -6,7 +6,6 @@ file computes the same is checked against these graphs, bound to whole float32 w
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ from edge_runtime.parameters import ParameterStore
 from radio.arrays import Float32Array
 from server.errors import ExportError
 from server.export import SELF_CHECK_SEED
-from server.export.architecture import OptArchitecture
 from server.export.bundle_writer import BundleContents, write_bundle
 from server.export.dependencies import load
+from server.export.families import Architecture, architecture_from
 from server.export.self_check import CheckBatch, Reference
 from server.export.stored_check import check_stored
 from server.export.storing import check_form
@@ -52,8 +51,7 @@ def store_again(source: Path, out: Path, *, store: str, trainable: Sequence[str]
             "float32. Export the model itself."
         )
     weights = ParameterStore.from_bundle(bundle, None)
-    names = [field.name for field in dataclasses.fields(OptArchitecture)]
-    architecture = OptArchitecture(**{n: manifest.architecture[n] for n in names})  # type: ignore[arg-type]
+    architecture = architecture_from(manifest.family, manifest.architecture)
     graphs = {name: (source / name).read_bytes() for name in GRAPH_FILES}
     contents = BundleContents(
         source_model=manifest.source_model,
@@ -77,13 +75,14 @@ def store_again(source: Path, out: Path, *, store: str, trainable: Sequence[str]
 
 
 def _whole_pass(
-    graphs: dict[str, bytes], architecture: OptArchitecture, working: dict[str, Float32Array]
+    graphs: dict[str, bytes], architecture: Architecture, working: dict[str, Float32Array]
 ) -> Reference:
     """The graphs on whole weights, as they are when it is called."""
     opened: Any = load("edge_runtime.layer_graphs").LayerGraphs(
         graphs,
         num_layers=architecture.num_hidden_layers,
         hidden_size=architecture.hidden_size,
+        family=architecture.family,
     )
 
     def run(batch: CheckBatch) -> dict[str, Float32Array]:

@@ -19,8 +19,8 @@ from edge_runtime.bundle import INT8, Bundle, open_bundle
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.protocol.direction import direction
 from radio.arrays import Float32Array
-from server.export.architecture import OptArchitecture
 from server.export.dependencies import load
+from server.export.families import Architecture
 from server.export.self_check import (
     BATCH_SHAPES,
     CheckBatch,
@@ -35,7 +35,7 @@ _SEED, _SCALE = 20_26, 2.0**-6
 
 def check_stored(
     folder: Path,
-    architecture: OptArchitecture,
+    architecture: Architecture,
     working: dict[str, Float32Array],
     reference: Reference,
     rng: np.random.Generator,

@@ -1,7 +1,8 @@
 """The ecosystem's road: optimum's exporter, then surgery to the bundle's interface.
 
-Slower and larger than `server.export.graph`, but it follows torch's own code, so it knows every
-variant of OPT that transformers knows, and serves as an independent witness for the native road.
+Slower and larger than `server.export.families.opt_graph`, but it follows torch's own code, so it
+knows every variant of OPT that transformers knows, and serves as an independent witness for the
+native road.
 
 The surgery, in order: attention_mask and position_ids are computed from input_ids instead of being
 asked for; the vocabulary logits give way to the loss head at the answer positions; the graph is cut
@@ -28,11 +29,11 @@ from edge_runtime.bundle import (
     HIDDEN_OUTPUT,
     LAST_LAYER_FILE,
     LAYER_FILE,
-    layer_tensor,
 )
+from edge_runtime.families import OPT
 from server.errors import ExportError
-from server.export.architecture import POSITIONS, UNTIED_HEAD, OptArchitecture
 from server.export.dependencies import load
+from server.export.families.opt import POSITIONS, UNTIED_HEAD, OptArchitecture
 from server.export.interface import OPSET, assemble, interfaces, loss_head
 
 logger = logging.getLogger(__name__)
@@ -111,7 +112,7 @@ class _Cut:
 
     def _own_and_later(self, layer: int) -> set[str]:
         names = self._structure.layer_shapes()
-        return {layer_tensor(n, name) for n in range(layer, STRUCTURE_LAYERS) for name in names}
+        return {OPT.layer_tensor(n, name) for n in range(layer, STRUCTURE_LAYERS) for name in names}
 
     def _state_into(self, layer: int) -> str:
         later = self._own_and_later(layer)
@@ -146,7 +147,7 @@ class _Cut:
             make("Concat", ["cut/ids", "cut/width"], ["cut/shape"], axis=0),
             make("Reshape", [HIDDEN_INPUT, "cut/shape"], [state]),
         ]
-        own = {layer_tensor(layer, name): name for name in self._structure.layer_shapes()}
+        own = {OPT.layer_tensor(layer, name): name for name in self._structure.layer_shapes()}
         rest = _renamed([node for node in self._nodes if state not in node.output], own)
         for node in rest:
             reach = self._reach(node.input[0]) if node.op_type == "Shape" else set()

@@ -26,10 +26,12 @@ from edge_runtime.bundle import (
     open_bundle,
     write_manifest,
 )
+from edge_runtime.families import OPT
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.task_spec import TaskSpec
 from edge_runtime.tasks import label_token_ids, load_tokenizer
 from server.errors import ConfigurationError, RunStoreError
+from server.export.families import architecture_from
 from server.export.source_tokenizer import OPT_SPECIAL_TOKENS
 from server.files import new_folder, to_json, write_tensors
 from server.run.accounts import epsilon_spent
@@ -196,8 +198,8 @@ def _write_bundle(model: TunedModel, folder: Path) -> None:
 
 
 def _write_hugging_face(model: TunedModel, folder: Path) -> None:
-    """Config, weights and tokenizer as ``OPTForCausalLM.from_pretrained`` reads them."""
-    architecture = model.bundle.manifest.architecture
+    """Config, weights and tokenizer as transformers' ``from_pretrained`` reads them."""
+    manifest = model.bundle.manifest
     shutil.copyfile(model.bundle.tokenizer_path, folder / TOKENIZER_FILE)
     tensors = {entry.name: model.weights.as_float32(entry.name) for entry in model.weights.entries}
     write_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
@@ -205,26 +207,23 @@ def _write_hugging_face(model: TunedModel, folder: Path) -> None:
     tokens = {
         name: token
         for name, token in OPT_SPECIAL_TOKENS.items()
-        if model.tokenizer.token_to_id(token) is not None
+        if manifest.family == OPT.name and model.tokenizer.token_to_id(token) is not None
     }
     ids = {f"{n}_id": model.tokenizer.token_to_id(t) for n, t in tokens.items() if n != "unk_token"}
-    own = {
-        k: v for k, v in architecture.items() if k not in ("num_parameters", "has_final_layer_norm")
-    }
+    architecture = architecture_from(manifest.family, manifest.architecture)
     _write_json(
         folder / "config.json",
         {
-            "model_type": "opt",
-            "architectures": ["OPTForCausalLM"],
+            "model_type": architecture.family.name,
+            "architectures": [architecture.network],
             "torch_dtype": "float32",
-            "_remove_final_layer_norm": not architecture["has_final_layer_norm"],
-            **own,
+            **architecture.to_config(),
             **ids,
         },
     )
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": architecture["max_position_embeddings"],
+        "model_max_length": architecture.max_position_embeddings,
         "clean_up_tokenization_spaces": False,
         # Older versions of transformers add token types, which no OPT takes.
         "model_input_names": ["input_ids", "attention_mask"],

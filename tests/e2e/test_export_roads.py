@@ -42,7 +42,7 @@ def one_torch_thread():
 @pytest.fixture(scope="module", params=STYLES)
 def model_folder(request, tmp_path_factory):
     pytest.importorskip("torch")
-    from server.export.random_opt import write_random_opt
+    from server.export.random_models import write_random_opt
 
     folder = tmp_path_factory.mktemp("opt") / request.param
     # A large spread makes attention sharp, so that a wrong mask or head split would show.
@@ -191,7 +191,8 @@ def test_negative_control_a_detached_head_never_becomes_a_bundle(
     import onnx
     from safetensors.numpy import load_file
 
-    from server.export import graph, interface, via_optimum
+    from server.export import interface, via_optimum
+    from server.export.families import opt_graph
 
     embedding = load_file(model_folder / "model.safetensors")["model.decoder.embed_tokens.weight"]
     sound = interface.loss_head
@@ -201,7 +202,7 @@ def test_negative_control_a_detached_head_never_becomes_a_bundle(
         folded = onnx.numpy_helper.from_array(embedding.astype(np.float32), "folded_head")
         return nodes, [*constants, folded]
 
-    monkeypatch.setattr(graph, "loss_head", detached)
+    monkeypatch.setattr(opt_graph, "loss_head", detached)
     monkeypatch.setattr(via_optimum, "loss_head", detached)
     # With the first line of defence, and without it.
     with pytest.raises(ExportError, match=r"no node reads model\.decoder\.embed_tokens"):
@@ -217,7 +218,7 @@ def test_tensors_of_equal_value_stay_apart_on_optimums_road(tmp_path):
     torch = pytest.importorskip("torch")
     from transformers import OPTForCausalLM
 
-    from server.export.random_opt import write_random_opt
+    from server.export.random_models import write_random_opt
 
     folder = write_random_opt(tmp_path / "opt", size="tiny")
     model = OPTForCausalLM.from_pretrained(folder)
@@ -244,7 +245,7 @@ def test_tensors_of_equal_value_stay_apart_on_optimums_road(tmp_path):
 )  # fmt: skip
 def test_gelu_and_norms_without_weights_take_the_native_road(tmp_path, changes, plain_graphs):
     pytest.importorskip("torch")
-    from server.export.random_opt import write_random_opt
+    from server.export.random_models import write_random_opt
 
     folder = write_random_opt(tmp_path / "opt", size="tiny", seed=3, init_std=0.2, **changes)
     target = np.array([0, 1, 2])
@@ -257,7 +258,7 @@ def test_gelu_and_norms_without_weights_take_the_native_road(tmp_path, changes, 
 
 def test_another_activation_takes_optimums_road(tmp_path):
     pytest.importorskip("torch")
-    from server.export.random_opt import write_random_opt
+    from server.export.random_models import write_random_opt
 
     folder = write_random_opt(tmp_path / "opt", size="tiny", activation_function="silu")
     with pytest.raises(ExportError, match=r"activation_function.*via='optimum'"):

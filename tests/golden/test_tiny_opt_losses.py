@@ -62,8 +62,8 @@ def test_padding_changes_nothing(case, run):
 @pytest.mark.parametrize("case", PROVENANCE["cases"])
 def test_graphs_built_today_meet_torch(case, run):
     pytest.importorskip("onnx")
-    from server.export.architecture import OptArchitecture
-    from server.export.graph import build_graphs
+    from server.export.families.opt import OptArchitecture
+    from server.export.families.opt_graph import build_graphs
 
     _, weights, inputs, wanted = load_case(case)
     projected = case == "post_norm_projected"

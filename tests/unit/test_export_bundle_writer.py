@@ -12,8 +12,8 @@ from edge_runtime.lattice import choose_quantum_exponent
 from edge_runtime.task_spec import TaskSpec
 from server.errors import ExportError
 from server.export import bundle_writer
-from server.export.architecture import OptArchitecture
 from server.export.bundle_writer import BundleContents, write_bundle
+from server.export.families.opt import OptArchitecture
 
 TASK = TaskSpec(
     name="toy",

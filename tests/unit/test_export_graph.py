@@ -9,9 +9,9 @@ import pytest
 
 from edge_runtime.bundle import EMBEDDING_FILE, GRAPH_FILES, LAST_LAYER_FILE, LAYER_FILE
 from server.errors import ExportError
-from server.export.architecture import EMBEDDING, UNTIED_HEAD, OptArchitecture
 from server.export.dependencies import load
-from server.export.graph import build_graphs
+from server.export.families.opt import EMBEDDING, UNTIED_HEAD, OptArchitecture
+from server.export.families.opt_graph import build_graphs
 from server.export.interface import check_interfaces
 
 TINY = {

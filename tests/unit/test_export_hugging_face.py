@@ -22,7 +22,7 @@ def libraries():
 
 @pytest.fixture(scope="module")
 def random_opt(libraries, tmp_path_factory):
-    from server.export.random_opt import write_random_opt
+    from server.export.random_models import write_random_opt
 
     return write_random_opt(tmp_path_factory.mktemp("opt") / "tiny-opt", size="tiny")
 
@@ -39,9 +39,9 @@ def change_config(folder, **changes):
 
 
 def load(folder):
-    from server.export.hugging_face import load_opt
+    from server.export.hugging_face import load_model
 
-    return load_opt(folder)
+    return load_model(folder)
 
 
 def test_tensor_names_order_and_shapes_are_torchs(model_folder):
@@ -63,7 +63,7 @@ def test_tensor_names_order_and_shapes_are_torchs(model_folder):
     ],
 )
 def test_variants_have_torchs_tensors_too(libraries, tmp_path, changes):
-    from server.export.random_opt import write_random_opt
+    from server.export.random_models import write_random_opt
 
     source = load(write_random_opt(tmp_path / "opt", size="tiny", **changes))
     shapes = {name: array.shape for name, array in source.stored_weights().items()}
@@ -307,7 +307,7 @@ def test_an_adapter_is_refused(model_folder):
 def test_random_opt_is_the_same_for_the_same_seed_and_unknown_sizes_are_refused(
     random_opt, tmp_path
 ):
-    from server.export.random_opt import write_random_opt
+    from server.export.random_models import write_random_opt
 
     again = write_random_opt(tmp_path / "again", size="tiny")
     other = write_random_opt(tmp_path / "other", size="tiny", seed=1)

@@ -9,8 +9,8 @@ import pytest
 
 from edge_runtime.bundle import EMBEDDING_FILE, LAST_LAYER_FILE, LAYER_FILE
 from server.errors import ExportError
-from server.export.architecture import EMBEDDING, POSITIONS, OptArchitecture
-from server.export.graph import build_graphs
+from server.export.families.opt import EMBEDDING, POSITIONS, OptArchitecture
+from server.export.families.opt_graph import build_graphs
 from server.export.self_check import BoundGraphs, check_graphs
 
 LABELS = (3, 7, 11)

@@ -1,4 +1,4 @@
-"""Writes an OPT with random weights as a Hugging Face folder, without any network.
+"""Writes a model with random weights as a Hugging Face folder, without any network.
 
 For measuring time, memory and correctness where no trained weights can be had: dimensions and
 tokenizer are real, what it says is noise.
@@ -33,6 +33,11 @@ DIMENSIONS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 """Published dimensions; what is absent is transformers' default, which is OPT's own."""
+
+LLAMA_DIMENSIONS: dict[str, Any] = {
+    "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 6,
+    "num_key_value_heads": 2, "max_position_embeddings": 128, "tie_word_embeddings": True,
+}  # fmt: skip
 
 TOKENIZER_TEXT = (
     "play some music and add this song to my list . book a table at the best restaurant in town . "
@@ -70,7 +75,7 @@ def write_random_opt(
     """
     if size not in DIMENSIONS:
         raise ConfigurationError(f"size: got {size!r}, wanted one of {', '.join(DIMENSIONS)}.")
-    torch, transformers = load("torch"), load("transformers")
+    transformers = load("transformers")
     if tokenizer_folder is not None:
         tokenizer = read_tokenizer(tokenizer_folder)
     else:
@@ -79,15 +84,41 @@ def write_random_opt(
     if size == "tiny":
         dimensions.setdefault("vocab_size", tokenizer.get_vocab_size())
     config = transformers.OPTConfig(**dimensions)
+    return _write(out, transformers.OPTForCausalLM, config, config.init_std, tokenizer, seed)
+
+
+def write_random_llama(
+    out: Path, *, words: Iterable[str] = (), seed: int = 0, init_std: float = 0.02, **changes: Any
+) -> Path:
+    """Write a small Llama in the same way, three query heads to a head of keys if nothing is said.
+
+    Args:
+        out: the folder; made if absent.
+        words: that its tokenizer knows whole.
+        seed: of the weights.
+        init_std: their spread.
+        changes: fields of ``LlamaConfig``.
+    """
+    transformers = load("transformers")
+    tokenizer = make_tokenizer(" ".join((TOKENIZER_TEXT, *words)))
+    dimensions = {**LLAMA_DIMENSIONS, "vocab_size": tokenizer.get_vocab_size(), **changes}
+    config = transformers.LlamaConfig(**dimensions)
+    return _write(out, transformers.LlamaForCausalLM, config, init_std, tokenizer, seed)
+
+
+def _write(
+    out: Path, network: Any, config: Any, init_std: float, tokenizer: Any, seed: int
+) -> Path:
+    torch, transformers = load("torch"), load("transformers")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         with load("transformers.modeling_utils").no_init_weights():
-            model = transformers.OPTForCausalLM(config)
+            model = network(config)
         model.tie_weights()
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                parameter.normal_(0.0, config.init_std)
-                if "layer_norm.weight" in name:
+                parameter.normal_(0.0, init_std)
+                if name.endswith("norm.weight"):
                     parameter.add_(1.0)
     out.mkdir(parents=True, exist_ok=True)
     model.half().save_pretrained(out)

@@ -33,7 +33,8 @@ from edge_runtime.bundle import (
     LAYER_FILE,
 )
 from server.errors import ExportError
-from server.export.architecture import (
+from server.export.families.graph_builder import GraphBuilder
+from server.export.families.opt import (
     EMBEDDING,
     FINAL_NORM,
     POSITION_OFFSET,
@@ -42,7 +43,6 @@ from server.export.architecture import (
     PROJECT_OUT,
     OptArchitecture,
 )
-from server.export.dependencies import load
 from server.export.interface import assemble, interfaces, loss_head
 
 ACTIVATIONS = ("relu", "gelu")
@@ -77,24 +77,11 @@ def check_supported(architecture: OptArchitecture) -> None:
         )
 
 
-class _Builder:
-    """Collects nodes and small integer constants; every method returns its output's name."""
-
+class _Builder(GraphBuilder):
     def __init__(self, architecture: OptArchitecture) -> None:
+        super().__init__()
         self.architecture = architecture
-        self.nodes: list[Any] = []
-        self.constants: list[Any] = []
-        self._onnx = load("onnx")
         self.shared_shapes()
-
-    def add(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        self.nodes.append(self._onnx.helper.make_node(op, inputs, [output], output, **attributes))
-        return output
-
-    def integers(self, name: str, values: list[int]) -> str:
-        tensor = self._onnx.numpy_helper.from_array(np.array(values, dtype=np.int64), name)
-        self.constants.append(tensor)
-        return name
 
     def linear(self, x: str, name: str, output: str, *, scale: float = 1.0) -> str:
         """Scale * (x W^T + b): Gemm takes the scale into its own alpha and beta."""
@@ -103,20 +90,11 @@ class _Builder:
             inputs.append(f"{name}.bias")
         return self.add("Gemm", inputs, output, alpha=scale, beta=scale, transB=1)
 
-    def project(self, x: str, weight: str, output: str) -> str:
-        """Between the widths of embedding and layers: never with a bias."""
-        return self.add("Gemm", [x, weight], output, transB=1)
-
     def norm(self, x: str, name: str, output: str) -> str:
         inputs = [x, f"{name}.weight", f"{name}.bias"]
         if not self.architecture.layer_norm_elementwise_affine:
             inputs = [x, "norm/ones"]
         return self.add("LayerNormalization", inputs, output, epsilon=LAYER_NORM_EPSILON, axis=-1)
-
-    def scalar(self, name: str, value: float) -> str:
-        tensor = self._onnx.numpy_helper.from_array(np.array(value, dtype=np.float32), name)
-        self.constants.append(tensor)
-        return name
 
     def activate(self, x: str, output: str) -> str:
         """Relu, or gelu(x) = x/2 (1 + erf(x / sqrt 2)), in the form that onnxruntime fuses."""
@@ -143,8 +121,7 @@ class _Builder:
     def shared_shapes(self) -> None:
         """What depends on batch and sequence only: shapes, end of positions, causal mask."""
         a = self.architecture
-        self.add("Shape", ["input_ids"], "shape/ids")
-        self.add("Shape", ["input_ids"], "shape/sequence", start=1)
+        self.lengths()
         self.integers("shape/head", [a.num_attention_heads, a.head_dim])
         self.integers("shape/width", [a.hidden_size])
         self.integers("shape/flat", [-1, a.hidden_size])
@@ -164,15 +141,7 @@ class _Builder:
         self.integers("position/axis", [0])
         self.add("Add", ["shape/sequence", "position/start"], "position/end")
 
-        # The lowest finite number, not -inf: a diverged score then gives a NaN that is noticed
-        # as NaN, and the softmax of it is exactly zero all the same.
-        lowest = np.array([np.finfo(np.float32).min], dtype=np.float32)
-        square = self.add("Concat", ["shape/sequence", "shape/sequence"], "mask/shape", axis=0)
-        value = self._onnx.numpy_helper.from_array(lowest)
-        full = self.add("ConstantOfShape", [square], "mask/full", value=value)
-        above_diagonal = self._onnx.numpy_helper.from_array(np.array(1, np.int64), "mask/k")
-        self.constants.append(above_diagonal)
-        self.add("Trilu", [full, "mask/k"], "mask/causal", upper=1)
+        self.causal_mask()
 
     def embed(self) -> str:
         """Token plus position embedding."""

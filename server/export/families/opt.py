@@ -7,11 +7,13 @@ embedding.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from edge_runtime.bundle import layer_tensor
+from edge_runtime.families import OPT, Family
 from server.errors import ExportError
 
 EMBEDDING = "model.decoder.embed_tokens.weight"
@@ -31,6 +33,9 @@ class OptArchitecture:
 
     ``has_final_layer_norm`` is false for OPT-350M, the one post-norm member of the family.
     """
+
+    family: ClassVar[Family] = OPT
+    network: ClassVar[str] = "OPTForCausalLM"
 
     hidden_size: int
     num_hidden_layers: int
@@ -84,6 +89,30 @@ class OptArchitecture:
             tie_word_embeddings=bool(config.tie_word_embeddings),
         )
 
+    @classmethod
+    def from_description(cls, described: Mapping[str, Any]) -> OptArchitecture:
+        """Read a bundle's manifest."""
+        return cls(**{field.name: described[field.name] for field in dataclasses.fields(cls)})
+
+    @property
+    def token_table(self) -> str:
+        """Name of the tensor that tokens are looked up in."""
+        return EMBEDDING
+
+    @property
+    def position_table(self) -> str:
+        """Name of the tensor that positions are looked up in."""
+        return POSITIONS
+
+    @property
+    def first_position(self) -> int:
+        """The row of it that the first token reads."""
+        return POSITION_OFFSET
+
+    def is_without_effect(self, name: str) -> bool:
+        """A bias of all keys adds the same number to every score of a row, where it cancels."""
+        return name.endswith("k_proj.bias")
+
     @property
     def head_dim(self) -> int:
         """Width of one attention head."""
@@ -103,7 +132,7 @@ class OptArchitecture:
         """Name -> shape of every weight, in torch's order and layout ([out, in] for matrices)."""
         around = self.embedding_shapes() | self.head_shapes()
         layers = {
-            layer_tensor(layer, name): shape
+            OPT.layer_tensor(layer, name): shape
             for layer in range(self.num_hidden_layers)
             for name, shape in self.layer_shapes().items()
         }
@@ -153,7 +182,22 @@ class OptArchitecture:
             return {}
         return {f"{name}.weight": (self.hidden_size,), f"{name}.bias": (self.hidden_size,)}
 
-    def describe(self) -> dict[str, int | bool | str]:
+    def to_config(self) -> dict[str, Any]:
+        """The entries of a ``config.json`` of transformers."""
+        own = dataclasses.asdict(self)
+        return {"_remove_final_layer_norm": not own.pop("has_final_layer_norm"), **own}
+
+    def build_graphs(self) -> dict[str, Any]:
+        """File name -> ``onnx.ModelProto``.
+
+        Raises:
+            ExportError: an activation that the generator does not know.
+        """
+        from server.export.families.opt_graph import build_graphs
+
+        return build_graphs(self)
+
+    def describe(self) -> dict[str, int | float | bool | str]:
         """The entries of the manifest's ``architecture``."""
         names = (
             "hidden_size", "num_hidden_layers", "num_attention_heads", "ffn_dim", "vocab_size",
@@ -161,6 +205,8 @@ class OptArchitecture:
             "has_final_layer_norm", "activation_function", "enable_bias",
             "layer_norm_elementwise_affine", "tie_word_embeddings",
         )  # fmt: skip
-        described: dict[str, int | bool | str] = {name: getattr(self, name) for name in names}
+        described: dict[str, int | float | bool | str] = {
+            name: getattr(self, name) for name in names
+        }
         described["num_parameters"] = sum(map(math.prod, self.tensor_shapes().values()))
         return described
