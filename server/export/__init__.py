@@ -42,7 +42,9 @@ def export_bundle(
     """Export ``model`` into the new folder ``out`` and return it.
 
     Args:
-        model: hub id (facebook/opt-125m) or Hugging Face folder of an OPT or a Llama.
+        model: hub id (facebook/opt-125m) or Hugging Face folder of an OPT or a Llama; a GGUF file
+            of a Llama, or the name of an installed package with one
+            (`server.export.gguf_file.PACKAGES`).
         out: the bundle; must not exist yet, or be empty.
         task: gives the label words; each must be one token of this model.
         via: "native" generates the graphs from the dimensions, "optimum" uses the ecosystem's
@@ -61,7 +63,7 @@ def export_bundle(
         TaskError: a label word is not exactly one token.
     """
     from edge_runtime.tasks import label_token_ids, warn_if_merged
-    from server.export import bundle_writer, hugging_face, self_check, storing
+    from server.export import bundle_writer, gguf_file, hugging_face, self_check, storing
     from server.export.stored_check import check_stored
 
     if via not in (VIA_NATIVE, VIA_OPTIMUM):
@@ -70,7 +72,8 @@ def export_bundle(
     out = Path(out)
     check_is_free(out, ExportError)
 
-    source = hugging_face.load_model(model)
+    file = gguf_file.find_gguf(model)
+    source = hugging_face.load_model(model) if file is None else gguf_file.load_gguf(file)
     tokenizer = source.tokenizer.bundled
     first_word = next(iter(task.label_words.values()))
     source.tokenizer.check([task.answered(text, first_word) for text in texts])

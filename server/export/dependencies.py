@@ -30,5 +30,5 @@ def load(module: str) -> Any:
     except ImportError as error:
         raise ExportError(
             f"{module}: wanted for exporting a model, cannot be loaded ({error}). "
-            "From pairzero's folder: pip install '.[export]'"
+            f"From pairzero's folder: pip install '.[{'gguf' if module == 'gguf' else 'export'}]'"
         ) from error

@@ -72,12 +72,12 @@ def load_model(model: str | Path) -> ModelSource:
             missing, left over or not finite, or no tokenizer that fits.
     """
     transformers = load("transformers")
-    with _silent(transformers):
+    with silent(transformers):
         return _load(transformers, model)
 
 
 @contextmanager
-def _silent(transformers: Any) -> Iterator[None]:
+def silent(transformers: Any) -> Iterator[None]:
     """Without its warnings: what they are about is refused here by name, or does not matter."""
     said = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()

@@ -45,7 +45,8 @@ class SourceTokenizer:
 
     Attributes:
         name: of the model, for messages.
-        source: the ``transformers`` tokenizer.
+        source: the ``transformers`` tokenizer; None where the bundled one is made from the model's
+            own file, and there is no other to compare it with.
         bundled: the ``tokenizers.Tokenizer`` that goes into the bundle.
         first: tokens that the bundle puts first although the source does not.
         last: tokens that the source puts last and the bundle does not.
@@ -63,6 +64,8 @@ class SourceTokenizer:
         Raises:
             ExportError: the bundle would feed other tokens than the source.
         """
+        if self.source is None:
+            return
         for text in (*SAMPLE_TEXTS, *texts):
             ids = list(self.source(text)["input_ids"])
             if self.last and ids[-len(self.last) :] == list(self.last):
