@@ -109,6 +109,10 @@ def _carry_out(argv: Sequence[str] | None) -> int:
         "--tx-attenuation", type=float, default=0.0, metavar="DB",
         help="of these radios, at least, whatever the run says",
     )  # fmt: skip
+    join.add_argument(
+        "--prefix-cache", type=int, default=0, metavar="MB",
+        help="of --state, to keep what frozen layers give for each prompt (default: 0, nothing)",
+    )  # fmt: skip
     join.add_argument("--wait", type=float, default=60.0, metavar="S",
         help="for a server, at first and whenever it or the broker is gone",
     )  # fmt: skip
@@ -247,6 +251,8 @@ def _join(args: argparse.Namespace) -> int:
 
     if not 0.0 < args.wait <= _LONGEST_WAIT_S:
         raise EdgeError(f"--wait: got {args.wait:g}, wanted seconds, 0 to {_LONGEST_WAIT_S:g}.")
+    if args.prefix_cache < 0:
+        raise EdgeError(f"--prefix-cache: got {args.prefix_cache}, wanted megabytes, 0 or more.")
     credentials = None
     if "://" not in args.broker:
         credentials = Credentials(Path(args.broker))
@@ -270,6 +276,7 @@ def _join(args: argparse.Namespace) -> int:
             for name, text in by_device("--xo-correction", args.xo_correction, data).items()
         },
         tx_attenuation_db=args.tx_attenuation,
+        prefix_cache_mb=args.prefix_cache,
         may_simulate=args.simulated_keys,
         wait_s=args.wait,
         gone_s=args.wait,

@@ -27,9 +27,10 @@ import numpy as np
 from edge_runtime.bundle import GRAPH_FILES, Bundle
 from edge_runtime.layer_graphs import BoundLayers, ForwardOutput, LayerGraphs
 from edge_runtime.parameters import ParameterStore
+from edge_runtime.prefix_cache import PrefixCache
 from edge_runtime.protocol.errors import BundleError
 from edge_runtime.scratch import Scratch
-from edge_runtime.tasks import Batch
+from edge_runtime.tasks import Batch, Prompt, batches_by_length
 from radio.arrays import Float32Array
 
 __all__ = ["BegunBatch", "Float32Array", "ForwardOutput", "OnnxForward"]
@@ -39,6 +40,12 @@ MAX_KEPT_BYTES = 64 * 2**20
 
 MAX_WAITING_BYTES = 16 * 2**20
 """What lies between two stages at most, where all batches go through one before the next."""
+
+_ROWS = 8
+"""Rows of a pass that computes what shall be kept."""
+
+_TOGETHER = 8
+"""Batches of many that go through kept prefixes together: their hidden states are in memory."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -99,7 +106,9 @@ class OnnxForward:
         self._num_frozen, self._num_stages = _num_frozen(read, store), len(read)
         self._max_kept_bytes = max_kept_bytes
         self._row_bytes = 4 * bundle.hidden_size
+        self.vocab_size = int(bundle.manifest.architecture["vocab_size"])
         self.runs_rows_alone = False
+        self._prefixes: PrefixCache | None = None
         self._store = store
         ids = bundle.manifest.label_token_ids if label_token_ids is None else label_token_ids
         self._scratch = Scratch(
@@ -121,7 +130,21 @@ class OnnxForward:
 
     def run_many(self, batches: Sequence[Batch]) -> list[ForwardOutput]:
         """Many batches, in order; spread over the workers."""
-        return self.finish([BegunBatch(batch) for batch in batches])
+        if self._prefixes is None:
+            return self.finish([BegunBatch(batch) for batch in batches])
+        return [
+            output
+            for start in range(0, len(batches), _TOGETHER)
+            for output in self.finish(self.begin(batches[start : start + _TOGETHER]))
+        ]
+
+    def keep_prefixes(self, prefixes: PrefixCache) -> None:
+        """What `begin` gives for a prompt is kept from here on, for as many rounds as come.
+
+        Args:
+            prefixes: where; it may serve several forwards whose frozen weights are the same.
+        """
+        self._prefixes = prefixes
 
     def begin(self, batches: Sequence[Batch]) -> list[BegunBatch]:
         """Run the stages that do not move, once for as many `finish` as come.
@@ -133,13 +156,43 @@ class OnnxForward:
             return [BegunBatch(batch) for batch in batches]
         is_kept = np.cumsum([self._hidden_bytes(b) for b in batches]) <= self._max_kept_bytes
         num_kept = int(np.count_nonzero(is_kept))
-        kept = [BegunBatch(batch) for batch in batches[:num_kept]]
         rest = [BegunBatch(batch) for batch in batches[num_kept:]]
+        if self._prefixes is not None and not self.runs_rows_alone:
+            return self._from_prefixes(batches[:num_kept], self._prefixes) + rest
+        return self._run_frozen(batches[:num_kept]) + rest
+
+    def _run_frozen(self, batches: Sequence[Batch]) -> list[BegunBatch]:
         return [
             begun
-            for group in self._groups(kept)
+            for group in self._groups([BegunBatch(batch) for batch in batches])
             for begun in self._pass_on(group, self._scratch.ranges(0, self._num_frozen))
-        ] + rest
+        ]
+
+    def _from_prefixes(self, batches: Sequence[Batch], prefixes: PrefixCache) -> list[BegunBatch]:
+        """What is kept of the prompts, and what had to be computed, put together to batches."""
+        wanted = {p.tobytes(): p for batch in batches for p in batch.prompts()}
+        missing = [Prompt(p, 0) for p in wanted.values() if not prefixes.has(p)]
+        fresh: dict[bytes, Float32Array] = {}
+        for begun in self._run_frozen(batches_by_length(missing, _ROWS)[0]):
+            assert begun.hidden is not None
+            width = begun.batch.input_ids.shape[1]
+            for row, prompt in enumerate(begun.batch.prompts()):
+                hidden = begun.hidden[row * width : row * width + len(prompt)]
+                prefixes.put(prompt, hidden)
+                fresh[prompt.tobytes()] = hidden
+        composed = []
+        for batch in batches:
+            as_run = self._as_run(batch)
+            # Nothing that is answered lies to the right of a prompt, so zeros will do there.
+            hidden = np.zeros((as_run.input_ids.size, self._row_bytes // 4), np.float32)
+            width = as_run.input_ids.shape[1]
+            for row, prompt in enumerate(as_run.prompts()):
+                out = hidden[row * width : row * width + len(prompt)]
+                if not prefixes.take(prompt, out):
+                    out[...] = fresh[prompt.tobytes()]
+            composed.append(BegunBatch(batch, hidden))
+        prefixes.let_go()
+        return composed
 
     def finish(self, begun: Sequence[BegunBatch]) -> list[ForwardOutput]:
         """The rest of the passes, on the weights as they are now; in order."""
@@ -233,7 +286,8 @@ class OnnxForward:
         return [results[index] for index in range(len(items))]
 
     def close(self) -> None:
-        """Stop the worker threads."""
+        """Stop the worker threads, and let what was kept go."""
+        self._prefixes = None
         if self._pool is not None:
             self._pool.shutdown()
 

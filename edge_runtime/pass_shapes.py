@@ -18,11 +18,17 @@ three lengths in every number of rows. `benchmarks/pass_shapes.py` looks at many
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
+
 import numpy as np
 
 from edge_runtime.forward import OnnxForward
+from edge_runtime.prefix_cache import PrefixCache
 from edge_runtime.tasks import Batch, pad_rows
 from radio.arrays import Int64Array
+
+_logger = logging.getLogger(__name__)
 
 MAX_ROWS = 8
 """Rows of one forward pass: smaller passes pad less and spread better over the workers."""
@@ -63,6 +69,37 @@ def losses_follow_company(forward: OnnxForward, *, vocab_size: int, max_tokens: 
             if forward.run(make_batch(rows, width)).losses[place] != alone:
                 return True
     return False
+
+
+def keep_prefixes(
+    forward: OnnxForward, folder: Path, max_bytes: int, max_tokens: int
+) -> PrefixCache | None:
+    """Let ``forward`` keep what its frozen layers give for each prompt, where that is allowed.
+
+    Args:
+        forward: the session.
+        folder: of the device's, for a file without a name.
+        max_bytes: of that file; 0 keeps nothing.
+        max_tokens: of the longest prompt.
+
+    Returns:
+        Where they are kept; None where nothing is: not asked for, or losses follow company.
+
+    Raises:
+        EdgeError: there is no room.
+    """
+    if max_bytes == 0:
+        return None
+    forward.runs_rows_alone = False
+    if losses_follow_company(forward, vocab_size=forward.vocab_size, max_tokens=max_tokens):
+        _logger.warning(
+            "no prefixes are kept: on this machine what a prompt gives depends on what it shares a "
+            "pass with"
+        )
+        return None
+    prefixes = PrefixCache(folder, max_bytes)
+    forward.keep_prefixes(prefixes)
+    return prefixes
 
 
 def make_batch(rows: list[Int64Array], width: int) -> Batch:

@@ -162,6 +162,12 @@ class Batch:
         """Rows of the batch."""
         return len(self.target)
 
+    def prompts(self) -> list[Int64Array]:
+        """The tokens of each row up to the answer, without padding."""
+        rows, width = self.input_ids.shape
+        ends = self.answer_position - np.arange(rows) * width + 1
+        return [row[:end] for row, end in zip(self.input_ids, ends.tolist(), strict=True)]
+
     def doubled(self) -> Batch:
         """This batch with every row twice."""
         return Batch(

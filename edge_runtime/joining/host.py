@@ -57,7 +57,7 @@ from edge_runtime.joining.preparation import (
 )
 from edge_runtime.joining.rehearsal import PlayedAir
 from edge_runtime.parameters import ParameterStore
-from edge_runtime.pass_shapes import MAX_ROWS, choose_max_rows
+from edge_runtime.pass_shapes import MAX_ROWS, choose_max_rows, keep_prefixes
 from edge_runtime.protocol.errors import (
     EdgeError,
     LinkError,
@@ -153,6 +153,9 @@ class _Host:
             self._max_rows = choose_max_rows(
                 self._forward, vocab_size=vocab_size, max_tokens=terms.max_tokens
             )
+        keep_prefixes(
+            self._forward, settings.state, settings.prefix_cache_mb * 10**6, terms.max_tokens
+        )
         # Before hello: no order is missed.
         self._starts: queue.SimpleQueue[tuple[bytes, Reply | None]] = queue.SimpleQueue()
         self._subject = f"pz.{token('run', terms.run_id)}"

@@ -27,6 +27,7 @@ class HostSettings:
             the radio's own.
         tx_attenuation_db: of these radios while they send, at least, whatever the run says.
         workers: threads that move weights.
+        prefix_cache_mb: of ``state``, for what frozen layers give for each prompt; 0 keeps nothing.
         may_simulate: whether keys may follow from the run's seed, which protects nobody.
         wait_s: how long a server is waited for.
         gone_s: how long broker or server may be away once the run has been joined.
@@ -41,6 +42,7 @@ class HostSettings:
     xo_corrections: Mapping[str, int] = field(default_factory=dict)
     tx_attenuation_db: float = 0.0
     workers: int = 1
+    prefix_cache_mb: int = 0
     may_simulate: bool = False
     wait_s: float = 60.0
     gone_s: float = 60.0

@@ -80,6 +80,7 @@ def up(args: argparse.Namespace) -> int:
                 ["join", broker.url, "--name", host, "--data", str(scratch / host),
                  "--state", str(folder / host), *_agreed(scratch / f"{host}-policies"),
                  "--bundle", str(bundle_folder(config.model.bundle)),
+                 "--prefix-cache", str(config.model.prefix_cache_mb),
                  *_radio_of_each(config, radios, dealt),
                  "--simulated-keys", "--until-input-ends"],
             )  # fmt: skip

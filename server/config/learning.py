@@ -23,6 +23,7 @@ from server.numeric import check_positive
 
 BUNDLED_MODEL = "bundled"
 _MAX_LEARNING_RATE = 1e3
+_MOST_CACHE_MB = 1_000_000
 _LOSS_ROUNDING = 2.0**-18  # float32 sums in another order move a loss by some 5e-6 (self_check)
 
 
@@ -35,10 +36,17 @@ class ModelSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     Attributes:
         bundle: "bundled", or the path of a folder made by ``pairzero export``.
         trainable: "all", "norms_and_biases", or a list of tensor name patterns.
+        prefix_cache_mb: what the layers below the first that moves give is kept, by prompt and for
+            the whole run, in a file of that size without a name; 0 keeps nothing.
     """
 
     bundle: str = BUNDLED_MODEL
     trainable: str | tuple[str, ...] = "all"
+    prefix_cache_mb: int = 0
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the model."""
+        check_count("model.prefix_cache_mb", self.prefix_cache_mb, 0, _MOST_CACHE_MB)
 
 
 class TaskSection(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):

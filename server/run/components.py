@@ -10,6 +10,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_runtime.agent import DeviceAgent
@@ -19,6 +20,7 @@ from edge_runtime.control.inprocess import InProcessChannel
 from edge_runtime.forward import OnnxForward
 from edge_runtime.guard.guard import Guard
 from edge_runtime.parameters import ParameterStore
+from edge_runtime.pass_shapes import keep_prefixes
 from edge_runtime.processors import usable_processors
 from edge_runtime.protocol.members import Member
 from edge_runtime.protocol.rounds import RoundResult
@@ -63,6 +65,19 @@ class RunComponents:
     replica: ParameterStore
     forward: OnnxForward
     validation: tuple[Batch, ...]
+    own_forward: OnnxForward | None = None
+
+    def keep_prefixes(self, folder: Path, max_bytes: int, max_tokens: int) -> None:
+        """Keep what frozen layers give, for devices and replica alike; see `pass_shapes`.
+
+        Args:
+            folder: of the run; no file of it has a name.
+            max_bytes: of that file; 0 keeps nothing.
+            max_tokens: of a prompt.
+        """
+        kept = keep_prefixes(self.forward, folder, max_bytes, max_tokens)
+        if kept is not None and self.own_forward is not None:
+            self.own_forward.keep_prefixes(kept)
 
     def close(self) -> None:
         """Silence radios and stop threads; everything is tried, whatever fails."""
@@ -111,6 +126,7 @@ def _connect_to(
     run_id: str,
 ) -> RunComponents:
     weights, replica = _replicas(data, config.model.trainable, config.run, 2)
+    forward = _forward_on(weights, data, config.run)
     truth = ScalarTruth(config.vote, config.optimizer.vote_value)
     weights.check_perturbation_scale(2.0**config.optimizer.perturbation_scale_log2)
     agent = build_agent(
@@ -122,7 +138,7 @@ def _connect_to(
         uplinks=link.uplinks,
         terms=terms,
         weights=weights,
-        forward=_forward_on(weights, data, config.run),
+        forward=forward,
         vocab_size=int(data.bundle.manifest.architecture["vocab_size"]),
         # Scalars before noise are written down only where nothing is promised to anybody.
         observe_scalar=None if config.privacy.has_system_keys else truth.observe,
@@ -136,6 +152,7 @@ def _connect_to(
         replica=replica,
         forward=_forward_on(replica, data, config.run),
         validation=_validation_batches(data),
+        own_forward=forward,
     )
 
 

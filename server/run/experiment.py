@@ -217,6 +217,8 @@ class Experiment:
         step_rule: StepRule,
     ) -> Experiment:
         components.link.keep_captures_in(folder)
+        model = config.model
+        components.keep_prefixes(folder, model.prefix_cache_mb * 10**6, config.task.max_tokens)
         pricing = build_pricing(config, terms, store, components.link.noise_symbols)
         components.begin(store, lambda: {} if terms is None else releases_heard(store))
         loop = RoundLoop(

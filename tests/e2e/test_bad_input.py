@@ -58,6 +58,7 @@ SETTINGS = [
     "task.max_tokens=100000", "task.validation_examples=-1", "task.validation=missing.tsv",
     "task.train=pipe.tsv", "task.validation=pipe.tsv", "task.name=pipe.toml",
     "task.name=huge.toml",
+    "model.prefix_cache_mb=-1", "model.prefix_cache_mb=1.5", "model.prefix_cache_mb=99999999",
     "model.bundle=missing", f"model.bundle={LONG}", f'model.bundle="{NUL}"', "model.trainable=[]",
     "model.trainable=nothing.*", "model.trainable=5", "run.seed=x", "run.workers=-1",
     "run.workers=100000", "run.intra_op_threads=0", "run.evaluation_interval=0",

@@ -269,3 +269,13 @@ def test_forms_of_weights_learn_alike(tmp_path):
     assert set(forms) == {"float32", "int16"}
     assert abs(forms["int16"]["points_below_float32"]) < 3.0
     assert forms["int16"]["bundle_mb"] < 0.6 * forms["float32"]["bundle_mb"] + 1.0
+
+
+@pytest.mark.study
+def test_the_study_of_kept_prefixes_ends_with_equal_weights(tmp_path):
+    results, document = tmp_path / "k.jsonl", tmp_path / "k.json"
+    run("benchmarks/kept_prefixes.py", results, "--quick", "--json", document)
+    (row,) = json.loads(document.read_text())["rows"]
+    assert row["digests_are_equal"]
+    assert row["kept"] == row["examples"] == 40
+    assert row["kept_to_plain"] > 0.0

@@ -82,6 +82,19 @@ def test_what_is_saved_holds_the_same_bits_in_both_folders(stored, run, tmp_path
         assert array.tobytes() == weights.as_float32(name).tobytes()
 
 
+def test_kept_prefixes_change_no_bit_and_leave_no_file(stored, run, tmp_path):
+    settings = [*SETTINGS, "--set", f"model.bundle={stored.folder}"]
+    kept = ["--set", "model.prefix_cache_mb=20", "--out", tmp_path / "kept", "--json"]
+    code, out, err = call("run", "snips", *settings, *kept)
+    assert code == 0, err
+    for said in ("parameter_digest", "accuracy_before", "accuracy_after"):
+        assert json.loads(out)[said] == run[1][said]
+    names = [
+        sorted(path.name for path in folder.iterdir()) for folder in (tmp_path / "kept", run[0])
+    ]
+    assert names[0] == names[1]
+
+
 def test_a_bundle_is_stored_again_by_a_command_and_only_from_floats(stored, tmp_path):
     trained = load_config("snips", {}).model.trainable if "int8" in stored.folder.name else []
     words = ["--store", stored.folder.name, *(["--trainable", *trained] if trained else [])]

@@ -70,8 +70,8 @@ def ours(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kept_as", ["float32", "int16"])
 def test_a_run_over_processes_is_the_run_in_one(tmp_path, capsys, ours, kept_as):
-    """In 16 bits with all weights moving, which is one word and no pattern."""
-    changes = {}
+    """In 16 bits with all weights moving, which is one word and no pattern; or prefixes kept."""
+    changes, kept = {}, {}
     if kept_as == "int16":
         store_again(open_bundle(BUNDLED_MODEL_FOLDER), tmp_path / "bundle", kept_as)
         changes = {
@@ -79,11 +79,13 @@ def test_a_run_over_processes_is_the_run_in_one(tmp_path, capsys, ours, kept_as)
             "model.trainable": "all",
             "optimizer.learning_rate": 1e-4,
         }
+    else:
+        kept = {"model.prefix_cache_mb": 20}
     in_one = tmp_path / "one"
     assert carry_out(Experiment.start(load_config("snips", SETTINGS | changes), in_one))
     in_one_process = looked_at(in_one)
     folder = tmp_path / "run"
-    asked = arguments("--processes", "3", "--out", str(folder), "--json", **changes)
+    asked = arguments("--processes", "3", "--out", str(folder), "--json", **changes, **kept)
     assert main(["up", *asked]) == 0
     summary = json.loads(capsys.readouterr().out)
     left = looked_at(folder)
