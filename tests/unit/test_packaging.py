@@ -56,7 +56,7 @@ def test_the_oldest_versions_that_are_tested_are_those_that_are_promised():
     """`make test-lowest` installs them; a bound that nobody tests is a guess."""
     extras = PYPROJECT["project"]["optional-dependencies"]
     promised = [*PYPROJECT["build-system"]["requires"], *PYPROJECT["project"]["dependencies"]]
-    for name in ("device", "hosts", "broker", "server", "export", "plan", "pluto"):
+    for name in ("device", "hosts", "broker", "server", "export", "gguf", "plan", "pluto"):
         promised += extras[name]
     bounds = {
         name: found[1]
