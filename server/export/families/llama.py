@@ -132,7 +132,7 @@ class LlamaArchitecture:
 
     @property
     def first_position(self) -> int:
-        """Of the first token."""
+        """The position of the first token."""
         return 0
 
     def is_without_effect(self, name: str) -> bool:
