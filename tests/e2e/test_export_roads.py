@@ -14,6 +14,7 @@ pytestmark = [
     # torch's tracing exporter and optimum announce their own retirement.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.usefixtures("one_torch_thread"),
 ]
 
 TASK = TaskSpec(
@@ -27,16 +28,6 @@ STYLES = {
 }
 TEXTS = ("play some music", "what is the weather like today ?", "rate this book")
 TOLERANCE = 2e-5
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_torch_thread():
-    """Tiny tensors gain nothing from threads, and lose much where cores are shared."""
-    torch = pytest.importorskip("torch")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module", params=STYLES)

@@ -17,19 +17,13 @@ from server.errors import ExportError
 from server.export import export_bundle, gguf_file
 from server.export.random_models import TOKENIZER_TEXT, make_tokenizer
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.usefixtures("one_torch_thread"),
+]
 
 TASK, _ = load_task("snips")
 WIDTH, FFN, LAYERS, HEADS, KEYS = 64, 96, 2, 4, 2
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_torch_thread():
-    torch = pytest.importorskip("torch")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def write_gguf(path, **changes):

@@ -18,7 +18,10 @@ from server.export import export_bundle
 from server.export.families import llama_graph
 from server.export.random_models import write_random_llama
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.usefixtures("one_torch_thread"),
+]
 
 TASK, _ = load_task("snips")
 MODELS = {
@@ -28,15 +31,6 @@ MODELS = {
         "num_key_value_heads": 6, "tie_word_embeddings": False, "head_dim": 10,
     },
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_torch_thread():
-    torch = pytest.importorskip("torch")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module", params=MODELS)

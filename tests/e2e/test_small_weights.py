@@ -1,7 +1,5 @@
 """A run on weights of 16 and 8 bits, from the preset to the model that it leaves."""
 
-import contextlib
-import io
 import json
 
 import numpy as np
@@ -10,9 +8,9 @@ from safetensors.numpy import load_file
 
 from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, open_bundle
 from edge_runtime.parameters import ParameterStore
-from server.commands import cli
 from server.config.files import load_config
 from server.model.tuned import load_model
+from tests.support.asking import call
 from tests.support.stored_bundles import store_again
 
 SETTINGS = [
@@ -20,14 +18,6 @@ SETTINGS = [
     "--set", "optimizer.directions=2", "--set", "privacy.epsilon=8",
     "--set", "task.validation_examples=40",
 ]  # fmt: skip
-
-
-def call(*argv):
-    """Run the command in this process; (exit code, standard output, standard error)."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = cli.main([str(a) for a in argv])
-    return code, out.getvalue(), err.getvalue()
 
 
 @pytest.fixture(scope="module", params=["int16", "int8"])

@@ -1,6 +1,5 @@
 """A run leaves a model to use: saved for transformers and as a bundle, and asked for labels."""
 
-import contextlib
 import errno
 import io
 import json
@@ -17,11 +16,11 @@ from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, open_bundle
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.task_spec import load_task
 from edge_runtime.tasks import read_examples
-from server.commands import cli
 from server.errors import ConfigurationError, RunStoreError
 from server.model import tuned
 from server.model.tuned import load_model, save_model
 from server.store.run_store import STORE_FILE
+from tests.support.asking import call
 
 ROUNDS = 30
 SETTINGS = [
@@ -30,14 +29,6 @@ SETTINGS = [
     "--set", "radio.backend=ideal", "--set", "run.evaluation_interval=10",
     "--set", "optimizer.learning_rate=2e-2",
 ]  # fmt: skip
-
-
-def call(*argv):
-    """Run the command in this process; (exit code, standard output, standard error)."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = cli.main([str(a) for a in argv])
-    return code, out.getvalue(), err.getvalue()
 
 
 @pytest.fixture(scope="module")

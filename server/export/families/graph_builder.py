@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from edge_runtime.bundle import (
+    EMBEDDING_FILE,
+    GRAPH_FILES,
+    HIDDEN_OUTPUT,
+    LAST_LAYER_FILE,
+    LAYER_FILE,
+)
 from server.export.dependencies import load
+from server.export.families import Architecture
+from server.export.interface import assemble, interfaces
+
+
+def build_all(architecture: Architecture, new: Callable[[], GraphBuilder]) -> dict[str, Any]:
+    """File name -> ``onnx.ModelProto``, each by a builder of its own."""
+    builders = {name: new() for name in GRAPH_FILES}
+    builders[EMBEDDING_FILE].embed()
+    builders[LAYER_FILE].layer(HIDDEN_OUTPUT, is_last=False)
+    builders[LAST_LAYER_FILE].last_layer()
+    return {
+        name: assemble(builder.nodes, builder.constants, interfaces(architecture)[name], name)
+        for name, builder in builders.items()
+    }
 
 
 class GraphBuilder:
@@ -21,6 +42,18 @@ class GraphBuilder:
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
         self._onnx = load("onnx")
+
+    def embed(self) -> str:
+        """Tokens to the first layer's input."""
+        raise NotImplementedError
+
+    def layer(self, output: str, *, is_last: bool) -> str:
+        """One layer, at the answers only from its attention on if it is the last."""
+        raise NotImplementedError
+
+    def last_layer(self) -> None:
+        """The last layer at the answers, and from there to the loss."""
+        raise NotImplementedError
 
     def add(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
         """One node."""

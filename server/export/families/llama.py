@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from edge_runtime.families import LLAMA, Family
 from server.errors import ExportError
+from server.export.families.counts import check_count
 
 EMBEDDING = "model.embed_tokens.weight"
 FINAL_NORM = "model.norm.weight"
@@ -55,12 +56,7 @@ class LlamaArchitecture:
             "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
             "head_dim", "ffn_dim", "vocab_size", "max_position_embeddings",
         ):  # fmt: skip
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ExportError(
-                    f"{name}: got {value!r}, wanted a whole number >= 1. "
-                    "The model's config.json is damaged: download the model again."
-                )
+            check_count(name, getattr(self, name))
         if self.num_attention_heads % self.num_key_value_heads:
             raise ExportError(
                 f"num_attention_heads: got {self.num_attention_heads}, wanted a multiple of "

@@ -26,15 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from edge_runtime.bundle import (
-    EMBEDDING_FILE,
-    GRAPH_FILES,
-    HIDDEN_INPUT,
-    HIDDEN_OUTPUT,
-    LAST_LAYER_FILE,
-    LAYER_FILE,
-)
-from server.export.families.graph_builder import GraphBuilder
+from edge_runtime.bundle import HIDDEN_INPUT, HIDDEN_OUTPUT
+from server.export.families.graph_builder import GraphBuilder, build_all
 from server.export.families.llama import (
     EMBEDDING,
     FINAL_NORM,
@@ -42,19 +35,12 @@ from server.export.families.llama import (
     MLP_NORM,
     LlamaArchitecture,
 )
-from server.export.interface import assemble, interfaces, loss_head
+from server.export.interface import loss_head
 
 
 def build_graphs(architecture: LlamaArchitecture) -> dict[str, Any]:
     """File name -> ``onnx.ModelProto``; see `server.export.interface` for inputs and outputs."""
-    builders = {name: _Builder(architecture) for name in GRAPH_FILES}
-    builders[EMBEDDING_FILE].embed()
-    builders[LAYER_FILE].layer(HIDDEN_OUTPUT, is_last=False)
-    builders[LAST_LAYER_FILE].last_layer()
-    return {
-        name: assemble(builder.nodes, builder.constants, interfaces(architecture)[name], name)
-        for name, builder in builders.items()
-    }
+    return build_all(architecture, lambda: _Builder(architecture))
 
 
 class _Builder(GraphBuilder):

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from edge_runtime.families import OPT, Family
 from server.errors import ExportError
+from server.export.families.counts import check_count
 
 EMBEDDING = "model.decoder.embed_tokens.weight"
 POSITIONS = "model.decoder.embed_positions.weight"
@@ -57,12 +58,7 @@ class OptArchitecture:
             "hidden_size", "num_hidden_layers", "num_attention_heads", "ffn_dim", "vocab_size",
             "word_embed_proj_dim", "max_position_embeddings",
         ):  # fmt: skip
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ExportError(
-                    f"{name}: got {value!r}, wanted a whole number >= 1. "
-                    "The model's config.json is damaged: download the model again."
-                )
+            check_count(name, getattr(self, name))
         if self.hidden_size % self.num_attention_heads:
             raise ExportError(
                 f"hidden_size: got {self.hidden_size}, wanted a multiple of num_attention_heads = "

@@ -24,16 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from edge_runtime.bundle import (
-    EMBEDDING_FILE,
-    GRAPH_FILES,
-    HIDDEN_INPUT,
-    HIDDEN_OUTPUT,
-    LAST_LAYER_FILE,
-    LAYER_FILE,
-)
+from edge_runtime.bundle import HIDDEN_INPUT, HIDDEN_OUTPUT
 from server.errors import ExportError
-from server.export.families.graph_builder import GraphBuilder
+from server.export.families.graph_builder import GraphBuilder, build_all
 from server.export.families.opt import (
     EMBEDDING,
     FINAL_NORM,
@@ -43,7 +36,7 @@ from server.export.families.opt import (
     PROJECT_OUT,
     OptArchitecture,
 )
-from server.export.interface import assemble, interfaces, loss_head
+from server.export.interface import loss_head
 
 ACTIVATIONS = ("relu", "gelu")
 
@@ -58,14 +51,7 @@ def build_graphs(architecture: OptArchitecture) -> dict[str, Any]:
         ExportError: the architecture has a variant this generator does not know.
     """
     check_supported(architecture)
-    builders = {name: _Builder(architecture) for name in GRAPH_FILES}
-    builders[EMBEDDING_FILE].embed()
-    builders[LAYER_FILE].layer(HIDDEN_OUTPUT, is_last=False)
-    builders[LAST_LAYER_FILE].last_layer()
-    return {
-        name: assemble(builder.nodes, builder.constants, interfaces(architecture)[name], name)
-        for name, builder in builders.items()
-    }
+    return build_all(architecture, lambda: _Builder(architecture))
 
 
 def check_supported(architecture: OptArchitecture) -> None:
