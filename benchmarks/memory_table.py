@@ -169,7 +169,6 @@ def zeroth_order(
         "step_s": found["step_s"],
         "peak_mb": found["peak_rss_mb"],
         "anonymous_mb": found["anonymous_mb"],
-        "step_to_own_passes": found["step_to_own_passes"],
         "trainable": found["trainable"],
     }
 
