@@ -68,7 +68,8 @@ class Scratch:
             for name, tensor in self._expanded[-1].items()
             if name in stages[-1].open_rows
         }
-        self._bound = [self._arrays(index) for index in range(len(stages))]
+        tensors = store.tensors
+        self._bound = [self._arrays(index, tensors) for index in range(len(stages))]
 
     @property
     def bound(self) -> Sequence[Arrays]:
@@ -111,8 +112,8 @@ class Scratch:
         self._store.expand(tensor, out, rows)
         return out
 
-    def _arrays(self, index: int) -> dict[str, npt.NDArray[Any]]:
-        stage, tensors = self._stages[index], self._store.tensors
+    def _arrays(self, index: int, tensors: dict[str, Float32Array]) -> dict[str, npt.NDArray[Any]]:
+        stage = self._stages[index]
         is_last = index == len(self._stages) - 1
         arrays: dict[str, npt.NDArray[Any]] = {
             name: tensors[tensor] if tensor in tensors else self._copies[name]

@@ -12,12 +12,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from server.errors import ExportError
 from server.export.dependencies import load
 from server.export.families import architecture_of
-from server.export.hugging_face import ModelSource, silent
+from server.export.hugging_face import ModelSource, freeze, silent
 from server.export.source_tokenizer import SourceTokenizer, first_line
 
 logger = logging.getLogger(__name__)
@@ -87,10 +85,7 @@ def load_gguf(path: Path) -> ModelSource:
             raise ExportError(
                 f"{path}: the weights could not be read ({first_line(error)}). Download it again."
             ) from error
-    network.eval().requires_grad_(False)
-    for name, parameter in network.named_parameters():
-        if not np.isfinite(float(parameter.abs().max())):
-            raise ExportError(f"{path}: {name} holds NaN or infinity. Download it again.")
+    freeze(network, path, "Download it again.")
     if tokenizer.bundled.get_vocab_size() > config.vocab_size:
         raise ExportError(
             f"{path}: {tokenizer.bundled.get_vocab_size()} tokens, and rows for "

@@ -128,14 +128,17 @@ def _load(transformers: Any, model: str | Path) -> ModelSource:
             f"checkpoint ({', '.join(left_over[:3])}, ...). Without them it is another model: "
             "merge adapters into the weights, or mend config.json (num_hidden_layers?)."
         )
-    network.eval().requires_grad_(False)
-    for tensor_name, parameter in network.named_parameters():
-        if not np.isfinite(float(parameter.abs().max())):
-            raise ExportError(
-                f"{model}: {tensor_name} holds NaN or infinity. Choose another checkpoint."
-            )
+    freeze(network, model, "Choose another checkpoint.")
     tokenizer = load_tokenizer(model, config)
     return ModelSource(name=name, architecture=architecture, model=network, tokenizer=tokenizer)
+
+
+def freeze(network: Any, model: str | Path, remedy: str) -> None:
+    """No dropout, no gradients; ExportError with a remedy if a weight is no finite number."""
+    network.eval().requires_grad_(False)
+    for name, parameter in network.named_parameters():
+        if not np.isfinite(float(parameter.abs().max())):
+            raise ExportError(f"{model}: {name} holds NaN or infinity. {remedy}")
 
 
 def _refuse_pointers(model: str | Path) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from edge_runtime.bundle import INT8, Bundle, open_bundle
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.protocol.direction import direction
+from edge_runtime.tasks import Batch
 from radio.arrays import Float32Array
 from server.export.dependencies import load
 from server.export.families import Architecture
@@ -60,7 +61,8 @@ def check_stored(
     with closing(store), closing(_open_forward(bundle, store)) as forward:
 
         def run(batch: CheckBatch) -> dict[str, Float32Array]:
-            output = forward.run_many([_as_batch(batch)])[0]
+            asked = Batch(batch.input_ids, batch.answer_position, batch.target)
+            output = forward.run(asked)
             return {"loss": output.losses, "scores": output.scores}
 
         for scale in (0.0, _SCALE):
@@ -76,11 +78,6 @@ def check_stored(
 
 def _open_forward(bundle: Bundle, store: ParameterStore) -> Any:
     return load("edge_runtime.forward").OnnxForward(bundle, store)
-
-
-def _as_batch(batch: CheckBatch) -> Any:
-    tasks = load("edge_runtime.tasks")
-    return tasks.Batch(batch.input_ids, batch.answer_position, batch.target)
 
 
 def _weights_at(store: ParameterStore, scale: float) -> Iterator[tuple[str, Float32Array]]:
