@@ -10,10 +10,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
+import numpy as np
+
 from edge_runtime.kernel import MAX_FUSED_MOVES, WEIGHTS_PER_BLOCK, add_moves
 from edge_runtime.kernel.numpy_twin import FlatArray
 from edge_runtime.shared_work import SharedWork
 
+_ALIGNMENT_BYTES = 64
 _PIECE_WEIGHTS = 1 << 20  # what one thread takes at a time
 
 
@@ -57,3 +60,15 @@ class DeferredMoves:
                     block = start // WEIGHTS_PER_BLOCK
                     calls.append(functools.partial(add_moves, piece, index, block, seeds, scales))
         self._work.do(calls)
+
+
+def float32_flats(sizes: Sequence[int]) -> list[FlatArray]:
+    """Flat tensors in one buffer, each on a cache line of its own."""
+    per_line = _ALIGNMENT_BYTES // 4
+    starts = np.cumsum([0] + [-(-size // per_line) * per_line for size in sizes])
+    raw = np.zeros(int(starts[-1]) + per_line, dtype=np.float32)
+    offset = (-raw.ctypes.data % _ALIGNMENT_BYTES) // 4
+    return [
+        raw[offset + start : offset + start + size]
+        for start, size in zip(starts[:-1].tolist(), sizes, strict=True)
+    ]

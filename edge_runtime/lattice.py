@@ -25,8 +25,12 @@ import math
 
 import numpy as np
 
+from edge_runtime.kernel import rounding_word
 from edge_runtime.protocol.errors import LatticeError
+from edge_runtime.protocol.rounds import STEP_QUANTUM
 from radio.arrays import Float32Array
+
+_STEP_EXPONENT = round(math.log2(STEP_QUANTUM))
 
 HEADROOM_BITS = 1
 FLOOR = 1.0
@@ -89,6 +93,13 @@ def round_to_lattice(weights: Float32Array, quantum_exponent: int) -> Float32Arr
     scaled += np.float32(0.0)
     scaled *= np.float32(math.ldexp(1.0, quantum_exponent))
     return scaled
+
+
+def rounded_step(direction_seed: int, index: int, step_integer: int, exponent: int) -> float:
+    """How far a step moves tensor ``index`` of quantum 2^exponent; `ParameterStore.apply_step`."""
+    shift = exponent - _STEP_EXPONENT
+    dither = rounding_word(direction_seed, index) & ((1 << shift) - 1)
+    return -math.ldexp((step_integer + dither) >> shift, exponent)
 
 
 def is_multiple_of_quantum(value: float, quantum_exponent: int) -> bool:

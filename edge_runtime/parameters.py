@@ -28,9 +28,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.bundle import FLOAT32, INT8, INT16, Bundle, TensorEntry
-from edge_runtime.deferred_moves import DeferredMoves
-from edge_runtime.kernel import rounding_word
-from edge_runtime.kernel.numpy_twin import FlatArray, StoredArray
+from edge_runtime.deferred_moves import DeferredMoves, float32_flats
+from edge_runtime.kernel.numpy_twin import StoredArray
 from edge_runtime.largest_weight import max_abs, max_abs_after
 from edge_runtime.lattice import (
     INT16_BITS,
@@ -38,18 +37,17 @@ from edge_runtime.lattice import (
     is_multiple_of_quantum,
     range_limit,
     round_to_lattice,
+    rounded_step,
 )
 from edge_runtime.protocol.direction import direction_seeds
 from edge_runtime.protocol.errors import LatticeError
-from edge_runtime.protocol.rounds import STEP_QUANTUM, RoundResult
+from edge_runtime.protocol.rounds import RoundResult
 from edge_runtime.shared_work import SharedWork
 from edge_runtime.stored_matrix import ROW_SCALES_SUFFIX, StoredMatrix, int16_scales
 from edge_runtime.trainable import TRAINABLE_ALL, select_trainable
 from edge_runtime.weights_file import WeightsFile, check_shape
 from radio.arrays import Float32Array, Int64Array
 
-_ALIGNMENT_BYTES = 64
-_STEP_EXPONENT = round(math.log2(STEP_QUANTUM))
 _MIN_THREADED_WEIGHTS = 1 << 20  # below, waking a thread costs more than it saves
 
 
@@ -63,6 +61,7 @@ class ParameterStore:
         ``add_direction(s, a)`` then ``add_direction(s, -a)`` restores every bit.
         Steps commute: any order gives the same digest.
         A move that would leave a tensor's range raises when it is asked for, and is forgotten.
+    What does not move is never written to, so that copies can share it (`replica`).
 
     Readers call `settle` first; `tensors`, `expand`, `digest` and OnnxForward do.
     """
@@ -72,6 +71,8 @@ class ParameterStore:
         entries: Sequence[TensorEntry],
         trainable: str | Sequence[str] | None = TRAINABLE_ALL,
         num_threads: int = 1,
+        *,
+        allocates_frozen: bool = True,
     ) -> None:
         self.entries = tuple(entries)
         self.trainable = select_trainable([entry.name for entry in entries], trainable)
@@ -84,8 +85,12 @@ class ParameterStore:
                 )
         self._sizes = [math.prod(entry.shape) for entry in entries]
         is_float32 = [entry.kept_as == FLOAT32 for entry in entries]
-        self._flats = _float32_flats(
-            [n if is_own else 0 for n, is_own in zip(self._sizes, is_float32, strict=True)]
+        is_here = [
+            is_own and (moved or allocates_frozen)
+            for is_own, moved in zip(is_float32, self.trainable, strict=True)
+        ]
+        self._flats = float32_flats(
+            [n if is_own else 0 for n, is_own in zip(self._sizes, is_here, strict=True)]
         )
         # What one number of a tensor is worth: those in 16 bits count quanta.
         self._units = [
@@ -200,6 +205,27 @@ class ParameterStore:
         matrix = StoredMatrix(values, row_scales, index, give_back)
         self._matrices[self.entries[index].name] = matrix
         matrix.let_go()
+
+    def replica(self, num_threads: int = 1) -> ParameterStore:
+        """Another copy of the weights, which are at home: its own where they move, else shared.
+
+        Args:
+            num_threads: of the other copy.
+        """
+        self.settle()
+        moving = [e.name for e, moved in zip(self.entries, self.trainable, strict=True) if moved]
+        twin = ParameterStore(self.entries, moving or None, num_threads, allocates_frozen=False)
+        twin._matrices.update(self._matrices)
+        twin._max_abs[:] = self._max_abs
+        for index, (entry, moved) in enumerate(zip(self.entries, self.trainable, strict=True)):
+            if not moved:
+                twin._flats[index] = self._flats[index]
+            elif entry.kept_as == FLOAT32:
+                twin._flats[index][...] = self._flats[index]
+            else:
+                numbers = cast("npt.NDArray[np.int16]", self._flats[index])
+                twin._keep_int16(index, numbers.reshape(entry.shape), lambda: None)
+        return twin
 
     @property
     def num_parameters(self) -> int:
@@ -337,8 +363,10 @@ class ParameterStore:
             if step_integer == 0:
                 continue
             scales = [
-                self._rounded_step(seed, index, step_integer) if moved else 0.0
-                for index, moved in enumerate(self.trainable)
+                rounded_step(seed, index, step_integer, entry.quantum_exponent) if moved else 0.0
+                for index, (entry, moved) in enumerate(
+                    zip(self.entries, self.trainable, strict=True)
+                )
             ]
             try:
                 self._add(seed, scales)
@@ -347,12 +375,6 @@ class ParameterStore:
                     self._add(seed_taken, [-scale for scale in scales_taken])
                 raise
             taken.append((seed, scales))
-
-    def _rounded_step(self, direction_seed: int, index: int, step_integer: int) -> float:
-        exponent = self.entries[index].quantum_exponent
-        shift = exponent - _STEP_EXPONENT
-        dither = rounding_word(direction_seed, index) & ((1 << shift) - 1)
-        return -math.ldexp((step_integer + dither) >> shift, exponent)
 
     @contextmanager
     def moved(self, direction_seed: int, scale: float) -> Iterator[None]:
@@ -427,15 +449,3 @@ class ParameterStore:
             if name in self._matrices:
                 self._matrices[name].let_go()
         return sha.hexdigest()
-
-
-def _float32_flats(sizes: Sequence[int]) -> list[FlatArray]:
-    """Flat tensors in one buffer, each on a cache line of its own."""
-    per_line = _ALIGNMENT_BYTES // 4
-    starts = np.cumsum([0] + [-(-size // per_line) * per_line for size in sizes])
-    raw = np.zeros(int(starts[-1]) + per_line, dtype=np.float32)
-    offset = (-raw.ctypes.data % _ALIGNMENT_BYTES) // 4
-    return [
-        raw[offset + start : offset + start + size]
-        for start, size in zip(starts[:-1].tolist(), sizes, strict=True)
-    ]

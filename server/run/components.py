@@ -97,8 +97,8 @@ def connect(
 ) -> RunComponents:
     """Build weights, devices, radio and receiver.
 
-    The devices share one copy of the weights; the server's replica is a second one, so that
-    comparing their digests means something.
+    The devices share one copy of the weights; the server's replica has its own of those that move,
+    so that comparing their digests means something.
 
     Raises:
         EdgeError, RadioError, PrivacyError: what does not fit together.
@@ -125,7 +125,8 @@ def _connect_to(
     terms: PrivacyTerms | None,
     run_id: str,
 ) -> RunComponents:
-    weights, replica = _replicas(data, config.model.trainable, config.run, 2)
+    weights = _weights(data, config.model.trainable, config.run)
+    replica = weights.replica(_num_workers(config.run))
     forward = _forward_on(weights, data, config.run)
     truth = ScalarTruth(config.vote, config.optimizer.vote_value)
     weights.check_perturbation_scale(2.0**config.optimizer.perturbation_scale_log2)
@@ -159,7 +160,7 @@ def _connect_to(
 def _connect_to_hosts(
     link: RadioLink, config: RunConfig, data: RunData, hosts: RemoteHosts
 ) -> RunComponents:
-    (replica,) = _replicas(data, config.model.trainable, config.run, 1)
+    replica = _weights(data, config.model.trainable, config.run)
     return RunComponents(
         control=hosts.control,
         begin=functools.partial(_start_hosts, hosts),
@@ -198,12 +199,12 @@ def _guard_themselves(agent: DeviceAgent, store: RunStore, heard: HeardReleases)
     agent.guard_with(guard)
 
 
-def _replicas(
-    data: RunData, trainable: Sequence[str], section: RunSection, number: int
-) -> list[ParameterStore]:
-    """So many copies of the weights."""
-    workers = section.workers or usable_processors()
-    return [ParameterStore.from_bundle(data.bundle, trainable, workers) for _ in range(number)]
+def _weights(data: RunData, trainable: Sequence[str], section: RunSection) -> ParameterStore:
+    return ParameterStore.from_bundle(data.bundle, trainable, _num_workers(section))
+
+
+def _num_workers(section: RunSection) -> int:
+    return section.workers or usable_processors()
 
 
 def _forward_on(weights: ParameterStore, data: RunData, section: RunSection) -> OnnxForward:
@@ -212,7 +213,7 @@ def _forward_on(weights: ParameterStore, data: RunData, section: RunSection) -> 
         weights,
         label_token_ids=data.label_token_ids,
         intra_op_threads=section.intra_op_threads,
-        num_workers=section.workers or usable_processors(),
+        num_workers=_num_workers(section),
     )
 
 

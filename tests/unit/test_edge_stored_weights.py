@@ -350,3 +350,29 @@ def bundled_model():
 def test_a_format_is_what_it_says(stored):
     assert {b.manifest.format_version for b in stored.values()} == {4}
     assert msgspec.json.encode(stored["int8"].manifest)  # numbers and names only
+
+
+# ---------------------------------------------------------------- replicas
+
+
+def differing(store, other):
+    kept, others = store.as_kept(), other.as_kept()
+    return [name for name in kept if kept[name].tobytes() != others[name].tobytes()]
+
+
+@pytest.mark.parametrize("form", ["float32", "int16", "int8 and 16"])
+def test_a_replica_shares_what_is_frozen_and_has_its_own_of_what_moves(tiny_bundle, stored, form):
+    trainable = trainable_of(form) if form == "int8 and 16" else [LAST]
+    store = ParameterStore.from_bundle(stored.get(form, tiny_bundle), trainable)
+    store.apply_step(RoundResult("run", 0, 7, (3 << 28, -(5 << 27))))
+    twin = store.replica()
+    assert (twin.trainable, twin.digest()) == (store.trainable, store.digest())
+    for entry, moves in zip(store.entries, store.trainable, strict=True):
+        one, other = store.as_kept()[entry.name], twin.as_kept()[entry.name]
+        assert np.shares_memory(one, other) == (not moves), entry.name
+    moving = [e.name for e, moves in zip(store.entries, store.trainable, strict=True) if moves]
+    step = RoundResult("run", 1, 8, (3 << 28, 1 << 28))
+    twin.apply_step(step)
+    assert differing(store, twin) == moving
+    store.apply_step(step)
+    assert store.digest() == twin.digest()
