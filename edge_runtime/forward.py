@@ -104,6 +104,7 @@ class OnnxForward:
         read = [set(stage.tensor_of_input.values()) for stage in graphs.stages]
         _check_tensors(bundle, set().union(*read))
         self._num_frozen, self._num_stages = _num_frozen(read, store), len(read)
+        self.frozen_name = f"{self._num_frozen} stages of {bundle.digest}"
         self._max_kept_bytes = max_kept_bytes
         self._row_bytes = 4 * bundle.hidden_size
         self.vocab_size = int(bundle.manifest.architecture["vocab_size"])
@@ -142,8 +143,13 @@ class OnnxForward:
         """What `begin` gives for a prompt is kept from here on, for as many rounds as come.
 
         Args:
-            prefixes: where; it may serve several forwards whose frozen weights are the same.
+            prefixes: where; it may serve several forwards whose frozen stages are the same.
+
+        Raises:
+            ValueError: it is of other stages.
         """
+        if prefixes.of != self.frozen_name:
+            raise ValueError(f"kept prefixes: of {prefixes.of}, wanted of {self.frozen_name}.")
         self._prefixes = prefixes
 
     def begin(self, batches: Sequence[Batch]) -> list[BegunBatch]:

@@ -72,7 +72,11 @@ def losses_follow_company(forward: OnnxForward, *, vocab_size: int, max_tokens: 
 
 
 def keep_prefixes(
-    forward: OnnxForward, folder: Path, max_bytes: int, max_tokens: int
+    forward: OnnxForward,
+    folder: Path,
+    max_bytes: int,
+    max_tokens: int,
+    known: PrefixCache | None = None,
 ) -> PrefixCache | None:
     """Let ``forward`` keep what its frozen layers give for each prompt, where that is allowed.
 
@@ -81,6 +85,7 @@ def keep_prefixes(
         folder: of the device's, for a file without a name.
         max_bytes: of that file; 0 keeps nothing.
         max_tokens: of the longest prompt.
+        known: what an earlier run kept, taken over if it is of the same layers.
 
     Returns:
         Where they are kept; None where nothing is: not asked for, or losses follow company.
@@ -97,9 +102,10 @@ def keep_prefixes(
             "pass with"
         )
         return None
-    prefixes = PrefixCache(folder, max_bytes)
-    forward.keep_prefixes(prefixes)
-    return prefixes
+    if known is None or known.of != forward.frozen_name:
+        known = PrefixCache(folder, max_bytes, forward.frozen_name)
+    forward.keep_prefixes(known)
+    return known
 
 
 def make_batch(rows: list[Int64Array], width: int) -> Batch:

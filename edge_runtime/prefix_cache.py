@@ -29,12 +29,14 @@ class PrefixCache:
     Args:
         folder: where the file is made; on a disk, of the device.
         max_bytes: what it holds at most; later prompts are not kept.
+        of: the layers that give them (`OnnxForward.frozen_name`).
 
     Raises:
         EdgeError: the folder cannot hold a file of that size.
     """
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
+    def __init__(self, folder: Path, max_bytes: int, of: str = "") -> None:
+        self.of = of
         self._places: dict[bytes, tuple[int, int]] = {}
         self._end = 0
         try:

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from edge_runtime.guard.keys import HostKeys
+from edge_runtime.prefix_cache import PrefixCache
 from radio.command_line import EXIT_INTERRUPTED
 from server.commands.settings import overrides, preset_or_file
 from server.config.learning import DEADLINE_S
@@ -46,7 +47,9 @@ def run(args: argparse.Namespace) -> int:
     folder, config, experiment = _resume(args) if args.resume is not None else _start(args)
     complete = experiment is None or _drive(experiment, printer, args.page)
     if complete and args.compare and look_at(folder)[1] is Outcome.COMPLETE:
-        second = _start_or_resume(_reference_config(config), report.reference_folder(folder))
+        kept = None if experiment is None else experiment.prefixes
+        reference = report.reference_folder(folder)
+        second = _start_or_resume(_reference_config(config), reference, kept)
         _drive(second, printer, args.page, is_fresh_process=False)
     return _show(folder, printer, args)
 
@@ -191,7 +194,7 @@ def _check_comparable(config: RunConfig) -> None:
         )
 
 
-def _start_or_resume(config: RunConfig, folder: Path) -> Experiment:
+def _start_or_resume(config: RunConfig, folder: Path, prefixes: PrefixCache | None) -> Experiment:
     if (folder / STORE_FILE).exists():
         theirs, outcome = look_at(folder)
         if outcome.is_final and theirs.optimizer.rounds < config.optimizer.rounds:
@@ -202,8 +205,8 @@ def _start_or_resume(config: RunConfig, folder: Path) -> Experiment:
                 "optimizer.final_learning_rate_fraction": optimizer.final_learning_rate_fraction,
             }
             plan_more_rounds(folder, more)
-        return Experiment.resume(folder)
-    return Experiment.start(config, folder)
+        return Experiment.resume(folder, prefixes=prefixes)
+    return Experiment.start(config, folder, prefixes=prefixes)
 
 
 def _reference_config(config: RunConfig) -> RunConfig:

@@ -21,6 +21,7 @@ from edge_runtime.forward import OnnxForward
 from edge_runtime.guard.guard import Guard
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.pass_shapes import keep_prefixes
+from edge_runtime.prefix_cache import PrefixCache
 from edge_runtime.processors import usable_processors
 from edge_runtime.protocol.members import Member
 from edge_runtime.protocol.rounds import RoundResult
@@ -67,17 +68,22 @@ class RunComponents:
     validation: tuple[Batch, ...]
     own_forward: OnnxForward | None = None
 
-    def keep_prefixes(self, folder: Path, max_bytes: int, max_tokens: int) -> None:
+    def keep_prefixes(
+        self, config: RunConfig, folder: Path, known: PrefixCache | None
+    ) -> PrefixCache | None:
         """Keep what frozen layers give, for devices and replica alike; see `pass_shapes`.
 
         Args:
-            folder: of the run; no file of it has a name.
-            max_bytes: of that file; 0 keeps nothing.
-            max_tokens: of a prompt.
+            config: of the run, for how much is kept.
+            folder: of the run, or where that will be made; no file of it has a name.
+            known: what an earlier run of this process kept.
         """
-        kept = keep_prefixes(self.forward, folder, max_bytes, max_tokens)
+        there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+        max_bytes = config.model.prefix_cache_mb * 10**6
+        kept = keep_prefixes(self.forward, there, max_bytes, config.task.max_tokens, known)
         if kept is not None and self.own_forward is not None:
             self.own_forward.keep_prefixes(kept)
+        return kept
 
     def close(self) -> None:
         """Silence radios and stop threads; everything is tried, whatever fails."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from edge_runtime.prefix_cache import PrefixCache
 from edge_runtime.protocol.members import Member
 from edge_runtime.protocol.rounds import RunEnded
 from server.air.orders import have_done
@@ -73,6 +74,7 @@ class Experiment:
     terms: PrivacyTerms | None
     components: RunComponents
     num_shortened: int
+    prefixes: PrefixCache | None = None
     outlook: Outlook | None = None
 
     @classmethod
@@ -85,6 +87,7 @@ class Experiment:
         step_rule: StepRule = as_heard,
         hosts: RemoteHosts | None = None,
         data: RunData | None = None,
+        prefixes: PrefixCache | None = None,
     ) -> Experiment:
         """Begin a new run in an empty or missing folder.
 
@@ -98,6 +101,7 @@ class Experiment:
             step_rule: what mean scalars are taken to be, of what was heard.
             hosts: devices on hosts of their own; None, and they are in this process.
             data: of the run, where they are loaded already.
+            prefixes: what an earlier run of this process has kept.
 
         Raises:
             CannotLearnError: it would, and was not to.
@@ -109,6 +113,7 @@ class Experiment:
         terms = plan_privacy(config, host.members)
         components = connect(config, data, host, terms, run_id)
         try:
+            kept = components.keep_prefixes(config, folder, prefixes)
             found = (
                 _look_ahead(config, data, host.members, terms, components) if has_to_learn else None
             )
@@ -123,7 +128,7 @@ class Experiment:
             experiment = cls._join(
                 config, folder, store, components, data.num_shortened, terms, step_rule
             )
-            experiment = dataclasses.replace(experiment, outlook=found)
+            experiment = dataclasses.replace(experiment, prefixes=kept, outlook=found)
             if found is not None:
                 store.set_all_meta(
                     {
@@ -145,6 +150,7 @@ class Experiment:
         *,
         step_rule: StepRule = as_heard,
         hosts: RemoteHosts | None = None,
+        prefixes: PrefixCache | None = None,
     ) -> Experiment:
         """Continue a run that was interrupted; it ends with the bits it would have had.
 
@@ -155,6 +161,7 @@ class Experiment:
             folder: of the run.
             step_rule: as it had before.
             hosts: those that it began with; None, and its devices are in this process.
+            prefixes: what an earlier run of this process has kept.
 
         Raises:
             RunStoreError: the run has ended; or model, data, keys or a library are not those it was
@@ -189,9 +196,11 @@ class Experiment:
             components = connect(config, data, host, terms, str(store.meta("run_id")))
             try:
                 check_same(store, "probe", probe(components.forward, data.bundle))
+                kept = components.keep_prefixes(config, folder, prefixes)
                 experiment = cls._join(
                     config, folder, store, components, data.num_shortened, terms, step_rule
                 )
+                experiment = dataclasses.replace(experiment, prefixes=kept)
                 for result in store.results(experiment.loop.run_id):
                     if hosts is None:
                         experiment.loop.take_step(result)
@@ -217,8 +226,6 @@ class Experiment:
         step_rule: StepRule,
     ) -> Experiment:
         components.link.keep_captures_in(folder)
-        model = config.model
-        components.keep_prefixes(folder, model.prefix_cache_mb * 10**6, config.task.max_tokens)
         pricing = build_pricing(config, terms, store, components.link.noise_symbols)
         components.begin(store, lambda: {} if terms is None else releases_heard(store))
         loop = RoundLoop(

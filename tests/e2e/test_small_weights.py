@@ -8,6 +8,7 @@ from safetensors.numpy import load_file
 
 from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, open_bundle
 from edge_runtime.parameters import ParameterStore
+from edge_runtime.prefix_cache import PrefixCache
 from server.config.files import load_config
 from server.model.tuned import load_model
 from tests.support.asking import call
@@ -83,6 +84,24 @@ def test_kept_prefixes_change_no_bit_and_leave_no_file(stored, run, tmp_path):
         sorted(path.name for path in folder.iterdir()) for folder in (tmp_path / "kept", run[0])
     ]
     assert names[0] == names[1]
+
+
+def test_the_reference_takes_over_what_the_run_has_kept(stored, tmp_path, monkeypatch):
+    made, real = [], PrefixCache.__init__
+
+    def init(self, *arguments):
+        made.append(self)
+        real(self, *arguments)
+
+    monkeypatch.setattr(PrefixCache, "__init__", init)
+    settings = [*SETTINGS, "--set", f"model.bundle={stored.folder}"]
+    kept = ["--set", "model.prefix_cache_mb=20", "--compare", "--out", tmp_path / "kept", "--json"]
+    code, out, err = call("run", "snips", *settings, *kept)
+    assert code == 0, err
+    (cache,) = made
+    # The same examples and directions, so nothing but noise and radio lies between the two.
+    assert json.loads(out)["reference"]["accuracy_before"] == json.loads(out)["accuracy_before"]
+    assert len(cache) > 40
 
 
 def test_a_bundle_is_stored_again_by_a_command_and_only_from_floats(stored, tmp_path):

@@ -151,3 +151,19 @@ def test_where_the_first_layer_moves_there_is_no_prefix(tmp_path):
     got = forward.run_many(batches_of(prompts(6)))
     assert [g.losses.tobytes() for g in got] == [w.losses.tobytes() for w in wanted]
     assert len(cache) == 0
+
+
+def test_a_second_run_takes_over_what_is_of_the_same_layers(bundle, tmp_path):
+    store = ParameterStore.from_bundle(bundle, LAST)
+    first, second = OnnxForward(bundle, store), OnnxForward(bundle, store.replica())
+    cache = keep_prefixes(first, tmp_path, MB, 40)
+    wanted = [output.losses.tobytes() for output in first.run_many(batches_of(prompts(6)))]
+    assert keep_prefixes(second, tmp_path, MB, 40, cache) is cache
+    assert [o.losses.tobytes() for o in second.run_many(batches_of(prompts(6)))] == wanted
+    assert len(cache) == 6
+    other = OnnxForward(
+        bundle, ParameterStore.from_bundle(bundle, ["*.layers.2.*.bias", "*.1.*.bias"])
+    )
+    assert keep_prefixes(other, tmp_path, MB, 40, cache) not in (cache, None)
+    with pytest.raises(ValueError, match=r"kept prefixes: of \d stages of [0-9a-f]+, wanted of"):
+        other.keep_prefixes(cache)
