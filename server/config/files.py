@@ -49,7 +49,8 @@ def load_config(preset_or_path: str, overrides: dict[str, Any] | None = None) ->
         raise ConfigurationError(
             f"{path}: not TOML that anybody wrote: nested too deeply."
         ) from None
-    _resolve_paths(document, path.parent)
+    is_preset = path.parent == PRESETS_FOLDER
+    _resolve_paths(document, Path.cwd() if is_preset else path.parent)
     for dotted, value in (overrides or {}).items():
         *sections, key = dotted.split(".")
         keys = document
@@ -63,7 +64,7 @@ def load_config(preset_or_path: str, overrides: dict[str, Any] | None = None) ->
         keys[key] = value
     # What came from the command line is relative to where it was typed.
     _resolve_paths(document, Path.cwd())
-    source = f"preset {path.stem}" if path.parent == PRESETS_FOLDER else str(path)
+    source = f"preset {path.stem}" if is_preset else str(path)
     named = {".".join(name.split(".")[:2]) for name in overrides or ()}
     config = parse_config(document, source=source, overrides=named)
     _check_is_read(config, document, named, path)
@@ -93,7 +94,10 @@ def _check_is_read(
 
 
 def _resolve_paths(document: dict[str, Any], folder: Path) -> None:
-    """Paths in a file are relative to the file; stored absolute, so that resume finds them."""
+    """Paths in a file are relative to the file; stored absolute, so that resume finds them.
+
+    Those of a preset, which lies among the program's own files, are where the user is.
+    """
     for section, key in (
         ("model", "bundle"), ("task", "name"), ("task", "train"), ("task", "validation"),
     ):  # fmt: skip

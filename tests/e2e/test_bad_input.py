@@ -130,6 +130,7 @@ DEVICE = [
 
 SERVER = [
     "run pipe.toml", "plan pipe.toml", "run huge.toml", "plan --rounds 2 --plot full",
+    "run smollm2-mr", "plan smollm2-mr",
     "run missing.toml", "run nothing", "run .", "run ..toml", f"run {LONG}.toml", f"run {LONG}",
     "run --rounds x", "run --rounds 0", "run --rounds -5", "run --seed x", "run --set",
     "run --set radio", "run snips --nothing", "run snips snips", "run --resume missing",

@@ -32,6 +32,15 @@ def test_every_preset_loads_and_describes_itself(name):
     assert config.description
 
 
+def test_the_model_of_a_preset_lies_where_the_user_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_config("smollm2-mr").model.bundle == str(tmp_path / "smollm2")
+    assert load_config("snips").model.bundle == "bundled"
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "mine.toml").write_text('[model]\nbundle = "mine"\n')
+    assert load_config("below/mine.toml").model.bundle == str(tmp_path / "below" / "mine")
+
+
 def test_there_is_a_preset_called_snips_with_a_promise():
     config = load_config("snips")
     assert config.privacy.enabled
