@@ -8,7 +8,7 @@ r"""What do many directions a round buy? Accuracy against rounds, sweeps, airtim
 
 A cell is (Q, difference, epsilon) on the `snips` preset's model, data and channel, every run with
 as many forward sweeps. Learning rates and clips are tuned on 1,000 training commands that are taken
-away from the devices (`tune_snips.hold_out`), with one seed; the figures come from the validation
+away from the devices (`tune_preset.hold_out`), with one seed; the figures come from the validation
 file, with five others. Epsilon "none" is without privacy and without radio.
 
 Every finished run is a line in RESULTS; what is there is not run again, so each step can be stopped
@@ -29,7 +29,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from tune_snips import IDEAL, hold_out
+from tune_preset import IDEAL, hold_out
 
 from edge_runtime.protocol.rounds import Difference, RoundResult
 from server.config.files import load_config

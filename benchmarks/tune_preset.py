@@ -1,15 +1,16 @@
-r"""Which learning rate, clip and weights suit the bundled model? Tuned on training data alone.
+r"""Which learning rate, clip and weights suit a preset's model? Tuned on training data alone.
 
-Takes 1,000 of the Snips training commands away from the devices and evaluates on them, so that the
+Takes 1,000 of the training examples away from the devices and evaluates on them, so that the
 validation file stays unseen until the figures that are reported; ``--on-validation`` makes those.
 
-    python benchmarks/tune_snips.py tuned.jsonl --try optimizer.learning_rate=1e-4 \
+    python benchmarks/tune_preset.py tuned.jsonl --try optimizer.learning_rate=1e-4 \
         --try optimizer.learning_rate=2e-4,optimizer.clip=20 --seeds 100 101
-    python benchmarks/tune_snips.py tuned.jsonl --try model.trainable=*norm*+*.bias
-    python benchmarks/tune_snips.py tuned.jsonl --show --json tuned.json
+    python benchmarks/tune_preset.py tuned.jsonl --try model.trainable=*norm*+*.bias
+    python benchmarks/tune_preset.py tuned.jsonl --show --json tuned.json
+    python benchmarks/tune_preset.py reviews.jsonl --preset smollm2-mr --try optimizer.clip=6
 
-Each ``--try`` is the `snips` preset with those settings, run once for every seed, over the preset's
-radio (``--ideal``: without radio and privacy). Every finished run is a line of the file.
+Each ``--try`` is the preset (`snips`) with those settings, run once for every seed, over its radio
+(``--ideal``: without radio and privacy). Every finished run is a line of the file.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from typing import Any
 import numpy as np
 from study import Study
 
-from edge_runtime.task_spec import TASKS_FOLDER
+from edge_runtime.prefix_cache import PrefixCache
+from edge_runtime.task_spec import load_task
 from server.config.files import load_config, toml_value
 from server.run.experiment import Experiment, Progress
 
@@ -32,9 +34,10 @@ IDEAL = {"radio.backend": "ideal", "privacy.enabled": False}
 EVALUATIONS = 5
 
 
-def hold_out(folder: Path) -> tuple[Path, Path]:
-    """Split the training file into one to train on and one to tune on."""
-    lines = (TASKS_FOLDER.parent / "snips" / "train.tsv").read_text("utf-8").strip().split("\n")
+def hold_out(folder: Path, task_name: str = "snips") -> tuple[Path, Path]:
+    """Split a task's training file into one to train on and one to tune on."""
+    task, place = load_task(task_name)
+    lines = (place / task.train).read_text("utf-8").strip().split("\n")
     order = np.random.default_rng(1).permutation(len(lines))
     train, held_out = folder / "train.tsv", folder / "held_out.tsv"
     held_out.write_text("\n".join(lines[i] for i in order[:HELD_OUT]) + "\n", "utf-8")
@@ -53,18 +56,20 @@ def parse_settings(text: str) -> dict[str, Any]:
     return settings
 
 
-def run_once(overrides: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """One run: its curve and what it cost."""
-    config = load_config("snips", overrides)
+def run_once(
+    preset: str, overrides: dict[str, Any], folder: Path, prefixes: PrefixCache | None
+) -> tuple[dict[str, Any], PrefixCache | None]:
+    """One run: its curve and what it cost; and what it has kept of frozen layers, for the next."""
+    config = load_config(preset, overrides)
     interval = max(1, config.optimizer.rounds // EVALUATIONS)
-    config = load_config("snips", overrides | {"run.evaluation_interval": interval})
+    config = load_config(preset, overrides | {"run.evaluation_interval": interval})
     curve: list[tuple[int, float, float]] = []
 
     def note(progress: Progress) -> None:
         if (e := progress.evaluation) is not None:
             curve.append((e.num_rounds, round(e.accuracy, 4), round(e.loss, 4)))
 
-    experiment, failure = Experiment.start(config, folder), ""
+    experiment, failure = Experiment.start(config, folder, prefixes=prefixes), ""
     try:
         experiment.run(note)
     except Exception as error:  # a diverged setting is a result, not the end of the sweep
@@ -72,7 +77,7 @@ def run_once(overrides: dict[str, Any], folder: Path) -> dict[str, Any]:
     finally:
         measured = experiment.store.rounds()
         experiment.close()
-    return {
+    row = {
         "curve": curve,
         "rms": float(np.sqrt(np.mean([np.square(r.true_means or 0.0).mean() for r in measured]))),
         "clipped": float(np.mean([r.share_clipped or 0.0 for r in measured])),
@@ -80,6 +85,7 @@ def run_once(overrides: dict[str, Any], folder: Path) -> dict[str, Any]:
         "ms": 1e3 * float(np.median([r.wall_s for r in measured])),
         "failure": failure,
     }
+    return row, experiment.prefixes
 
 
 def show(rows: list[dict[str, Any]]) -> None:
@@ -100,6 +106,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     study = Study(__doc__, quick="10 rounds a run")
+    study.parser.add_argument("--preset", default="snips")
     study.parser.add_argument("--try", dest="tries", action="append", default=[])
     study.parser.add_argument("--seeds", type=int, nargs="+", default=[100])
     study.parser.add_argument("--ideal", action="store_true", help="no radio, no privacy")
@@ -111,7 +118,8 @@ def main() -> None:
     todo = study.missing(wanted, lambda row: (row["data"], row["settings"], row["seed"]))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        train, held_out = hold_out(folder)
+        train, held_out = hold_out(folder, load_config(args.preset).task.name)
+        prefixes: PrefixCache | None = None
         files = {"task.train": str(train), "task.validation": str(held_out)}
         for number, (_, text, seed) in enumerate(todo, 1):
             overrides = {
@@ -121,7 +129,7 @@ def main() -> None:
                 **({"optimizer.rounds": 10} if args.quick else {}),
                 "run.seed": seed,
             }
-            result = run_once(overrides, folder / str(number))
+            result, prefixes = run_once(args.preset, overrides, folder / str(number), prefixes)
             row = {"data": data, "settings": text, "seed": seed, **result}
             study.add(row, f"{number}/{len(todo)} {text}, seed {seed}: {row['curve'][-1:]}")
     show(study.rows)
