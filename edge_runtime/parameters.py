@@ -363,10 +363,8 @@ class ParameterStore:
             if step_integer == 0:
                 continue
             scales = [
-                rounded_step(seed, index, step_integer, entry.quantum_exponent) if moved else 0.0
-                for index, (entry, moved) in enumerate(
-                    zip(self.entries, self.trainable, strict=True)
-                )
+                rounded_step(seed, i, step_integer, entry.quantum_exponent) if moved else 0.0
+                for i, (entry, moved) in enumerate(zip(self.entries, self.trainable, strict=True))
             ]
             try:
                 self._add(seed, scales)

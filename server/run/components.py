@@ -69,18 +69,18 @@ class RunComponents:
     own_forward: OnnxForward | None = None
 
     def keep_prefixes(
-        self, config: RunConfig, folder: Path, known: PrefixCache | None
+        self, folder: Path, max_mb: int, max_tokens: int, known: PrefixCache | None
     ) -> PrefixCache | None:
         """Keep what frozen layers give, for devices and replica alike; see `pass_shapes`.
 
         Args:
-            config: of the run, for how much is kept.
             folder: of the run, or where that will be made; no file of it has a name.
+            max_mb: of that file; 0 keeps nothing.
+            max_tokens: of a prompt.
             known: what an earlier run of this process kept.
         """
         there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
-        max_bytes = config.model.prefix_cache_mb * 10**6
-        kept = keep_prefixes(self.forward, there, max_bytes, config.task.max_tokens, known)
+        kept = keep_prefixes(self.forward, there, max_mb * 10**6, max_tokens, known)
         if kept is not None and self.own_forward is not None:
             self.own_forward.keep_prefixes(kept)
         return kept

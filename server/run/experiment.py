@@ -113,7 +113,9 @@ class Experiment:
         terms = plan_privacy(config, host.members)
         components = connect(config, data, host, terms, run_id)
         try:
-            kept = components.keep_prefixes(config, folder, prefixes)
+            kept = components.keep_prefixes(
+                folder, config.model.prefix_cache_mb, config.task.max_tokens, prefixes
+            )
             found = (
                 _look_ahead(config, data, host.members, terms, components) if has_to_learn else None
             )
@@ -196,7 +198,9 @@ class Experiment:
             components = connect(config, data, host, terms, str(store.meta("run_id")))
             try:
                 check_same(store, "probe", probe(components.forward, data.bundle))
-                kept = components.keep_prefixes(config, folder, prefixes)
+                kept = components.keep_prefixes(
+                    folder, config.model.prefix_cache_mb, config.task.max_tokens, prefixes
+                )
                 experiment = cls._join(
                     config, folder, store, components, data.num_shortened, terms, step_rule
                 )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-import edge_runtime.parameters
+import edge_runtime.lattice
 from edge_runtime.bundle import TensorEntry
 from edge_runtime.parameters import ParameterStore
 from edge_runtime.protocol.direction import rounding_word
@@ -62,6 +62,6 @@ def test_negative_control_a_wrong_dither_is_seen(monkeypatch, defect):
     def spoiled(seed, tensor_index):
         return (rounding_word(seed, tensor_index) % UNITS) // 2 if defect == "half as wide" else 0
 
-    monkeypatch.setattr(edge_runtime.parameters, "rounding_word", spoiled)
+    monkeypatch.setattr(edge_runtime.lattice, "rounding_word", spoiled)
     step_integer = CASES[0]
     assert not is_unbiased(count_upper(step_integer), step_integer)
