@@ -50,7 +50,7 @@ from server.config.files import load_config
 from server.config.run_config import RunConfig
 from server.run.data import bundle_folder
 from server.run.experiment import Experiment
-from server.store.run_store import STORE_FILE
+from server.store.run_store import STORE_FILE, RunStore
 
 PRESET, TEST = "smollm2-mr", "test.tsv"
 IDEAL = {"privacy.enabled": False, "radio.backend": "ideal"}
@@ -147,14 +147,20 @@ def carry_out(setup: Setup, config: RunConfig, folder: Path) -> Row:
 
 
 def peak_of(bundle: str, folder: Path) -> Row:
-    """Peak memory of a process that carries out the first rounds."""
+    """Peak memory of a process that carries out the first rounds, whose examples are mostly new."""
     command = [
         sys.executable, "-m", "server.commands.cli", "run", PRESET, "--json", "--force",
         "--set", f"model.bundle={bundle}", "--rounds", str(MEMORY_ROUNDS), "--out", str(folder),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     summary = json.loads(done.stdout)
-    return {"rounds": MEMORY_ROUNDS, "peak_rss_mb": summary["peak_rss_mb"]}
+    with contextlib.closing(RunStore.open_to_read(folder)) as store:
+        seconds = [row.wall_s or 0.0 for row in store.rounds()]
+    return {
+        "rounds": MEMORY_ROUNDS,
+        "peak_rss_mb": summary["peak_rss_mb"],
+        "round_of_new_s": statistics.median(seconds),
+    }
 
 
 # ---------------------------------------------------------------- what needs no rounds
