@@ -88,6 +88,5 @@ def test_the_preset_learns_film_reviews_on_it(bundle, tmp_path):
     code, out, err = call("run", "smollm2-mr", *words)
     assert code == 0, err
     summary = json.loads(out)
-    assert summary["epsilon_spent"] <= 1.0
-    # From 0.55 to 0.75 of 1,000 reviews in 50 rounds of a run of 450.
-    assert summary["accuracy_after"] > summary["accuracy_before"] + 0.05
+    assert 0.5 < summary["epsilon"] <= 1.0
+    assert summary["accuracy_after"] > summary["accuracy_before"] + 0.05  # 0.58 to 0.75 once
