@@ -21,17 +21,19 @@ the first rounds of the preset, with these weights and with frozen ones in 8 bit
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from study import Study
+from tune_preset import IDEAL
 
 from edge_runtime.bundle import open_bundle
 from edge_runtime.forward import OnnxForward
@@ -53,7 +55,6 @@ from server.run.experiment import Experiment
 from server.store.run_store import STORE_FILE, RunStore
 
 PRESET, TEST = "smollm2-mr", "test.tsv"
-IDEAL = {"privacy.enabled": False, "radio.backend": "ideal"}
 RUNS = ((1.0, 0), (None, 0), (1.0, 1), (None, 1), (1.0, 2), (None, 2), (0.5, 0), (8.0, 0))
 OTHER_TEMPLATE = "Review: {text}\nSentiment:"
 MEMORY_ROUNDS = 20
@@ -95,10 +96,13 @@ class Setup:
         """All reviews of a set, short ones first."""
         return self.sets[name].batches_by_length(range(len(self.sets[name])), ROWS)
 
-    def hidden(self, name: str) -> Iterator[tuple[Any, Batch]]:
-        """What the frozen layers give [num_tokens, hidden_size], batch by batch."""
-        for batch in self.batches(name):
-            yield self.forward.begin([batch])[0].hidden, batch
+    @functools.cached_property
+    def given(self) -> dict[str, list[tuple[Any, Batch]]]:
+        """Set by set, what the frozen layers give [num_tokens, hidden_size], batch by batch."""
+        return {
+            name: [(self.forward.begin([batch])[0].hidden, batch) for batch in self.batches(name)]
+            for name in self.sets
+        }
 
 
 # ---------------------------------------------------------------- answers
@@ -198,7 +202,7 @@ class Tail:
             for name, tensor in self.network.named_parameters()
             if self._there(name) in setup.moving
         ]
-        self.given = {name: list(setup.hidden(name)) for name in setup.sets}
+        self.given = setup.given
 
     def _there(self, name: str) -> str:
         """A tensor's name in the whole model."""

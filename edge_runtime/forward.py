@@ -104,7 +104,7 @@ class OnnxForward:
         read = [set(stage.tensor_of_input.values()) for stage in graphs.stages]
         _check_tensors(bundle, set().union(*read))
         self._num_frozen, self._num_stages = _num_frozen(read, store), len(read)
-        self.frozen_name = f"{self._num_frozen} stages of {bundle.digest}"
+        self._bundle = bundle
         self._max_kept_bytes = max_kept_bytes
         self._row_bytes = 4 * bundle.hidden_size
         self.vocab_size = int(bundle.manifest.architecture["vocab_size"])
@@ -124,6 +124,11 @@ class OnnxForward:
             self._workers.put(graphs.bind(self._scratch.bound))
         self._num_workers = num_workers
         self._pool = ThreadPoolExecutor(num_workers - 1) if num_workers > 1 else None
+
+    @property
+    def frozen_name(self) -> str:
+        """Which stages do not move, of which bundle: those with one name give the same bits."""
+        return f"{self._num_frozen} stages of {self._bundle.digest}"
 
     def run(self, batch: Batch) -> ForwardOutput:
         """One forward pass over one batch."""

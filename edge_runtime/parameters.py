@@ -61,7 +61,7 @@ class ParameterStore:
         ``add_direction(s, a)`` then ``add_direction(s, -a)`` restores every bit.
         Steps commute: any order gives the same digest.
         A move that would leave a tensor's range raises when it is asked for, and is forgotten.
-    What does not move is never written to, so that copies can share it (`replica`).
+        What does not move is never written to, so that copies can share it (`replica`).
 
     Readers call `settle` first; `tensors`, `expand`, `digest` and OnnxForward do.
     """

@@ -50,7 +50,8 @@ def load_config(preset_or_path: str, overrides: dict[str, Any] | None = None) ->
             f"{path}: not TOML that anybody wrote: nested too deeply."
         ) from None
     is_preset = path.parent == PRESETS_FOLDER
-    _resolve_paths(document, Path.cwd() if is_preset else path.parent)
+    if not is_preset:
+        _resolve_paths(document, path.parent)
     for dotted, value in (overrides or {}).items():
         *sections, key = dotted.split(".")
         keys = document
@@ -62,7 +63,7 @@ def load_config(preset_or_path: str, overrides: dict[str, Any] | None = None) ->
                     "... in a configuration file."
                 )
         keys[key] = value
-    # What came from the command line is relative to where it was typed.
+    # What came from the command line, or with the program, is relative to where the user is.
     _resolve_paths(document, Path.cwd())
     source = f"preset {path.stem}" if is_preset else str(path)
     named = {".".join(name.split(".")[:2]) for name in overrides or ()}
@@ -94,10 +95,7 @@ def _check_is_read(
 
 
 def _resolve_paths(document: dict[str, Any], folder: Path) -> None:
-    """Paths in a file are relative to the file; stored absolute, so that resume finds them.
-
-    Those of a preset, which lies among the program's own files, are where the user is.
-    """
+    """Paths in a file are relative to the file; stored absolute, so that resume finds them."""
     for section, key in (
         ("model", "bundle"), ("task", "name"), ("task", "train"), ("task", "validation"),
     ):  # fmt: skip
