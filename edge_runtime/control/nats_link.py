@@ -58,6 +58,15 @@ _THERE_S = 0.5
 OnMessage = Callable[[str, bytes, "Reply | None"], None]
 """Called in the loop's thread with (subject, data, how to reply); it must not wait for anything."""
 
+GivenUp = concurrent.futures.Future[str]
+"""Of something that is waited for: why it is not, any longer."""
+
+
+def give_up(waiting: GivenUp, reason: str) -> None:
+    """Something is not waited for any longer; once, from any thread."""
+    with contextlib.suppress(concurrent.futures.InvalidStateError):
+        waiting.set_result(reason)
+
 
 class Reply:
     """Where an answer to a request goes."""
@@ -104,7 +113,7 @@ class NatsLink:
         self.on_lost = on_lost
         self._is_closing = False
         self._last_failure = ""
-        self._waiting: set[concurrent.futures.Future[str]] = set()
+        self._waiting: set[GivenUp] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name=f"link {name}", daemon=True
@@ -200,18 +209,26 @@ class NatsLink:
 
         self._listen(subject, bring)
 
-    def request(self, subject: str, data: bytes, timeout_s: float) -> bytes | None:
+    def request(
+        self, subject: str, data: bytes, timeout_s: float, given_up: GivenUp | None = None
+    ) -> bytes | None:
         """Ask; the answer, or None if nobody is there to answer.
+
+        Args:
+            subject: where somebody listens.
+            data: what is asked.
+            timeout_s: how long an answer is waited for.
+            given_up: set by another thread to the reason, and it is not waited for any longer.
 
         Raises:
             LinkError: somebody is there, and has not answered in time; or somebody else has; or the
-                broker is not there.
+                broker is not there; or it was given up.
         """
         if self._seal is not None:
             data = self._seal.sign(subject, data)
         asking = self._connected().request(subject, data, timeout=timeout_s)
         try:
-            answer: bytes = self._wait(asking, timeout_s + _SEND_S).data
+            answer: bytes = self._wait(asking, timeout_s + _SEND_S, given_up).data
         except LinkError as error:
             if isinstance(error.__cause__, NoRespondersError):
                 return None
@@ -303,14 +320,16 @@ class NatsLink:
             raise LinkError(f"{self._url}: the link is closed.")
         return self._nats
 
-    def _wait(self, doing: Coroutine[Any, Any, _T], timeout_s: float) -> _T:
+    def _wait(
+        self, doing: Coroutine[Any, Any, _T], timeout_s: float, given_up: GivenUp | None = None
+    ) -> _T:
         """The result of a coroutine in the loop's thread.
 
         Raises:
             LinkError: it failed, or takes too long.
         """
         # What is given up is left to itself: the client does not bear that it is cancelled.
-        given_up: concurrent.futures.Future[str] = concurrent.futures.Future()
+        given_up = given_up or concurrent.futures.Future()
         self._waiting.add(given_up)
         future = asyncio.run_coroutine_threadsafe(doing, self._loop)
         try:
@@ -333,8 +352,7 @@ class NatsLink:
     def _give_up(self, reason: str) -> None:
         """Whoever waits for an answer would wait to the end of its time: it will not come."""
         for waiting in tuple(self._waiting):
-            if not waiting.done():
-                waiting.set_result(reason)
+            give_up(waiting, reason)
 
     def _check_broker(self) -> None:
         """Return if the broker can do what is needed.

@@ -1,8 +1,8 @@
 """The control channel over a NATS broker: both ends, between the same bytes as in one process.
 
 Subjects: orders to all hosts on pz.RUN.order, to one on pz.RUN.order.HOST; answers on
-pz.RUN.answer.HOST, and on pz.RUN.alive.HOST that orders are waited for. Names of runs and hosts
-are tokens: letters, digits, - and _.
+pz.RUN.answer.HOST, and on pz.RUN.alive.HOST that orders, or the start, are waited for. Names of
+runs and hosts are tokens: letters, digits, - and _.
 """
 
 from __future__ import annotations
@@ -186,8 +186,12 @@ class NatsHost:
     def say_idle(self, challenge: str) -> None:
         """Tell the server, if it is so, that orders are waited for; from any thread."""
         if self._is_idle and self._orders.empty():
-            with contextlib.suppress(LinkError):  # the next time
-                self._link.publish(f"{self._subject}.alive.{self._host}", challenge.encode())
+            self.say_waiting(challenge)
+
+    def say_waiting(self, challenge: str) -> None:
+        """Tell the server that this host waits for orders, or still for its start."""
+        with contextlib.suppress(LinkError):  # the next time
+            self._link.publish(f"{self._subject}.alive.{self._host}", challenge.encode())
 
     def stop(self) -> None:
         """Let `serve` return when the order at hand is carried out; from any thread."""

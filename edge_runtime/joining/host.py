@@ -202,8 +202,12 @@ class _Host:
 
     def serve(self, is_over: threading.Event, say: Callable[[str], None]) -> None:
         """Wait for the start; then carry out orders to the end."""
-        while not is_over.is_set():
+        for look in itertools.count():
+            if is_over.is_set():
+                return
             self._check_somebody_is_there()
+            if look % _LOOKS_TO_A_WORD == 0:  # a server that was started again knows nothing of it
+                self._orders.say_waiting(self._challenge)
             try:
                 data, reply = self._starts.get(timeout=_LOOK_S)
             except queue.Empty:
@@ -328,7 +332,7 @@ class _Host:
             agent.begin_again()
             end.begin_after(start.epoch, start.sequence)
         except EdgeError as error:
-            _answer(reply, Refused(str(error)))
+            _answer(reply, Refused(str(error), type(error).__name__))
             return
         _answer(reply, Agreed())
 

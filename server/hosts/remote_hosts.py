@@ -309,9 +309,10 @@ class RemoteHosts:
         for tries in range(_STARTS):
             try:
                 self._start(hosts)
-            except HostRenewedError:
+            except HostRenewedError as error:
                 if tries + 1 == _STARTS:
                     raise
+                _logger.warning("%s Told again.", error)
                 time.sleep(_HELLO_S)
             else:
                 return
@@ -326,7 +327,15 @@ class RemoteHosts:
                 said = self._roster.challenge_of(host)
             self._started_with[host] = self.control.challenges[host] = said
         told = {host: self._started_with[host] for host in hosts}
-        self._roster.start(by_name, told, self.control.last_order)
+        try:
+            self._roster.start(by_name, told, self.control.last_order, self.control.challenges)
+        except HostRenewedError:
+            raise
+        except HostsError:
+            for host in told:  # when one says again that it waits, it is told again
+                self.control.challenges.pop(host, None)
+                self._started_with.pop(host, None)
+            raise
 
     def _silence(self, hosts: Iterable[str]) -> None:
         if self._air is not None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from edge_runtime.control.nats_link import NatsLink
+from edge_runtime.control.nats_link import GivenUp, NatsLink, give_up
 from edge_runtime.joining import messages
 from edge_runtime.joining.messages import (
     Agreed,
@@ -34,6 +34,7 @@ from server.errors import HostRenewedError, HostsError
 from server.hosts.desk import Desk
 
 _START_S = 120.0
+_RENEWED = "its link was lost since, and what was on the way with it"
 _LOOK_S = 0.05
 
 
@@ -197,6 +198,7 @@ class Roster:
         heard: Mapping[str, int],
         hosts: Mapping[str, str] | None = None,
         last_order: tuple[int, int] = (-1, -1),
+        said: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Tell hosts their devices' indices; all are ready when this returns.
 
@@ -204,46 +206,53 @@ class Roster:
             heard: name of a device -> how many releases of it have been heard before.
             hosts: who is told, and the challenge of each; all who are here, if not given.
             last_order: epoch and sequence of it.
+            said: host -> the challenge that it has said last, as other threads hear it.
 
         Raises:
+            HostRenewedError: a host has another challenge than it was told, and has not started.
             HostsError: a host is not ready, or does not answer.
         """
         indices = self.indices
         told = {h: self.challenge_of(h) for h in self.here} if hosts is None else hosts
         self._has_begun = True
-
-        def tell(host: str) -> None:
-            own = {name: indices[name] for name in self._hosts[host].members}
-            start = Start(
-                self._terms.run_id,
-                own,
-                {n: heard[n] for n in own if n in heard},
-                told[host],
-                *last_order,
-            )
-            subject = f"pz.{self._terms.run_id}.start.{host}"
-            try:
-                reply = self._link.request(subject, messages.encode(start), _START_S)
-            except EdgeError as error:
-                if self._link.is_up:
-                    self._forget(host)  # it had its time
-                raise HostsError(f"{host} cannot be started: {error}") from error
-            self._forget(host)
-            if reply is None:
-                raise HostsError(f"{host} is not there any more.")
-            try:
-                answer = messages.decode(reply)
-                reason = messages.refusal_of(answer)
-            except WireError as error:
-                raise HostsError(f"{host} cannot be started: {error}") from error
-            if isinstance(answer, Refused) and answer.kind == LinkRenewedError.__name__:
-                raise HostRenewedError(f"{host} cannot start: {reason}")
-            if reason:
-                raise HostsError(f"{host} cannot start: {reason}")
-
+        waits = {host: GivenUp() for host in told}
         with concurrent.futures.ThreadPoolExecutor(max(1, len(told))) as pool:
-            for telling in [pool.submit(tell, host) for host in sorted(told)]:
-                telling.result()
+            telling = {}
+            for host in sorted(told):
+                own = {name: indices[name] for name in self._hosts[host].members}
+                already = {n: heard[n] for n in own if n in heard}
+                start = Start(self._terms.run_id, own, already, told[host], *last_order)
+                telling[pool.submit(self._tell, host, start, waits[host])] = host
+            while late := concurrent.futures.wait(telling, _LOOK_S).not_done:
+                for host in (telling[one] for one in late):
+                    if said.get(host, told[host]) != told[host]:
+                        give_up(waits[host], _RENEWED)
+        for one in telling:
+            one.result()
+
+    def _tell(self, host: str, start: Start, wait: GivenUp) -> None:
+        subject = f"pz.{self._terms.run_id}.start.{host}"
+        try:
+            reply = self._link.request(subject, messages.encode(start), _START_S, wait)
+        except EdgeError as error:
+            if self._link.is_up:
+                self._forget(host)  # it had its time
+            is_renewed = wait.done() and wait.result() == _RENEWED
+            raise (HostRenewedError if is_renewed else HostsError)(
+                f"{host} cannot be started: {error}"
+            ) from error
+        self._forget(host)
+        if reply is None:
+            raise HostsError(f"{host} is not there any more.")
+        try:
+            answer = messages.decode(reply)
+            reason = messages.refusal_of(answer)
+        except WireError as error:
+            raise HostsError(f"{host} cannot be started: {error}") from error
+        if isinstance(answer, Refused) and answer.kind == LinkRenewedError.__name__:
+            raise HostRenewedError(f"{host} cannot start: {reason}")
+        if reason:
+            raise HostsError(f"{host} cannot start: {reason}")
 
     def _forget(self, host: str) -> None:
         """A host that came back waits no longer, or is not there to."""

@@ -7,12 +7,14 @@ import shutil
 import msgspec
 import pytest
 
+from edge_runtime.control.over_nats import NatsHost
 from edge_runtime.guard.ledger import HEAD_FILE, LEDGER_FILE, DeviceLedger
+from edge_runtime.joining.host import _Host
 from edge_runtime.joining.journal import Journal
 from edge_runtime.joining.messages import RadioNote, encode
 from server.commands.cli import main
 from server.config.files import load_config
-from server.errors import HostsMissingError
+from server.errors import HostsError, HostsMissingError
 from server.hosts.broker import Broker
 from server.hosts.remote_hosts import RemoteHosts
 from server.hosts.standing import HostStanding, RadioState
@@ -333,6 +335,50 @@ def test_a_link_that_is_lost_before_the_run_costs_nothing(federation, broker, mo
 
     monkeypatch.setattr(RemoteHosts, "_start", lose_first)
     with made.server() as (run, _):
+        assert run.run()
+    assert made.ended("a") and made.ended("b") and not made.errors
+    assert [row.num_speakers for row in looked_at(made.run_folder).rows] == [2] * 12
+
+
+@pytest.fixture
+def start_of_b_is_lost(monkeypatch):
+    """The first start that comes to it, and everything else that was on the way."""
+    take, lost = _Host._take_start, []
+
+    def lose_first(self, data, reply):
+        if self._settings.host == "b" and not lost:
+            lost.append(reply)
+            self._link.on_lost()
+        else:
+            take(self, data, reply)
+
+    monkeypatch.setattr(_Host, "_take_start", lose_first)
+    return lost
+
+
+def test_a_start_that_is_lost_with_the_link_is_told_again_at_once(
+    federation, broker, start_of_b_is_lost, monkeypatch, caplog
+):
+    monkeypatch.setattr("server.hosts.roster._START_S", 3600.0)  # it does not wait so long
+    made = federation(broker.url)
+    with made.server() as (run, _):
+        assert run.run()
+    assert made.ended("a") and made.ended("b") and not made.errors
+    assert "b cannot be started" in caplog.text and "Told again" in caplog.text
+    assert [row.num_speakers for row in looked_at(made.run_folder).rows] == [2] * 12
+
+
+def test_who_was_never_started_is_started_by_the_server_that_goes_on(
+    federation, broker, start_of_b_is_lost, monkeypatch
+):
+    made = federation(broker.url)
+    with monkeypatch.context() as patched, pytest.raises(HostsError, match="b cannot be started"):
+        patched.setattr("server.hosts.roster._START_S", 0.5)
+        patched.setattr(NatsHost, "say_waiting", lambda self, challenge: None)
+        with made.server():
+            pass
+    assert start_of_b_is_lost
+    with made.server(resumes=True) as (run, _):
         assert run.run()
     assert made.ended("a") and made.ended("b") and not made.errors
     assert [row.num_speakers for row in looked_at(made.run_folder).rows] == [2] * 12
