@@ -36,6 +36,7 @@ import dp_accounting
 
 from server.errors import PrivacyError, TooLittleNoiseError, UnknownMechanismError
 from server.privacy.gaussian import delta_of, epsilon_of
+from server.privacy.many_rounds import RoundLoss
 from server.privacy.subsampled_gaussian import one_round
 
 GRID_POINTS_PER_OCTAVE = 1024
@@ -248,7 +249,7 @@ class Composer:
             return self._composed[history]
         if len(history) == 1:
             price, count = history[0]
-            result = _one_round(price, self._loss_interval).self_compose(count)
+            result = _one_round(price, self._loss_interval).composed(count)
         else:
             result = self._extend_parent(history)
             if result is None:
@@ -265,19 +266,18 @@ class Composer:
             counts[price] = count - 1
             parent = self._composed.get(make_history(counts))
             if parent is not None:
-                return parent.compose(_one_round(price, self._loss_interval))
+                return parent.compose(_one_round(price, self._loss_interval).distribution)
         return None
 
 
 @functools.lru_cache(maxsize=_MAX_CACHED_ROUNDS)
-def _one_round(price: PriceClass, loss_interval: float) -> Any:
+def _one_round(price: PriceClass, loss_interval: float) -> RoundLoss:
     """The privacy loss of one subsampled round.
 
-    Kept for everybody: it takes most of a calibration's time, and the account of the run that was
-    calibrated, its resume and the next run of the same kind ask for the same ones. Nothing that
-    dp_accounting does with a distribution changes it.
+    Kept for everybody: the account of the run that was calibrated, its resume and the next run of
+    the same kind ask for the same ones. Nothing that is done with a distribution changes it.
     """
-    return one_round(price.noise_multiplier, price.sampling_probability, loss_interval)
+    return RoundLoss(one_round(price.noise_multiplier, price.sampling_probability, loss_interval))
 
 
 def _fold(parts: Iterable[Any]) -> Any:
