@@ -4,14 +4,15 @@ Rounds without subsampling add up in squares, in closed form (`server.privacy.ga
 cost is counted in whole units of 2^-80, rounded up, so that a sum depends on no order and is never
 below that of the reals.
 
-Subsampled rounds are composed by privacy loss distributions, dp_accounting's, discretised
-pessimistically (connect the dots). Here lie the choices that make them fast and keep them safe:
+Subsampled rounds are composed by privacy loss distributions, discretised pessimistically (connect
+the dots), by dp_accounting's algorithms (`server.privacy.loss_distribution`). Here lie the choices
+that make them fast and keep them safe:
 
 * Noise multipliers are rounded DOWN to a grid of 1024 points per octave (0.07 %), so that rounds
   which differ in the last digits are priced alike and composed together.
 * The grid of losses is epsilon / 4096, at most 2e-3. Connect-the-dots overstates epsilon, by about
   num_rounds * interval^2: below 2e-3 of epsilon in the runs this project plans.
-* dp_accounting bounds what its truncation leaves out, but not the rounding of its FFTs. We set
+* What truncation leaves out is bounded, but not the rounding of the FFTs. We set
   aside 1e-13 of delta per composed round. Estimated: an FFT of N points disturbs every frequency
   by about u log2(N) |p|_2 with u = 2^-53, num_rounds powers multiply that, and only some tens of
   frequencies survive the powers; this gives 3e-15 a round. The reserve is thirty times that.
@@ -36,7 +37,7 @@ import dp_accounting
 
 from server.errors import PrivacyError, TooLittleNoiseError, UnknownMechanismError
 from server.privacy.gaussian import delta_of, epsilon_of
-from server.privacy.many_rounds import RoundLoss
+from server.privacy.loss_distribution import LossDistribution
 from server.privacy.subsampled_gaussian import one_round
 
 GRID_POINTS_PER_OCTAVE = 1024
@@ -190,7 +191,7 @@ class Composer:
     def __init__(self, *, loss_interval: float, delta: float) -> None:
         self._loss_interval = loss_interval
         self._delta = delta
-        self._composed: OrderedDict[History, Any] = OrderedDict()
+        self._composed: OrderedDict[History, LossDistribution] = OrderedDict()
         self._epsilons: OrderedDict[History, float] = OrderedDict()
 
     def epsilon(self, history: History) -> float:
@@ -234,22 +235,23 @@ class Composer:
         if delta <= 0:
             return math.inf
         distribution = self._distribution(history)
-        epsilon = float(distribution.get_epsilon_for_delta(delta))
-        # dp_accounting solves for epsilon in floating point; assert the inequality, not the root.
+        epsilon = distribution.epsilon_at(delta)
+        # It is solved for in floating point; assert the inequality, not the root.
         nudge = 2.0**-50
-        while math.isfinite(epsilon) and float(distribution.get_delta_for_epsilon(epsilon)) > delta:
+        while math.isfinite(epsilon) and distribution.delta_at(epsilon) > delta:
             epsilon = max(epsilon, 1e-12) * (1.0 + nudge)
             nudge *= 2.0
         return epsilon + num_rounds * GRID_EPSILON_PER_ROUND
 
-    def _distribution(self, history: History) -> Any:
+    def _distribution(self, history: History) -> LossDistribution:
         """The composed distribution, from the nearest thing that is known."""
         if history in self._composed:
             self._composed.move_to_end(history)
             return self._composed[history]
+        result: LossDistribution | None
         if len(history) == 1:
             price, count = history[0]
-            result = _one_round(price, self._loss_interval).composed(count)
+            result = _one_round(price, self._loss_interval).times(count)
         else:
             result = self._extend_parent(history)
             if result is None:
@@ -259,26 +261,26 @@ class Composer:
             self._composed.popitem(last=False)
         return result
 
-    def _extend_parent(self, history: History) -> Any:
+    def _extend_parent(self, history: History) -> LossDistribution | None:
         """Compose one round onto a cached history that lacks only that round, if there is one."""
         for price, count in history:
             counts = dict(history)
             counts[price] = count - 1
             parent = self._composed.get(make_history(counts))
             if parent is not None:
-                return parent.compose(_one_round(price, self._loss_interval).distribution)
+                return parent.plus(_one_round(price, self._loss_interval))
         return None
 
 
 @functools.lru_cache(maxsize=_MAX_CACHED_ROUNDS)
-def _one_round(price: PriceClass, loss_interval: float) -> RoundLoss:
+def _one_round(price: PriceClass, loss_interval: float) -> LossDistribution:
     """The privacy loss of one subsampled round.
 
     Kept for everybody: the account of the run that was calibrated, its resume and the next run of
     the same kind ask for the same ones. Nothing that is done with a distribution changes it.
     """
-    return RoundLoss(one_round(price.noise_multiplier, price.sampling_probability, loss_interval))
+    return one_round(price.noise_multiplier, price.sampling_probability, loss_interval)
 
 
-def _fold(parts: Iterable[Any]) -> Any:
-    return functools.reduce(lambda total, part: total.compose(part), parts)
+def _fold(parts: Iterable[LossDistribution]) -> LossDistribution:
+    return functools.reduce(LossDistribution.plus, parts)

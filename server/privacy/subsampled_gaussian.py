@@ -2,8 +2,8 @@
 
 dp_accounting inverts the privacy loss for one value after the other in Python, which is most of the
 time of a calibration. Here the same inverse is taken of all values together; everything else, the
-distribution functions, the connect-the-dots rounding to the dear side and the composition, is the
-library's. Tests hold one against the other.
+distribution functions and their range, is the library's, and so is the way in which they are
+rounded to the dear side. Tests hold one against the other.
 
 Source: Doroshenko et al., Connect the Dots (PoPETs 2022); dp_accounting.pld.
 """
@@ -15,11 +15,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from dp_accounting.pld import pld_pmf, privacy_loss_distribution, privacy_loss_mechanism
+from dp_accounting.pld import privacy_loss_distribution, privacy_loss_mechanism
 
 from radio.arrays import Float64Array
+from server.errors import PrivacyError
+from server.privacy.loss_distribution import LossDistribution, Losses
 
 _Adjacency = privacy_loss_mechanism.AdjacencyType
+_DELTA_TOLERANCE = 1e-12
 
 
 class _GaussianLoss(privacy_loss_mechanism.GaussianPrivacyLoss):
@@ -61,22 +64,28 @@ class _GaussianLoss(privacy_loss_mechanism.GaussianPrivacyLoss):
         return at
 
 
-def one_round(noise_multiplier: float, sampling_probability: float, loss_interval: float) -> Any:
+def one_round(
+    noise_multiplier: float, sampling_probability: float, loss_interval: float
+) -> LossDistribution:
     """The privacy loss distribution of a round, never below the exact one.
 
     Args:
         noise_multiplier: standard deviation over sensitivity.
         sampling_probability: Poisson rate, above 0, at most 1.
         loss_interval: of the grid that losses are rounded to.
+
+    Raises:
+        PrivacyError: the price of such a round is not known.
     """
     if sampling_probability == 1.0:
-        return privacy_loss_distribution.from_gaussian_mechanism(
+        plain = privacy_loss_distribution.from_gaussian_mechanism(
             standard_deviation=noise_multiplier,
             value_discretization_interval=loss_interval,
             pessimistic_estimate=True,
             use_connect_dots=True,
         )
-    return privacy_loss_distribution.PrivacyLossDistribution(
+        return LossDistribution(Losses.of_library(plain._pmf_remove))  # noqa: SLF001
+    return LossDistribution(
         *(
             _rounded(noise_multiplier, sampling_probability, loss_interval, adjacency)
             for adjacency in (_Adjacency.REMOVE, _Adjacency.ADD)
@@ -84,12 +93,33 @@ def one_round(noise_multiplier: float, sampling_probability: float, loss_interva
     )
 
 
-def _rounded(multiplier: float, rate: float, loss_interval: float, adjacency: Any) -> Any:
+def _rounded(multiplier: float, rate: float, loss_interval: float, adjacency: Any) -> Losses:
     loss = _GaussianLoss(multiplier, sampling_prob=rate, adjacency_type=adjacency)
     bounds = loss.connect_dots_bounds()
     highest = math.ceil(bounds.epsilon_upper / loss_interval)
     lowest = math.floor(bounds.epsilon_lower / loss_interval)
     deltas = loss.get_delta_for_epsilon(np.arange(lowest, highest + 1) * loss_interval)
-    return pld_pmf.create_pmf_pessimistic_connect_dots_fixed_gap(
-        loss_interval, lowest, highest, deltas
-    )
+    if np.any(np.diff(deltas) > _DELTA_TOLERANCE):
+        raise PrivacyError(
+            f"a round of noise multiplier {multiplier} and rate {rate}: its deltas do not fall as "
+            f"epsilon rises by {loss_interval}, so its price is not known."
+        )
+    return connect_the_dots(np.minimum.accumulate(deltas), lowest, loss_interval)
+
+
+def connect_the_dots(deltas: Float64Array, lowest: int, width: float) -> Losses:
+    """Losses on a grid that have these deltas at each of its points (Algorithm 1 there).
+
+    Between the points their delta lies above any curve through them that can be one.
+
+    Args:
+        deltas: at ``lowest`` widths, and one width more each: at least two that do not rise.
+        lowest: the first loss, in widths.
+        width: of the grid.
+    """
+    falls, growth = np.diff(deltas), math.expm1(width)
+    masses = np.empty_like(deltas)
+    masses[0] = 1.0 - deltas[0] + falls[0] / growth
+    masses[1:-1] = (falls[1:] - falls[:-1] * math.exp(width)) / growth
+    masses[-1] = falls[-1] / math.expm1(-width)
+    return Losses(width, lowest, np.maximum(masses, 0.0), float(deltas[-1]))

@@ -7,8 +7,9 @@ import pytest
 from dp_accounting.pld import privacy_loss_distribution
 from scipy.stats import norm
 
+from server.errors import PrivacyError
 from server.privacy.composition import FFT_DELTA_PER_ROUND
-from server.privacy.subsampled_gaussian import one_round
+from server.privacy.subsampled_gaussian import _GaussianLoss, one_round
 
 RATES = [1e-4, 0.003, 0.05, 0.5, 0.99, 1.0]
 
@@ -29,15 +30,13 @@ def test_it_is_what_the_library_makes_of_it(multiplier, rate):
     interval = 1e-3
     ours, wanted = one_round(multiplier, rate, interval), theirs(multiplier, rate, interval)
     epsilons = np.linspace(-3.0, 6.0, 60)
-    difference = np.subtract(
-        ours.get_delta_for_epsilon(epsilons), wanted.get_delta_for_epsilon(epsilons)
-    )
-    assert np.abs(difference).max() < 1e-14
+    deltas = [ours.delta_at(epsilon) for epsilon in epsilons]
+    assert np.abs(np.subtract(deltas, wanted.get_delta_for_epsilon(epsilons))).max() < 1e-14
     # Composed, they differ by less than what is set aside for rounding in the composition.
-    composed, by_them = ours.self_compose(20), wanted.self_compose(20)
+    composed, by_them = ours.times(20), wanted.self_compose(20)
     reserve = 20 * FFT_DELTA_PER_ROUND
     for delta in (1e-9, 1e-5, 1e-2):
-        found = composed.get_epsilon_for_delta(delta)
+        found = composed.epsilon_at(delta)
         assert found <= by_them.get_epsilon_for_delta(delta - reserve) * (1.0 + 1e-9)
         assert found >= by_them.get_epsilon_for_delta(delta + reserve) * (1.0 - 1e-9)
 
@@ -55,5 +54,14 @@ def test_it_is_not_below_the_exact_divergence(rate):
             np.sum(np.maximum(one - math.exp(epsilon) * other, 0.0)) * dx
             for one, other in ((p, q), (q, p))
         )
-        found = loss.get_delta_for_epsilon(epsilon)
+        found = loss.delta_at(epsilon)
         assert exact * (1.0 - 1e-6) - 1e-12 <= found <= exact * 1.01 + 1e-6
+
+
+def test_a_round_whose_deltas_rise_has_no_price(monkeypatch):
+    def wavy(self, epsilons):
+        return 0.5 + 0.1 * np.sin(np.arange(len(epsilons)))
+
+    monkeypatch.setattr(_GaussianLoss, "get_delta_for_epsilon", wavy)
+    with pytest.raises(PrivacyError, match=r"rate 0\.05: its deltas do not fall"):
+        one_round(2.0, 0.05, 1e-3)
