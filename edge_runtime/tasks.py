@@ -14,6 +14,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -29,8 +30,7 @@ _logger = logging.getLogger(__name__)
 PAD_TOKEN_ID = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
+class Example(NamedTuple):
     """One labelled text; ``label_index`` counts in the task's class order."""
 
     label_index: int
@@ -281,10 +281,10 @@ class PromptSet:
         `PrivateRandom.commit_to_data` for a name that may be stored.
         """
         if not self._digest:
-            sha = hashlib.sha256()
-            for row, target in zip(self._rows, self._targets, strict=True):
-                sha.update(np.array([len(row), target, *row], dtype="<i8").tobytes())
-            self._digest = sha.hexdigest()
+            heads = np.stack([[len(row) for row in self._rows], self._targets], axis=1)
+            parts = [part for pair in zip(heads, self._rows, strict=True) for part in pair]
+            flat = np.concatenate(parts).astype("<i8", copy=False)
+            self._digest = hashlib.sha256(flat.tobytes()).hexdigest()
         return self._digest
 
     def chosen(self, indices: Iterable[int]) -> list[Prompt]:

@@ -100,6 +100,23 @@ def no_stray_threads() -> Iterator[None]:
     assert not alive, f"threads left behind: {alive}; close() what the test opened."
 
 
+@pytest.fixture(scope="module")
+def outlined_pictures() -> Iterator[None]:
+    """A run's pictures are put together, but not rendered, which takes longer than a short run.
+
+    For modules with many runs whose pictures nobody looks at.
+    """
+    from server.report import plots
+
+    def outline(figure: Any, path: Path, caption: str) -> tuple[Path, str]:
+        path.write_bytes(b"")
+        return path, caption
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "_save", outline)
+        yield
+
+
 @pytest.fixture(scope="session")
 def iio_module() -> Any:
     """The real Python binding on the real libiio; `make test` gets both."""

@@ -24,6 +24,8 @@ from tests.support.federation import RUN, Federation, until
 from tests.support.killable_broker import KillableBroker
 from tests.support.whole_runs import looked_at
 
+pytestmark = pytest.mark.usefixtures("outlined_pictures")
+
 PLAIN = {
     "radio.backend": "ideal", "privacy.enabled": False, "federation.num_devices": 2,
     "federation.deadline_s": 1.0, "optimizer.rounds": 12, "optimizer.batch_size": 4,

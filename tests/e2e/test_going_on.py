@@ -20,6 +20,8 @@ from server.run.continuation import plan_more_rounds
 from server.run.experiment import Experiment
 from server.store.run_store import RunStore
 
+pytestmark = pytest.mark.usefixtures("outlined_pictures")
+
 SETTINGS = {
     "federation.num_devices": 2, "optimizer.rounds": 6, "optimizer.batch_size": 4,
     "task.validation_examples": 20, "task.max_tokens": 24, "run.evaluation_interval": 3,

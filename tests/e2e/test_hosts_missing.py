@@ -21,6 +21,8 @@ from server.run.names import token_of
 from server.store.records import Outcome
 from server.store.run_store import RunStore
 
+pytestmark = pytest.mark.usefixtures("outlined_pictures")
+
 ROUNDS, DEVICES = 5, 3
 SETTINGS = {
     **SMALL, "federation.num_devices": DEVICES, "optimizer.rounds": ROUNDS,

@@ -20,7 +20,7 @@ from server.export.random_models import write_random_llama
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.usefixtures("one_torch_thread"),
+    pytest.mark.usefixtures("one_torch_thread", "outlined_pictures"),
 ]
 
 TASK, _ = load_task("snips")

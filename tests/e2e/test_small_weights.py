@@ -14,6 +14,8 @@ from server.model.tuned import load_model
 from tests.support.asking import call
 from tests.support.stored_bundles import store_again
 
+pytestmark = pytest.mark.usefixtures("outlined_pictures")
+
 SETTINGS = [
     "--rounds", "4", "--set", "federation.num_devices=2", "--set", "optimizer.batch_size=4",
     "--set", "optimizer.directions=2", "--set", "privacy.epsilon=8",

@@ -40,6 +40,8 @@ from tests.support.policies import make_policy
 from tests.support.stored_bundles import store_again
 from tests.support.whole_runs import carry_out, looked_at
 
+pytestmark = pytest.mark.usefixtures("outlined_pictures")
+
 SETTINGS = {
     "radio.backend": "ideal", "privacy.enabled": False, "federation.num_devices": 5,
     "optimizer.rounds": 4, "optimizer.batch_size": 4, "optimizer.directions": 2,

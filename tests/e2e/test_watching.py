@@ -25,6 +25,8 @@ from server.live.status import Evaluated, ReceiverState, State, Status, status_f
 from server.run.experiment import Experiment
 from tests.support.federation import until
 
+pytestmark = pytest.mark.usefixtures("outlined_pictures")
+
 SETTINGS = {
     "federation.num_devices": 2, "optimizer.rounds": 4, "optimizer.batch_size": 4,
     "optimizer.directions": 2, "task.validation_examples": 20, "task.max_tokens": 24,

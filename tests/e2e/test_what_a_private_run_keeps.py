@@ -38,6 +38,8 @@ from server.run.federation import split_iid
 from server.store.records import EvaluationRow, Outcome
 from server.store.run_store import STORE_FILE
 
+pytestmark = pytest.mark.usefixtures("outlined_pictures")
+
 CHOSEN = "chosen by whoever starts the run, before any data are read"
 PUBLIC_N = "how many records each device holds is public by the promise's own terms"
 RELEASE = "computed from noisy sums that the ledger was charged for"

@@ -84,8 +84,8 @@ def _lines_of(source: str, names: list[str]) -> tuple[int, int]:
 
 def copy_to(folder: Path) -> None:
     """Sources and tests, with the kernel as it is built."""
-    for name in (*PACKAGES, "tests", "benchmarks", "firmware_notes"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in (*PACKAGES, "tests", "benchmarks", "firmware_notes"):  # with what is compiled
+        shutil.copytree(ROOT / name, folder / name)
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, folder / name)
 

@@ -19,6 +19,8 @@ from server.planning.privacy_terms import plan_privacy_terms
 from server.report import page as report
 from server.run.experiment import Experiment
 
+pytestmark = pytest.mark.usefixtures("outlined_pictures")
+
 SHORT = {
     "optimizer.rounds": 2, "optimizer.directions": 1, "optimizer.batch_size": 2,
     "task.max_tokens": 16, "task.validation_examples": 5, "federation.num_devices": 2,

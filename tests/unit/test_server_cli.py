@@ -24,6 +24,8 @@ from server.report.page import read_runs
 from server.report.terminal import ProgressPrinter
 from server.run.experiment import Progress
 
+pytestmark = pytest.mark.usefixtures("outlined_pictures")
+
 # Without privacy: no calibration, so that what is under test fails or passes quickly.
 QUICK = (
     "--rounds", "2", "--set", "federation.num_devices=2", "--set", "optimizer.batch_size=2",
