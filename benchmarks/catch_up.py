@@ -27,7 +27,7 @@ import msgspec
 import numpy as np
 from study import Study
 
-from edge_runtime import parameters
+from edge_runtime import lattice
 from edge_runtime.agent import DeviceAgent
 from edge_runtime.bundle import (
     BUNDLED_MODEL_FOLDER,
@@ -81,7 +81,7 @@ def weights() -> ParameterStore:
 def replayed(steps: list[RoundResult]) -> dict[str, Any]:
     """From memory, with a generator for each word."""
     store = weights()
-    with patch.object(parameters, "rounding_word", direction.rounding_word):
+    with patch.object(lattice, "rounding_word", direction.rounding_word):
         begun = time.process_time()
         store.replay(steps)
         store.settle()

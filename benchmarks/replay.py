@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 from study import Study
 
-from edge_runtime import parameters
+from edge_runtime import lattice
 from edge_runtime.bundle import BUNDLED_MODEL_FOLDER, open_bundle
 from edge_runtime.kernel import KERNEL_NAME, rounding_word
 from edge_runtime.parameters import ParameterStore
@@ -42,7 +42,7 @@ def replayed_ms(words: str, num_rounds: int) -> tuple[float, str]:
         )
         for index in range(num_rounds)
     ]
-    with patch.object(parameters, "rounding_word", WORDS[words]):
+    with patch.object(lattice, "rounding_word", WORDS[words]):
         begun = time.process_time()
         store.replay(results)
         store.settle()

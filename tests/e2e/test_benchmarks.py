@@ -1,6 +1,6 @@
 """Benchmarks run: their quick forms, and what they write is what they show.
 
-`make test` runs the first, CI the others too (`make test-studies`).
+`make test` runs the one that is no study, CI the others too (`make test-studies`).
 """
 
 import json
@@ -21,6 +21,7 @@ def run(*arguments):
     )
 
 
+@pytest.mark.study
 def test_the_error_study_goes_on_where_it_was_and_its_formulas_hold(tmp_path):
     results, document, picture = (tmp_path / name for name in ("n.jsonl", "n.json", "n.png"))
     command = ["benchmarks/nmse.py", results, "--quick", "--json", document, "--plot", picture]
@@ -77,7 +78,6 @@ def test_the_online_study_exceeds_no_budget(tmp_path):
             assert 1.0 - 1e-9 <= row[rule]["over_hindsight"] < 1.2
 
 
-@pytest.mark.study
 def test_the_feasibility_study_says_what_rounds_were_worth(tmp_path):
     results, document = tmp_path / "f.jsonl", tmp_path / "f.json"
     command = ["benchmarks/feasibility.py", results, "--quick", "--json", document]
