@@ -77,7 +77,7 @@ def test_nobody_does_better_than_hindsight(run, rule):
 @pytest.mark.parametrize("snr_db", [-20.0, 0.0, 15.0])
 def test_mpc_is_within_a_percent_of_hindsight(snr_db, trusted):
     ratios = []
-    for seed in range(5):
+    for seed in range(3):
         run = make_run(
             seed, num_rounds=200, snr_db=snr_db, trusted_noise_fraction=trusted, peak_factor=0.0
         )
@@ -89,7 +89,7 @@ def test_mpc_is_within_a_percent_of_hindsight(snr_db, trusted):
 
 def test_rules_that_know_less_do_worse():
     costs = {rule: [] for rule in Rule}
-    for seed in range(10):
+    for seed in range(5):
         run = make_run(
             seed, num_rounds=150, snr_db=-8.0, trusted_noise_fraction=1.0, peak_factor=0.0,
             forgetting=0.98,

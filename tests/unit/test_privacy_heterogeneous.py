@@ -51,7 +51,7 @@ def test_subsampled_rounds_cost_what_they_cost_and_at_most_half_a_percent_more(s
                 privacy_loss_distribution.from_gaussian_mechanism(
                     standard_deviation=multiplier,
                     sampling_prob=rate,
-                    value_discretization_interval=1e-4,
+                    value_discretization_interval=5e-4,
                     pessimistic_estimate=is_pessimistic,
                     use_connect_dots=is_pessimistic,
                 ).self_compose(count)

@@ -169,35 +169,29 @@ def _solved_in_units(
     levels = cp.Variable(len(spoken), nonneg=True)
     noises = cp.Variable(len(spoken), nonneg=True)
     prices = np.square(problem.sensitivities[spoken] / noise_unit) / 2.0
-    limited = [
-        cp.sum(cp.multiply(prices * paid[spoken] / budget, cp.power(noises, -2))) <= 1.0
-        for paid, budget in purses
-    ]
-    powers = limits.powers_allowed(problem)
+    parts = np.stack([prices * paid[spoken] / budget for paid, budget in purses])
+    limited = [parts @ cp.power(noises, -2) <= 1.0]
+    # One row for each device and round in which it speaks: stated together they are stated fast.
+    devices, rounds = np.nonzero(speaking)
+    gains = problem.power_gains[:, spoken][speaking] * level_unit[rounds]
+    bounds, own = problem.bounds[devices], shares[speaking] * noise_unit[rounds]
+    unit = np.sqrt(limits.powers_allowed(problem)[devices] * gains)
+    limited.append(
+        bounds / unit + cp.multiply(problem.peak_factor * own / unit, noises[rounds])
+        <= cp.sqrt(levels)[rounds]
+    )
     allowed = limits.energies_allowed(problem.num_devices)
-    squares = None
-    if np.isfinite(allowed).any():
+    has_battery = np.isfinite(allowed) & speaking.any(axis=1)
+    if has_battery.any():
         squares = cp.Variable(len(spoken), nonneg=True)  # sigma^2 / a
         cone = cp.vstack([2.0 * noises, levels - squares])
         limited.append(cp.SOC(levels + squares, cone, axis=0))
-    for device in range(problem.num_devices):
-        rounds = np.flatnonzero(speaking[device])
-        if len(rounds) == 0:
-            continue
-        gains = problem.power_gains[device, spoken[rounds]] * level_unit[rounds]
-        own = shares[device, rounds] * noise_unit[rounds]
-        unit = np.sqrt(powers[device] * gains)
-        bound = problem.bounds[device]
-        limited.append(
-            bound / unit + cp.multiply(problem.peak_factor * own / unit, noises[rounds])
-            <= cp.sqrt(levels[rounds])
-        )
-        if squares is not None and np.isfinite(allowed[device]):
-            often = repeats[spoken[rounds]] / allowed[device]
-            of_bound = often * bound**2 / gains
-            of_noise = often * np.square(own) / gains
-            each = cp.multiply(of_bound, cp.inv_pos(levels[rounds]))
-            limited.append(cp.sum(each + cp.multiply(of_noise, squares[rounds])) <= 1.0)
+        often = repeats[spoken][rounds] / allowed[devices]
+        of_bound, of_noise = np.zeros(speaking.shape), np.zeros(speaking.shape)
+        of_bound[speaking] = often * np.square(bounds) / gains
+        of_noise[speaking] = often * np.square(own) / gains
+        spent = of_bound[has_battery] @ cp.inv_pos(levels) + of_noise[has_battery] @ squares
+        limited.append(spent <= 1.0)
     worth = problem.weights[spoken] / np.square(start.num_speakers[spoken])
     of_noise = worth * np.square(noise_unit)
     of_level = worth * problem.noise_power * level_unit
