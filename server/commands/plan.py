@@ -24,7 +24,6 @@ from server.planning.policy_preview import PolicyPreview, preview_policies, prev
 from server.planning.scalar_rms import TypicalNumber, look_at, typical_number
 from server.power.catalogue import POLICIES
 from server.privacy.shown import shown_epsilon
-from server.report.plots import draw_plan
 from server.run.data import RunData, load_run_data
 
 _COLUMNS = (
@@ -52,6 +51,8 @@ def plan(args: argparse.Namespace) -> int:
     document = _document(config, previews, typical, num_records)
     document.update(_takes(config, round_s))
     if args.plot is not None:
+        from server.report.plots import draw_plan  # and matplotlib, for whoever wants it
+
         draw_plan(args.plot, config, [preview for preview in previews if not preview.refusal])
         document["plot"] = str(args.plot)
     print(to_json(document) if args.json else "\n".join(_lines(document)))

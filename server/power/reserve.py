@@ -28,7 +28,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binom
+from scipy.special import gammaln, xlog1py, xlogy
 
 from radio.arrays import Float64Array
 from radio.bisection import bisect
@@ -73,9 +73,13 @@ class Dropouts:
     def factors(self) -> tuple[Float64Array, Float64Array]:
         """f for 0 to K - 1 devices missing, and how likely each is if somebody speaks."""
         missing = np.arange(self.num_devices)
-        chances = binom.pmf(missing, self.num_devices, self.probability)
+        there = self.num_devices - missing
+        ways = gammaln(self.num_devices + 1) - gammaln(missing + 1) - gammaln(there + 1)
+        chances = np.exp(
+            ways + xlogy(missing, self.probability) + xlog1py(there, -self.probability)
+        )
         counted = self.num_devices - self.num_missing
-        return np.maximum(1.0, counted / (self.num_devices - missing)), chances / chances.sum()
+        return np.maximum(1.0, counted / there), chances / chances.sum()
 
     @property
     def factor(self) -> tuple[float, float]:

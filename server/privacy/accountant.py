@@ -163,7 +163,7 @@ class Accountant:
         self._check_promise(record)
         self._promise = (record.unit, record.relation)
         try:
-            price = price_class_of(record.to_dp_event())
+            price = price_class_of(record)
         except TooLittleNoiseError:
             unpriceable = self._unpriceable.get(record.device_index, 0)
             self._unpriceable[record.device_index] = unpriceable + 1
@@ -199,7 +199,7 @@ class Accountant:
             PrivacyError: the record cannot be priced beside the records before.
         """
         self._check_promise(record)
-        price = price_class_of(record.to_dp_event())
+        price = price_class_of(record)
         total = self._total_with(record.device_index, price)
         if total is None:
             return

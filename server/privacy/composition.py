@@ -31,13 +31,11 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
-import dp_accounting
-
-from server.errors import PrivacyError, TooLittleNoiseError, UnknownMechanismError
+from server.errors import PrivacyError, TooLittleNoiseError
 from server.privacy.gaussian import delta_of, epsilon_of
 from server.privacy.loss_distribution import LossDistribution
+from server.privacy.mechanism import MechanismRecord
 from server.privacy.subsampled_gaussian import one_round
 
 GRID_POINTS_PER_OCTAVE = 1024
@@ -121,25 +119,13 @@ def grid_index_below(noise_multiplier: float) -> int:
     return index
 
 
-def price_class_of(event: Any) -> PriceClass:
-    """The price class of a dp_accounting event.
+def price_class_of(record: MechanismRecord) -> PriceClass:
+    """The price class of a release, which is what it says or would not be a record.
 
     Raises:
-        UnknownMechanismError: neither a Gaussian nor a Poisson-sampled Gaussian.
         TooLittleNoiseError: see `grid_index_below`.
     """
-    sampling_probability = 1.0
-    gaussian = event
-    if isinstance(event, dp_accounting.PoissonSampledDpEvent):
-        sampling_probability, gaussian = event.sampling_probability, event.event
-    if not isinstance(gaussian, dp_accounting.GaussianDpEvent):
-        raise UnknownMechanismError(
-            f"got the event {event!r}, wanted a Gaussian or a Poisson-sampled Gaussian. An unknown "
-            "mechanism is never counted as free."
-        )
-    if not 0 < sampling_probability <= 1:
-        raise PrivacyError(f"sampling probability: got {sampling_probability}, wanted (0, 1].")
-    return PriceClass(float(sampling_probability), grid_index_below(gaussian.noise_multiplier))
+    return PriceClass(record.sampling_probability, grid_index_below(record.noise_multiplier))
 
 
 @functools.lru_cache(maxsize=65_536)

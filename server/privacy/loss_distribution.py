@@ -1,7 +1,7 @@
 """Privacy losses of rounds on a grid: composed, and what epsilon and delta they come to.
 
-The algorithms are dp_accounting's. It goes from value to value in Python; here whole arrays are
-taken, and a run whose rounds have prices of their own spends a fraction of its time on them:
+The algorithms are dp_accounting's. It goes from value to value in Python, and takes longer to load
+than a short run takes; here whole arrays are taken:
 
 * n rounds of one price: of the sum of n losses is kept what a Chernoff bound at 40 orders says
   holds all but 1e-15 of the mass; a Fourier transform, its n-th power, and the way back. The moment
@@ -24,10 +24,9 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from scipy import fft, signal
+from scipy import fft
 
 from radio.arrays import Float64Array
 
@@ -53,17 +52,6 @@ class Losses:
     masses: Float64Array
     infinite: float
 
-    @classmethod
-    def of_library(cls, pmf: Any) -> Losses:
-        """What dp_accounting has made."""
-        dense = pmf.to_dense_pmf()
-        return cls(
-            dense._discretization,  # noqa: SLF001
-            dense._lower_loss,  # noqa: SLF001
-            dense._probs,  # noqa: SLF001
-            dense._infinity_mass,  # noqa: SLF001
-        )
-
     def times(self, num_rounds: int) -> Losses:
         """The sum of so many such losses, each drawn anew."""
         lowest, highest = self._bounds(num_rounds)
@@ -80,7 +68,10 @@ class Losses:
 
     def plus(self, other: Losses) -> Losses:
         """The sum of one of these and one of those."""
-        sums: Float64Array = signal.fftconvolve(self.masses, other.masses)
+        length = len(self.masses) + len(other.masses) - 1
+        padded = fft.next_fast_len(length, real=True)
+        product = fft.rfft(self.masses, padded) * fft.rfft(other.masses, padded)
+        sums: Float64Array = fft.irfft(product, padded)[:length]
         start = _num_within(sums, TRUNCATED_MASS / 2)
         end = max(len(sums) - _num_within(sums[::-1], TRUNCATED_MASS / 2), start + 1)
         kept = sums[start:end].copy()
@@ -109,8 +100,10 @@ class Losses:
             return 0.0
         # Of the losses from each on: their mass, and that times e^(the loss below it - the loss).
         at_least = self.infinite + np.cumsum(masses[::-1])[::-1]
-        shrink = math.exp(-self.width)
-        discounted = signal.lfilter([shrink], [1.0, -shrink], masses[::-1])[::-1]
+        steps = np.arange(len(masses)) * self.width
+        with np.errstate(divide="ignore"):
+            logs = np.log(np.maximum(masses, 0.0)) - steps
+        discounted = np.exp(np.logaddexp.accumulate(logs[::-1])[::-1] + steps - self.width)
         over = np.flatnonzero(at_least - discounted > delta)
         last = int(over[-1]) if len(over) else 0
         if at_least[last] <= delta:

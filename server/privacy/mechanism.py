@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
 
-import dp_accounting
 import msgspec
 
 from edge_runtime.guard.cover import ROUND_DOWN
@@ -197,13 +195,6 @@ class MechanismRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         eta = self.amplitude_error_bound
         attenuated = self.certified_noise_std * (1.0 - eta)
         return attenuated / (self.sensitivity * (1.0 + eta)) * ROUND_DOWN
-
-    def to_dp_event(self) -> Any:
-        """This release in the words of dp_accounting."""
-        gaussian = dp_accounting.GaussianDpEvent(self.noise_multiplier)
-        if self.kind == GAUSSIAN:
-            return gaussian
-        return dp_accounting.PoissonSampledDpEvent(self.sampling_probability, gaussian)
 
     def encode(self) -> bytes:
         """Canonical bytes: JSON with the fields in the order of this class."""

@@ -33,7 +33,7 @@ class RoundSquares:
         """Count releases without subsampling; a correction in place of the release it corrects."""
         for record in records:
             try:
-                price = price_class_of(record.to_dp_event())
+                price = price_class_of(record)
             except TooLittleNoiseError:
                 self._has_unpriceable = True
                 continue

@@ -1,67 +1,103 @@
-"""The privacy loss of one subsampled Gaussian round, as dp_accounting computes it, all at once.
+"""The privacy loss of one round of a subsampled Gaussian, rounded to a grid on the dear side.
 
-dp_accounting inverts the privacy loss for one value after the other in Python, which is most of the
-time of a calibration. Here the same inverse is taken of all values together; everything else, the
-distribution functions and their range, is the library's, and so is the way in which they are
-rounded to the dear side. Tests hold one against the other.
+Noise of standard deviation m on a number that one record moves by 1, if a fraction q of the rounds
+draws it: N_a the normal law around a, and u(x) = (-1/2 - x) / m^2, v(x) = (1/2 - x) / m^2::
 
-Source: Doroshenko et al., Connect the Dots (PoPETs 2022); dp_accounting.pld.
+    removed:  P = (1 - q) N_0 + q N_-1,  Q = N_0,                   loss log(1 - q + q e^u)
+    added:    P = N_0,                   Q = (1 - q) N_0 + q N_1,   loss -log(1 - q + q e^-v)
+
+Losses fall as x rises, so delta(eps) = P(x) - e^eps Q(x) of the distribution functions at the
+largest x whose loss is at least eps. A removed record never has a loss of log(1 - q) or less, an
+added one none of -log(1 - q) or more. The grid reaches as far as N_0 has e^-50 beyond it.
+
+Tests hold it against dp_accounting, value by value.
+
+Source: Doroshenko et al., Connect the Dots (PoPETs 2022), algorithm 1; dp_accounting.pld.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-from dp_accounting.pld import privacy_loss_distribution, privacy_loss_mechanism
+from scipy.special import log_ndtr, ndtr, ndtri
 
 from radio.arrays import Float64Array
 from server.errors import PrivacyError
 from server.privacy.loss_distribution import LossDistribution, Losses
 
-_Adjacency = privacy_loss_mechanism.AdjacencyType
+_BEYOND = math.exp(-50.0)
 _DELTA_TOLERANCE = 1e-12
 
 
-class _GaussianLoss(privacy_loss_mechanism.GaussianPrivacyLoss):
-    """The library's, of sampling rates below 1, with its divergence for many epsilons at once."""
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """A record is removed, or added.
 
-    def get_delta_for_epsilon(self, epsilon: npt.ArrayLike) -> Float64Array:
-        """Hockey-stick divergence P(x) - e^eps Q(x), x the largest whose loss is at least eps."""
-        epsilons = np.asarray(epsilon, dtype=np.float64)
-        rate, is_added = self.sampling_prob, self.adjacency_type is _Adjacency.ADD
-        # Beyond the border one distribution lies above the other everywhere.
-        border = -math.log1p(-rate) if is_added else math.log1p(-rate)
-        is_inside = epsilons < border if is_added else epsilons > border
-        deltas = np.zeros_like(epsilons) if is_added else -np.expm1(epsilons)
+    Attributes:
+        multiplier: m.
+        rate: q.
+        is_added: which of the two.
+    """
+
+    multiplier: float
+    rate: float
+    is_added: bool
+
+    @property
+    def _log_rest(self) -> float:
+        """log(1 - q)."""
+        return math.log1p(-self.rate) if self.rate < 1.0 else -math.inf
+
+    def loss(self, x: float) -> float:
+        """At a point."""
+        sign = -1.0 if self.is_added else 1.0
+        unsampled = (-0.5 * sign - x) / self.multiplier**2
+        return sign * float(np.logaddexp(self._log_rest, math.log(self.rate) + sign * unsampled))
+
+    def range_of_losses(self) -> tuple[float, float]:
+        """The least and the largest that are told apart."""
+        end = -self.multiplier * float(ndtri(0.5 * _BEYOND))
+        lowest, highest = (-end, end + 1.0) if self.is_added else (-end - 1.0, end)
+        return self.loss(highest), self.loss(lowest)
+
+    def deltas(self, epsilons: Float64Array) -> Float64Array:
+        """P(x) - e^eps Q(x) at the largest x whose loss is at least eps, for each."""
+        border = -self._log_rest if self.is_added else self._log_rest
+        is_inside = epsilons < border if self.is_added else epsilons > border
+        # Beyond the border one law lies above the other everywhere.
+        deltas = np.zeros_like(epsilons) if self.is_added else -np.expm1(epsilons)
         inside = epsilons[is_inside]
-        at = self._inverses(inside, border)
-        deltas[is_inside] = self.mu_upper_cdf(at) - np.exp(inside + self.mu_lower_log_cdf(at))
+        at = self._points(inside, border) / self.multiplier
+        by_one, rate = 1.0 / self.multiplier, self.rate
+        if self.is_added:
+            upper = ndtr(at)
+            log_lower = np.logaddexp(
+                self._log_rest + log_ndtr(at), math.log(rate) + log_ndtr(at - by_one)
+            )
+        else:
+            upper = (1.0 - rate) * ndtr(at) + rate * ndtr(at + by_one)
+            log_lower = log_ndtr(at)
+        deltas[is_inside] = upper - np.exp(inside + log_lower)
         return np.clip(deltas, 0.0, 1.0)
 
-    def _inverses(self, losses: Float64Array, border: float) -> Float64Array:
+    def _points(self, losses: Float64Array, border: float) -> Float64Array:
         """The largest x at which the loss is at least each of these.
 
-        Without subsampling it would be that of -log(1 + (e^-l - 1) / q) for an added record, of
-        log(1 + (e^l - 1) / q) for a removed one.
+        Without subsampling it would be that of log(1 + (e^l - 1) / q) for a removed record, of
+        -log(1 + (e^-l - 1) / q) for an added one.
         """
-        sign = -1.0 if self.adjacency_type is _Adjacency.ADD else 1.0
-        rate = self.sampling_prob
-        grown = sign * losses + math.log(1.0 / rate)
+        sign = -1.0 if self.is_added else 1.0
+        grown = sign * losses - math.log(self.rate)
         # The border itself is where a logarithm of nothing is taken.
         is_border = np.isclose(losses, border, rtol=1e-9, atol=0.0)
-        rest = np.where(is_border, -math.inf, math.log(1.0 / rate - 1.0))
+        rest = np.where(is_border, -math.inf, self._log_rest - math.log(self.rate))
         unsampled = sign * (grown + np.log1p(-np.exp(rest - grown)))
         unsampled = np.where(is_border, -sign * math.inf, unsampled)
         unsampled = np.where(losses == 0.0, 0.0, unsampled)
-        shift = self.sensitivity if sign < 0.0 else 0.0
-        at: Float64Array = (
-            shift - 0.5 * self.sensitivity
-            - unsampled * self._standard_deviation**2 / self.sensitivity
-        )  # fmt: skip
-        return at
+        points: Float64Array = -0.5 * sign - unsampled * self.multiplier**2
+        return points
 
 
 def one_round(
@@ -77,32 +113,21 @@ def one_round(
     Raises:
         PrivacyError: the price of such a round is not known.
     """
+    removed = _rounded(_Way(noise_multiplier, sampling_probability, False), loss_interval)
     if sampling_probability == 1.0:
-        plain = privacy_loss_distribution.from_gaussian_mechanism(
-            standard_deviation=noise_multiplier,
-            value_discretization_interval=loss_interval,
-            pessimistic_estimate=True,
-            use_connect_dots=True,
-        )
-        return LossDistribution(Losses.of_library(plain._pmf_remove))  # noqa: SLF001
-    return LossDistribution(
-        *(
-            _rounded(noise_multiplier, sampling_probability, loss_interval, adjacency)
-            for adjacency in (_Adjacency.REMOVE, _Adjacency.ADD)
-        )
-    )
+        return LossDistribution(removed)
+    added = _rounded(_Way(noise_multiplier, sampling_probability, True), loss_interval)
+    return LossDistribution(removed, added)
 
 
-def _rounded(multiplier: float, rate: float, loss_interval: float, adjacency: Any) -> Losses:
-    loss = _GaussianLoss(multiplier, sampling_prob=rate, adjacency_type=adjacency)
-    bounds = loss.connect_dots_bounds()
-    highest = math.ceil(bounds.epsilon_upper / loss_interval)
-    lowest = math.floor(bounds.epsilon_lower / loss_interval)
-    deltas = loss.get_delta_for_epsilon(np.arange(lowest, highest + 1) * loss_interval)
+def _rounded(way: _Way, loss_interval: float) -> Losses:
+    least, largest = way.range_of_losses()
+    lowest, highest = math.floor(least / loss_interval), math.ceil(largest / loss_interval)
+    deltas = way.deltas(np.arange(lowest, highest + 1, dtype=np.float64) * loss_interval)
     if np.any(np.diff(deltas) > _DELTA_TOLERANCE):
         raise PrivacyError(
-            f"a round of noise multiplier {multiplier} and rate {rate}: its deltas do not fall as "
-            f"epsilon rises by {loss_interval}, so its price is not known."
+            f"a round of noise multiplier {way.multiplier} and rate {way.rate}: its deltas do not "
+            f"fall as epsilon rises by {loss_interval}, so its price is not known."
         )
     return connect_the_dots(np.minimum.accumulate(deltas), lowest, loss_interval)
 

@@ -26,7 +26,6 @@ from server.planning.privacy_statement import (
     largest_sum_noise_std,
 )
 from server.report.columns import tabulated
-from server.report.plots import draw_plots
 from server.report.statements import (
     NO_HARDWARE,
     about_secrets,
@@ -107,6 +106,9 @@ def _write_one(run: ReportedRun, reference: ReportedRun | None) -> None:
         # What real keys protect is for their owner, as the store and the keys are.
         mode = 0o600 if run.config.privacy.has_system_keys else None
         _write_atomically(folder / SUMMARY_FILE, to_json(run.summary) + "\n", mode)
+        # Not before: matplotlib takes as long to load as all of a server.
+        from server.report.plots import draw_plots
+
         plots = draw_plots(
             folder / PLOTS_FOLDER,
             run.config,

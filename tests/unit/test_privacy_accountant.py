@@ -12,7 +12,6 @@ from server.errors import (
     BudgetExhaustedError,
     ConfigurationError,
     PrivacyError,
-    UnknownMechanismError,
 )
 from server.privacy.accountant import Accountant
 from server.privacy.composition import (
@@ -200,25 +199,21 @@ def test_two_promises_do_not_share_an_account():
         accountant.compose(other)
 
 
-@pytest.mark.parametrize(
-    "event",
-    [
-        dp_accounting.NoOpDpEvent(),
-        dp_accounting.LaplaceDpEvent(1.0),
-        dp_accounting.PoissonSampledDpEvent(0.1, dp_accounting.LaplaceDpEvent(1.0)),
-        dp_accounting.SelfComposedDpEvent(dp_accounting.GaussianDpEvent(1.0), 2),
-        None,
-    ],
-)
-def test_an_unknown_event_is_never_free(event):
-    with pytest.raises(UnknownMechanismError):
-        price_class_of(event)
+def test_a_record_is_priced_as_what_it_says():
+    subsampled, plain = (
+        make_record(multiplier=2.0, rate=0.01),
+        make_record(multiplier=2.0, rate=1.0),
+    )
+    index = grid_index_below(subsampled.noise_multiplier)
+    assert price_class_of(subsampled) == PriceClass(0.01, index)
+    assert price_class_of(plain) == PriceClass(1.0, index)
+    assert price_class_of(plain).is_gaussian and not price_class_of(subsampled).is_gaussian
 
 
 @pytest.mark.parametrize("noise_multiplier", [0.0, 0.05, -1.0, math.nan])
 def test_hardly_any_noise_is_refused(noise_multiplier):
     with pytest.raises(PrivacyError, match="noise multiplier"):
-        price_class_of(dp_accounting.GaussianDpEvent(noise_multiplier))
+        grid_index_below(noise_multiplier)
 
 
 def test_too_small_a_delta_proves_nothing():

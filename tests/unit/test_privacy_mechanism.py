@@ -1,6 +1,5 @@
 import math
 
-import dp_accounting
 import msgspec
 import numpy as np
 import pytest
@@ -48,16 +47,6 @@ def test_noise_multiplier_is_noise_over_sensitivity_rounded_down():
 def test_amplitude_error_grows_the_shift_and_shrinks_the_noise():
     record = make_record(amplitude_error_bound=0.1)
     assert record.noise_multiplier == pytest.approx(0.8 * 0.9 / 1.1, rel=1e-14)
-
-
-def test_to_dp_event_says_the_same():
-    record = make_record()
-    expected = dp_accounting.PoissonSampledDpEvent(
-        0.01, dp_accounting.GaussianDpEvent(record.noise_multiplier)
-    )
-    assert record.to_dp_event() == expected
-    plain = make_record(kind="gaussian", sampling_probability=1.0)
-    assert plain.to_dp_event() == dp_accounting.GaussianDpEvent(plain.noise_multiplier)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""One subsampled round's loss: the library's, taken all at once, held against the library's own."""
+"""One subsampled round's loss, held against dp_accounting's and against quadrature."""
 
 import math
 
@@ -9,7 +9,7 @@ from scipy.stats import norm
 
 from server.errors import PrivacyError
 from server.privacy.composition import FFT_DELTA_PER_ROUND
-from server.privacy.subsampled_gaussian import _GaussianLoss, one_round
+from server.privacy.subsampled_gaussian import _Way, one_round
 
 RATES = [1e-4, 0.003, 0.05, 0.5, 0.99, 1.0]
 
@@ -62,6 +62,6 @@ def test_a_round_whose_deltas_rise_has_no_price(monkeypatch):
     def wavy(self, epsilons):
         return 0.5 + 0.1 * np.sin(np.arange(len(epsilons)))
 
-    monkeypatch.setattr(_GaussianLoss, "get_delta_for_epsilon", wavy)
+    monkeypatch.setattr(_Way, "deltas", wavy)
     with pytest.raises(PrivacyError, match=r"rate 0\.05: its deltas do not fall"):
         one_round(2.0, 0.05, 1e-3)

@@ -22,20 +22,23 @@ import dataclasses
 import math
 
 import numpy as np
-from scipy.optimize import brentq
 
+from radio.bisection import bisect
 from server.power.policies.optimal import everybody
 from server.power.round_costs import RoundCosts
 from server.power.schedule import PlanningProblem, Schedule
 from server.power.water_filling import fill
 
 NAME = "paper"
+_BISECTIONS = 60
 
 
 def printed_budget(epsilon: float, delta: float) -> float:
     """R of the paper's equation 17."""
     target = math.log(1.0 / delta)
-    q = float(brentq(lambda x: 0.5 * math.log(math.pi) + math.log(x) + x * x - target, 1e-12, 60.0))
+    q, _ = bisect(
+        lambda x: 0.5 * math.log(math.pi) + math.log(x) + x * x <= target, 1e-12, 60.0, _BISECTIONS
+    )
     return (math.sqrt(epsilon + q * q) - q) ** 2
 
 
