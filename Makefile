@@ -29,6 +29,7 @@ test-studies: $(VENV)/.dev $(VENV)/libiio/.ready
 # every part by itself, and three whole runs: coherent and resumed, through Plutos, convex plans.
 test-lowest: $(LOWEST)/.ready
 	$(LOWEST)/bin/python -m pytest -n auto --dist worksteal -o filterwarnings=default \
+	  --hypothesis-profile=dev \
 	  tests/unit tests/golden tests/conformance tests/property \
 	  tests/e2e/test_run.py::test_a_run_of_three_numbers_a_round_says_what_it_sent_and_resumes_to_the_same_bits \
 	  tests/e2e/test_pluto_run.py::test_a_run_on_virtual_plutos_names_its_stack_and_hears_what_was_sent \

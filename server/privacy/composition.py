@@ -120,7 +120,7 @@ def grid_index_below(noise_multiplier: float) -> int:
 
 
 def price_class_of(record: MechanismRecord) -> PriceClass:
-    """The price class of a release, which is what it says or would not be a record.
+    """The price class of a release: a record of an unknown mechanism cannot be made.
 
     Raises:
         TooLittleNoiseError: see `grid_index_below`.

@@ -169,7 +169,7 @@ def test_a_run_over_hosts_that_die_and_stop_ends_whole(tmp_path):
     for row in found["rows"]:
         assert row["outcome"] == "complete"
         assert [row[what] for what in MUST_BE_NONE] == [0] * len(MUST_BE_NONE)
-    assert 8 <= sum(found["faults"].values()) <= 10  # a run may end first
+    assert 6 <= sum(found["faults"].values()) <= 10  # a run may end first
 
 
 @pytest.mark.study

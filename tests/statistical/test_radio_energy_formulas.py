@@ -16,6 +16,7 @@ import pytest
 from radio.measurement import Setting, measure_energy
 from radio.measurement import energy as energy_measurement
 from radio.software_air.channel_models import AwgnChannel
+from radio.software_air.phasors import turn, turns
 from radio.waveforms.energy import EnergyWaveform, Mapping
 from radio.waveforms.energy_error_model import (
     measured_sum_variances,
@@ -35,7 +36,6 @@ def simulate(waveform, num_devices, snr_db, max_offset_hz, seed, num_trials=1500
     size, num_scalars = waveform.plateau_samples, waveform.num_scalars
     power = float(waveform.arrival_power(1.0))
     noise_power = waveform.full_power_amplitude**2 * 10 ** (-snr_db / 10)
-    positions = np.arange(size) / waveform.sample_rate_hz
 
     def noise():
         parts = rng.standard_normal((2, size)) * math.sqrt(noise_power / 2)
@@ -50,7 +50,8 @@ def simulate(waveform, num_devices, snr_db, max_offset_hz, seed, num_trials=1500
             burst = waveform.burst(shares[k], 1.0, rng)
             shares[k] *= burst.scale
             shifted = np.roll(burst.samples, int(rng.integers(size)))
-            capture += shifted * np.exp(2j * math.pi * (offset_hz * positions + rng.random()))
+            rotation = turns(offset_hz / waveform.sample_rate_hz, size)
+            capture += shifted * (rotation * turn(rng.random()))
         plateau, silence = (
             waveform.energies(samples.astype(np.complex64)) for samples in (capture, noise())
         )
