@@ -18,6 +18,8 @@ from radio.commands.cli import main
 from radio.pluto.settings import PlutoSettings, Role
 from radio.pluto.silence import silence
 from radio.pluto.transceiver import PlutoTransceiver
+from radio.virtual_pluto.process import VirtualPlutoProcess
+from radio.virtual_pluto.server import Bench
 
 HOLD = """
 import os, signal, sys, time
@@ -70,10 +72,16 @@ def finish(program):
     return program.returncode, errors
 
 
+@pytest.fixture(scope="module")
+def uris():
+    """Two radios that outlive every program here, and every test."""
+    with VirtualPlutoProcess(Bench(num_radios=2, path_loss_db=20.0, is_stepped=True)) as served:
+        yield served.uris
+
+
 @pytest.fixture
-def hear(start_virtual_plutos):
-    """Two radios, and a receiver that says how loud the other one is, in dBFS."""
-    uris = start_virtual_plutos(2, "--path-loss-db", "20", "--clock", "stepped").uris
+def hear(uris):
+    """A receiver that says how loud the other radio is, in dBFS."""
     with PlutoTransceiver(PlutoSettings(uris[0], Role.RECEIVER, rx_gain_db=20.0)) as receiver:
 
         def level_dbfs():
@@ -82,6 +90,7 @@ def hear(start_virtual_plutos):
 
         level_dbfs.uri = uris[1]
         yield level_dbfs
+    silence(uris[1])  # whatever a test that failed has left there
 
 
 @pytest.mark.parametrize("ending", ENDINGS, ids=lambda name: name.replace(" ", "-"))
