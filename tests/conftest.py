@@ -100,11 +100,12 @@ def no_stray_threads() -> Iterator[None]:
     assert not alive, f"threads left behind: {alive}; close() what the test opened."
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def outlined_pictures() -> Iterator[None]:
     """A run's pictures are put together, but not rendered, which takes longer than a short run.
 
-    For modules with many runs whose pictures nobody looks at.
+    For modules with many runs whose pictures nobody looks at. What such a module has carried out
+    for several of its tests is drawn all the same.
     """
     from server.report import plots
 

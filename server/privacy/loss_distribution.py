@@ -86,9 +86,10 @@ class Losses:
 
     def delta_at(self, epsilon: float) -> float:
         """How much more likely something may be, beyond a factor e^epsilon."""
-        losses = (np.arange(len(self.masses)) + self.lowest) * self.width
-        above = losses > epsilon
-        return self.infinite + float(np.dot(-np.expm1(epsilon - losses[above]), self.masses[above]))
+        first = max(0, math.floor(epsilon / self.width) - self.lowest)
+        losses = np.arange(self.lowest + first, self.lowest + len(self.masses)) * self.width
+        beyond = np.maximum(0.0, -np.expm1(epsilon - losses))
+        return self.infinite + float(np.dot(beyond, self.masses[first:]))
 
     def epsilon_at(self, delta: float) -> float:
         """The smallest epsilon that is not negative and has at most this delta."""

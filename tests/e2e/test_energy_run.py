@@ -27,6 +27,8 @@ from server.run.continuation import plan_more_rounds
 from server.run.experiment import Experiment
 from server.store.run_store import RunStore
 
+pytestmark = pytest.mark.usefixtures("outlined_pictures")
+
 ROUNDS = 8
 SETTINGS = {
     **SMALL, "radio.waveform": "energy", "radio.plateau_samples": 16384,

@@ -18,6 +18,8 @@ from server.privacy.mechanism import MechanismRecord
 from server.run import pricing
 from server.run.experiment import Experiment
 
+pytestmark = pytest.mark.usefixtures("outlined_pictures")
+
 ROUNDS, AT = 6, 3
 SETTINGS = {
     "federation.num_devices": 3, "optimizer.rounds": ROUNDS, "optimizer.directions": 1,

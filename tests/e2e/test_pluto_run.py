@@ -25,6 +25,8 @@ from server.errors import ConfigurationError, PrivacyError
 from server.run.experiment import Experiment
 from server.store.run_store import RunStore
 
+pytestmark = pytest.mark.usefixtures("outlined_pictures")
+
 ROUNDS = 6
 SETTINGS = {
     **SMALL,

@@ -45,6 +45,8 @@ from server.run.federation import split_iid
 from server.run.round_loop import RoundLoop
 from server.store.run_store import STORE_FILE, RunStore
 
+pytestmark = pytest.mark.usefixtures("outlined_pictures")
+
 ROOT = Path(__file__).parents[2]
 ROUNDS = 32
 NUM_DEVICES = 3

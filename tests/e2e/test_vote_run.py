@@ -14,6 +14,8 @@ from server.planning.round_plan import CALIBRATION_SLACK
 from server.privacy.accountant import Accountant
 from server.run.experiment import Experiment
 
+pytestmark = pytest.mark.usefixtures("outlined_pictures")
+
 ROUNDS, DIRECTIONS, DEVICES, BATCH, CLIP = 6, 4, 3, 4, 20.0
 SETTINGS = {
     "radio.waveform": "vote", "radio.plateau_samples": 4096, "radio.coherence_rounds": 3,
