@@ -42,7 +42,7 @@ from fault_lab import MUST_BE_NONE, Kind, run_with_faults  # noqa: E402
 
 FAULTS, FAULTS_A_RUN = 200, 20
 QUICK = ((Kind.SECURED, 0, 4), (Kind.PLAIN, 0, 3), (Kind.RADIOS, 0, 3))
-QUICK_HASTE = 4.0
+QUICK_HASTE = 2.0
 
 
 def main() -> None:

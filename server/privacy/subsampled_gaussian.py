@@ -46,13 +46,18 @@ class _Way:
     is_added: bool
 
     @property
+    def _sign(self) -> float:
+        """The loss is this times a logarithm."""
+        return -1.0 if self.is_added else 1.0
+
+    @property
     def _log_rest(self) -> float:
         """log(1 - q)."""
         return math.log1p(-self.rate) if self.rate < 1.0 else -math.inf
 
     def loss(self, x: float) -> float:
         """At a point."""
-        sign = -1.0 if self.is_added else 1.0
+        sign = self._sign
         unsampled = (-0.5 * sign - x) / self.multiplier**2
         return sign * float(np.logaddexp(self._log_rest, math.log(self.rate) + sign * unsampled))
 
@@ -64,7 +69,7 @@ class _Way:
 
     def deltas(self, epsilons: Float64Array) -> Float64Array:
         """P(x) - e^eps Q(x) at the largest x whose loss is at least eps, for each."""
-        border = -self._log_rest if self.is_added else self._log_rest
+        border = self._sign * self._log_rest
         is_inside = epsilons < border if self.is_added else epsilons > border
         # Beyond the border one law lies above the other everywhere.
         deltas = np.zeros_like(epsilons) if self.is_added else -np.expm1(epsilons)
@@ -88,7 +93,7 @@ class _Way:
         Without subsampling it would be that of log(1 + (e^l - 1) / q) for a removed record, of
         -log(1 + (e^-l - 1) / q) for an added one.
         """
-        sign = -1.0 if self.is_added else 1.0
+        sign = self._sign
         grown = sign * losses - math.log(self.rate)
         # The border itself is where a logarithm of nothing is taken.
         is_border = np.isclose(losses, border, rtol=1e-9, atol=0.0)

@@ -169,7 +169,7 @@ def test_a_run_over_hosts_that_die_and_stop_ends_whole(tmp_path):
     for row in found["rows"]:
         assert row["outcome"] == "complete"
         assert [row[what] for what in MUST_BE_NONE] == [0] * len(MUST_BE_NONE)
-    assert 6 <= sum(found["faults"].values()) <= 10  # a run may end first
+    assert 8 <= sum(found["faults"].values()) <= 10  # a run may end first
 
 
 @pytest.mark.study
@@ -226,7 +226,8 @@ def test_the_study_of_hosted_devices_says_where_a_round_goes(tmp_path):
     results, document = tmp_path / "h.jsonl", tmp_path / "h.json"
     run("benchmarks/hosted_devices.py", results, "--quick", "--json", document)
     (row,) = json.loads(document.read_text())["rows"]
-    assert row["bare_cpu_s"] > 0.0 and row["round_cpu_s"] > 0.0
+    # A round holds its passes; they are timed apart, so with room for a machine that is busy.
+    assert 0.0 < row["bare_cpu_s"] < 1.2 * row["round_cpu_s"]
     assert {"passes", "moves", "charged", "numbers said"} <= set(row["phases"])
     # Phases that hold others are told without them: together they are no more than the round.
     assert sum(phase["s"] for phase in row["phases"].values()) < 1.2 * row["round_s"]
