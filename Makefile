@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
-# One more than there are processors: tests of radios wait for one another a good deal.
-WORKERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+# Two more than there are processors: tests of radios wait for one another a good deal.
+WORKERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
+# The tests start hundreds of programs: what one has compiled the next need not compile again.
+unexport PYTHONDONTWRITEBYTECODE
 # What git knows is ours to check: a run folder or somebody's own script beside it is not.
 TRACKED := $(shell git ls-files 2>/dev/null)
 SOURCES := $(or $(filter %.py,$(TRACKED)),.)

@@ -5,6 +5,7 @@ Heavy libraries are imported inside the fixtures, so tests that need no model do
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import os
 import shutil
@@ -210,13 +211,25 @@ def toy_task() -> Any:
 @pytest.fixture(scope="session")
 def tiny_bundle_folder(tmp_path_factory: pytest.TempPathFactory, toy_task: Any) -> Path:
     """A bundle exported from a random OPT of some 30,000 weights. Copy it before damaging it."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return export_tiny_bundle(tmp_path_factory.mktemp("tiny-opt"), toy_task)
+    of_all_workers = tmp_path_factory.getbasetemp().parent / "tiny-opt"
+    with of_all_workers.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the first exports it
+        if not of_all_workers.exists():
+            made = export_tiny_bundle(tmp_path_factory.mktemp("tiny-opt"), toy_task)
+            made.parent.rename(of_all_workers)
+    return of_all_workers / "bundle"
+
+
+def export_tiny_bundle(folder: Path, task: Any) -> Path:
+    """Into ``folder``: the model, and its bundle."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("transformers")
     pytest.importorskip("onnx")
     from server.export import export_bundle
     from server.export.random_models import write_random_opt
 
-    folder = tmp_path_factory.mktemp("tiny-opt")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # tiny tensors gain nothing from more
     try:
@@ -227,7 +240,7 @@ def tiny_bundle_folder(tmp_path_factory: pytest.TempPathFactory, toy_task: Any) 
                 folder / "model", size="tiny", seed=3, init_std=0.2, hidden_size=22,
                 num_attention_heads=2, ffn_dim=38, max_position_embeddings=40,
             )  # fmt: skip
-            return export_bundle(model, folder / "bundle", task=toy_task)
+            return export_bundle(model, folder / "bundle", task=task)
     finally:
         torch.set_num_threads(threads)
 

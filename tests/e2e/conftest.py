@@ -15,49 +15,71 @@ def one_torch_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def tokenise_once():
-    """Hundreds of runs read the same few files, and a tokenizer makes the same of them every time.
+KNOWN = {}
+"""What was found, by everything that it was found from."""
 
-    Kept by everything that goes in; a run in a process of its own does all of it.
+
+def known(*key, find):
+    """Found once, and what is wrong with it said anew every time."""
+    if key not in KNOWN:
+        KNOWN[key] = find()
+    return KNOWN[key]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def looked_at_once():
+    """Hundreds of runs read the same few files on one machine, and find the same every time.
+
+    Examples, tokenizers, what these make of those, and whether a loss follows its company; a run in
+    a process of its own does all of it. Around a module: tests of the parts are not touched.
     """
-    from edge_runtime.tasks import PromptSet
-
-    tokenise, known = PromptSet.__init__, {}
-
-    def recall(self, examples, task, tokenizer, max_tokens):
-        name = hashlib.sha256(tokenizer.to_str().encode()).digest()
-        key = (name, repr(task), tuple(examples), max_tokens)
-        if key not in known:
-            tokenise(self, examples, task, tokenizer, max_tokens)
-            known[key] = dict(vars(self))
-        vars(self).update(known[key])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PromptSet, "__init__", recall)
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def read_once():
-    """Likewise files of examples, by all that is in them; what is wrong with one is said anew."""
-    from edge_runtime.tasks import read_examples
+    from edge_runtime import pass_shapes
+    from edge_runtime.joining import host, preparation
+    from edge_runtime.tasks import PromptSet, load_tokenizer, read_examples
     from server.run import data
 
-    known = {}
+    tokenise, follows = PromptSet.__init__, pass_shapes.losses_follow_company
 
-    def recall(path, task):
+    def content_of(path):
         try:
-            content = path.read_bytes() if path.is_file() else None
+            return hashlib.sha256(path.read_bytes()).digest() if path.is_file() else None
         except OSError:
-            content = None
+            return None
+
+    def read_once(path, task):
+        content = content_of(path)
         if content is None:
             return read_examples(path, task)
-        key = (hashlib.sha256(content).digest(), repr(task))
-        if key not in known:
-            known[key] = tuple(read_examples(path, task))
-        return list(known[key])
+        key = ("examples", content, repr(task))
+        return list(known(*key, find=lambda: tuple(read_examples(path, task))))
+
+    def load_once(path):
+        content = content_of(path)
+        if content is None:
+            return load_tokenizer(path)
+        tokenizer = known("tokenizer", content, find=lambda: load_tokenizer(path))
+        KNOWN["content", id(tokenizer)] = content
+        return tokenizer
+
+    def tokenise_once(self, examples, task, tokenizer, max_tokens):
+        name = KNOWN.get(("content", id(tokenizer))) or tokenizer.to_str()
+
+        def find():
+            tokenise(self, examples, task, tokenizer, max_tokens)
+            self.digest()
+            return dict(vars(self))
+
+        key = ("prompts", name, repr(task), tuple(examples), max_tokens)
+        vars(self).update(known(*key, find=find))
+
+    def look_once(forward, **of):
+        key = ("company", forward.frozen_name, *of.values())
+        return known(*key, find=lambda: follows(forward, **of))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "read_examples", recall)
+        patch.setattr(PromptSet, "__init__", tokenise_once)
+        patch.setattr(pass_shapes, "losses_follow_company", look_once)
+        patch.setattr(data, "read_examples", read_once)
+        for module in (data, host, preparation):
+            patch.setattr(module, "load_tokenizer", load_once)
         yield
