@@ -14,7 +14,7 @@ def bisect(
         holds: true up to somewhere between the ends, and false from there on.
         low: where it is taken to hold; not asked.
         high: where it is taken not to hold; not asked.
-        steps: halvings.
+        steps: halvings at most; there are none once no number lies between.
 
     Returns:
         Below and above that place: the condition was found to hold at the first (unless it is
@@ -23,6 +23,8 @@ def bisect(
     """
     for _ in range(steps):
         middle = 0.5 * (low + high)
+        if middle in (low, high):
+            break
         if holds(middle):
             low = middle
         else:

@@ -64,7 +64,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Take out what has no radio to run on."""
+    """Take out what has no radio to run on; begin with what takes long, so that nobody waits."""
+    items.sort(key=lambda item: item.get_closest_marker("takes_long") is None)
     has_radios = config.getoption("--pluto-transmitter") and config.getoption("--pluto-receiver")
     if not has_radios:
         items[:] = [
@@ -116,6 +117,15 @@ def outlined_pictures() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plots, "_save", outline)
+        yield
+
+
+@pytest.fixture(scope="module")
+def looked_at_once() -> Iterator[None]:
+    """For modules with many runs in this process; see `tests.support.looked_at_once`."""
+    from tests.support.looked_at_once import looked_at_once
+
+    with looked_at_once():
         yield
 
 

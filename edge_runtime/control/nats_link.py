@@ -131,6 +131,8 @@ class NatsLink:
             _logger.warning("%s: the broker is back", url)
 
         async def failed(error: Exception) -> None:
+            if not self._nats.is_connected:
+                await self._hang_up()
             if self._is_closing:
                 return
             # The only place that tells of a missing permission; while it tries to come back it
@@ -292,8 +294,8 @@ class NatsLink:
         if self._is_closing:
             return
         self._is_closing = True
-        for end in (self._let_go, self._end_tasks):
-            # The client's own end waits for a broker that is gone.
+        # The client's own end waits for a broker that is gone.
+        for end in (self._nats.close, self._end_tasks, self._hang_up):
             with contextlib.suppress(LinkError):
                 self._wait(end(), _CLOSE_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -301,19 +303,16 @@ class NatsLink:
         if not self._loop.is_running():
             self._loop.close()
 
-    async def _let_go(self) -> None:
-        try:
-            await self._nats.close()
-        finally:
-            # The client leaves it open where it was just coming, or coming back.
-            if (transport := getattr(self._nats, "_transport", None)) is not None:
-                transport.close()
-
     async def _end_tasks(self) -> None:
         left = asyncio.all_tasks() - {asyncio.current_task()}
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+
+    async def _hang_up(self) -> None:
+        # The client leaves open what it was just opening, and forgets it with the next attempt.
+        if (transport := getattr(self._nats, "_transport", None)) is not None:
+            transport.close()
 
     def _connected(self) -> Any:
         if self._is_closing:

@@ -115,6 +115,7 @@ def test_a_command_writes_nothing_outside_its_folder_and_asks_no_network(traces,
     assert made == (["run"] if name == "run" else [])
 
 
+@pytest.mark.takes_long
 def test_nothing_is_sent_later_either(traces):
     """onnxruntime 1.32 looked its vendor up 9 s after it was loaded."""
     program = "import time; import edge_runtime.forward; time.sleep(11)"

@@ -449,6 +449,7 @@ def test_a_run_that_is_killed_leaves_no_process_behind(tmp_path, ours):
     until(lambda: ours() == [])
 
 
+@pytest.mark.takes_long
 def test_a_run_that_a_process_of_was_killed_names_it_and_goes_on_with_resume(tmp_path, ours):
     folder = tmp_path / "run"
     asked = arguments(

@@ -1,6 +1,7 @@
 """A broker that is not there, is none, will not do, or dies; and nothing outlives its owner."""
 
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 
 import pytest
 
@@ -22,6 +24,8 @@ from edge_runtime.protocol.rounds import DigestRequest, NumbersHold, RoundResult
 from server.errors import HostsError
 from server.hosts import broker as broker_module
 from server.hosts.broker import Broker, find_program
+from tests.support.federation import until
+from tests.support.killable_broker import KillableBroker, free_port
 
 RUN = "run"
 
@@ -51,20 +55,6 @@ class QuietAgent:
 
     def carry_out(self, message):
         return []
-
-
-def until(is_so):
-    for _ in range(600):
-        if is_so():
-            return
-        time.sleep(0.05)
-    pytest.fail("it does not come to that")
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:4222", "http://x:1", "nats://", "nats://[::1", ""])
@@ -105,6 +95,25 @@ def test_somebody_else_who_listens_is_no_broker(monkeypatch, said, words):
         with pytest.raises(LinkError, match=words):
             NatsLink(f"nats://127.0.0.1:{other.getsockname()[1]}", "test")
         other.shutdown(socket.SHUT_RDWR)
+
+
+def test_attempts_to_come_back_leave_no_connection_open(tmp_path):
+    """Where a piece of network answers and the broker behind it does not."""
+    broker = KillableBroker(tmp_path, keeps=False)
+
+    def come_back_twice():
+        with contextlib.closing(NatsLink(broker.url, "test")) as link:
+            broker.kill()
+            until(lambda: not link.is_up)
+            with socket.create_server(("127.0.0.1", broker.port)) as other:
+                for _ in range(2):
+                    other.accept()[0].close()
+
+    come_back_twice()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        gc.collect()
+    assert [str(warning.message) for warning in told] == []
 
 
 def test_a_broker_that_is_too_old_is_named_with_what_brings_a_newer_one(broker, monkeypatch):

@@ -165,6 +165,7 @@ def test_a_stopped_program_is_not_spared(hear):
     assert hear() < -70
 
 
+@pytest.mark.takes_long
 def test_each_hold_has_its_time_and_a_burst_that_ended_has_none(hear):
     holds = "\nfor _ in range(3): time.sleep(2.0); radio.hold(np.ones(9, np.complex64) / 2)"
     silent = "\nradio.fall_silent()\ntime.sleep(5.5)\nprint('well')"

@@ -211,6 +211,7 @@ def below_what_was_sent(folder, seed, ledger_class=DyingLedger):
         store.close()
 
 
+@pytest.mark.takes_long
 def test_the_ledger_is_never_below_the_price_of_what_was_sent(tmp_path):
     for seed in range(TRIALS):
         assert below_what_was_sent(tmp_path / str(seed), seed) == [], seed

@@ -19,7 +19,7 @@ from server.planning.privacy_terms import plan_privacy_terms
 from server.report import page as report
 from server.run.experiment import Experiment
 
-pytestmark = pytest.mark.usefixtures("outlined_pictures")
+pytestmark = pytest.mark.usefixtures("outlined_pictures", "looked_at_once")
 
 SHORT = {
     "optimizer.rounds": 2, "optimizer.directions": 1, "optimizer.batch_size": 2,

@@ -24,7 +24,7 @@ from server.report.page import read_runs
 from server.report.terminal import ProgressPrinter
 from server.run.experiment import Progress
 
-pytestmark = pytest.mark.usefixtures("outlined_pictures")
+pytestmark = pytest.mark.usefixtures("outlined_pictures", "looked_at_once")
 
 # Without privacy: no calibration, so that what is under test fails or passes quickly.
 QUICK = (
