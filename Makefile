@@ -25,12 +25,12 @@ test: $(VENV)/.dev $(VENV)/libiio/.ready
 
 # The quick forms of the benchmarks, of which `make test` runs one, and what the README shows.
 test-studies: $(VENV)/.dev $(VENV)/libiio/.ready
-	$(BIN)/python -m pytest -n auto --dist worksteal -m study tests/e2e
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m study tests/e2e
 
 # What depends on versions, once more on the oldest that pyproject.toml promises, which warn of much:
 # every part by itself, and three whole runs: coherent and resumed, through Plutos, convex plans.
 test-lowest: $(LOWEST)/.ready
-	$(LOWEST)/bin/python -m pytest -n auto --dist worksteal -o filterwarnings=default \
+	$(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal -o filterwarnings=default \
 	  --hypothesis-profile=dev \
 	  tests/unit tests/golden tests/conformance tests/property \
 	  tests/e2e/test_run.py::test_a_run_of_three_numbers_a_round_says_what_it_sent_and_resumes_to_the_same_bits \

@@ -161,6 +161,7 @@ def test_the_study_of_catching_up_ends_with_equal_weights_and_fetches_no_piece_t
 
 
 @pytest.mark.study
+@pytest.mark.takes_long
 def test_a_run_over_hosts_that_die_and_stop_ends_whole(tmp_path):
     results, document = tmp_path / "f.jsonl", tmp_path / "f.json"
     run("benchmarks/fault_campaign.py", results, "--quick", "--json", document)

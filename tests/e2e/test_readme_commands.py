@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.study
+@pytest.mark.takes_long
 def test_every_command_of_the_first_screen_does_what_it_is_there_for(tmp_path):
     lines = re.findall(r"\| `(pairzero[^`]*)` \|", (ROOT / "README.md").read_text("utf-8"))
     assert len(lines) == 8

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 LIST = Path(__file__).with_name("faults.toml")
 PACKAGES = ("radio", "edge_runtime", "server")
 TIMEOUT_S = 900.0
-_SIDE_BY_SIDE = 1 + usable_processors()
+_SIDE_BY_SIDE = 2 + usable_processors()
 """As with the tests themselves: much of one is waiting for a process to begin."""
 
 
