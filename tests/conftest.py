@@ -64,7 +64,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Take out what has no radio to run on; begin with what takes long, so that nobody waits."""
+    """Take out what has no radio to run on; begin with what takes long, then what loads torch.
+
+    So nobody waits for one long test in the end, and few workers load torch.
+    """
+    items.sort(key=lambda item: "one_torch_thread" not in getattr(item, "fixturenames", ()))
     items.sort(key=lambda item: item.get_closest_marker("takes_long") is None)
     has_radios = config.getoption("--pluto-transmitter") and config.getoption("--pluto-receiver")
     if not has_radios:
@@ -118,6 +122,16 @@ def outlined_pictures() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plots, "_save", outline)
         yield
+
+
+@pytest.fixture(scope="module")
+def one_torch_thread() -> Iterator[None]:
+    """Tiny tensors gain nothing from threads, and lose much where cores are shared."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,10 @@ def test_it_is_what_the_library_makes_of_it(multiplier, rate):
     ours, wanted = one_round(multiplier, rate, interval), theirs(multiplier, rate, interval)
     epsilons = np.linspace(-3.0, 6.0, 60)
     deltas = [ours.delta_at(epsilon) for epsilon in epsilons]
-    assert np.abs(np.subtract(deltas, wanted.get_delta_for_epsilon(epsilons))).max() < 1e-14
+    errors = np.abs(np.subtract(deltas, wanted.get_delta_for_epsilon(epsilons)))
+    assert errors[epsilons >= 0.0].max() < 1e-14
+    # Below, deltas near one: a rounding of 1e-16 is 1e-13 in a mass, and processors differ in it.
+    assert errors.max() < 1e-12
     # Composed, they differ by less than what is set aside for rounding in the composition.
     composed, by_them = ours.times(20), wanted.self_compose(20)
     reserve = 20 * FFT_DELTA_PER_ROUND
