@@ -64,17 +64,31 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Take out what has no radio to run on; begin with what takes long, then what loads torch.
-
-    So nobody waits for one long test in the end, and few workers load torch.
-    """
-    items.sort(key=lambda item: "one_torch_thread" not in getattr(item, "fixturenames", ()))
-    items.sort(key=lambda item: item.get_closest_marker("takes_long") is None)
+    """Take out what has no radio to run on; begin with what takes long."""
     has_radios = config.getoption("--pluto-transmitter") and config.getoption("--pluto-receiver")
     if not has_radios:
         items[:] = [
             item for item in items if "real_plutos" not in getattr(item, "fixturenames", ())
         ]
+    items[:] = dealt(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+
+
+def dealt(items: list[pytest.Item], num_workers: int) -> list[pytest.Item]:
+    """Each worker begins with its share of what takes long, and few of them load torch.
+
+    Each takes the same part of what it is given, in order, and later the end of another's.
+    """
+    rest = [item for item in items if item.get_closest_marker("takes_long") is None]
+    long = [item for item in items if item.get_closest_marker("takes_long") is not None]
+    rest.sort(key=lambda item: "one_torch_thread" not in getattr(item, "fixturenames", ()))
+    in_order: list[pytest.Item] = []
+    for worker in range(num_workers):
+        part = (len(items) - len(in_order)) // (num_workers - worker)
+        own = long[worker::num_workers]
+        num_others = max(0, part - len(own))
+        in_order += own + rest[:num_others]
+        rest = rest[num_others:]
+    return in_order + rest
 
 
 @pytest.hookimpl(wrapper=True)

@@ -22,6 +22,7 @@ def run(*arguments):
 
 
 @pytest.mark.study
+@pytest.mark.takes_long
 def test_the_error_study_goes_on_where_it_was_and_its_formulas_hold(tmp_path):
     results, document, picture = (tmp_path / name for name in ("n.jsonl", "n.json", "n.png"))
     command = ["benchmarks/nmse.py", results, "--quick", "--json", document, "--plot", picture]
@@ -235,6 +236,7 @@ def test_the_study_of_hosted_devices_says_where_a_round_goes(tmp_path):
 
 
 @pytest.mark.study
+@pytest.mark.takes_long
 def test_the_memory_table_holds_the_claim_of_the_readme(tmp_path):
     results, document = tmp_path / "m.jsonl", tmp_path / "m.json"
     run("benchmarks/memory_table.py", results, "--quick", "--json", document)

@@ -65,7 +65,6 @@ def test_every_page_is_carried_out_and_most_of_its_commands():
 
 
 @pytest.mark.study
-@pytest.mark.takes_long
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_of_a_page_does_what_it_is_there_for(page, tmp_path, start_virtual_plutos):
     task, configuration = blocks("toml", "your-data.md")
