@@ -7,6 +7,8 @@ LOWEST := .venv-lowest
 WORKERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 # The tests start hundreds of programs: what one has compiled the next need not compile again.
 unexport PYTHONDONTWRITEBYTECODE
+# As `radio/__init__.py` has it, whose word comes too late where pytest has loaded numpy.
+export OPENBLAS_NUM_THREADS ?= 1
 # What git knows is ours to check: a run folder or somebody's own script beside it is not.
 TRACKED := $(shell git ls-files 2>/dev/null)
 SOURCES := $(or $(filter %.py,$(TRACKED)),.)
