@@ -5,6 +5,7 @@ Heavy libraries are imported inside the fixtures, so tests that need no model do
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import functools
 import os
@@ -138,14 +139,23 @@ def outlined_pictures() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def one_torch_thread() -> Iterator[None]:
+@contextlib.contextmanager
+def torch_on_one_thread() -> Iterator[None]:
     """Tiny tensors gain nothing from threads, and lose much where cores are shared."""
     torch = pytest.importorskip("torch")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def one_torch_thread() -> Iterator[None]:
+    """For modules that load torch."""
+    with torch_on_one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -262,25 +272,20 @@ def tiny_bundle_folder(tmp_path_factory: pytest.TempPathFactory, toy_task: Any) 
 
 def export_tiny_bundle(folder: Path, task: Any) -> Path:
     """Into ``folder``: the model, and its bundle."""
-    torch = pytest.importorskip("torch")
+    pytest.importorskip("torch")
     pytest.importorskip("transformers")
     pytest.importorskip("onnx")
     from server.export import export_bundle
     from server.export.random_models import write_random_opt
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # tiny tensors gain nothing from more
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what the exporters announce is not under test here
-            # Odd sizes, so that words of 64 signs end inside and between tensors.
-            model = write_random_opt(
-                folder / "model", size="tiny", seed=3, init_std=0.2, hidden_size=22,
-                num_attention_heads=2, ffn_dim=38, max_position_embeddings=40,
-            )  # fmt: skip
-            return export_bundle(model, folder / "bundle", task=task)
-    finally:
-        torch.set_num_threads(threads)
+    with torch_on_one_thread(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what the exporters announce is not under test here
+        # Odd sizes, so that words of 64 signs end inside and between tensors.
+        model = write_random_opt(
+            folder / "model", size="tiny", seed=3, init_std=0.2, hidden_size=22,
+            num_attention_heads=2, ffn_dim=38, max_position_embeddings=40,
+        )  # fmt: skip
+        return export_bundle(model, folder / "bundle", task=task)
 
 
 @pytest.fixture(scope="session")

@@ -74,8 +74,9 @@ def test_every_command_of_a_page_does_what_it_is_there_for(page, tmp_path, start
         ("validate.tsv", data), ("texts.txt", "play some music\nwill it rain\n"),
     ):  # fmt: skip
         (tmp_path / name).write_text(text, "utf-8")
-    uris = start_virtual_plutos(2).uris
-    for words in filter(None, (to_carry_out(written, uris) for written in commands(page))):
+    lines = commands(page)
+    uris = start_virtual_plutos(2).uris if any("URI" in words for words in lines) else []
+    for words in filter(None, (to_carry_out(written, uris) for written in lines)):
         program, *arguments = words
         if arguments[0] == SERVES and program == "pairzero-radio":
             assert len(start_virtual_plutos(int(arguments[2])).uris) == 3

@@ -11,12 +11,16 @@ from server.errors import ConfigurationError, ExportError
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.usefixtures("one_torch_thread"),
 ]
 
 
 @pytest.fixture(scope="module")
-def random_opt(tmp_path_factory):
+def libraries(one_torch_thread):
+    pytest.importorskip("transformers")
+
+
+@pytest.fixture(scope="module")
+def random_opt(libraries, tmp_path_factory):
     from server.export.random_models import write_random_opt
 
     return write_random_opt(tmp_path_factory.mktemp("opt") / "tiny-opt", size="tiny")
@@ -57,7 +61,7 @@ def test_tensor_names_order_and_shapes_are_torchs(model_folder):
         {"_remove_final_layer_norm": True},
     ],
 )
-def test_variants_have_torchs_tensors_too(tmp_path, changes):
+def test_variants_have_torchs_tensors_too(libraries, tmp_path, changes):
     from server.export.random_models import write_random_opt
 
     source = load(write_random_opt(tmp_path / "opt", size="tiny", **changes))
@@ -90,7 +94,7 @@ def test_a_file_is_explained(tmp_path):
         load(tmp_path / "model.safetensors")
 
 
-def test_an_unreachable_hub_model_is_explained(monkeypatch):
+def test_an_unreachable_hub_model_is_explained(libraries, monkeypatch):
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -347,7 +351,7 @@ def test_a_dimension_that_is_no_number_is_named(model_folder, value):
         load(model_folder)
 
 
-def test_what_the_recipe_writes_can_be_exported_for_the_bundled_tasks(tmp_path):
+def test_what_the_recipe_writes_can_be_exported_for_the_bundled_tasks(libraries, tmp_path):
     import make_random_opt
 
     from edge_runtime.task_spec import available_tasks, load_task
